@@ -1,0 +1,54 @@
+# Two commands for newcomers: `make run` and `make test`. Both set up .venv themselves.
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/pip install --quiet --disable-pip-version-check
+# Classes whose drawings should be made: make run CLASSES="bee,sun"
+RUN_ARGS ?=
+
+.PHONY: run test check bench lock clean
+
+run: $(VENV)/.run
+	$(BIN)/sketchmill run $(RUN_ARGS)
+
+test: $(VENV)/.test
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/pyrefly check
+	$(BIN)/lint-imports
+	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+check: $(VENV)/.test
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/pyrefly check
+	$(BIN)/lint-imports
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow"
+
+# make bench NAME=chain prints one JSON object a line for each figure
+bench: $(VENV)/.test
+	$(BIN)/python tests/bench/bench_$(NAME).py
+
+# Resolve anew from pyproject.toml; review the diff, then run the tests.
+lock:
+	rm -rf .venv-lock && $(PYTHON) -m venv .venv-lock
+	.venv-lock/bin/pip install --quiet ".[test]"
+	.venv-lock/bin/pip check
+	.venv-lock/bin/pip freeze --exclude sketchmill | sed 's/+cpu$$//' > constraints.txt
+	rm -rf .venv-lock
+
+clean:
+	rm -rf $(VENV) .venv-lock build
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.run: pyproject.toml constraints.txt | $(BIN)/python
+	$(PIP) -c constraints.txt -e .
+	$(BIN)/pip check
+	touch $@
+
+$(VENV)/.test: pyproject.toml constraints.txt | $(BIN)/python
+	$(PIP) -c constraints.txt -e ".[test]"
+	$(BIN)/pip check
+	touch $@ $(VENV)/.run

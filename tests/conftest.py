@@ -1,0 +1,30 @@
+"""Fixtures and guards that all tests share."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+# Before any test module imports torch: small tensors lose by threading, and two workers share
+# two cores.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+
+def _folder(variable: str) -> Path:
+    value = os.environ.get(variable)
+    if not value:
+        pytest.skip(f"{variable} is not set: it names a folder of real data outside this project")
+    return Path(value)
+
+
+@pytest.fixture(scope="session")
+def quickdraw_sample() -> Path:
+    """Folder of real Quick, Draw! files, good and broken."""
+    return _folder("QUICKDRAW_SAMPLE")
+
+
+@pytest.fixture(scope="session")
+def pixelcnn_oracle() -> Path:
+    """Folder of TFP models with weights and log-likelihoods."""
+    return _folder("PIXELCNN_ORACLE")
