@@ -1,0 +1,288 @@
+"""Objects under one root: what the artifact store needs of a directory, S3, GCS or memory.
+
+Whole objects only: a write is visible entirely or not at all. `create` is put-if-absent with one
+winner, the only coordination there is. On a local directory a created object is on disk before it
+is visible, and `sync` puts the rest there; obstore does neither. Names come from an allow-list
+and symbolic links that leave the root are refused, because obstore follows them.
+"""
+
+import contextlib
+import hashlib
+import os
+import re
+import secrets
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import obstore
+from obstore.exceptions import AlreadyExistsError
+from obstore.store import LocalStore, MemoryStore, from_url
+
+if TYPE_CHECKING:  # obstore has these for type checkers alone
+    from obstore.store import ClientConfig, RetryConfig
+
+CHUNK_BYTES = 4 << 20
+_UPLOADS = 4
+# S3 allows keys of 1024 bytes, file systems names of 255.
+MAX_PATH_CHARS = 1024
+MAX_NAME_CHARS = 255
+# obstore's own retries: 5xx answers, lost connections and time-outs; full jitter. Two minutes
+# stay below the five after which a signed request expires.
+RETRY_CONFIG: "RetryConfig" = {
+    "max_retries": 8,
+    "retry_timeout": timedelta(seconds=120),
+    "backoff": {
+        "init_backoff": timedelta(milliseconds=100),
+        "max_backoff": timedelta(seconds=15),
+        "base": 2,
+    },
+}
+# The default of 30 s for a whole request is less than 8 MiB take on a slow line.
+CLIENT_OPTIONS: "ClientConfig" = {
+    "timeout": timedelta(seconds=300),
+    "connect_timeout": timedelta(seconds=10),
+}
+# Beyond so many files one sync of all file systems is faster than one fsync each.
+_MAX_FSYNCS = 1000
+
+_NAME = re.compile(r"[A-Za-z0-9._+=@,~()'-][A-Za-z0-9 ._+=@,~()'-]*")
+
+
+class StoreError(ValueError):
+    """The store or a name in it is not as it must be; the message says what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectInfo:
+    """One stored object: its path under the root, its size, when it was last written."""
+
+    path: str
+    bytes: int
+    modified: datetime
+
+
+class Objects:
+    """Objects under one root. All paths are relative to it, with forward slashes."""
+
+    def __init__(self, backend: obstore.store.ObjectStore, url: str) -> None:
+        """Wrap an obstore backend; `open_backend` makes one from a URL."""
+        self.backend = backend
+        self.url = url
+
+    def local_path(self, path: str = "") -> Path | None:
+        """Return the file behind `path` if the store is a local directory, else None.
+
+        Raises StoreError if the path is not allowed, or leads out of the root by a link.
+        """
+        if path:
+            return self._file(path)
+        return Path(self.url) if isinstance(self.backend, LocalStore) else None
+
+    def put(self, path: str, content: bytes) -> None:
+        """Write an object, replacing what is there; visible whole or not at all."""
+        self._file(path)
+        obstore.put(self.backend, path, content)
+
+    def put_chunks(self, path: str, chunks: Iterable[bytes]) -> tuple[int, str]:
+        """Write an object piece by piece, never whole in memory; return its size and SHA-256."""
+        self._file(path)
+        tally = _Tally(chunks)
+        # Not obstore.put(iterator): it panics if the iterator itself reads from obstore.
+        writer = obstore.open_writer(
+            self.backend, path, buffer_size=2 * CHUNK_BYTES, max_concurrency=_UPLOADS
+        )
+        for chunk in tally:
+            writer.write(chunk)
+        writer.close()
+        return tally.bytes, tally.sha256.hexdigest()
+
+    def put_file(self, path: str, source: Path) -> tuple[int, str]:
+        """Write a file's content as an object of any size; return its size and SHA-256."""
+        return self.put_chunks(path, file_chunks(source))
+
+    def create(self, path: str, content: bytes) -> bool:
+        """Write an object unless it exists; return whether this call wrote it.
+
+        Of any number of callers at once one gets True. If the answer of a remote store is lost
+        and the request repeated, the one that wrote may get False.
+        """
+        if (local := self._file(path)) is not None:
+            created = _create_file(local, content)
+            self.sync([path])
+            return created
+        try:
+            obstore.put(self.backend, path, content, mode="create", use_multipart=False)
+        except AlreadyExistsError:
+            return False
+        return True
+
+    def get(self, path: str) -> bytes:
+        """Return an object's content; raise FileNotFoundError if there is none."""
+        self._file(path)
+        return bytes(obstore.get(self.backend, path).bytes())
+
+    def chunks(self, path: str) -> Iterator[bytes]:
+        """Yield an object's content in pieces of some MiB; FileNotFoundError if there is none."""
+        self._file(path)
+        for chunk in obstore.get(self.backend, path).stream(min_chunk_size=CHUNK_BYTES):
+            yield bytes(chunk)
+
+    def sha256(self, path: str) -> str:
+        """Return the SHA-256 of an object's content; FileNotFoundError if there is none."""
+        tally = _Tally(self.chunks(path))
+        for _ in tally:
+            pass
+        return tally.sha256.hexdigest()
+
+    def size(self, path: str) -> int | None:
+        """Return an object's size in bytes, None if there is none."""
+        self._file(path)
+        try:
+            return obstore.head(self.backend, path)["size"]
+        except FileNotFoundError:
+            return None
+
+    def objects(self, prefix: str = "") -> Iterator[ObjectInfo]:
+        """Yield all objects under a directory-like prefix, in the order of their paths."""
+        if prefix:
+            check_path(prefix)
+        found = [item for batch in obstore.list(self.backend, prefix or None) for item in batch]
+        found.sort(key=lambda item: item["path"])
+        self._refuse_links(item["path"] for item in found)
+        for item in found:
+            yield ObjectInfo(item["path"], item["size"], item["last_modified"])
+
+    def list_dirs(self, prefix: str) -> list[str]:
+        """Return the names of the directories right under `prefix` that hold objects, sorted."""
+        if prefix:
+            check_path(prefix)
+        listing = obstore.list_with_delimiter(self.backend, prefix or None)
+        found = listing["common_prefixes"]
+        if isinstance(self.backend, LocalStore):  # lists empty directories as well
+            found = [path for path in found if any(obstore.list(self.backend, path))]
+        return sorted(path.rsplit("/", 1)[-1] for path in found)
+
+    def delete(self, path: str) -> None:
+        """Delete an object; nothing happens if it is not there."""
+        self._file(path)
+        with contextlib.suppress(FileNotFoundError):
+            obstore.delete(self.backend, path)
+
+    def sync(self, paths: Iterable[str]) -> None:
+        """Make written objects outlast a power failure; remote stores do so by themselves."""
+        files = [local for path in paths if (local := self._file(path)) is not None]
+        if len(files) > _MAX_FSYNCS:
+            os.sync()
+            return
+        root = Path(self.url)
+        folders = {above for file in files for above in file.parents if above.is_relative_to(root)}
+        for target in (*files, *sorted(folders, reverse=True)):
+            _fsync(target)
+
+    def _file(self, path: str) -> Path | None:
+        """Return the local file behind an allowed path, None in another store."""
+        check_path(path)
+        if not isinstance(self.backend, LocalStore):
+            return None
+        root = Path(self.url)
+        local = root / path
+        if not local.resolve().is_relative_to(root):
+            raise StoreError(f"{path!r} leads out of the store {root} through a symbolic link")
+        return local
+
+    def _refuse_links(self, paths: Iterable[str]) -> None:
+        """Raise StoreError for objects that a symbolic link brings in from outside."""
+        if (root := self.local_path()) is None:
+            return
+        seen: set[Path] = set()
+        for path in paths:
+            local = root / path
+            if local.parent not in seen or local.is_symlink():
+                seen.add(local.parent)
+                if not local.resolve().is_relative_to(root):
+                    raise StoreError(f"{path!r} is in {root} only through a symbolic link")
+
+
+class _Tally:
+    """Chunks that are counted and hashed as they pass."""
+
+    def __init__(self, chunks: Iterable[bytes]) -> None:
+        self._chunks = chunks
+        self.sha256 = hashlib.sha256()
+        self.bytes = 0
+
+    def __iter__(self) -> Iterator[bytes]:
+        for chunk in self._chunks:
+            self.sha256.update(chunk)
+            self.bytes += len(chunk)
+            yield chunk
+
+
+def open_backend(url: str) -> tuple[obstore.store.ObjectStore, str]:
+    """Return the backend of a directory path, `file://`, `s3://`, `gs://` or `memory://` URL.
+
+    A local directory is made if needed. Credentials and endpoints of remote stores come from
+    the environment alone (AWS_*, GOOGLE_*). Also returns the URL, absolute for directories.
+    """
+    if url.startswith("memory://"):
+        return MemoryStore(), url
+    if "://" not in url or url.startswith("file://"):
+        root = Path(url.removeprefix("file://")).expanduser().resolve()
+        root.mkdir(parents=True, exist_ok=True)
+        return LocalStore(root), str(root)
+    # Whoever writes http:// into the endpoint has chosen it.
+    is_plain = os.environ.get("AWS_ENDPOINT_URL", "").startswith("http://")
+    options: ClientConfig = {**CLIENT_OPTIONS, **({"allow_http": True} if is_plain else {})}
+    return from_url(url, client_options=options, retry_config=RETRY_CONFIG), url
+
+
+def check_path(path: str) -> None:
+    """Raise StoreError unless `path` is relative, stays inside and is portable.
+
+    Every part is of ASCII letters, digits, space and ._+=@,~()'- , neither "." nor "..", up to
+    255 characters, and does not end in a dot or space.
+    """
+    parts = path.split("/")
+    if len(path) > MAX_PATH_CHARS or not all(_is_name(part) for part in parts):
+        shown = path if len(path) < 100 else f"{path[:97]}..."
+        raise StoreError(f"{shown!r} is not a path inside a store")
+
+
+def file_chunks(source: Path) -> Iterator[bytes]:
+    """Yield a file's content in pieces of some MiB."""
+    with source.open("rb") as file:
+        while chunk := file.read(CHUNK_BYTES):
+            yield chunk
+
+
+def _is_name(part: str) -> bool:
+    return bool(_NAME.fullmatch(part)) and len(part) <= MAX_NAME_CHARS and part[-1] not in ". "
+
+
+def _create_file(target: Path, content: bytes) -> bool:
+    """Write a file that is on disk before it is visible; return False if it exists."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    # obstore hides names ending in "#" and digits from listings, as its own partial files.
+    partial = target.with_name(f"{target.name}#{secrets.randbits(63)}")
+    try:
+        with partial.open("xb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        target.hardlink_to(partial)
+    except FileExistsError:
+        return False
+    finally:
+        partial.unlink(missing_ok=True)
+    return True
+
+
+def _fsync(target: Path) -> None:
+    handle = os.open(target, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

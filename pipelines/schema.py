@@ -1,0 +1,186 @@
+"""Words every floor shares: digests, file entries, manifests. Standard library only.
+
+An artifact is a directory `<kind>/<name>/<digest>/` whose `manifest.json` is written last, so
+that its presence means "complete". The digest is the SHA-256 of the canonical JSON of
+{"kind", "spec", "inputs"}: equal work has an equal address and is done once. The digest says
+what was asked for; the files' own SHA-256 in the manifest say what came out.
+"""
+
+import dataclasses
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+SCHEMA_VERSION = 1
+MANIFEST_NAME = "manifest.json"
+
+Kind = Literal["datasets", "models", "samples", "exports", "reports"]
+KINDS: tuple[Kind, ...] = ("datasets", "models", "samples", "exports", "reports")
+
+ATTRIBUTION = (
+    "The Quick, Draw! Dataset, made available by Google, Inc. under the Creative Commons "
+    "Attribution 4.0 International license (CC BY 4.0)."
+)
+
+_SLUG = re.compile(r"[a-z0-9][a-z0-9-]{0,63}")
+_DIGEST = re.compile(r"[0-9a-f]{64}")
+
+
+def canonical_json(value: Any) -> bytes:
+    """Return the one JSON text of `value` that digests are made of.
+
+    Keys are sorted, there is no white space, non-ASCII is escaped, NaN is refused. Dataclasses
+    are written as objects, tuples as arrays.
+
+    >>> canonical_json({"b": 1, "a": (1, "x")})
+    b'{"a":[1,"x"],"b":1}'
+    """
+    return json.dumps(_plain(value), sort_keys=True, separators=(",", ":"), allow_nan=False).encode(
+        "ascii"
+    )
+
+
+def digest_of(value: Any) -> str:
+    """Return the SHA-256 of the canonical JSON of `value`, 64 hexadecimal characters."""
+    return hashlib.sha256(canonical_json(value)).hexdigest()
+
+
+def slug(name: str) -> str:
+    """Return a name that is safe in a path: `[a-z0-9][a-z0-9-]{0,63}`.
+
+    >>> slug("The Eiffel Tower")
+    'the-eiffel-tower'
+
+    Raises ValueError if nothing usable is left.
+    """
+    cleaned = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:64].strip("-")
+    if not cleaned:
+        raise ValueError(f"name {name!r} has no letter or digit to make a path of")
+    return cleaned
+
+
+def check_slug(name: str) -> str:
+    """Return `name` if it may stand in a store path; raise ValueError otherwise."""
+    if not _SLUG.fullmatch(name):
+        raise ValueError(
+            f"name {name!r} is not allowed in a store: use 1 to 64 of a-z, 0-9 and '-', "
+            "beginning with a letter or digit"
+        )
+    return name
+
+
+def check_digest(text: str) -> str:
+    """Return `text` if it is a SHA-256 in lower-case hexadecimal; raise ValueError otherwise."""
+    if not _DIGEST.fullmatch(text):
+        raise ValueError(f"expected a digest of 64 hexadecimal characters, found {text!r}")
+    return text
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FileEntry:
+    """One file of an artifact. `path` is relative to the manifest, with forward slashes."""
+
+    path: str
+    bytes: int
+    sha256: str
+    rows: int | None = None
+    split: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InputRef:
+    """What an artifact was made of: another artifact, or a source by its content digest.
+
+    `role` says what it served as ("dataset", "model", "source"); `kind` is a store kind or
+    "source"; `name` is for people only and does not enter the digest.
+    """
+
+    role: str
+    kind: str
+    name: str
+    digest: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Manifest:
+    """What an artifact is, what made it and what it holds.
+
+    spec      everything that decides the content (JSON values only)
+    inputs    lineage, one step up
+    files     every file but the manifest itself
+    summary   results by kind: counts, drop reasons, class_names, metrics
+    versions  of the program and the libraries that made the bytes
+    """
+
+    kind: Kind
+    name: str
+    digest: str
+    spec: Mapping[str, Any]
+    inputs: tuple[InputRef, ...] = ()
+    files: tuple[FileEntry, ...] = ()
+    summary: Mapping[str, Any] = field(default_factory=dict)
+    versions: Mapping[str, str] = field(default_factory=dict)
+    schema_version: int = SCHEMA_VERSION
+
+    @property
+    def prefix(self) -> str:
+        """The artifact's directory in its store, without a trailing slash."""
+        return artifact_prefix(self.kind, self.name, self.digest)
+
+
+def artifact_digest(kind: Kind, spec: Mapping[str, Any], inputs: tuple[InputRef, ...]) -> str:
+    """Return the address of the work described: names and dates do not enter it."""
+    lineage = sorted((ref.role, ref.kind, ref.digest) for ref in inputs)
+    return digest_of({"kind": kind, "spec": _plain(spec), "inputs": lineage})
+
+
+def artifact_prefix(kind: str, name: str, digest: str) -> str:
+    """Return `<kind>/<name>/<digest>` after checking each part against its allow-list."""
+    if kind not in KINDS:
+        raise ValueError(f"kind {kind!r} is not one of {', '.join(KINDS)}")
+    return f"{kind}/{check_slug(name)}/{check_digest(digest)}"
+
+
+def manifest_to_json(manifest: Manifest) -> bytes:
+    """Return the manifest's file content: indented, sorted, newline at the end."""
+    text = json.dumps(_plain(manifest), sort_keys=True, indent=1, allow_nan=False)
+    return text.encode("ascii") + b"\n"
+
+
+def manifest_from_json(content: bytes) -> Manifest:
+    """Read a manifest; raise ValueError saying what is wrong with it."""
+    try:
+        raw = json.loads(content)
+    except ValueError as error:
+        raise ValueError(f"manifest is not JSON: {error}") from error
+    if not isinstance(raw, dict) or "schema_version" not in raw:
+        raise ValueError("manifest lacks schema_version")
+    if raw["schema_version"] > SCHEMA_VERSION:
+        raise ValueError(
+            f"manifest has schema_version {raw['schema_version']}, this program reads up to "
+            f"{SCHEMA_VERSION}: update sketchmill"
+        )
+    try:
+        return Manifest(
+            **raw
+            | {
+                "inputs": tuple(InputRef(**ref) for ref in raw["inputs"]),
+                "files": tuple(FileEntry(**entry) for entry in raw["files"]),
+            }
+        )
+    except (TypeError, KeyError) as error:
+        raise ValueError(f"manifest has unexpected or missing fields: {error}") from error
+
+
+def _plain(value: Any) -> Any:
+    """Turn dataclasses, tuples and mappings into what the json module writes."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {f.name: _plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return value

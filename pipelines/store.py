@@ -1,0 +1,248 @@
+"""The artifact store: immutable directories on any obstore URL.
+
+    <root>/<kind>/<name>/<digest>/...        the files of an artifact, manifest.json last
+    <root>/refs/<kind>/<name>/<%08d>.json    create-only log; the highest number is "latest"
+    <root>/attempts/...                      scratch, never read by consumers
+
+Publishing needs one thing of the backend: put-if-absent with one winner. Files go up first
+(the same bytes on a retry, so a repeat is harmless), are checked, and then `manifest.json` is
+created; the loser of a race reads the winner's. Whatever is interrupted leaves garbage in a
+place nobody reads. There is no lock, no rename, no compare-and-swap.
+"""
+
+import hashlib
+import json
+import re
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+from pipelines.objects import ObjectInfo, Objects, StoreError, check_path, open_backend
+from pipelines.schema import (
+    KINDS,
+    MANIFEST_NAME,
+    FileEntry,
+    Kind,
+    Manifest,
+    artifact_digest,
+    artifact_prefix,
+    check_digest,
+    check_slug,
+    manifest_from_json,
+    manifest_to_json,
+)
+
+__all__ = ["ObjectInfo", "Store", "StoreError", "open_store"]
+
+MIN_DIGEST_PREFIX = 6
+# A million files take 130 MB; what is larger is not one of ours.
+MAX_MANIFEST_BYTES = 512 << 20
+_READERS = 4
+
+_REF = re.compile(r"[0-9]{8}\.json")
+
+
+class Store(Objects):
+    """The artifacts under one root. All paths are relative to it, with forward slashes."""
+
+    def find(self, kind: Kind, name: str, digest: str) -> Manifest | None:
+        """Return the manifest at this address, None if the artifact is not complete."""
+        path = f"{artifact_prefix(kind, name, digest)}/{MANIFEST_NAME}"
+        if (size := self.size(path)) is None:
+            return None
+        if size > MAX_MANIFEST_BYTES:
+            raise StoreError(f"{path} has {size} bytes, more than any manifest of ours")
+        try:
+            manifest = manifest_from_json(self.get(path))
+        except FileNotFoundError:  # deleted since
+            return None
+        if (manifest.kind, manifest.name, manifest.digest) != (kind, name, digest):
+            raise StoreError(f"{path} belongs to {manifest.prefix}: delete it")
+        return manifest
+
+    def reuse(self, kind: Kind, name: str, digest: str) -> Manifest | None:
+        """Return the manifest at this address and make it the latest of its name.
+
+        What a stage asks first: it also mends a publication that ended before its ref.
+        """
+        if found := self.find(kind, name, digest):
+            self.add_ref(kind, name, digest)
+        return found
+
+    def publish(self, manifest: Manifest) -> Manifest:
+        """Make an artifact visible: check its files, create its manifest, append to refs.
+
+        Every file must have been put under `manifest.prefix` before. Returns the manifest that
+        is in the store, which is another publisher's if that one came first. Raises StoreError
+        if a file is missing or has another size than its entry, or its name is not allowed.
+        """
+        published = self.complete(manifest)
+        self.add_ref(published.kind, published.name, published.digest)
+        return published
+
+    def complete(self, manifest: Manifest) -> Manifest:
+        """Do what `publish` does, without making the artifact the latest of its name."""
+        check_file_names(manifest)
+        self._check_files(manifest)
+        self.create(f"{manifest.prefix}/{MANIFEST_NAME}", manifest_to_json(manifest))
+        published = self.find(manifest.kind, manifest.name, manifest.digest)
+        if published is None:
+            raise StoreError(f"{manifest.prefix} was deleted while it was published: run it again")
+        return published
+
+    def add_ref(self, kind: Kind, name: str, digest: str) -> None:
+        """Make `digest` the latest of its name, unless it already is."""
+        content = json.dumps({"digest": check_digest(digest)}).encode("ascii")
+        while True:  # a number that is taken means that another publisher came through
+            entries = self.ref_entries(kind, name)
+            if entries and self._ref_digest(entries[-1]) == digest:
+                return
+            number = int(_ref_number(entries[-1])) + 1 if entries else 0
+            if self.create(f"{_refs_prefix(kind, name)}/{number:08d}.json", content):
+                return
+
+    def ref_entries(self, kind: Kind, name: str) -> list[str]:
+        """Return the paths of a name's refs, oldest first."""
+        listed = [item.path for item in self.objects(_refs_prefix(kind, name))]
+        return [path for path in listed if _REF.fullmatch(path.rsplit("/", 1)[-1])]
+
+    def refs(self, kind: Kind, name: str) -> list[str]:
+        """Return the digests published under a name, oldest first."""
+        digests = (self._ref_digest(path) for path in self.ref_entries(kind, name))
+        return [digest for digest in digests if digest]
+
+    def latest(self, kind: Kind, name: str) -> Manifest | None:
+        """Return the manifest that was published last under a name."""
+        for path in reversed(self.ref_entries(kind, name)):
+            digest = self._ref_digest(path)
+            if digest and (manifest := self.find(kind, name, digest)):
+                return manifest
+        return None
+
+    def resolve(self, kind: Kind, ref: str) -> Manifest:
+        """Return the artifact a person means by `ref`.
+
+        A ref is `name` (its latest), `name@digest`, `name@prefix of a digest`, or a digest or a
+        prefix of at least 6 characters alone. Raises StoreError if none or several match.
+        """
+        _check_kind(kind)
+        name, _, digest = ref.partition("@")
+        names = self.list_dirs(kind)
+        if not digest and name in names and (manifest := self.latest(kind, name)):
+            return manifest
+        wanted = digest or name
+        pool = [name] if digest else names
+        found = [
+            manifest
+            for candidate in pool
+            if candidate in names
+            for full in self._digests(kind, candidate, wanted)
+            if (manifest := self.find(kind, candidate, full))
+        ]
+        if len({manifest.digest for manifest in found}) == 1:
+            return found[0]
+        raise StoreError(_unresolved(kind, ref, names, found, self.url))
+
+    def manifests(self, kind: Kind) -> Iterator[Manifest]:
+        """Yield every complete artifact of a kind."""
+        for name in self.list_dirs(kind):
+            for digest in self.list_dirs(f"{kind}/{name}"):
+                if manifest := self.find(kind, name, digest):
+                    yield manifest
+
+    def read(self, manifest: Manifest, path: str) -> bytes:
+        """Return the content of an artifact's file; raise StoreError if it is not as published."""
+        for entry in manifest.files:
+            if entry.path == path:
+                content = self.get(f"{manifest.prefix}/{path}")
+                if hashlib.sha256(content).hexdigest() != entry.sha256:
+                    raise StoreError(f"{manifest.prefix}/{path} is damaged: delete and remake it")
+                return content
+        raise StoreError(f"{manifest.prefix} has no file {path!r}")
+
+    def damaged(self, manifest: Manifest) -> list[str]:
+        """Return what is wrong with an artifact after reading every byte of its files."""
+        problems = []
+        if artifact_digest(manifest.kind, manifest.spec, manifest.inputs) != manifest.digest:
+            problems.append(f"{MANIFEST_NAME}: spec and inputs do not give its digest")
+        with ThreadPoolExecutor(_READERS) as pool:
+            found = pool.map(lambda entry: self._damage(manifest, entry), manifest.files)
+            return problems + [problem for problem in found if problem]
+
+    def _damage(self, manifest: Manifest, entry: FileEntry) -> str | None:
+        path = f"{manifest.prefix}/{entry.path}"
+        size = self.size(path)
+        if size is None:
+            return f"{entry.path}: missing"
+        if size != entry.bytes:
+            return f"{entry.path}: {size} bytes instead of {entry.bytes}"
+        if self.sha256(path) != entry.sha256:
+            return f"{entry.path}: content does not match its SHA-256"
+        return None
+
+    def _digests(self, kind: Kind, name: str, prefix: str) -> list[str]:
+        if len(prefix) < MIN_DIGEST_PREFIX:
+            return []
+        return [full for full in self.list_dirs(f"{kind}/{name}") if full.startswith(prefix)]
+
+    def _check_files(self, manifest: Manifest) -> None:
+        sizes = {item.path: item.bytes for item in self.objects(manifest.prefix)}
+        for entry in manifest.files:
+            size = sizes.get(f"{manifest.prefix}/{entry.path}")
+            if size != entry.bytes:
+                raise StoreError(
+                    f"cannot publish {manifest.prefix}: {entry.path} should have {entry.bytes} "
+                    f"bytes, the store has {size}"
+                )
+        self.sync(f"{manifest.prefix}/{entry.path}" for entry in manifest.files)
+
+    def _ref_digest(self, path: str) -> str | None:
+        """Return the digest in a ref; None if the ref was deleted since it was listed."""
+        try:
+            return check_digest(json.loads(self.get(path))["digest"])
+        except FileNotFoundError:
+            return None
+        except (ValueError, TypeError, KeyError) as error:
+            raise StoreError(f"ref {path} in {self.url} is damaged: delete it ({error})") from error
+
+
+def open_store(url: str) -> Store:
+    """Open a store at a directory path, `file://`, `s3://`, `gs://` or `memory://`.
+
+    A local directory is made if needed. Credentials and endpoints of remote stores come from
+    the environment alone (AWS_*, GOOGLE_*).
+    """
+    return Store(*open_backend(url))
+
+
+def check_file_names(manifest: Manifest) -> None:
+    """Raise StoreError unless a manifest's files have allowed names that differ in more than case.
+
+    Two names that differ in case alone are one file on some file systems.
+    """
+    seen = {MANIFEST_NAME: MANIFEST_NAME}
+    for entry in manifest.files:
+        check_path(f"{manifest.prefix}/{entry.path}")
+        if (other := seen.setdefault(entry.path.casefold(), entry.path)) is not entry.path:
+            raise StoreError(f"{manifest.prefix}: {entry.path!r} collides with {other!r}")
+
+
+def _check_kind(kind: str) -> None:
+    if kind not in KINDS:
+        raise StoreError(f"kind {kind!r} is not one of {', '.join(KINDS)}")
+
+
+def _refs_prefix(kind: str, name: str) -> str:
+    _check_kind(kind)
+    return f"refs/{kind}/{check_slug(name)}"
+
+
+def _ref_number(path: str) -> str:
+    return path.rsplit("/", 1)[-1].removesuffix(".json")
+
+
+def _unresolved(kind: str, ref: str, names: list[str], found: list[Manifest], url: str) -> str:
+    if found:
+        which = ", ".join(sorted(f"{m.name}@{m.digest[:12]}" for m in found))
+        return f"{ref!r} means several {kind} in {url}: {which}"
+    known = ", ".join(names) or "none"
+    return f"no complete artifact {ref!r} among the {kind} of {url}; names there: {known}"

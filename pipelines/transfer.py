@@ -1,0 +1,90 @@
+"""Copy artifacts between stores, with what they were made of; every byte is verified.
+
+Inputs go first and the artifact itself last, each under the store's own protocol: a transfer that
+is cut off leaves nothing half-visible, and the same call goes on where it stopped.
+"""
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+from pipelines.provenance import Lineage, trace
+from pipelines.schema import FileEntry, InputRef, Manifest
+from pipelines.store import Store, StoreError
+
+_COPIERS = 4
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Transfer:
+    """What a copy did: artifacts copied and already there, bytes copied, inputs not to be had."""
+
+    copied: tuple[str, ...]
+    present: tuple[str, ...]
+    gone: tuple[str, ...]
+    bytes: int
+
+
+def copy_artifact(
+    manifest: Manifest,
+    source: Store,
+    target: Store,
+    *,
+    progress: Callable[[str, int, int, str], None] | None = None,
+) -> Transfer:
+    """Copy an artifact and its inputs from one store to another.
+
+    The artifact becomes the latest of its name in the target; an input only if it is the first
+    of its name. Raises StoreError if a file of the source is damaged; the target is then as if
+    that artifact had never been sent.
+    """
+    lineage = {_address(found.ref): found for found in _inputs_first(trace(manifest, source))}
+    wanted = [found.manifest for found in lineage.values() if found.manifest]
+    missing = [each for each in wanted if not target.find(each.kind, each.name, each.digest)]
+    total = sum(entry.bytes for each in missing for entry in each.files)
+    copied_bytes = 0
+    for each in missing:
+        for size in _copy_files(each, source, target):
+            copied_bytes += size
+            if progress:
+                progress("copy", copied_bytes, total, each.name)
+        target.complete(each)
+    for each in wanted:
+        if each == manifest or not target.ref_entries(each.kind, each.name):
+            target.add_ref(each.kind, each.name, each.digest)
+    return Transfer(
+        copied=tuple(each.prefix for each in missing),
+        present=tuple(each.prefix for each in wanted if each not in missing),
+        gone=tuple(address for address, found in lineage.items() if found.manifest is None),
+        bytes=copied_bytes,
+    )
+
+
+def _inputs_first(lineage: Lineage) -> Iterator[Lineage]:
+    """Yield the artifacts of a lineage, each after what it was made of; sources are none."""
+    for found in lineage.inputs:
+        yield from _inputs_first(found)
+    if lineage.ref.kind != "source":
+        yield lineage
+
+
+def _copy_files(manifest: Manifest, source: Store, target: Store) -> Iterator[int]:
+    """Copy side by side and yield each file's size as it is done."""
+    with ThreadPoolExecutor(_COPIERS) as pool:
+        yield from pool.map(
+            lambda entry: _copy_file(manifest, entry, source, target), manifest.files
+        )
+
+
+def _copy_file(manifest: Manifest, entry: FileEntry, source: Store, target: Store) -> int:
+    path = f"{manifest.prefix}/{entry.path}"
+    if target.size(path) == entry.bytes and target.sha256(path) == entry.sha256:
+        return entry.bytes
+    if target.put_chunks(path, source.chunks(path)) != (entry.bytes, entry.sha256):
+        target.delete(path)
+        raise StoreError(f"{path} in {source.url} is damaged: delete the artifact and remake it")
+    return entry.bytes
+
+
+def _address(ref: InputRef) -> str:
+    return f"{ref.kind}/{ref.name}/{ref.digest}"

@@ -1,0 +1,120 @@
+"""Artifacts to publish and a store that fails on purpose, for the tests of the store."""
+
+import dataclasses
+import hashlib
+from collections.abc import Callable
+from typing import Any
+
+from pipelines.schema import KINDS, FileEntry, InputRef, Kind, Manifest, artifact_digest
+from pipelines.store import Store
+
+FILES = {"README.md": b"drawings\n", "data/train-00000.parquet": b"PAR1" * 300}
+
+
+def manifest_of(
+    *,
+    kind: Kind = "datasets",
+    name: str = "cats",
+    spec: dict[str, Any] | None = None,
+    files: dict[str, bytes] = FILES,
+    inputs: tuple[Manifest, ...] = (),
+) -> Manifest:
+    """Return the manifest of these files; it depends on nothing else."""
+    spec = spec or {"seed": 0}
+    refs = tuple(
+        InputRef(role=m.kind.removesuffix("s"), kind=m.kind, name=m.name, digest=m.digest)
+        for m in inputs
+    )
+    entries = tuple(
+        FileEntry(path=path, bytes=len(content), sha256=hashlib.sha256(content).hexdigest(), rows=3)
+        for path, content in sorted(files.items())
+    )
+    return Manifest(
+        kind=kind,
+        name=name,
+        digest=artifact_digest(kind, spec, refs),
+        spec=spec,
+        inputs=refs,
+        files=entries,
+        summary={"counts": {"train": 3}},
+        versions={"sketchmill": "0"},
+    )
+
+
+def put_files(store: Store, manifest: Manifest, files: dict[str, bytes] = FILES) -> None:
+    """Write an artifact's files, not its manifest."""
+    for path, content in files.items():
+        store.put(f"{manifest.prefix}/{path}", content)
+
+
+def make(store: Store, **options: Any) -> Manifest:
+    """Do what every stage does: look, write the files, publish."""
+    manifest = manifest_of(**options)
+    if found := store.reuse(manifest.kind, manifest.name, manifest.digest):
+        return found
+    put_files(store, manifest, options.get("files", FILES))
+    return store.publish(manifest)
+
+
+def check_whole(store: Store) -> None:
+    """Assert what must hold at any moment: refs lead to artifacts, and those are undamaged."""
+    for kind in KINDS:
+        for name in store.list_dirs(f"refs/{kind}"):
+            for digest in store.refs(kind, name):
+                assert store.find(kind, name, digest), f"ref to nothing: {kind}/{name}/{digest}"
+        for manifest in store.manifests(kind):
+            assert store.damaged(manifest) == [], manifest.prefix
+
+
+class Crash(BaseException):
+    """The process ends here."""
+
+
+OPERATIONS = ("put", "put_chunks", "create", "get", "size", "objects", "list_dirs", "delete")
+
+
+def crashing(store: Store, operation: int, *, is_done: bool) -> "CrashingStore":
+    """Return the same store, whose operation of this number raises, before or after its effect."""
+    made = CrashingStore(store.backend, store.url)
+    made.fatal, made.is_done = operation, is_done
+    return made
+
+
+class CrashingStore(Store):
+    """Counts its operations and raises Crash at one of them."""
+
+    fatal = -1
+    is_done = False
+    count = 0
+
+    def _step(self, operation: Callable[..., Any], *arguments: Any) -> Any:
+        self.count += 1
+        is_fatal = self.count - 1 == self.fatal
+        if is_fatal and not self.is_done:
+            raise Crash
+        result = operation(*arguments)
+        if is_fatal:
+            raise Crash
+        return result
+
+
+def _counted(name: str) -> Callable[..., Any]:
+    def operation(self: CrashingStore, *arguments: Any) -> Any:
+        return self._step(getattr(super(CrashingStore, self), name), *arguments)
+
+    return operation
+
+
+for _name in OPERATIONS:
+    setattr(CrashingStore, _name, _counted(_name))
+
+
+def content_of(store: Store) -> dict[str, bytes]:
+    """Return all that a store holds, by path."""
+    return {item.path: store.get(item.path) for item in store.objects()}
+
+
+def with_file(manifest: Manifest, path: str) -> Manifest:
+    """Return the manifest with one more file of this name."""
+    entry = FileEntry(path=path, bytes=1, sha256=hashlib.sha256(b"x").hexdigest())
+    return dataclasses.replace(manifest, files=(*manifest.files, entry))
