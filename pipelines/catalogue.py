@@ -1,0 +1,154 @@
+"""The 345 classes of Quick, Draw!: names, TFDS ids, and what Google's .npy files must be.
+
+quickdraw_catalogue.tsv holds, for each class in TFDS's order, the size and SHA-256 that
+tensorflow-datasets ships as its checksums; rows = (bytes - 80) / 784 exactly. TFDS numbers
+classes by `sorted(names, key=lambda name: (name + ".npy").lower())`, which is not sorted().
+"""
+
+import difflib
+import functools
+from collections.abc import Iterable
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+
+TFDS_PREFIX = "tfds:"
+
+SEED_CLASSES: tuple[str, ...] = (
+    "bee",
+    "bicycle",
+    "broccoli",
+    "butterfly",
+    "cactus",
+    "frog",
+    "guitar",
+    "lightning",
+    "penguin",
+    "pizza",
+    "rollerskates",
+    "sea turtle",
+    "sheep",
+    "snowflake",
+    "sun",
+    "swan",
+    "The Eiffel Tower",
+    "tractor",
+    "train",
+    "tree",
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClassEntry:
+    """One class: `bytes`, `sha256` and `num_drawings` are those of Google's .npy file."""
+
+    name: str
+    tfds_id: int
+    bytes: int
+    sha256: str
+    num_drawings: int
+
+
+@functools.cache
+def catalogue() -> tuple[ClassEntry, ...]:
+    """Return all classes, in the order of their TFDS ids."""
+    text = resources.files("pipelines").joinpath("quickdraw_catalogue.tsv").read_text("ascii")
+    entries = []
+    for line in text.splitlines()[1:]:
+        name, tfds_id, size, sha256, num_drawings = line.split("\t")
+        entries.append(
+            ClassEntry(
+                name=name,
+                tfds_id=int(tfds_id),
+                bytes=int(size),
+                sha256=sha256,
+                num_drawings=int(num_drawings),
+            )
+        )
+    return tuple(entries)
+
+
+def class_entry(class_name: str) -> ClassEntry:
+    """Return the entry of a class; raise ValueError with the nearest names if there is none."""
+    if entry := _by_name().get(class_name):
+        return entry
+    raise ValueError(f"class {class_name!r} is not in the catalogue{_did_you_mean(class_name)}")
+
+
+def tfds_id(class_name: str) -> int:
+    """Return the TFDS id of a class, -1 if it is none of Google's."""
+    entry = _by_name().get(class_name)
+    return -1 if entry is None else entry.tfds_id
+
+
+def parse_classes(text: str) -> tuple[str, ...]:
+    """Return the class names of a comma-separated list, in its order.
+
+    A part is a name or `tfds:N`. Case and surrounding blanks do not matter.
+
+    >>> parse_classes("bee, sea turtle,tfds:308")
+    ('bee', 'sea turtle', 'tent')
+
+    Raises ValueError for an unknown name, one given twice, or an empty list.
+    """
+    return _resolve(text.split(","))
+
+
+def read_classes_file(path: Path) -> tuple[str, ...]:
+    """Return the class names of a file: one a line, `#` begins a comment.
+
+    Raises ValueError as `parse_classes` does, and if the file cannot be read as text.
+    """
+    try:
+        lines = path.read_text("utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"cannot read class names from {path}: {error}") from error
+    return _resolve(line.split("#")[0] for line in lines)
+
+
+def find_classes(text: str) -> tuple[ClassEntry, ...]:
+    """Return the classes whose name contains `text`, whatever the case."""
+    return tuple(entry for entry in catalogue() if text.lower() in entry.name.lower())
+
+
+@functools.cache
+def _by_name() -> dict[str, ClassEntry]:
+    return {entry.name: entry for entry in catalogue()}
+
+
+@functools.cache
+def _by_folded_name() -> dict[str, str]:
+    return {entry.name.lower(): entry.name for entry in catalogue()}
+
+
+def _resolve(parts: Iterable[str]) -> tuple[str, ...]:
+    names: list[str] = []
+    for part in filter(None, (part.strip() for part in parts)):
+        name = _resolve_one(part)
+        if name in names:
+            raise ValueError(f"class {name!r} is named twice")
+        names.append(name)
+    if not names:
+        raise ValueError("no class is named; see `sketchmill classes` for the 345 names")
+    return tuple(names)
+
+
+def _resolve_one(part: str) -> str:
+    if part.lower().startswith(TFDS_PREFIX):
+        number = part[len(TFDS_PREFIX) :].strip()
+        if not (number.isascii() and number.isdigit() and int(number) < len(catalogue())):
+            last = len(catalogue()) - 1
+            raise ValueError(f"class {part!r} is not a TFDS id: expected tfds:0 to tfds:{last}")
+        return catalogue()[int(number)].name
+    if name := _by_folded_name().get(part.lower()):
+        return name
+    raise ValueError(f"class {part!r} is not in the catalogue{_did_you_mean(part)}")
+
+
+def _did_you_mean(name: str) -> str:
+    folded = _by_folded_name()
+    near = difflib.get_close_matches(name.lower(), folded, n=3, cutoff=0.5)
+    near += [known for known in folded if name.lower() in known and known not in near][:3]
+    if not near:
+        return "; see `sketchmill classes` for the 345 names"
+    return "; did you mean " + " or ".join(repr(folded[match]) for match in near[:3]) + "?"

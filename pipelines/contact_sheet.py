@@ -1,0 +1,79 @@
+"""Pictures of what was kept and of what each rule dropped, for a look at the rules.
+
+    sheets/kept.png, sheets/dropped-<reason>.png
+
+Up to 64 drawings of 28x28, taken evenly from the classes, first rows first; black on white.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from pipelines.plan import BuildPlan
+from pipelines.readers import open_reader
+from pipelines.scan import ScanUnit, pixels_file
+from pipelines.selection import CLEANING_REASONS, FIRST_REASON, REASONS
+from pipelines.spec import DatasetSpec
+from pipelines.store import Store
+from pipelines.stored_png import encode_pngs
+
+# The largest square that a stored PNG holds is 255 pixels a side.
+_SHEET_PIXELS = 224
+_PAPER = 255
+
+Place = tuple[int, int]
+
+
+def contact_sheets(spec: DatasetSpec, plan: BuildPlan, store: Store) -> dict[str, bytes]:
+    """Return path and PNG of the sheet of kept drawings and of each reason that dropped any."""
+    columns = max(1, _SHEET_PIXELS // spec.image_size)
+    wanted = {"kept": range(len(spec.splits))}
+    for reason in CLEANING_REASONS:
+        code = FIRST_REASON + REASONS.index(reason)
+        wanted[f"dropped-{reason}"] = range(code, code + 1)
+    sheets = {}
+    for name, codes in wanted.items():
+        if places := choose_places(plan.codes, codes, columns * columns):
+            images = _read(places, plan.units, store, spec.image_size)
+            sheets[f"sheets/{name}.png"] = sheet_png(images, columns)
+    return sheets
+
+
+def choose_places(
+    codes: Mapping[int, npt.NDArray[np.uint8]], wanted: range, count: int
+) -> list[Place]:
+    """Return up to `count` (unit, row) whose code is wanted, one of each unit in turn."""
+    by_unit = {
+        unit: np.flatnonzero((found >= wanted.start) & (found < wanted.stop))[:count].tolist()
+        for unit, found in sorted(codes.items())
+    }
+    turns = max(map(len, by_unit.values()), default=0)
+    places = [
+        (unit, rows[turn])
+        for turn in range(turns)
+        for unit, rows in by_unit.items()
+        if turn < len(rows)
+    ]
+    return places[:count]
+
+
+def sheet_png(images: npt.NDArray[np.uint8], columns: int) -> bytes:
+    """Return one PNG of images (n, h, w) side by side, `columns` in a row."""
+    count, height, width = images.shape
+    rows = -(-count // columns)
+    cells = np.zeros((rows * columns, height, width), np.uint8)
+    cells[:count] = images
+    sheet = cells.reshape(rows, columns, height, width).swapaxes(1, 2)
+    ink = np.ascontiguousarray(sheet.reshape(1, rows * height, columns * width))
+    return encode_pngs(_PAPER - ink)[0].tobytes()
+
+
+def _read(
+    places: Sequence[Place], units: Sequence[ScanUnit], store: Store, image_size: int
+) -> npt.NDArray[np.uint8]:
+    images = []
+    for unit_index, row in places:
+        file, first = pixels_file(units[unit_index], store, image_size)
+        images.append(open_reader(file, image_size).read_rows(np.array([first + row])))
+    return np.concatenate(images)

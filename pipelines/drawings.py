@@ -1,0 +1,69 @@
+"""One columnar batch of drawings: what every function inside a work unit takes and gives.
+
+Never one Python object a drawing: a Beam element a drawing costs a hundred times the work.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+METADATA_COLUMNS = ("key_id", "country_code", "recognized", "timestamp")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Drawings:
+    """A batch of n drawings.
+
+    images        (n, height, width) uint8, 0 = paper, 255 = ink
+    label         (n,) int, position in the class names of whoever made the batch
+    key_id        (n,) uint64, Google's number of the drawing
+    country_code  (n,) object, two letters
+    recognized    (n,) bool, whether Google's game guessed the drawing
+    timestamp     (n,) int64, seconds since 1970 UTC
+
+    A column that the source does not have is None. Raises ValueError if lengths differ.
+    """
+
+    images: npt.NDArray[np.uint8]
+    label: npt.NDArray[np.int64]
+    key_id: npt.NDArray[np.uint64] | None = None
+    country_code: npt.NDArray[np.object_] | None = None
+    recognized: npt.NDArray[np.bool_] | None = None
+    timestamp: npt.NDArray[np.int64] | None = None
+
+    def __post_init__(self) -> None:
+        if self.images.ndim != 3 or self.images.dtype != np.uint8:
+            found = f"{self.images.shape} {self.images.dtype}"
+            raise ValueError(f"expected images (n, height, width) uint8, found {found}")
+        for name, column in self.columns().items():
+            if len(column) != len(self.images):
+                raise ValueError(f"{name} has {len(column)} values for {len(self.images)} images")
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def columns(self) -> dict[str, npt.NDArray[Any]]:
+        """Return the columns that are there, but the images, by name."""
+        found = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "images"}
+        return {name: column for name, column in found.items() if column is not None}
+
+    def metadata(self) -> dict[str, npt.NDArray[Any]]:
+        """Return Google's columns that are there, by name."""
+        return {k: v for k, v in self.columns().items() if k in METADATA_COLUMNS}
+
+    def take(self, rows: npt.NDArray[Any]) -> "Drawings":
+        """Return these rows (positions or a mask), in this order."""
+        picked = {name: column[rows] for name, column in self.columns().items()}
+        return Drawings(images=self.images[rows], **picked)
+
+
+def concatenate(batches: Sequence[Drawings]) -> Drawings:
+    """Return one batch of all rows in order; all batches must have the same columns."""
+    names = {tuple(batch.columns()) for batch in batches}
+    if len(names) != 1:
+        raise ValueError(f"expected batches with the same columns, found {sorted(names)}")
+    columns = {name: np.concatenate([b.columns()[name] for b in batches]) for name in names.pop()}
+    return Drawings(images=np.concatenate([b.images for b in batches]), **columns)

@@ -1,0 +1,248 @@
+"""Apache Beam, and nothing else: distributes work units, counts, and stays out of the way.
+
+The graph is Create(units) | Reshuffle | ParDo(work). A unit is a small record; its work puts
+objects under keys that depend on the unit alone and answers with numbers to count. So a bundle
+that is retried, or done twice at once, changes nothing, and any runner gives the same bytes.
+
+The runner is named by a flag. Without one it is FnApiRunner: Beam's own default looks for a
+binary on the network first. One worker runs in this process, several in processes of theirs.
+"""
+
+import contextlib
+import logging
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Protocol
+
+from pipelines.store import Store, open_store
+
+
+@contextlib.contextmanager
+def _quiet_root_logger() -> Iterator[None]:
+    """Importing Beam warns through the root logger, which would install a handler for all."""
+    root, handler = logging.getLogger(), logging.NullHandler()
+    root.addHandler(handler)
+    try:
+        yield
+    finally:
+        root.removeHandler(handler)
+
+
+with _quiet_root_logger():
+    import apache_beam as beam
+    from apache_beam.options.pipeline_options import PipelineOptions
+
+COUNTER_NAMESPACE = "sketchmill"
+POLL_INTERVAL_SEC = 0.5
+
+ProgressCallback = Callable[..., None]
+
+
+class Work(Protocol):
+    """Does one unit; must be picklable. Returns numbers to count under their names."""
+
+    def __call__(self, unit: Any, store: Store) -> Mapping[str, int]:
+        """Do the unit's work against the store."""
+        ...
+
+
+class WorkError(RuntimeError):
+    """A unit failed; the message is the failure's own, without the runner's."""
+
+
+# A memory:// store exists in one process only; its pipeline must run here and find it.
+_stores: dict[str, Store] = {}
+
+
+class DoWork(beam.DoFn):
+    """Runs the work of each unit, with counters; opens the store once a process."""
+
+    def __init__(self, work: Work, store_url: str) -> None:
+        self.work = work
+        self.store_url = store_url
+
+    def process(self, element: Any) -> None:
+        """Do one unit."""
+        for name, amount in self.work(element, _open_shared(self.store_url)).items():
+            beam.metrics.Metrics.counter(COUNTER_NAMESPACE, name).inc(amount)
+
+
+def run_units(
+    units: Sequence[Any],
+    work: Work,
+    store: Store,
+    *,
+    label: str,
+    beam_args: Sequence[str] = (),
+    workers: int = 1,
+) -> dict[str, int]:
+    """Do all units on the runner that the flags name and return the counters.
+
+    Raises ValueError for flags that cannot be used, whatever a unit raised otherwise.
+    """
+    if not units:
+        return {}
+    flags = runner_flags(beam_args, workers)
+    if store.url.startswith("memory://") and not _runs_here(flags):
+        raise ValueError("a memory:// store is in this process only: use one worker, FnApiRunner")
+    _stores[store.url] = store
+    try:
+        pipeline = beam.Pipeline(options=PipelineOptions(flags))
+        _ = (
+            pipeline
+            | f"{label} units" >> beam.Create(list(units), reshuffle=False)
+            | f"Spread {label} units" >> beam.Reshuffle()
+            | label >> beam.ParDo(DoWork(work, store.url))
+        )
+        quiet = _quiet_workers() if _starts_processes(flags) else contextlib.nullcontext()
+        with quiet:
+            result = pipeline.run()
+            result.wait_until_finish()
+    finally:
+        _stores.pop(store.url, None)
+    return _counters(result)
+
+
+def runner_flags(beam_args: Sequence[str], workers: int) -> list[str]:
+    """Return Beam's flags with the runner named; what the user gave is passed on untouched.
+
+    >>> runner_flags([], 1)
+    ['--runner=FnApiRunner', '--direct_running_mode=in_memory']
+    """
+    flags = list(beam_args)
+    runner = runner_name(flags)
+    if runner is not None and runner.rsplit(".", 1)[-1].lower() == "daskrunner":
+        raise ValueError(
+            "DaskRunner is refused: in Beam 2.77 it computes only the last branch of a graph, "
+            "merges tagged outputs and drops what finish_bundle gives, without an error; use "
+            "FnApiRunner with --workers, or FlinkRunner, SparkRunner, DataflowRunner, PortableRunner"
+        )
+    if workers < 1:
+        raise ValueError(f"workers must be at least 1, found {workers}")
+    if runner is not None:
+        return flags
+    if workers == 1:
+        return ["--runner=FnApiRunner", "--direct_running_mode=in_memory", *flags]
+    mode = ["--direct_running_mode=multi_processing", f"--direct_num_workers={workers}"]
+    return ["--runner=FnApiRunner", *mode, *flags]
+
+
+def runner_name(beam_args: Sequence[str]) -> str | None:
+    """Return the runner that the flags name, None if they leave it to us."""
+    for index, flag in enumerate(beam_args):
+        if flag.startswith("--runner="):
+            return flag.split("=", 1)[1]
+        if flag == "--runner" and index + 1 < len(beam_args):
+            return beam_args[index + 1]
+    return None
+
+
+@contextlib.contextmanager
+def watch(
+    store: Store,
+    prefix: str,
+    pending: Mapping[str, int],
+    report: Callable[[int], None],
+) -> Iterator[None]:
+    """Report how many drawings of `pending` (path to drawings) are done while the body runs.
+
+    Looks at the store, so that it works whatever runner does the work wherever.
+    """
+    stop = threading.Event()
+
+    def look() -> int:
+        there = {item.path for item in store.objects(prefix)}
+        return sum(rows for path, rows in pending.items() if path in there)
+
+    def poll() -> None:
+        while not stop.wait(POLL_INTERVAL_SEC):
+            with contextlib.suppress(OSError):
+                report(look())
+
+    thread = threading.Thread(target=poll, name="progress", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
+    report(look())
+
+
+class Rate:
+    """Turns counts of drawings into the note of a progress line: rate and time left."""
+
+    def __init__(self, stage: str, total: int, progress: ProgressCallback | None) -> None:
+        self.stage, self.total, self.progress = stage, total, progress
+        self.begin = time.monotonic()
+        self.first: int | None = None
+
+    def __call__(self, done: int) -> None:
+        """Report `done` drawings of the total."""
+        if self.progress is None:
+            return
+        if self.first is None:
+            self.first = done
+        elapsed = time.monotonic() - self.begin
+        rate = (done - self.first) / elapsed if elapsed > 0 else 0.0
+        left = f", {(self.total - done) / rate:,.0f} s left" if rate and done < self.total else ""
+        note = f"{rate:,.0f} drawings/s{left}" if rate else ""
+        self.progress(self.stage, done, self.total, note)
+
+
+def _open_shared(url: str) -> Store:
+    if url not in _stores:
+        _stores[url] = open_store(url)
+    return _stores[url]
+
+
+@contextlib.contextmanager
+def _quiet_workers() -> Iterator[None]:
+    """Keep what Beam's local workers say of their lives off the terminal.
+
+    They inherit file 2; what this process says meanwhile goes to a copy of it. Failures reach
+    us as exceptions, with the worker's traceback.
+    """
+    sys.stderr.flush()
+    ours, python_stderr = os.dup(2), sys.stderr
+    with open(os.devnull, "wb") as nowhere, open(ours, "w", buffering=1) as terminal:  # noqa: PTH123
+        os.dup2(nowhere.fileno(), 2)
+        if _is_file_2(python_stderr):
+            sys.stderr = terminal
+        try:
+            yield
+        finally:
+            sys.stderr = python_stderr
+            terminal.flush()
+            os.dup2(ours, 2)
+
+
+def _is_file_2(stream: object) -> bool:
+    try:
+        return stream.fileno() == 2  # type: ignore[attr-defined]
+    except (AttributeError, OSError, ValueError):
+        return False
+
+
+def _starts_processes(flags: Sequence[str]) -> bool:
+    return "--direct_running_mode=multi_processing" in flags
+
+
+def _runs_here(flags: Sequence[str]) -> bool:
+    return runner_name(flags) == "FnApiRunner" and "--direct_running_mode=in_memory" in flags
+
+
+def _counters(result: Any) -> dict[str, int]:
+    """Return our counters by name; empty on a runner that keeps none."""
+    try:
+        found = result.metrics().query()["counters"]
+    except (NotImplementedError, ValueError):
+        return {}
+    return {
+        item.key.metric.name: int(item.result)
+        for item in found
+        if item.key.metric.namespace == COUNTER_NAMESPACE
+    }

@@ -1,0 +1,118 @@
+"""Hugging Face: Parquet files that `datasets` opens as pictures with class names, and a card.
+
+A shard of the dataset already has the right layout: it is copied byte for byte, after a check
+against its SHA-256. Only shards too small or too large, or of which rows were filtered out, are
+cut anew; the pictures then pass as they are, without being decoded.
+"""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pyarrow as pa
+
+from pipelines.export.card import hf_card
+from pipelines.export.job import Format, Job, Piece, Record, Shard, Unit
+from pipelines.export.plan import range_units
+from pipelines.export.rows import count_labels, read_rows
+from pipelines.export.target import Target, open_input, read_chunks
+from pipelines.shards import ROWS_PER_GROUP, open_shard, shard_name, shard_writer
+from pipelines.store import Store
+
+ROWS_PER_FILE = 65_536
+# Shards of a size between these are copied.
+_MIN_MEAN_ROWS, _MAX_ROWS = 8_192, 262_144
+
+
+class HuggingFace(Format):
+    """The format's entry in the registry."""
+
+    name = "hf"
+
+    def units(self, job: Job, stage: int, records: Sequence[Record]) -> list[Unit]:
+        """Plan a copy of each shard where all of a split fit, files of equal size elsewhere."""
+        del stage, records
+        rows = job.spec.rows_per_file or ROWS_PER_FILE
+        path = "hf/data/{split}-{index:05d}-of-{count:05d}.parquet"
+        cut = range_units(job, format=self.name, task="cut", rows_per_file=rows, path=path)
+        copied = {split for split in job.splits if _can_copy(job, split)}
+        units = [unit for unit in cut if unit.split not in copied]
+        return units + [
+            unit for split in job.splits if split in copied for unit in _copies(job, split)
+        ]
+
+    def make(self, unit: Unit, job: Job, source: Store, target: Target) -> Record:
+        """Copy or cut one file."""
+        if unit.task == "copy":
+            return _copy(unit, job, source, target)
+        return _cut(unit, job, source, target)
+
+    def closing_files(self, job: Job, records: Sequence[Record]) -> Mapping[str, bytes]:
+        """Write the dataset card."""
+        return {"hf/README.md": hf_card(job, records)}
+
+
+def _can_copy(job: Job, split: str) -> bool:
+    shards = [shard for shard in job.shards if shard.split == split]
+    if job.spec.rows_per_file is not None or any(shard.kept for shard in shards):
+        return False
+    fits = max(shard.rows for shard in shards) <= _MAX_ROWS
+    return fits and (len(shards) == 1 or job.rows(split) >= len(shards) * _MIN_MEAN_ROWS)
+
+
+def _copies(job: Job, split: str) -> list[Unit]:
+    shards = [shard for shard in job.shards if shard.split == split]
+    return [
+        Unit(
+            format="hf",
+            stage=0,
+            task="copy",
+            name=f"hf-copy-{split}-{index:05d}-of-{len(shards):05d}",
+            split=split,
+            rows=shard.rows,
+            pieces=(Piece(shard, 0, shard.rows),),
+            outputs=(f"hf/{shard_name(split, index, len(shards))}",),
+        )
+        for index, shard in enumerate(shards)
+    ]
+
+
+def _copy(unit: Unit, job: Job, source: Store, target: Target) -> Record:
+    shard = unit.pieces[0].shard
+    digest = hashlib.sha256()
+    with target.open(unit.outputs[0]) as sink:
+        for chunk in read_chunks(source, shard.path, shard.bytes):
+            digest.update(chunk)
+            sink.write(chunk)
+        if digest.hexdigest() != shard.sha256:
+            raise ValueError(f"{shard.path} does not match its SHA-256: run verify")
+    counts = np.zeros(len(job.class_names), np.int64)
+    for batch in read_rows(source, job, unit.pieces, first_row=0, columns=["label"]):
+        counts += count_labels(batch, job)
+    return _record(unit, sink.entry(rows=unit.rows, split=unit.split), counts)
+
+
+def _cut(unit: Unit, job: Job, source: Store, target: Target) -> Record:
+    columns = ["image", "label", *job.columns]
+    batches = list(read_rows(source, job, unit.pieces, first_row=0, columns=columns))
+    schema = _schema(source, unit.pieces[0].shard)
+    table = pa.concat_tables([batch.table for batch in batches])
+    buffer = pa.BufferOutputStream()
+    with shard_writer(buffer, schema) as writer:
+        writer.write_table(
+            table.select(schema.names).replace_schema_metadata(schema.metadata),
+            row_group_size=ROWS_PER_GROUP,
+        )
+    with target.open(unit.outputs[0]) as sink:
+        sink.write(memoryview(buffer.getvalue()))
+    counts = sum((count_labels(batch, job) for batch in batches), start=np.int64(0))
+    return _record(unit, sink.entry(rows=unit.rows, split=unit.split), counts)
+
+
+def _schema(source: Store, shard: Shard) -> pa.Schema:
+    with open_shard(open_input(source, shard.path)) as parquet:
+        return parquet.schema_arrow
+
+
+def _record(unit: Unit, entry, counts) -> Record:
+    return Record(name=unit.name, stage=0, files=(entry,), counts=tuple(counts.tolist()))

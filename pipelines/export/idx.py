@@ -1,0 +1,85 @@
+"""MNIST's layout, LeCun et al. 1998: one file of images and one of labels a split, big-endian.
+
+    images   00 00 08 03 | n, height, width as uint32 | n * height * width pixels
+    labels   00 00 08 01 | n as uint32 | n labels of one byte
+
+`test` is named t10k, as everywhere. Above 256 classes a label has two bytes (type 0B), which
+readers written for MNIST alone do not know. label_map.csv says what the labels mean.
+"""
+
+import csv
+import io
+import struct
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from pipelines.export.job import Format, Job, Record, Unit
+from pipelines.export.plan import cut_rows
+from pipelines.export.rows import check_shape, count_labels, read_rows
+from pipelines.export.target import Target
+from pipelines.store import Store
+
+_PREFIXES = {"test": "t10k"}
+_UINT8, _INT16 = 0x08, 0x0B
+_MAX_UINT8_CLASSES = 256
+
+
+class Idx(Format):
+    """The format's entry in the registry."""
+
+    name = "idx"
+
+    def units(self, job: Job, stage: int, records: Sequence[Record]) -> list[Unit]:
+        """Plan one unit a split: a file of this format is one sequence, and nothing is encoded."""
+        del stage, records
+        return [_split_unit(job, split) for split in job.splits]
+
+    def make(self, unit: Unit, job: Job, source: Store, target: Target) -> Record:
+        """Write a split's images and labels side by side."""
+        counts = np.zeros(len(job.class_names), np.int64)
+        code, dtype = label_type(len(job.class_names))
+        image_path, label_path = unit.outputs
+        with target.open(image_path) as images, target.open(label_path) as labels:
+            images.write(struct.pack(">BBBBIII", 0, 0, _UINT8, 3, unit.rows, *job.image_shape))
+            labels.write(struct.pack(">BBBBI", 0, 0, code, 1, unit.rows))
+            for batch in read_rows(
+                source, job, unit.pieces, first_row=0, columns=["image", "label"]
+            ):
+                counts += count_labels(batch, job)
+                pixels = np.ascontiguousarray(check_shape(batch.images, job))
+                images.write(pixels.reshape(-1).data)
+                labels.write(batch.labels.astype(dtype).tobytes())
+        files = tuple(sink.entry(rows=unit.rows, split=unit.split) for sink in (images, labels))
+        return Record(name=unit.name, stage=0, files=files, counts=tuple(counts.tolist()))
+
+    def closing_files(self, job: Job, records: Sequence[Record]) -> Mapping[str, bytes]:
+        """Write the label map."""
+        del records
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(["label", "class_name"])
+        writer.writerows(enumerate(job.class_names))
+        return {"idx/label_map.csv": text.getvalue().encode()}
+
+
+def label_type(num_classes: int) -> tuple[int, np.dtype]:
+    """Return IDX's type code and NumPy's type of a label."""
+    if num_classes <= _MAX_UINT8_CLASSES:
+        return _UINT8, np.dtype(np.uint8)
+    return _INT16, np.dtype(">i2")
+
+
+def _split_unit(job: Job, split: str) -> Unit:
+    shards = [shard for shard in job.shards if shard.split == split]
+    prefix = f"idx/{_PREFIXES.get(split, split)}"
+    return Unit(
+        format="idx",
+        stage=0,
+        task="split",
+        name=f"idx-{split}",
+        split=split,
+        rows=job.rows(split),
+        pieces=cut_rows(shards, 0, job.rows(split)),
+        outputs=(f"{prefix}-images-idx3-ubyte", f"{prefix}-labels-idx1-ubyte"),
+    )

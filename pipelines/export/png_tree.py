@@ -1,0 +1,138 @@
+"""A tree of pictures: `<split>/<class>/<row>.png` and a metadata.csv a split, for `imagefolder`.
+
+    png/train/metadata.csv               file_name, label, class_name, then all other columns
+    png/train/sea-turtle/000000017.png
+    png/checksums/train-00000-of-00004   for `sha256sum --check`, run in png/
+
+Up to 20,000 pictures the manifest lists each. More make a manifest that helps nobody: such an
+export goes to a place of the user's, and the manifest lists the checksum files, which list the
+pictures. The other formats have no such limit.
+"""
+
+import hashlib
+import io
+from collections.abc import Sequence
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.csv
+
+from pipelines.export.columns import file_names
+from pipelines.export.job import Format, Job, Record, Unit
+from pipelines.export.names import class_dirs
+from pipelines.export.plan import cut_rows, range_units
+from pipelines.export.rows import Batch, count_labels, read_rows
+from pipelines.export.target import Target
+from pipelines.schema import FileEntry
+from pipelines.store import Store
+
+MAX_LISTED = 20_000
+_ROWS_PER_UNIT = 8_192
+
+
+class PngTree(Format):
+    """The format's entry in the registry."""
+
+    name = "png"
+
+    def units(self, job: Job, stage: int, records: Sequence[Record]) -> list[Unit]:
+        """Plan ranges of pictures, and one metadata file a split."""
+        del stage, records
+        path = "png/checksums/{split}-{index:05d}-of-{count:05d}"
+        pictures = range_units(
+            job, format=self.name, task="pictures", rows_per_file=_ROWS_PER_UNIT, path=path
+        )
+        return pictures + [_metadata_unit(job, split) for split in job.splits]
+
+    def make(self, unit: Unit, job: Job, source: Store, target: Target) -> Record:
+        """Write a range's pictures and their checksums, or a split's metadata."""
+        if unit.task == "metadata":
+            return _write_metadata(unit, job, source, target)
+        counts = np.zeros(len(job.class_names), np.int64)
+        directories = class_dirs(job.class_names)
+        entries: list[FileEntry] = []
+        for batch in read_rows(
+            source, job, unit.pieces, first_row=unit.first_row, columns=["image", "label"]
+        ):
+            counts += count_labels(batch, job)
+            pictures = _pictures(batch, job, unit.split, directories)
+            target.put_many(pictures)
+            entries += [_entry(path, png, unit.split) for path, png in pictures.items()]
+        sums = [f"{entry.sha256}  {entry.path.removeprefix('png/')}\n" for entry in entries]
+        with target.open(unit.outputs[0]) as sink:
+            sink.write("".join(sums).encode("ascii"))
+        listed = entries if lists_pictures(job) else []
+        files = (sink.entry(rows=unit.rows, split=unit.split), *listed)
+        return Record(name=unit.name, stage=0, files=files, counts=tuple(counts.tolist()))
+
+    def is_whole(self, record: Record, target: Target) -> bool:
+        """Return whether every picture of the record is there with its content."""
+        if any(entry.path.endswith(".png") for entry in record.files):
+            return True  # they are entries of the record, which are checked already
+        for entry in record.files:
+            if not entry.path.startswith("png/checksums/"):
+                continue
+            for line in target.store.get(target.path(entry.path)).decode("ascii").splitlines():
+                digest, _, name = line.partition("  ")
+                if _sha256(target, f"png/{name}") != digest:
+                    return False
+        return True
+
+
+def lists_pictures(job: Job) -> bool:
+    """Return whether the manifest lists every picture."""
+    return sum(shard.rows for shard in job.shards) <= MAX_LISTED
+
+
+def _entry(path: str, png: bytes, split: str) -> FileEntry:
+    digest = hashlib.sha256(png).hexdigest()
+    return FileEntry(path=path, bytes=len(png), sha256=digest, split=split)
+
+
+def _pictures(batch: Batch, job: Job, split: str, directories: Sequence[str]) -> dict[str, bytes]:
+    pngs = batch.pngs(job.image_shape)
+    names = file_names(
+        directories, batch.table["label"].combine_chunks(), batch.first_row
+    ).to_pylist()
+    contents = np.ascontiguousarray(pngs).view(f"V{pngs.shape[1]}").ravel().tolist()
+    return {f"png/{split}/{name}": png for name, png in zip(names, contents, strict=True)}
+
+
+def _metadata_unit(job: Job, split: str) -> Unit:
+    shards = [shard for shard in job.shards if shard.split == split]
+    return Unit(
+        format="png",
+        stage=0,
+        task="metadata",
+        name=f"png-metadata-{split}",
+        split=split,
+        pieces=cut_rows(shards, 0, job.rows(split)),
+        outputs=(f"png/{split}/metadata.csv",),
+    )
+
+
+def _write_metadata(unit: Unit, job: Job, source: Store, target: Target) -> Record:
+    directories = class_dirs(job.class_names)
+    columns = ["label", *job.columns]
+    with target.open(unit.outputs[0]) as sink:
+        for batch in read_rows(source, job, unit.pieces, first_row=0, columns=columns):
+            labels = batch.table["label"].combine_chunks()
+            fields = {
+                "file_name": file_names(directories, labels, batch.first_row),
+                "label": labels,
+                "class_name": pa.array(list(job.class_names), pa.string()).take(labels),
+            }
+            fields |= {name: batch.table[name] for name in job.columns}
+            options = pa.csv.WriteOptions(include_header=batch.first_row == 0)
+            buffer = io.BytesIO()
+            pa.csv.write_csv(pa.table(fields), buffer, options)
+            sink.write(buffer.getvalue())
+    entry = sink.entry(rows=job.rows(unit.split), split=unit.split)
+    return Record(name=unit.name, stage=0, files=(entry,))
+
+
+def _sha256(target: Target, relative: str) -> str:
+    try:
+        return hashlib.sha256(target.store.get(target.path(relative))).hexdigest()
+    except FileNotFoundError:
+        return ""

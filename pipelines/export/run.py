@@ -1,0 +1,221 @@
+"""Export a dataset: plan, make the files on Beam, describe them, publish the manifest last.
+
+    dataset + spec -> digest -> there already? -> units -> files and records -> manifest
+
+A unit that has a record is done, if its files are there with their size and SHA-256; so an
+interrupted export is continued by running it again. Nothing of the outcome depends on runner,
+workers, order or retries.
+"""
+
+import functools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from pipelines.build import library_versions
+from pipelines.engine import ProgressCallback, Rate, run_units, runner_flags, runner_name, watch
+from pipelines.export.card import export_readme, load_lines
+from pipelines.export.croissant import export_croissant
+from pipelines.export.inputs import NO_EXTRAS, Extras, export_inputs, make_job
+from pipelines.export.job import Job, Record, Unit, record_from_json, record_path
+from pipelines.export.png_tree import MAX_LISTED, lists_pictures
+from pipelines.export.registry import FORMATS
+from pipelines.export.spec import ExportSpec
+from pipelines.export.target import Target, file_matches
+from pipelines.provenance import PROVENANCE_NAME, provenance_json
+from pipelines.schema import (
+    FileEntry,
+    InputRef,
+    Manifest,
+    artifact_prefix,
+)
+from pipelines.store import Store, StoreError, open_store
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExportOptions:
+    """How an export is made; none of it changes a byte.
+
+    out        directory or URL to fill instead of the artifact store
+    beam_args  flags for Beam; none: FnApiRunner here, or in `workers` processes
+    progress   called as progress(stage, done, total, note) in drawings
+    """
+
+    out: str | None = None
+    beam_args: Sequence[str] = ()
+    workers: int = 1
+    progress: ProgressCallback | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ExportWork:
+    """Makes the files of one unit; travels to the workers. `out` is "" for the store itself."""
+
+    job: Job
+    out: str
+    prefix: str
+
+    def __call__(self, unit: Unit, store: Store) -> Mapping[str, int]:
+        """Make the unit's files unless its record says that they are there."""
+        target = Target(_open_once(self.out) if self.out else store, self.prefix)
+        if is_done(unit, self.job, store, target):
+            return {"kept_units": 1}
+        record = FORMATS[unit.format].make(unit, self.job, store, target)
+        store.put(record_path(self.job, unit), record.to_json())
+        return {"made_units": 1}
+
+
+def export_dataset(
+    dataset: Manifest,
+    store: Store,
+    spec: ExportSpec,
+    *,
+    name: str,
+    options: ExportOptions | None = None,
+    extras: Extras = NO_EXTRAS,
+) -> Manifest:
+    """Export a dataset or samples, unless that is done, and return the export's manifest.
+
+    Raises ValueError if the dataset cannot be exported so, or another export is at `out`.
+    """
+    options = options or ExportOptions()
+    flags = runner_flags(options.beam_args, options.workers)
+    job = make_job(dataset, store, spec, name=name, extras=extras)
+    _check_place(job, options)
+    target = _target(job, store, options.out)
+    if (found := target.manifest()) is not None:
+        return _check_same(found, job, options.out)
+    records = _make_files(job, store, target, options)
+    files = [entry for record in records for entry in record.files]
+    files += _closing_entries(job, records, target, extras.attachments)
+    files.append(target.put("croissant.json", export_croissant(job, files)))
+    manifest = _manifest(job, export_inputs(dataset, extras), records, files)
+    statement = provenance_json(manifest, store, runner_name(flags) or "FnApiRunner")
+    files.append(target.put(PROVENANCE_NAME, statement))
+    published = target.publish(_manifest(job, export_inputs(dataset, extras), records, files))
+    for item in list(store.objects(job.scratch)):
+        store.delete(item.path)
+    return published
+
+
+def is_done(unit: Unit, job: Job, store: Store, target: Target) -> bool:
+    """Return whether the unit has a record and every file of it has its size and SHA-256."""
+    try:
+        record = record_from_json(store.get(record_path(job, unit)))
+    except FileNotFoundError:
+        return False
+    scratch = all(
+        file_matches(store, f"{job.scratch}/{entry.path}", entry) for entry in record.scratch_files
+    )
+    return (
+        scratch
+        and all(target.holds(entry) for entry in record.files)
+        and FORMATS[unit.format].is_whole(record, target)
+    )
+
+
+def _make_files(job: Job, store: Store, target: Target, options: ExportOptions) -> list[Record]:
+    """Run every stage of every format and return all records, in the order of the plan."""
+    out = options.out or ""
+    work = ExportWork(job, out, target.prefix)
+    records: dict[str, list[Record]] = {name: [] for name in job.spec.formats}
+    for stage in range(max(FORMATS[name].num_stages for name in job.spec.formats)):
+        units = [
+            unit
+            for name in job.spec.formats
+            if stage < FORMATS[name].num_stages
+            for unit in FORMATS[name].units(job, stage, records[name])
+        ]
+        label = "export" if stage == 0 else "join"
+        rate = Rate(label, sum(unit.rows for unit in units), options.progress)
+        pending = {record_path(job, unit): unit.rows for unit in units}
+        with watch(store, f"{job.scratch}/records", pending, rate):
+            run_units(
+                units,
+                work,
+                store,
+                label=label.capitalize(),
+                beam_args=options.beam_args,
+                workers=options.workers,
+            )
+        for unit in units:
+            records[unit.format].append(record_from_json(store.get(record_path(job, unit))))
+    return [record for name in job.spec.formats for record in records[name]]
+
+
+def _closing_entries(
+    job: Job, records: Sequence[Record], target: Target, attachments: Mapping[str, bytes]
+) -> list[FileEntry]:
+    contents = {"README.md": export_readme(job, records), **attachments}
+    for name in job.spec.formats:
+        own = [record for record in records if record.name.startswith(f"{name}-")]
+        contents |= FORMATS[name].closing_files(job, own)
+    return [target.put(path, content) for path, content in sorted(contents.items())]
+
+
+def _manifest(
+    job: Job, inputs: tuple[InputRef, ...], records: Sequence[Record], files: Sequence[FileEntry]
+) -> Manifest:
+    counts = _counts(job, records)
+    return Manifest(
+        kind="exports",
+        name=job.name,
+        digest=job.digest,
+        spec=job.spec.to_json(),
+        inputs=inputs,
+        files=tuple(sorted(files, key=lambda entry: entry.path)),
+        summary={
+            "class_names": list(job.class_names),
+            "image_shape": list(job.image_shape),
+            "num_drawings": sum(counts.values()),
+            "splits": {split: job.rows(split) for split in job.splits},
+            "counts": counts,
+            "is_synthetic": job.is_synthetic,
+            "attribution": job.attribution,
+            "load": load_lines(job, records),
+        },
+        versions=library_versions(),
+    )
+
+
+def _counts(job: Job, records: Sequence[Record]) -> dict[str, int]:
+    """Return the drawings of each class; every format must have written all of them."""
+    total = sum(shard.rows for shard in job.shards)
+    sums = []
+    for name in job.spec.formats:
+        own = [r.counts for r in records if r.name.startswith(f"{name}-") and r.counts]
+        sums.append(np.sum(own, axis=0))
+    for found in sums:
+        if found.sum() != total or (found != sums[0]).any():
+            raise StoreError(f"the formats hold {[int(s.sum()) for s in sums]} of {total} drawings")
+    return dict(zip(job.class_names, sums[0].tolist(), strict=True))
+
+
+def _check_place(job: Job, options: ExportOptions) -> None:
+    if "png" in job.spec.formats and options.out is None and not lists_pictures(job):
+        raise ValueError(
+            f"more than {MAX_LISTED:,} pictures do not fit a manifest: export png with --out to a "
+            "place of your own, or choose webdataset"
+        )
+
+
+def _target(job: Job, store: Store, out: str | None) -> Target:
+    if out is None:
+        return Target(store, artifact_prefix("exports", job.name, job.digest))
+    if out.startswith("memory://"):
+        raise ValueError("--out cannot be memory://: nothing would be left of it")
+    return Target(_open_once(out), "")
+
+
+def _check_same(found: Manifest, job: Job, out: str | None) -> Manifest:
+    if found.digest != job.digest:
+        raise ValueError(
+            f"{out} holds another export ({found.name}@{found.digest[:12]}): choose an empty place"
+        )
+    return found
+
+
+@functools.cache
+def _open_once(url: str) -> Store:
+    return open_store(url)

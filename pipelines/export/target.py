@@ -1,0 +1,254 @@
+"""Where an export's files go: streamed, hashed on the way, visible whole or not at all.
+
+A local file is written under a temporary name and renamed; a remote one is a multipart upload
+that nobody sees before it is complete. Neither is ever whole in memory.
+"""
+
+import hashlib
+import io
+import os
+import re
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO, Protocol, cast
+
+import obstore
+
+from pipelines.schema import (
+    MANIFEST_NAME,
+    FileEntry,
+    Manifest,
+    manifest_from_json,
+    manifest_to_json,
+)
+from pipelines.store import Store, StoreError
+
+# Large enough for a part of a multipart upload (S3 wants 5 MiB), small beside 1 GiB.
+_PART_BYTES = 8 << 20
+_CHUNK_BYTES = 4 << 20
+_UPLOADS = 16
+_PART = re.compile(r"\..+\.[0-9]+\.part")
+
+
+class _Stream(Protocol):
+    def write(self, buffer: memoryview, /) -> int | None: ...
+
+    def close(self) -> None: ...
+
+
+class FileSink:
+    """One file being written; a context manager. `entry` describes it after the end.
+
+    Leaving the block by an exception leaves no file.
+    """
+
+    def __init__(self, store: Store, path: str, relative: str) -> None:
+        """Begin `path` of the store; raises StoreError if it leads out of it."""
+        store.size(path)  # checks the path, and that no symlink leads it out of the store
+        self._hash = hashlib.sha256()
+        self._bytes = 0
+        self._relative = relative
+        self._local = store.local_path(path)
+        if self._local is None:
+            self._stream: _Stream = obstore.open_writer(
+                store.backend, path, buffer_size=_PART_BYTES
+            )
+        else:
+            self._local.parent.mkdir(parents=True, exist_ok=True)
+            # The process id keeps two writers of the same bytes apart.
+            self._part = self._local.with_name(f".{self._local.name}.{os.getpid()}.part")
+            self._stream = self._part.open("wb", buffering=0)
+
+    def write(self, content: bytes | memoryview) -> None:
+        """Append these bytes."""
+        self._hash.update(content)
+        self._bytes += len(content) if isinstance(content, bytes) else content.nbytes
+        _write_all(self._stream, content)
+
+    def entry(self, *, rows: int | None = None, split: str | None = None) -> FileEntry:
+        """Return the file's entry for a manifest."""
+        return FileEntry(
+            path=self._relative,
+            bytes=self._bytes,
+            sha256=self._hash.hexdigest(),
+            rows=rows,
+            split=split,
+        )
+
+    def __enter__(self) -> "FileSink":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if self._local is None:
+            if kind is None:
+                self._stream.close()
+            return
+        self._stream.close()
+        if kind is None:
+            self._part.replace(self._local)
+        else:
+            self._part.unlink(missing_ok=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A directory of a store that an export fills; `prefix` is "" for a user's own place."""
+
+    store: Store
+    prefix: str
+
+    def path(self, relative: str) -> str:
+        """Return the path in the store of a file of the export."""
+        return f"{self.prefix}/{relative}" if self.prefix else relative
+
+    def open(self, relative: str) -> FileSink:
+        """Begin a file of the export."""
+        return FileSink(self.store, self.path(relative), relative)
+
+    def put(self, relative: str, content: bytes) -> FileEntry:
+        """Write a small file and return its entry."""
+        with self.open(relative) as sink:
+            sink.write(content)
+        return sink.entry()
+
+    def put_many(self, files: Mapping[str, bytes]) -> None:
+        """Write many small files: straight into a local directory, side by side elsewhere.
+
+        A local file is not renamed into place: what a kill leaves half-written has no manifest
+        and no record, and is written again.
+        """
+        root = self.store.local_path()
+        if root is None:
+            with ThreadPoolExecutor(_UPLOADS) as pool:
+                list(pool.map(self._put_remote, files.items()))
+            return
+        for directory in {relative.rpartition("/")[0] for relative in files}:
+            self.store.size(self.path(f"{directory}/x"))  # refuses a symlink out of the store
+            (root / self.path(directory)).mkdir(parents=True, exist_ok=True)
+        base = str(root)  # joining strings: a Path costs as much as half the write
+        for relative, content in files.items():
+            _write_file(f"{base}/{self.path(relative)}", content)
+
+    def holds(self, entry: FileEntry) -> bool:
+        """Return whether the file is there with this size and this content."""
+        return file_matches(self.store, self.path(entry.path), entry)
+
+    def manifest(self) -> Manifest | None:
+        """Return the manifest that is there, None if the export is not complete."""
+        try:
+            return manifest_from_json(self.store.get(self.path(MANIFEST_NAME)))
+        except FileNotFoundError:
+            return None
+
+    def publish(self, manifest: Manifest) -> Manifest:
+        """Check the files, then create the manifest; in the artifact store also the ref.
+
+        Returns the manifest that is there, another publisher's if that one came first.
+        """
+        self._sweep()
+        if self.prefix:
+            return self.store.publish(manifest)
+        for entry in manifest.files:
+            if (size := self.store.size(self.path(entry.path))) != entry.bytes:
+                raise StoreError(
+                    f"cannot publish to {self.store.url}: {entry.path} should have {entry.bytes} "
+                    f"bytes, found {size}"
+                )
+        if self.store.local_path() is not None:
+            os.sync()
+        self.store.create(self.path(MANIFEST_NAME), manifest_to_json(manifest))
+        published = self.manifest()
+        assert published is not None
+        return published
+
+    def _sweep(self) -> None:
+        """Delete the half-written files that killed writers left in a local directory."""
+        root = self.store.local_path(self.prefix)
+        if root is None:
+            return
+        for directory, _, names in os.walk(root):
+            for name in names:
+                if _PART.fullmatch(name):
+                    Path(directory, name).unlink(missing_ok=True)
+
+    def _put_remote(self, item: tuple[str, bytes]) -> None:
+        self.store.put(self.path(item[0]), item[1])
+
+
+def file_matches(store: Store, path: str, entry: FileEntry) -> bool:
+    """Return whether an object has the entry's size and SHA-256; reads it only if the size fits."""
+    if store.size(path) != entry.bytes:
+        return False
+    digest = hashlib.sha256()
+    for chunk in read_chunks(store, path, entry.bytes):
+        digest.update(chunk)
+    return digest.hexdigest() == entry.sha256
+
+
+def read_chunks(store: Store, path: str, size: int) -> Iterator[bytes]:
+    """Yield an object's content in pieces of a few MiB."""
+    for start in range(0, size, _CHUNK_BYTES):
+        yield read_range(store, path, start, min(_CHUNK_BYTES, size - start))
+
+
+def read_range(store: Store, path: str, start: int, length: int) -> bytes:
+    """Return `length` bytes of an object from `start`; empty for a length of 0."""
+    if length == 0:
+        return b""
+    return bytes(obstore.get_range(store.backend, path, start=start, length=length))
+
+
+def open_input(store: Store, path: str) -> Path | BinaryIO:
+    """Return what PyArrow opens to read parts of an object: a path or a seekable file."""
+    if (local := store.local_path(path)) is not None:
+        store.size(path)  # refuses a symlink that leaves the store
+        return local
+    if (size := store.size(path)) is None:
+        raise FileNotFoundError(f"{path} is not in {store.url}")
+    return cast(BinaryIO, _ObjectFile(store, path, size))
+
+
+class _ObjectFile(io.RawIOBase):
+    """A remote object as a file to read: every read is one request for a range."""
+
+    def __init__(self, store: Store, path: str, size: int) -> None:
+        self._store, self._path, self._size, self._place = store, path, size, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._place
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        origin = {io.SEEK_SET: 0, io.SEEK_CUR: self._place, io.SEEK_END: self._size}[whence]
+        self._place = origin + offset
+        return self._place
+
+    def readinto(self, buffer: bytearray | memoryview) -> int:  # type: ignore[override]
+        length = max(0, min(len(buffer), self._size - self._place))
+        buffer[:length] = read_range(self._store, self._path, self._place, length)
+        self._place += length
+        return length
+
+
+def _write_file(path: str, content: bytes) -> None:
+    """Write a small file."""
+    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o644)
+    try:
+        os.write(handle, content)
+    finally:
+        os.close(handle)
+
+
+def _write_all(stream: _Stream, content: bytes | memoryview) -> None:
+    """Write everything: an unbuffered file may take less than it was given."""
+    view = memoryview(content).cast("B")
+    while view.nbytes:
+        written = stream.write(view)
+        view = view[view.nbytes if written is None else written :]

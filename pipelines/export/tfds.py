@@ -1,0 +1,109 @@
+"""TensorFlow Datasets: TFRecord files and the three text files that make them a TFDS dataset.
+
+The pictures are stored PNGs, so all records of a file are one template. TFDS decodes them like
+its own; they take 918 bytes a drawing where compressed ones take 450. Only picture and label are
+kept: the other columns are in hf, webdataset and png.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from pipelines.export.job import Format, Job, Record, Unit
+from pipelines.export.plan import range_units
+from pipelines.export.rows import count_labels, read_rows
+from pipelines.export.target import Target
+from pipelines.store import Store
+from pipelines.tfrecord import TFDS_VERSION, fixed_records, tfds_name
+
+# 60 MB a file, TFDS's own lower bound.
+ROWS_PER_FILE = 65_536
+_TEMPLATE_ROWS = 1_024
+_CORE = "tensorflow_datasets.core.features."
+
+
+class Tfds(Format):
+    """The format's entry in the registry."""
+
+    name = "tfds"
+
+    def units(self, job: Job, stage: int, records: Sequence[Record]) -> list[Unit]:
+        """Plan files of equal size."""
+        del stage, records
+        rows = job.spec.rows_per_file or ROWS_PER_FILE
+        name = tfds_name(job.name)
+        path = f"{_directory(job)}/{name}-{{split}}.tfrecord-{{index:05d}}-of-{{count:05d}}"
+        return range_units(job, format=self.name, task="records", rows_per_file=rows, path=path)
+
+    def make(self, unit: Unit, job: Job, source: Store, target: Target) -> Record:
+        """Write one TFRecord file."""
+        counts = np.zeros(len(job.class_names), np.int64)
+        with target.open(unit.outputs[0]) as sink:
+            for batch in read_rows(
+                source, job, unit.pieces, first_row=0, columns=["image", "label"]
+            ):
+                counts += count_labels(batch, job)
+                pngs, labels = batch.pngs(job.image_shape), batch.labels
+                for start in range(0, len(batch), _TEMPLATE_ROWS):
+                    part = slice(start, start + _TEMPLATE_ROWS)
+                    sink.write(fixed_records(pngs[part], labels[part]))
+        entry = sink.entry(rows=unit.rows, split=unit.split)
+        return Record(name=unit.name, stage=0, files=(entry,), counts=tuple(counts.tolist()))
+
+    def closing_files(self, job: Job, records: Sequence[Record]) -> Mapping[str, bytes]:
+        """Describe splits and features, and name the classes."""
+        texts = {
+            "dataset_info.json": json.dumps(_dataset_info(job, records), indent=1) + "\n",
+            "features.json": json.dumps(_features(job), indent=1) + "\n",
+            "label.labels.txt": "\n".join(job.class_names) + "\n",
+        }
+        return {f"{_directory(job)}/{name}": text.encode() for name, text in texts.items()}
+
+
+def _directory(job: Job) -> str:
+    return f"tfds/{tfds_name(job.name)}/{TFDS_VERSION}"
+
+
+def _dataset_info(job: Job, records: Sequence[Record]) -> dict[str, object]:
+    entries = [entry for record in records for entry in record.files]
+    splits = []
+    for split in job.splits:
+        files = sorted((e for e in entries if e.split == split), key=lambda entry: entry.path)
+        splits.append(
+            {
+                "name": split,
+                "numBytes": str(sum(entry.bytes for entry in files)),
+                "shardLengths": [str(entry.rows) for entry in files],
+                "filepathTemplate": "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}",
+            }
+        )
+    keys = {"items": [{"featureKey": "image"}, {"featureKey": "label"}]}
+    return {
+        "name": tfds_name(job.name),
+        "version": TFDS_VERSION,
+        "fileFormat": "tfrecord",
+        "description": "Drawings of Quick, Draw! classes.",
+        "citation": job.attribution,
+        "splits": splits,
+        "supervisedKeys": {"tuple": keys},
+    }
+
+
+def _features(job: Job) -> dict[str, object]:
+    height, width = job.image_shape
+    shape = {"dimensions": [str(height), str(width), "1"]}
+    features = {
+        "image": {
+            "pythonClassName": _CORE + "image_feature.Image",
+            "image": {"dtype": "uint8", "shape": shape},
+        },
+        "label": {
+            "pythonClassName": _CORE + "class_label_feature.ClassLabel",
+            "classLabel": {"numClasses": str(len(job.class_names))},
+        },
+    }
+    return {
+        "pythonClassName": _CORE + "features_dict.FeaturesDict",
+        "featuresDict": {"features": features},
+    }

@@ -1,0 +1,109 @@
+"""What a source is: files of drawings with known row counts and known content.
+
+A file is read by a reader, made anew in whichever process does the work; the file itself is a
+small record that travels. `fingerprint` says what the drawings are, not where they lie: a local
+copy of Google's files has the fingerprint of the files it was copied from.
+"""
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from pipelines.drawings import Drawings
+from pipelines.schema import ATTRIBUTION, digest_of
+
+
+class BadFileError(ValueError):
+    """A file is not what its name says; the message says what was found and what to do."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SourceFile:
+    """One file of a source.
+
+    url         a local path or a URL
+    format      how to read it: npy, simplified, raw, binary, parquet, tfds
+    class_name  of all its drawings; None if every row says its own
+    rows        number of drawings
+    bytes       size
+    digest      "sha256:..." of the content, or "etag:..." where only the server knows it
+    layout      what the reader needs to know: offsets, an index of lines, column names
+    metadata    the file whose line i describes row i, if metadata are joined
+    is_direct   rows can be read in place, at no cost of decoding
+    """
+
+    url: str
+    format: str
+    class_name: str | None
+    rows: int
+    bytes: int
+    digest: str
+    layout: Mapping[str, Any] = field(default_factory=dict)
+    metadata: "SourceFile | None" = None
+    is_direct: bool = False
+
+
+class Reader(Protocol):
+    """Reads rows of one file; `label` is 0 where the file has one class."""
+
+    def read(self, start: int, stop: int) -> Drawings:
+        """Return the drawings [start, stop). Raises BadFileError for what cannot be one."""
+        ...
+
+    def read_rows(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.uint8]:
+        """Return the images of these rows, which ascend; only direct files need it."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Source:
+    """Files of drawings.
+
+    class_names   what the labels of files with several classes mean; else the files' classes
+    image_size    pixels a side of what the readers give
+    is_synthetic  whether a program drew them: everything made of them says so
+    bad_files     left out, with the reason
+    repairs       what was put right, with the number of files
+    """
+
+    name: str
+    class_names: tuple[str, ...]
+    files: tuple[SourceFile, ...]
+    image_size: int = 28
+    is_synthetic: bool = False
+    attribution: str = ATTRIBUTION
+    bad_files: tuple[tuple[str, str], ...] = ()
+    repairs: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 over the content of all files: what is in them, not where they lie."""
+        return digest_of({"files": sorted(map(_identity, self.files)), "size": self.image_size})
+
+    @property
+    def rows(self) -> int:
+        """Number of drawings in all files."""
+        return sum(file.rows for file in self.files)
+
+    @property
+    def bytes(self) -> int:
+        """Size of all files."""
+        return sum(file.bytes for file in self.files)
+
+    def rows_by_class(self) -> dict[str, int]:
+        """Return the number of drawings of each class, for files of one class."""
+        counts: Counter[str] = Counter()
+        for file in self.files:
+            if file.class_name is not None:
+                counts[file.class_name] += file.rows
+        return dict(counts)
+
+
+def _identity(file: SourceFile) -> list[str]:
+    joined = "" if file.metadata is None else file.metadata.digest
+    how = str(file.layout.get("labels", ""))
+    return [file.class_name or "", file.format, file.digest, joined, how]

@@ -1,0 +1,172 @@
+"""Google's numpy_bitmap files: an .npy header, then one byte a pixel, drawing after drawing.
+
+Google wrote headers of 80 bytes, NumPy today writes 128: the length is read, never assumed.
+What cannot be read for certain is refused: objects are never unpickled, a file that is shorter
+or longer than its header says is not guessed at. Two things are put right, and counted:
+other shapes of the same pixels (n, 1, 28, 28), and wider integers whose values are 0..255.
+"""
+
+import ast
+import struct
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from pipelines.drawings import Drawings
+from pipelines.sources.base import BadFileError, SourceFile
+from pipelines.sources.files import FileRanges
+
+_MAGIC = b"\x93NUMPY"
+_MAX_HEADER_BYTES = 4_096
+# A 64-row block from which at least so many rows are wanted is read whole.
+_BLOCK_ROWS = 64
+_DENSE_ROWS = 8
+
+
+def inspect_npy(url: str, size: int) -> Mapping[str, Any]:
+    """Return what the header says: offset, rows, side (pixels), dtype, repair (or "").
+
+    Raises BadFileError if the file is not an array of square 8-bit drawings of exactly the
+    size its header announces.
+    """
+    head = FileRanges(url).read(0, min(size, _MAX_HEADER_BYTES))
+    if not head.startswith(_MAGIC):
+        raise BadFileError(f"{url} is not an .npy file: {describe_content(head)}")
+    offset, header = _parse_header(url, head)
+    dtype, shape = _check_header(url, header)
+    side = _square_side(url, shape)
+    expected = offset + shape[0] * side * side * dtype.itemsize
+    if size != expected:
+        whole = max(0, size - offset) // (side * side * dtype.itemsize)
+        raise BadFileError(
+            f"{url} should have {expected} bytes by its header ({shape[0]} drawings), it has {size}"
+            f" ({whole} whole drawings): it is truncated or damaged, fetch it again"
+        )
+    repair = "" if len(shape) == 2 or shape[1:] == (side, side) else f"shape {shape[1:]}"
+    if dtype != np.uint8:
+        repair = f"{dtype.name} pixels"
+    return {
+        "offset": offset,
+        "rows": shape[0],
+        "side": side,
+        "dtype": dtype.str,
+        "repair": repair,
+    }
+
+
+def describe_content(head: bytes) -> str:
+    """Say what a file that is not what it should be seems to be."""
+    text = head[:512].lstrip().lower()
+    if text.startswith(b"version https://git-lfs"):
+        return "it is a Git LFS pointer; run `git lfs pull` where it came from"
+    if b"annex/objects" in text:
+        return "it is a git-annex pointer; run `git annex get` where it came from"
+    if text.startswith((b"<!doctype", b"<html", b"<?xml", b"<")):
+        return "it is a web page, probably of a sign-in; download the file itself"
+    if text.startswith(b"\x80") or b"cnumpy" in text:
+        return "it is a Python pickle, which is never opened"
+    if not head:
+        return "it is empty"
+    return f"it begins with {head[:16]!r}"
+
+
+class BitmapReader:
+    """Reads the drawings of one .npy file, or of our own blocks of pixels."""
+
+    def __init__(self, file: SourceFile) -> None:
+        """Open the file; `file.layout` is what `inspect_npy` returned."""
+        self.url = file.url
+        self.side = int(file.layout["side"])
+        self.dtype = np.dtype(file.layout["dtype"])
+        self.offset = int(file.layout["offset"])
+        self.row_bytes = self.side * self.side * self.dtype.itemsize
+        self.ranges = FileRanges(file.url)
+
+    def read(self, start: int, stop: int) -> Drawings:
+        """Return the drawings [start, stop); label is 0."""
+        content = self.ranges.read(
+            self.offset + start * self.row_bytes, (stop - start) * self.row_bytes
+        )
+        images = self._pixels(np.frombuffer(content, np.uint8))
+        return Drawings(images=images, label=np.zeros(len(images), np.int64))
+
+    def read_rows(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.uint8]:
+        """Return the images of these ascending rows.
+
+        Blocks of which many rows are wanted are read whole, one after the other into one
+        buffer, and picked from it in one go; far rows are read alone.
+        """
+        blocks = rows // _BLOCK_ROWS
+        first = np.flatnonzero(np.diff(blocks, prepend=-1))
+        counts = np.diff(first, append=len(rows))
+        dense = counts >= _DENSE_ROWS
+        starts = np.where(dense, rows[first], 0)
+        spans = np.where(dense, rows[first + counts - 1] + 1 - starts, 0)
+        bases = np.cumsum(spans) - spans
+        alone = rows[np.repeat(~dense, counts)]
+        buffer = np.empty((int(spans.sum()) + len(alone), self.row_bytes), np.uint8)
+        whole = zip(
+            starts[dense].tolist(), spans[dense].tolist(), bases[dense].tolist(), strict=True
+        )
+        for start, span, base in whole:
+            self.ranges.read_into(self.offset + start * self.row_bytes, buffer[base : base + span])
+        if len(alone):
+            offsets = (self.offset + alone * self.row_bytes).tolist()
+            self.ranges.read_many_into(offsets, buffer[len(buffer) - len(alone) :])
+        places = np.repeat(bases - starts, counts) + rows
+        places[np.repeat(~dense, counts)] = np.arange(len(buffer) - len(alone), len(buffer))
+        return self._pixels(buffer)[places]
+
+    def _pixels(self, content: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+        pixels = content.reshape(-1).view(self.dtype).reshape(-1, self.side, self.side)
+        if self.dtype == np.uint8:
+            return pixels
+        if pixels.size and (pixels.min() < 0 or pixels.max() > 255):
+            found = f"{pixels.min()} to {pixels.max()}"
+            raise BadFileError(f"{self.url} has pixels of {found}, expected 0 to 255")
+        return pixels.astype(np.uint8)
+
+
+def _parse_header(url: str, head: bytes) -> tuple[int, dict[str, Any]]:
+    """Return where the pixels begin and the header as a dict of literals."""
+    try:
+        major = head[6]
+        (length,) = struct.unpack_from("<H" if major == 1 else "<I", head, 8)
+        start = 10 if major == 1 else 12
+        header = ast.literal_eval(head[start : start + length].decode("latin1"))
+        if set(header) != {"descr", "fortran_order", "shape"}:
+            raise ValueError(f"unexpected keys {sorted(header)}")
+    except (ValueError, SyntaxError, IndexError, struct.error, TypeError) as error:
+        raise BadFileError(f"{url} has a damaged .npy header: {error}") from error
+    return start + length, header
+
+
+def _check_header(url: str, header: dict[str, Any]) -> tuple[np.dtype[Any], tuple[int, ...]]:
+    try:
+        dtype = np.dtype(header["descr"])
+    except TypeError as error:
+        raise BadFileError(f"{url} has a damaged .npy header: {error}") from error
+    shape = header["shape"]
+    if dtype.hasobject:
+        raise BadFileError(f"{url} holds pickled Python objects, which are never opened")
+    if dtype.kind not in "iu":
+        raise BadFileError(f"{url} holds {dtype.name} values, expected integers 0 to 255")
+    if header["fortran_order"] and len(shape) > 1:
+        raise BadFileError(f"{url} is in Fortran order; save it with np.ascontiguousarray")
+    if not all(isinstance(extent, int) and extent >= 0 for extent in shape) or len(shape) < 2:
+        raise BadFileError(f"{url} has the shape {shape}, expected (drawings, 784)")
+    return dtype, shape
+
+
+def _square_side(url: str, shape: tuple[int, ...]) -> int:
+    """Return the pixels a side of (n, 784), (n, 28, 28) or the same with axes of length 1."""
+    extents = [extent for extent in shape[1:] if extent != 1]
+    if len(extents) == 1:
+        side = round(extents[0] ** 0.5)
+        if side * side == extents[0]:
+            return side
+    if len(extents) == 2 and extents[0] == extents[1]:
+        return extents[0]
+    raise BadFileError(f"{url} has the shape {shape}, expected square drawings, as (n, 784)")

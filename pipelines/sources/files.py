@@ -1,0 +1,188 @@
+"""Bytes of files, near and far: ranges, listings, sizes and content digests.
+
+A local path is read with pread: memory maps of 40 GB would count as resident. A URL (s3://,
+gs://, https://) is read with obstore; credentials come from the environment alone, and
+`quickdraw_dataset` on gs:// needs none (GOOGLE_SKIP_SIGNATURE=true).
+"""
+
+import functools
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from urllib.parse import quote, unquote
+
+import numpy as np
+import numpy.typing as npt
+import obstore
+from obstore.store import from_url
+
+from pipelines.sources.base import BadFileError
+
+_CHUNK_BYTES = 1 << 22
+# Reading through a gap of this size is cheaper than a second request.
+_COALESCE_BYTES = 1 << 16
+
+
+def is_remote(url: str) -> bool:
+    """Return whether this is a URL rather than a local path; file:// is local."""
+    return "://" in url and not url.startswith("file://")
+
+
+def local_path(url: str) -> Path:
+    """Return the path of a local file or directory given as path or file://."""
+    return Path(unquote(url.removeprefix("file://"))).expanduser().absolute()
+
+
+class FileRanges:
+    """Random access to one file, local or remote."""
+
+    def __init__(self, url: str) -> None:
+        """Open `url`; raises FileNotFoundError if it is not there."""
+        self.url = url
+        self._handle: int | None = None
+        if not is_remote(url):
+            self._handle = os.open(local_path(url), os.O_RDONLY)
+
+    def __del__(self) -> None:
+        handle = getattr(self, "_handle", None)
+        if handle is not None:
+            os.close(handle)
+
+    def read(self, offset: int, length: int) -> bytes:
+        """Return these bytes; raises BadFileError if the file ends before."""
+        if length == 0:
+            return b""
+        content = self._read(offset, length)
+        if len(content) != length:
+            raise BadFileError(f"{self.url} ends {length - len(content)} bytes too early")
+        return content
+
+    def read_into(self, offset: int, target: npt.NDArray[np.uint8]) -> None:
+        """Fill a contiguous array with the bytes from `offset` on."""
+        if self._handle is None:
+            target.reshape(-1)[:] = np.frombuffer(self.read(offset, target.nbytes), np.uint8)
+            return
+        if os.preadv(self._handle, [target.data], offset) != target.nbytes:
+            raise BadFileError(f"{self.url} ends too early")
+
+    def read_many_into(self, offsets: Sequence[int], target: npt.NDArray[np.uint8]) -> None:
+        """Fill each row of `target` (n, length) with the bytes from its offset on."""
+        if self._handle is not None:
+            for offset, row in zip(offsets, target, strict=True):
+                self.read_into(offset, row)
+            return
+        store, path = _remote(self.url)
+        lengths = [target.shape[1]] * len(offsets)
+        pieces = obstore.get_ranges(
+            store, path, starts=list(offsets), lengths=lengths, coalesce=_COALESCE_BYTES
+        )
+        target[:] = np.frombuffer(b"".join(map(bytes, pieces)), np.uint8).reshape(target.shape)
+
+    def _read(self, offset: int, length: int) -> bytes:
+        if self._handle is not None:
+            return os.pread(self._handle, length, offset)
+        store, path = _remote(self.url)
+        return bytes(obstore.get_range(store, path, start=offset, length=length))
+
+
+def list_files(directory: str) -> dict[str, int]:
+    """Return the names and sizes of the files right in a directory, sorted.
+
+    Raises ValueError for https://, which cannot be listed; see `head`.
+    """
+    if not is_remote(directory):
+        found = [path for path in local_path(directory).iterdir() if path.is_file()]
+        return {path.name: path.stat().st_size for path in sorted(found)}
+    if directory.startswith(("http://", "https://")):
+        raise ValueError(f"{directory} cannot be listed: name the classes to read from it")
+    listing = obstore.list_with_delimiter(_remote_store(directory))
+    return {item["path"].rsplit("/", 1)[-1]: item["size"] for item in listing["objects"]}
+
+
+def join_url(directory: str, name: str) -> str:
+    """Return the address of a file in a directory, quoted as its kind needs."""
+    if not is_remote(directory):
+        return str(local_path(directory) / name)
+    if directory.startswith(("http://", "https://")):
+        return f"{directory.rstrip('/')}/{quote(name)}"
+    return f"{directory.rstrip('/')}/{name}"
+
+
+def file_size(url: str) -> int | None:
+    """Return a file's size in bytes, None if it is not there."""
+    if not is_remote(url):
+        path = local_path(url)
+        return path.stat().st_size if path.is_file() else None
+    store, path = _remote(url)
+    try:
+        return int(obstore.head(store, path)["size"])
+    except FileNotFoundError:
+        return None
+
+
+def content_digest(url: str, cache_dir: Path) -> str:
+    """Return "sha256:..." of a local file, "etag:..." of a remote one.
+
+    The SHA-256 is remembered under `cache_dir` for as long as path, size, modification time and
+    inode stay what they are.
+    """
+    if is_remote(url):
+        store, path = _remote(url)
+        found = obstore.head(store, path)
+        tag = found["e_tag"] or found["last_modified"].isoformat()
+        return f"etag:{found['size']}-{tag}"
+    path = local_path(url)
+    status = path.stat()
+    key = f"{path}\0{status.st_size}\0{status.st_mtime_ns}\0{status.st_ino}"
+    memo = cache_dir / "digests" / hashlib.sha256(key.encode()).hexdigest()
+    if memo.is_file():
+        return memo.read_text("ascii")
+    digest = "sha256:" + sha256_of(path)
+    write_atomically(memo, digest.encode())
+    return digest
+
+
+def sha256_of(path: Path) -> str:
+    """Return the SHA-256 of a local file's content, reading 4 MiB at a time."""
+    digest = hashlib.sha256()
+    buffer = bytearray(_CHUNK_BYTES)
+    view = memoryview(buffer)
+    with path.open("rb", buffering=0) as file:
+        while count := file.readinto(buffer):
+            digest.update(view[:count])
+    return digest.hexdigest()
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write a file that is there whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".part-")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(temporary).replace(path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def write_json(path: Path, value: object) -> None:
+    """Write a JSON file atomically."""
+    write_atomically(path, json.dumps(value).encode())
+
+
+def _remote(url: str) -> tuple[obstore.store.ObjectStore, str]:
+    directory, _, name = url.rpartition("/")
+    return _remote_store(directory), unquote(name)
+
+
+@functools.cache
+def _remote_store(directory: str) -> obstore.store.ObjectStore:
+    if directory.startswith("http://"):
+        return from_url(directory, client_options={"allow_http": True})
+    return from_url(directory)

@@ -1,0 +1,245 @@
+"""From what a person writes after --source to a source with known files.
+
+    doodles               drawn by the program itself, in Google's formats, kept in the cache
+    quickdraw             Google's bucket, downloaded into the cache, checked by size and SHA-256
+    PATH or URL           a directory of files: .npy bitmaps, .ndjson or .bin strokes, Parquet,
+                          or a prepared TFDS directory
+
+A directory that has `numpy_bitmap`, `simplified`, `raw` or `binary` below it, as Google's bucket
+has, is entered: bitmaps first, strokes where another size than 28 is asked for.
+"""
+
+import dataclasses
+from collections import Counter
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from pipelines.catalogue import SEED_CLASSES
+from pipelines.doodles import DOODLES_PER_CLASS, write_doodles
+from pipelines.sources.base import BadFileError, Source, SourceFile
+from pipelines.sources.bitmaps import inspect_npy
+from pipelines.sources.class_files import find_class_files
+from pipelines.sources.download import download_classes
+from pipelines.sources.files import content_digest, file_size, is_remote, join_url, local_path
+from pipelines.sources.prepared import is_prepared, open_prepared
+from pipelines.sources.strokes import open_strokes
+from pipelines.sources.tables import open_tables
+
+ProgressCallback = Callable[..., None]
+
+DOODLES = "doodles"
+QUICKDRAW = "quickdraw"
+BITMAP_SIZE = 28
+# The format of a directory's files, and where Google keeps them.
+SUFFIXES = {"numpy_bitmap": ".npy", "simplified": ".ndjson", "raw": ".ndjson", "binary": ".bin"}
+
+_NOT_QUICKDRAW = "Drawings made by sketchmill's doodle program; not part of Quick, Draw!."
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class SourceOptions:
+    """How to open a source.
+
+    image_size      pixels a side; other than 28 needs strokes
+    seed, doodles_per_class  of the doodles
+    with_metadata   join Google's columns to bitmaps, from the simplified drawings beside them
+    skip_bad_files  leave out what is not what its name says, and name it in `bad_files`
+    base_url        stands in for Google's bucket
+    """
+
+    image_size: int = BITMAP_SIZE
+    seed: int = 0
+    doodles_per_class: int = DOODLES_PER_CLASS
+    with_metadata: bool = False
+    skip_bad_files: bool = False
+    base_url: str | None = None
+
+
+def open_source(
+    text: str,
+    classes: Sequence[str] | None,
+    cache_dir: Path,
+    *,
+    image_size: int = BITMAP_SIZE,
+    seed: int = 0,
+    doodles_per_class: int = DOODLES_PER_CLASS,
+    with_metadata: bool = False,
+    skip_bad_files: bool = False,
+    base_url: str | None = None,
+    progress: ProgressCallback | None = None,
+) -> Source:
+    """Return the source that `text` names, with the files of `classes` (None: all it has).
+
+    The keywords are those of `SourceOptions`. Raises ValueError if the source has none of a
+    class or cannot give what the options ask for, BadFileError for a file that is not what its
+    name says.
+    """
+    options = SourceOptions(
+        image_size=image_size,
+        seed=seed,
+        doodles_per_class=doodles_per_class,
+        with_metadata=with_metadata,
+        skip_bad_files=skip_bad_files,
+        base_url=base_url,
+    )
+    if text == DOODLES:
+        return _open_doodles(classes, cache_dir, options, progress)
+    if text == QUICKDRAW:
+        return _open_quickdraw(classes, cache_dir, options, progress)
+    return open_directory(text, classes, cache_dir, options=options)
+
+
+def open_directory(
+    directory: str,
+    classes: Sequence[str] | None,
+    cache_dir: Path,
+    *,
+    name: str | None = None,
+    options: SourceOptions | None = None,
+) -> Source:
+    """Return the source of a directory, local or remote, by what lies in it."""
+    options = options or SourceOptions()
+    kind, directory = _enter(directory, options.image_size)
+    if kind == "tfds":
+        return open_prepared(directory, cache_dir, name=name)
+    if kind == "parquet":
+        return open_tables(directory, cache_dir, name=name)
+    files, bad = [], []
+    for class_name, url, size in find_class_files(directory, classes, SUFFIXES[kind]):
+        try:
+            files.append(_open_file(kind, url, size, class_name, cache_dir, options))
+        except BadFileError as error:
+            if not options.skip_bad_files:
+                raise
+            bad.append((url, str(error)))
+    repairs = Counter(str(file.layout.get("repair", "")) for file in files)
+    repairs.pop("", None)
+    return Source(
+        name=name or directory,
+        class_names=tuple(str(file.class_name) for file in files),
+        files=tuple(files),
+        image_size=options.image_size,
+        bad_files=tuple(bad),
+        repairs=dict(repairs),
+    )
+
+
+def open_bitmaps(url: str, size: int, class_name: str, cache_dir: Path) -> SourceFile:
+    """Return one .npy file as a file of a source, after a look at its header."""
+    layout = inspect_npy(url, size)
+    return SourceFile(
+        url=url,
+        format="npy",
+        class_name=class_name,
+        rows=int(layout["rows"]),
+        bytes=size,
+        digest=content_digest(url, cache_dir),
+        layout=layout,
+        is_direct=True,
+    )
+
+
+def _open_file(
+    kind: str, url: str, size: int, class_name: str, cache_dir: Path, options: SourceOptions
+) -> SourceFile:
+    if kind != "numpy_bitmap":
+        return open_strokes(url, size, class_name, cache_dir, is_binary=kind == "binary")
+    file = open_bitmaps(url, size, class_name, cache_dir)
+    if int(file.layout["side"]) != options.image_size:
+        raise BadFileError(
+            f"{url} holds bitmaps of {file.layout['side']} pixels a side, wanted "
+            f"{options.image_size}: only strokes can be drawn at another size"
+        )
+    return _join(file, cache_dir) if options.with_metadata else file
+
+
+def _join(file: SourceFile, cache_dir: Path) -> SourceFile:
+    """Return the bitmaps with the simplified drawings of the same class beside them."""
+    directory = file.url.rsplit("/", 1)[0]
+    tried = [directory, f"{directory}/../simplified", f"{directory.rsplit('/', 1)[0]}/simplified"]
+    for place in tried if not is_remote(directory) else tried[::2]:
+        url = join_url(place, f"{file.class_name}.ndjson")
+        size = file_size(url)
+        if size is None:
+            continue
+        strokes = open_strokes(url, size, str(file.class_name), cache_dir, is_binary=False)
+        if strokes.rows != file.rows:
+            raise BadFileError(
+                f"{url} has {strokes.rows} lines for {file.rows} bitmaps: metadata are joined by "
+                "row, both files must be whole"
+            )
+        return dataclasses.replace(file, metadata=strokes)
+    raise ValueError(
+        f"no {file.class_name}.ndjson beside {file.url} or in a directory `simplified` next to its "
+        "own: metadata of bitmaps come from the simplified drawings"
+    )
+
+
+def _enter(directory: str, image_size: int) -> tuple[str, str]:
+    """Return what kind of files a source has, and the directory that holds them."""
+    if is_remote(directory):
+        last = directory.rstrip("/").rsplit("/", 1)[-1]
+        return (last if last in SUFFIXES else "numpy_bitmap"), directory
+    root = local_path(directory)
+    if not root.is_dir():
+        raise ValueError(
+            f"source {directory!r} is no directory (and neither doodles nor quickdraw)"
+        )
+    if is_prepared(root):
+        return "tfds", directory
+    order = list(SUFFIXES) if image_size == BITMAP_SIZE else [*list(SUFFIXES)[1:], "numpy_bitmap"]
+    for place in (root, *(root / kind for kind in order)):
+        for kind in order:
+            if place.is_dir() and any(place.glob(f"*{SUFFIXES[kind]}")):
+                return kind, str(place)
+    if any(root.rglob("*.parquet")):
+        return "parquet", directory
+    raise ValueError(
+        f"{directory} has no .npy, .ndjson, .bin or .parquet files and is no TFDS dataset"
+    )
+
+
+def _open_quickdraw(
+    classes: Sequence[str] | None,
+    cache_dir: Path,
+    options: SourceOptions,
+    progress: ProgressCallback | None,
+) -> Source:
+    if not classes:
+        raise ValueError("name the classes to download: all 345 are 39.5 GB")
+    if options.with_metadata or options.image_size != BITMAP_SIZE:
+        raise ValueError(
+            "quickdraw downloads bitmaps only; for metadata or another size download the "
+            "simplified drawings (.ndjson) and give their directory as source"
+        )
+    directory = cache_dir / "quickdraw" / "numpy_bitmap"
+    download_classes(classes, directory, base_url=options.base_url, progress=progress)
+    return open_directory(str(directory), classes, cache_dir, name=QUICKDRAW)
+
+
+def _open_doodles(
+    classes: Sequence[str] | None,
+    cache_dir: Path,
+    options: SourceOptions,
+    progress: ProgressCallback | None,
+) -> Source:
+    chosen = tuple(classes or SEED_CLASSES)
+    if unknown := [name for name in chosen if name not in SEED_CLASSES]:
+        raise ValueError(
+            f"doodles cannot draw {', '.join(unknown)}; it draws {', '.join(SEED_CLASSES)}. "
+            "Use --source quickdraw or a directory for other classes"
+        )
+    root = write_doodles(
+        cache_dir,
+        chosen,
+        seed=options.seed,
+        per_class=options.doodles_per_class,
+        progress=progress,
+    )
+    kind = "numpy_bitmap" if options.image_size == BITMAP_SIZE else "simplified"
+    plain = dataclasses.replace(options, with_metadata=False)
+    source = open_directory(str(root / kind), chosen, cache_dir, name=DOODLES, options=plain)
+    if options.with_metadata and kind == "numpy_bitmap":
+        # Their bitmaps are not cairo's, so that the join by comparison would refuse them.
+        raise ValueError("doodles have no metadata of Google's to join")
+    return dataclasses.replace(source, is_synthetic=True, attribution=_NOT_QUICKDRAW)

@@ -1,0 +1,162 @@
+"""What decides the bytes of a dataset, next to the source itself. Standard library only.
+
+Nothing here says how the work is done: runner, workers, order and machine change no byte.
+"""
+
+import dataclasses
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+DEFAULT_SPLITS: tuple[tuple[str, float], ...] = (
+    ("train", 0.9),
+    ("validation", 0.05),
+    ("test", 0.05),
+)
+FORMATS = ("parquet", "tfrecord")
+LAYOUTS = ("packed", "linked")
+IMAGE_ENCODINGS = ("png", "raw")
+# Bumped whenever the same spec would give other bytes; it is part of every digest.
+FORMAT_VERSION = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DatasetSpec:
+    """Everything that decides a dataset's bytes but the source's.
+
+    class_names      labels are positions in it
+    image_size       pixels a side; only sources of strokes can be drawn at other sizes than 28
+    splits           (name, fraction) that add up to 1; a drawing's pixel hash picks its split
+    seed             of the splits and of the shuffle
+    formats          one or both of parquet, tfrecord
+    layout           packed: shards mix the classes; linked: shards of one class, reused
+    rows_per_shard   None: 65,536, less if there would be fewer than 8 shards
+    tfrecord_images  png, as TFDS writes them, or raw: 784 bytes, much faster
+
+    Selection, in this order:
+    tfds_slice       "train[:500000]": the drawings that TFDS's slicing selects
+    max_per_class    the first rows of each class
+    fraction         of the drawings, by hash; a smaller one is part of a larger one
+    recognized_only  only drawings that Google's game guessed (the source must know)
+    countries        only these, if any (the source must know)
+
+    Cleaning, each with a count by class:
+    min_ink, max_ink  pixels above 0; a blank drawing is always dropped
+    duplicates       drop: of the same pixels in the same class only the first row stays
+    near_duplicates  drop a drawing whose 64-bit difference hash is at most so many bits from an
+                     earlier kept one of its class; None: keep
+    with_metadata    keep key_id, country_code, recognized, timestamp as columns
+    on_bad_file      fail, or skip: leave the file out and say so in the manifest
+    """
+
+    class_names: tuple[str, ...]
+    image_size: int = 28
+    splits: tuple[tuple[str, float], ...] = DEFAULT_SPLITS
+    seed: int = 0
+    formats: tuple[str, ...] = ("parquet",)
+    layout: str = "packed"
+    rows_per_shard: int | None = None
+    tfrecord_images: str = "png"
+    tfds_slice: str | None = None
+    max_per_class: int | None = None
+    fraction: float = 1.0
+    recognized_only: bool = False
+    countries: tuple[str, ...] = ()
+    min_ink: int = 1
+    max_ink: int | None = None
+    duplicates: str = "drop"
+    near_duplicates: int | None = None
+    with_metadata: bool = False
+    on_bad_file: str = "fail"
+    format_version: int = FORMAT_VERSION
+
+    def __post_init__(self) -> None:
+        """Raise ValueError for values no dataset can have."""
+        _check_names(self.class_names)
+        _check_splits(self.splits)
+        _check_choice("layout", self.layout, LAYOUTS)
+        if self.layout == "linked" and self.formats != ("parquet",):
+            raise ValueError("the linked layout is of Parquet shards only")
+        _check_choice("duplicates", self.duplicates, ("drop", "keep"))
+        _check_choice("on_bad_file", self.on_bad_file, ("fail", "skip"))
+        _check_choice("tfrecord_images", self.tfrecord_images, IMAGE_ENCODINGS)
+        if not self.formats or set(self.formats) - set(FORMATS):
+            raise ValueError(f"formats must be of {', '.join(FORMATS)}, found {self.formats}")
+        _check_range("image_size", self.image_size, 1, 255)
+        _check_range("seed", self.seed, 0, 2**63 - 1)
+        _check_range("fraction", self.fraction, 0.0, 1.0)
+        _check_range("rows_per_shard", self.rows_per_shard, 1, 10_000_000)
+        _check_range("max_per_class", self.max_per_class, 1, None)
+        _check_range("min_ink", self.min_ink, 0, None)
+        _check_range("max_ink", self.max_ink, 1, None)
+        _check_range("near_duplicates", self.near_duplicates, 0, 64)
+        for country in self.countries:
+            if not re.fullmatch(r"[A-Z]{2}", country):
+                raise ValueError(f"country {country!r} is not two capital letters")
+
+    @property
+    def image_shape(self) -> tuple[int, int]:
+        """(height, width) in pixels."""
+        return (self.image_size, self.image_size)
+
+    @property
+    def split_names(self) -> tuple[str, ...]:
+        """The names of the splits in their order."""
+        return tuple(name for name, _ in self.splits)
+
+    @property
+    def needs_metadata(self) -> bool:
+        """Whether the source must know key_id, country_code and so on."""
+        return self.with_metadata or self.recognized_only or bool(self.countries)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the spec as JSON values, for a manifest."""
+        return {f.name: _plain(getattr(self, f.name)) for f in dataclasses.fields(self)}
+
+
+def spec_from_json(raw: Mapping[str, Any]) -> DatasetSpec:
+    """Return the spec that `to_json` wrote; raise ValueError for what it does not know."""
+    known = {f.name for f in dataclasses.fields(DatasetSpec)}
+    if unknown := set(raw) - known:
+        raise ValueError(f"dataset spec has unknown fields {sorted(unknown)}: update sketchmill")
+    return DatasetSpec(**{name: _tuples(value) for name, value in raw.items()})
+
+
+def _plain(value: Any) -> Any:
+    return [_plain(item) for item in value] if isinstance(value, tuple) else value
+
+
+def _tuples(value: Any) -> Any:
+    return tuple(_tuples(item) for item in value) if isinstance(value, list) else value
+
+
+def _check_names(class_names: tuple[str, ...]) -> None:
+    if not class_names:
+        raise ValueError("a dataset needs at least one class")
+    if len(set(class_names)) != len(class_names):
+        raise ValueError(f"a class is named twice in {class_names}")
+    for name in class_names:
+        if not name or name != name.strip() or not name.isprintable() or "/" in name:
+            raise ValueError(f"class name {name!r} is empty, has blanks around it, '/' or control")
+
+
+def _check_splits(splits: tuple[tuple[str, float], ...]) -> None:
+    names = [name for name, _ in splits]
+    fine = all(re.fullmatch(r"[a-z][a-z0-9]*", name) for name in names)
+    if not names or len(set(names)) != len(names) or not fine:
+        raise ValueError(f"splits need different names of a-z, 0-9, found {names}")
+    if any(part <= 0 for _, part in splits) or abs(sum(p for _, p in splits) - 1) > 1e-9:
+        raise ValueError(f"split fractions must be positive and add up to 1, found {splits}")
+
+
+def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise ValueError(f"{name} must be one of {', '.join(choices)}, found {value!r}")
+
+
+def _check_range(name: str, value: float | None, low: float | None, high: float | None) -> None:
+    if value is None:
+        return
+    if (low is not None and value < low) or (high is not None and value > high):
+        raise ValueError(f"{name} must be between {low} and {high}, found {value}")

@@ -1,0 +1,70 @@
+"""The files that make a directory of TFRecord shards a TFDS dataset, written without TFDS."""
+
+import json
+from collections.abc import Sequence
+
+from pipelines.assemble import ShardRecord
+from pipelines.spec import DatasetSpec
+from pipelines.tfrecord import TFDS_VERSION, TFRECORD_DIR, tfds_name
+
+_CORE = "tensorflow_datasets.core.features."
+
+
+def tfds_files(spec: DatasetSpec, name: str, records: Sequence[ShardRecord]) -> dict[str, str]:
+    """Return path and text of dataset_info.json, features.json and label.labels.txt.
+
+    `tfds.load(name, data_dir="<dataset>/tfrecord")` and `tfds.builder_from_directory` read them.
+    """
+    directory = f"{TFRECORD_DIR}/{tfds_name(name)}/{TFDS_VERSION}"
+    return {
+        f"{directory}/dataset_info.json": _dataset_info(spec, name, records),
+        f"{directory}/features.json": _features(spec),
+        f"{directory}/label.labels.txt": "\n".join(spec.class_names) + "\n",
+    }
+
+
+def _dataset_info(spec: DatasetSpec, name: str, records: Sequence[ShardRecord]) -> str:
+    splits = []
+    for split in spec.split_names:
+        shards = [record for record in records if record.split == split]
+        if not shards:
+            continue
+        sizes = [s for record in shards for path, s, _ in record.files if ".tfrecord" in path]
+        splits.append(
+            {
+                "name": split,
+                "numBytes": str(sum(sizes)),
+                "shardLengths": [str(record.rows) for record in shards],
+                "filepathTemplate": "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}",
+            }
+        )
+    content = {
+        "name": tfds_name(name),
+        "version": TFDS_VERSION,
+        "fileFormat": "tfrecord",
+        "description": "Drawings of Quick, Draw! classes.",
+        "splits": splits,
+        "supervisedKeys": {"tuple": {"items": [{"featureKey": "image"}, {"featureKey": "label"}]}},
+    }
+    return json.dumps(content, indent=1) + "\n"
+
+
+def _features(spec: DatasetSpec) -> str:
+    height, width = spec.image_shape
+    pixels = {"dtype": "uint8", "shape": {"dimensions": [str(height), str(width), "1"]}}
+    if spec.tfrecord_images == "raw":
+        image = {
+            "pythonClassName": _CORE + "tensor_feature.Tensor",
+            "tensor": pixels | {"encoding": "bytes"},
+        }
+    else:
+        image = {"pythonClassName": _CORE + "image_feature.Image", "image": pixels}
+    label = {
+        "pythonClassName": _CORE + "class_label_feature.ClassLabel",
+        "classLabel": {"numClasses": str(len(spec.class_names))},
+    }
+    features = {
+        "pythonClassName": _CORE + "features_dict.FeaturesDict",
+        "featuresDict": {"features": {"image": image, "label": label}},
+    }
+    return json.dumps(features, indent=1) + "\n"

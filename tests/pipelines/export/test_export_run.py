@@ -1,0 +1,290 @@
+"""Same bytes whatever the workers, nothing made twice, manifest last, wherever it goes."""
+
+import io
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import pipelines.export.run as run
+from pipelines.export.inputs import Extras, make_job
+from pipelines.export.job import record_path
+from pipelines.export.registry import FORMATS as WRITERS
+from pipelines.export.run import ExportOptions, ExportWork, export_dataset
+from pipelines.export.spec import FORMATS, ExportSpec
+from pipelines.export.target import Target
+from pipelines.shards import open_shard, read_images
+from pipelines.store import open_store
+
+ALL = ExportSpec(formats=FORMATS, rows_per_file=4)
+
+
+def contents(root: Path) -> dict[str, bytes]:
+    found = [path for path in sorted(root.rglob("*")) if path.is_file()]
+    return {str(path.relative_to(root)): path.read_bytes() for path in found}
+
+
+@pytest.mark.slow
+def test_bytes_do_not_depend_on_the_number_of_workers(store, dataset, tmp_path):
+    places = [str(tmp_path / "one"), str(tmp_path / "two")]
+    for workers, out in enumerate(places, start=1):
+        options = ExportOptions(out=out, workers=workers)
+        export_dataset(dataset.manifest, store, ALL, name="small", options=options)
+    one, two = (contents(Path(place)) for place in places)
+    assert one == two
+    assert len(one) > 40
+
+
+def test_the_same_export_is_answered_at_once(store, dataset, monkeypatch):
+    first = export_dataset(dataset.manifest, store, ALL, name="small")
+    monkeypatch.setattr(run, "run_units", pytest.fail)
+    assert export_dataset(dataset.manifest, store, ALL, name="small") == first
+    assert store.latest("exports", "small") == first
+    assert store.damaged(first) == []
+
+
+def test_order_of_formats_is_no_other_export():
+    assert ExportSpec(formats=("png", "hf", "png")) == ExportSpec(formats=("hf", "png"))
+
+
+def test_an_interrupted_export_makes_only_what_is_missing(store, dataset, monkeypatch):
+    whole = export_dataset(dataset.manifest, store, ALL, name="whole")
+    job = make_job(dataset.manifest, store, ALL, name="small")
+    target = Target(store, f"exports/small/{job.digest}")
+    work = ExportWork(job, "", target.prefix)
+    units = WRITERS["webdataset"].units(job, 0, ())
+    for unit in units[:3]:
+        assert work(unit, store) == {"made_units": 1}
+
+    made = []
+    real = WRITERS["webdataset"].make
+    monkeypatch.setattr(
+        WRITERS["webdataset"],
+        "make",
+        lambda unit, *rest: made.append(unit.name) or real(unit, *rest),
+    )
+    export = export_dataset(dataset.manifest, store, ALL, name="small")
+    assert sorted(made) == sorted(unit.name for unit in units[3:])
+    without_names = [(e.path.replace("whole", "small"), e.bytes) for e in whole.files]
+    assert {path for path, _ in without_names} == {entry.path for entry in export.files}
+
+
+KILLED = """
+import sys
+from pipelines.export.run import ExportOptions, export_dataset
+from pipelines.export.spec import ExportSpec
+from pipelines.store import open_store
+
+store = open_store(sys.argv[1])
+spec = ExportSpec(formats=("webdataset", "numpy_bitmap", "png"), rows_per_file=10)
+options = ExportOptions(out=sys.argv[2])
+export_dataset(store.latest("datasets", "small"), store, spec, name="small", options=options)
+"""
+
+
+@pytest.mark.slow
+def test_a_killed_export_goes_on_to_the_same_bytes(store, make_dataset, tmp_path):
+    make_dataset(store, {"train": (1500,)})
+    export = [sys.executable, "-W", "ignore", "-c", KILLED, store.url]
+    started = subprocess.Popen([*export, str(tmp_path / "killed")])
+    while sum(1 for _ in store.objects("attempts/exports")) < 20:
+        assert started.poll() is None, "it ended before it was killed"
+        time.sleep(0.02)
+    started.kill()
+    started.wait()
+    assert not (tmp_path / "killed" / "manifest.json").exists()
+    for name in ("killed", "whole"):
+        subprocess.run([*export, str(tmp_path / name)], check=True)
+    assert contents(tmp_path / "killed") == contents(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_a_damaged_file_is_made_again(store, dataset, name):
+    job = make_job(dataset.manifest, store, ExportSpec(formats=(name,)), name="small")
+    target = Target(store, f"exports/small/{job.digest}")
+    work = ExportWork(job, "", target.prefix)
+    unit = WRITERS[name].units(job, 0, ())[0]
+    work(unit, store)
+    assert work(unit, store) == {"kept_units": 1}
+    record = json.loads(store.get(record_path(job, unit)))
+    path = [*record["files"], *record["scratch_files"]][-1]["path"]
+    place = f"{job.scratch}/{path}" if record["scratch_files"] else target.path(path)
+    content = store.get(place)
+    store.put(place, b"x" + content[1:])  # the size is right, the content is not
+    assert work(unit, store) == {"made_units": 1}
+    assert store.get(place) == content
+
+
+@pytest.mark.parametrize("max_listed", [10, 1000])
+def test_a_missing_picture_is_made_again(store, dataset, monkeypatch, max_listed):
+    monkeypatch.setattr("pipelines.export.png_tree.MAX_LISTED", max_listed)
+    job = make_job(dataset.manifest, store, ExportSpec(formats=("png",)), name="small")
+    target = Target(store, f"exports/small/{job.digest}")
+    work = ExportWork(job, "", target.prefix)
+    unit = WRITERS["png"].units(job, 0, ())[0]
+    work(unit, store)
+    picture = min(item.path for item in store.objects(target.path("png/train")))
+    store.delete(picture)
+    assert work(unit, store) == {"made_units": 1}
+    assert store.size(picture) == 880
+
+
+def test_pictures_beyond_a_manifest_go_elsewhere_with_checksums(
+    store, dataset, monkeypatch, tmp_path
+):
+    monkeypatch.setattr("pipelines.export.png_tree.MAX_LISTED", 10)
+    spec = ExportSpec(formats=("png",))
+    with pytest.raises(ValueError, match="do not fit a manifest"):
+        export_dataset(dataset.manifest, store, spec, name="small")
+    options = ExportOptions(out=str(tmp_path / "plain"))
+    export = export_dataset(dataset.manifest, store, spec, name="small", options=options)
+    sums = [entry.path for entry in export.files if entry.path.startswith("png/checksums/")]
+    for path in sums:
+        command = ["sha256sum", "--check", "--quiet", str(tmp_path / "plain" / path)]
+        subprocess.run(command, cwd=tmp_path / "plain" / "png", check=True)
+    listed = sum(len((tmp_path / "plain" / path).read_text().splitlines()) for path in sums)
+    assert listed == 24
+
+
+def test_only_kept_rows_are_exported(store, dataset):
+    masks, kept = {}, {split: [] for split in dataset.images}
+    for index, entry in enumerate(dataset.manifest.files):
+        mask = np.arange(entry.rows or 0) % 2 == 1
+        buffer = io.BytesIO()
+        np.save(buffer, mask)
+        store.put(f"attempts/masks/{index}.npy", buffer.getvalue())
+        masks[entry.path] = (f"attempts/masks/{index}.npy", int(mask.sum()))
+        kept[entry.split].append(mask)
+    spec = ExportSpec(formats=("hf", "numpy_bitmap", "webdataset"), filters={"min_ink": 1})
+    export = export_dataset(dataset.manifest, store, spec, name="small", extras=Extras(kept=masks))
+    wanted = {split: np.concatenate(parts) for split, parts in kept.items()}
+    assert export.summary["splits"] == {split: mask.sum() for split, mask in wanted.items()}
+    for split, mask in wanted.items():
+        path = f"{export.prefix}/hf/data/{split}-00000-of-00001.parquet"
+        table = open_shard(store.get(path)).read()
+        assert np.array_equal(read_images(table["image"]), dataset.images[split][mask])
+    total = sum(
+        len(np.load(store.local_path(f"{export.prefix}/{entry.path}")))
+        for entry in export.files
+        if entry.path.endswith(".npy")
+    )
+    assert total == sum(mask.sum() for mask in wanted.values())
+
+
+def test_a_failure_leaves_no_manifest_and_the_next_run_completes(store, dataset, monkeypatch):
+    def fail(*_):
+        raise OSError("disk is full")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(WRITERS["idx"], "make", fail)
+        with pytest.raises(Exception, match="disk is full"):
+            export_dataset(dataset.manifest, store, ALL, name="small")
+        assert store.latest("exports", "small") is None
+    export = export_dataset(dataset.manifest, store, ALL, name="small")
+    assert store.damaged(export) == []
+    assert list(store.objects("attempts/exports")) == []
+
+
+def test_out_holds_the_export_without_a_store(store, dataset, tmp_path):
+    out = tmp_path / "plain"
+    options = ExportOptions(out=str(out))
+    export = export_dataset(dataset.manifest, store, ALL, name="small", options=options)
+    files = contents(out)
+    listed = {entry.path for entry in export.files}
+    assert set(files) == listed | {"manifest.json"}
+    assert list(store.manifests("exports")) == []
+    again = export_dataset(dataset.manifest, store, ALL, name="small", options=options)
+    assert again == export
+
+
+@pytest.mark.parametrize("in_store", [True, False])
+def test_what_a_killed_writer_left_is_swept(store, dataset, tmp_path, in_store):
+    spec = ExportSpec(formats=("idx",))
+    job = make_job(dataset.manifest, store, spec, name="small")
+    root = store.local_path(f"exports/small/{job.digest}") if in_store else tmp_path / "plain"
+    (root / "idx").mkdir(parents=True)
+    (root / "idx" / ".train-images-idx3-ubyte.123.part").write_bytes(b"half")
+    (root / "idx" / "notes.part").write_bytes(b"a person's own")
+    options = ExportOptions(out=None if in_store else str(root))
+    export_dataset(dataset.manifest, store, spec, name="small", options=options)
+    assert [path.name for path in root.rglob("*.part")] == ["notes.part"]
+
+
+def test_out_with_another_export_is_refused(store, dataset, tmp_path):
+    options = ExportOptions(out=str(tmp_path / "plain"))
+    spec = ExportSpec(formats=("idx",))
+    export_dataset(dataset.manifest, store, spec, name="small", options=options)
+    with pytest.raises(ValueError, match="another export"):
+        export_dataset(dataset.manifest, store, ALL, name="small", options=options)
+
+
+def test_a_link_out_of_the_target_is_refused(store, dataset, tmp_path):
+    out, elsewhere = tmp_path / "plain", tmp_path / "elsewhere"
+    out.mkdir()
+    elsewhere.mkdir()
+    for name in ("idx", "png"):
+        (out / name).symlink_to(elsewhere)
+        with pytest.raises(Exception, match="symbolic link"):
+            export_dataset(
+                dataset.manifest,
+                store,
+                ExportSpec(formats=(name,)),
+                name="small",
+                options=ExportOptions(out=str(out)),
+            )
+    assert list(elsewhere.iterdir()) == []
+
+
+def test_a_store_in_memory_is_read_and_filled(make_dataset):
+    store = open_store("memory://")
+    drawn = make_dataset(store, {"train": (7, 3)})
+    export = export_dataset(drawn.manifest, store, ALL, name="small")
+    assert store.damaged(export) == []
+
+
+def test_only_the_chosen_splits_are_exported(store, dataset):
+    spec = ExportSpec(formats=("idx",), splits=("test",))
+    export = export_dataset(dataset.manifest, store, spec, name="small")
+    assert export.summary["splits"] == {"test": 5}
+    spec = ExportSpec(formats=("idx",), splits=("tset",))
+    with pytest.raises(ValueError, match="no split 'tset'; it has train, test"):
+        export_dataset(dataset.manifest, store, spec, name="small")
+
+
+def test_progress_ends_at_every_drawing_of_every_format(store, dataset):
+    calls = []
+    options = ExportOptions(progress=lambda *call: calls.append(call))
+    spec = ExportSpec(formats=("idx", "numpy_bitmap"))
+    export_dataset(dataset.manifest, store, spec, name="small", options=options)
+    assert ("export", 48, 48) in [call[:3] for call in calls]
+    assert ("join", 24, 24) in [call[:3] for call in calls]
+
+
+def test_a_shard_that_does_not_match_its_manifest_stops_the_export(store, dataset):
+    path = f"{dataset.manifest.prefix}/data/test-00000-of-00001.parquet"
+    content = bytearray(store.get(path))
+    content[100] ^= 1
+    store.put(path, bytes(content))
+    with pytest.raises(Exception, match="does not match its SHA-256"):
+        export_dataset(dataset.manifest, store, ExportSpec(formats=("hf",)), name="small")
+
+
+def test_a_dataset_without_parquet_says_what_to_do(store, dataset):
+    import dataclasses
+
+    manifest = dataclasses.replace(dataset.manifest, files=())
+    with pytest.raises(ValueError, match="formats=parquet"):
+        export_dataset(manifest, store, ALL, name="small")
+
+
+def test_formats_and_rows_are_checked():
+    with pytest.raises(ValueError, match="'tfrecord' is not one of hf, tfds"):
+        ExportSpec(formats=("tfrecord",))
+    with pytest.raises(ValueError, match="at least one format"):
+        ExportSpec(formats=())
+    with pytest.raises(ValueError, match="rows_per_file"):
+        ExportSpec(formats=("hf",), rows_per_file=0)

@@ -1,0 +1,267 @@
+"""The same bytes on every runner, after failures and retries, and in any order of the work."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pipelines import engine
+from pipelines.assemble import BuildWork
+from pipelines.build import build_dataset
+from pipelines.doodles import google_npy
+from pipelines.engine import run_units, runner_flags
+from pipelines.schema import Manifest
+from pipelines.sources.opening import open_directory
+from pipelines.spec import DatasetSpec
+from pipelines.store import open_store
+
+CLASSES = ("bee", "sun")
+
+
+@pytest.fixture
+def source_dir(tmp_path) -> Path:
+    directory = tmp_path / "source"
+    directory.mkdir()
+    for name in CLASSES:
+        rng = np.random.default_rng(list(name.encode()))
+        images = rng.integers(0, 256, (200, 28, 28), np.uint8)
+        images[rng.random(images.shape) < 0.7] = 0
+        (directory / f"{name}.npy").write_bytes(google_npy(images))
+    return directory
+
+
+def build(source_dir: Path, store: str, **run) -> Manifest:
+    source = open_directory(str(source_dir), CLASSES, source_dir.parent / "cache")
+    spec = DatasetSpec(class_names=CLASSES, rows_per_shard=100, formats=("parquet", "tfrecord"))
+    return build_dataset(spec, source, open_store(str(source_dir.parent / store)), "x", **run)
+
+
+def contents(manifest: Manifest) -> list[tuple[str, str]]:
+    return [(entry.path, entry.sha256) for entry in manifest.files]
+
+
+@dataclass(frozen=True)
+class Count:
+    """Puts an object a unit and counts it."""
+
+    def __call__(self, unit, store):
+        store.put(f"attempts/{unit}", b"done")
+        return {"units": 1, "numbers": unit}
+
+
+def test_units_are_done_and_counted(tmp_path):
+    store = open_store(str(tmp_path))
+    counters = run_units([1, 2, 3], Count(), store, label="Count")
+    assert counters == {"units": 3, "numbers": 6}
+    assert [item.path for item in store.objects("attempts")] == [f"attempts/{i}" for i in (1, 2, 3)]
+
+
+def test_a_store_in_memory_serves_a_pipeline_in_this_process_only():
+    store = open_store("memory://")
+    run_units([7], Count(), store, label="Count")
+    assert store.get("attempts/7") == b"done"
+    with pytest.raises(ValueError, match="a memory:// store is in this process only"):
+        run_units([7], Count(), store, label="Count", workers=2)
+
+
+def test_beam_leaves_root_logger_and_arguments_alone():
+    code = (
+        "import logging, sys; sys.argv = ['sketchmill', '--unknown-flag']; "
+        "import pipelines.engine; print(logging.getLogger().handlers, sys.argv[1])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[] --unknown-flag\n"
+    assert done.stderr == ""
+
+
+@pytest.mark.parametrize(
+    ("beam_args", "workers", "expected"),
+    [
+        ([], 1, ["--runner=FnApiRunner", "--direct_running_mode=in_memory"]),
+        (
+            ["--runner=FlinkRunner", "--flink_master=x"],
+            4,
+            ["--runner=FlinkRunner", "--flink_master=x"],
+        ),
+        (["--runner", "PortableRunner"], 1, ["--runner", "PortableRunner"]),
+    ],
+)
+def test_flags_are_passed_on_untouched(beam_args, workers, expected):
+    assert runner_flags(beam_args, workers) == expected
+
+
+def test_several_workers_are_processes():
+    flags = runner_flags(["--project=p"], 3)
+    assert flags[0] == "--runner=FnApiRunner"
+    assert {"--direct_running_mode=multi_processing", "--direct_num_workers=3"} < set(flags)
+    assert flags[-1] == "--project=p"
+
+
+@pytest.mark.parametrize("flags", [["--runner=DaskRunner"], ["--runner", "a.b.DaskRunner"]])
+def test_dask_runner_is_refused_with_the_reason(flags):
+    with pytest.raises(ValueError, match="computes only the last branch"):
+        runner_flags(flags, 1)
+
+
+def test_a_bundle_that_fails_after_its_first_write_changes_nothing(source_dir, monkeypatch):
+    undisturbed = build(source_dir, "undisturbed")
+    put_shards = BuildWork.__call__
+    failed = []
+
+    def fail_after_writing(self, unit, store):
+        counters = put_shards(self, unit, store)
+        if unit.plan.index == 1 and not failed:
+            failed.append(unit)
+            # The record says that the shard is done: take it back, as a crash before it would.
+            raise OSError("the worker lost its disk")
+        return counters
+
+    monkeypatch.setattr(BuildWork, "__call__", fail_after_writing)
+    with pytest.raises(Exception, match="the worker lost its disk"):
+        build(source_dir, "failed")
+    assert failed
+    assert contents(build(source_dir, "failed")) == contents(undisturbed)
+
+
+def test_work_in_another_order_and_twice_gives_the_same_bytes(source_dir, monkeypatch):
+    undisturbed = build(source_dir, "undisturbed")
+    in_order = engine.run_units
+
+    def backwards_and_twice(units, work, store, **options):
+        return in_order([*reversed(units), *units], work, store, **options)
+
+    monkeypatch.setattr("pipelines.build.run_units", backwards_and_twice)
+    assert contents(build(source_dir, "backwards")) == contents(undisturbed)
+
+
+@pytest.mark.slow
+def test_two_processes_give_the_bytes_of_one(source_dir):
+    one, two = build(source_dir, "one"), build(source_dir, "two", workers=2)
+    assert contents(one) == contents(two)
+    assert one.digest == two.digest
+
+
+BUILD_SCRIPT = """
+import sys, time
+from pathlib import Path
+from pipelines.assemble import BuildWork
+from pipelines.build import build_dataset
+from pipelines.sources.opening import open_directory
+from pipelines.spec import DatasetSpec
+from pipelines.store import open_store
+
+if __name__ == "__main__":
+    root, pause = Path(sys.argv[1]), float(sys.argv[2])
+    call = BuildWork.__call__
+    def slow(self, unit, store):
+        result = call(self, unit, store)
+        time.sleep(pause)
+        return result
+    BuildWork.__call__ = slow
+    source = open_directory(str(root / "source"), ("bee", "sun"), root / "cache")
+    spec = DatasetSpec(
+        class_names=("bee", "sun"), rows_per_shard=100, formats=("parquet", "tfrecord")
+    )
+    build_dataset(spec, source, open_store(str(root / "killed")), "x")
+"""
+
+
+@pytest.mark.slow
+def test_a_killed_build_goes_on_with_the_shards_that_are_missing(source_dir):
+    root = source_dir.parent
+    undisturbed = build(source_dir, "undisturbed")
+    script = root / "build.py"
+    script.write_text(BUILD_SCRIPT)
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
+    process = subprocess.Popen([sys.executable, str(script), str(root), "0.3"], env=environment)
+    records = root / "killed" / "attempts" / "shards"
+    deadline = time.monotonic() + 120
+    while len(list(records.rglob("*.json"))) < 2 and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    done = {path: path.stat().st_mtime_ns for path in records.rglob("*.json")}
+    assert 2 <= len(done) < len(list((root / "undisturbed/attempts/shards").rglob("*.json")))
+    assert list((root / "killed").glob("datasets/*/*/manifest.json")) == []
+    assert contents(build(source_dir, "killed")) == contents(undisturbed)
+    assert {path: path.stat().st_mtime_ns for path in done} == done
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def wait_for(port: int) -> None:
+    deadline = time.monotonic() + 90
+    while time.monotonic() < deadline:
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)) == 0:
+                return
+        time.sleep(0.1)
+    raise TimeoutError(f"nothing listens on port {port}")
+
+
+@pytest.fixture
+def job_service(tmp_path):
+    """Beam's real job service and a worker pool: (job port, pool port)."""
+    jobs, pool = free_port(), free_port()
+    modules = {
+        "apache_beam.runners.portability.local_job_service_main": f"--job_port={jobs}",
+        "apache_beam.runners.worker.worker_pool_main": f"--service_port={pool}",
+    }
+    root = str(Path(__file__).parents[2])
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    environment = os.environ | {"PATH": path, "PYTHONPATH": root}
+    processes = []
+    with (tmp_path / "services.log").open("wb") as log:
+        for module, flag in modules.items():
+            command = [sys.executable, "-m", module, flag]
+            processes.append(
+                subprocess.Popen(
+                    command, stdout=log, stderr=log, env=environment, start_new_session=True
+                )
+            )
+    try:
+        wait_for(jobs)
+        wait_for(pool)
+        yield jobs, pool
+    finally:
+        for process in processes:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+
+@pytest.mark.slow
+def test_the_job_api_gives_the_bytes_of_the_local_runner(source_dir, job_service):
+    jobs, pool = job_service
+    flags = [
+        "--runner=PortableRunner",
+        f"--job_endpoint=localhost:{jobs}",
+        "--environment_type=EXTERNAL",
+        f"--environment_config=localhost:{pool}",
+    ]
+    root = source_dir.parent
+    script = root / "portable.py"
+    script.write_text(
+        BUILD_SCRIPT.replace('"killed"', '"portable"').replace(
+            '"x")', f'"x", beam_args={json.dumps(flags)})'
+        )
+    )
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
+    command = [sys.executable, str(script), str(root), "0"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr[-2000:]
+    local = build(source_dir, "local")
+    portable = open_store(str(root / "portable")).latest("datasets", "x")
+    assert contents(portable) == contents(local)
+    assert portable.versions["runner"] == "PortableRunner"

@@ -1,0 +1,233 @@
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from pipelines.attributes import count_ink, difference_hashes, drawing_attributes
+from pipelines.build import build_dataset
+from pipelines.doodles import google_npy, write_doodles
+from pipelines.drawings import Drawings, concatenate
+from pipelines.hashing import add_sums, choose_splits, pixel_hashes, sum_rows, unit_interval
+from pipelines.near import near_duplicates
+from pipelines.packing import num_shards
+from pipelines.selection import Selection, repeated
+from pipelines.sources.opening import open_directory, open_source
+from pipelines.spec import DatasetSpec, spec_from_json
+from pipelines.store import open_store
+from pipelines.tfds_slice import slice_bounds
+
+
+def some_drawings(count: int, seed: int = 0) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    images = rng.integers(0, 256, (count, 28, 28), np.uint8)
+    images[rng.random(images.shape) < 0.7] = 0
+    return images
+
+
+def attributes(images: np.ndarray, **options):
+    drawings = Drawings(images=images, label=np.zeros(len(images), np.int64))
+    return drawing_attributes(drawings, **options)
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(1, 40), st.integers(1, 40), st.integers(0, 99))
+def test_ink_and_bounding_box_are_those_of_a_loop(height, width, seed):
+    rng = np.random.default_rng(seed)
+    images = rng.integers(0, 256, (5, height, width), np.uint8) * (
+        rng.random((5, height, width)) > 0.9
+    )
+    images = images.astype(np.uint8)
+    table = attributes(images).to_pydict()
+    for i, image in enumerate(images):
+        rows, columns = np.nonzero(image)
+        assert table["ink"][i] == len(rows)
+        box = [table[name][i] for name in ("top", "bottom", "left", "right")]
+        expected = [rows.min(), rows.max(), columns.min(), columns.max()] if len(rows) else None
+        assert box == (expected or [255, 0, 255, 0])
+
+
+def test_full_images_have_all_their_ink_counted():
+    assert count_ink(np.full((2, 255, 255), 255, np.uint8)).tolist() == [255 * 255] * 2
+
+
+def test_hashes_are_xxh3_of_the_pixels_row_by_row():
+    import xxhash
+
+    images = some_drawings(3)
+    for image, (high, low) in zip(images, pixel_hashes(images).tolist(), strict=True):
+        assert xxhash.xxh3_128_intdigest(image.tobytes()) == high << 64 | low
+
+
+def test_splits_have_about_their_fractions_and_are_independent_of_the_seed_for_a_drawing():
+    hashes = pixel_hashes(np.random.default_rng(0).integers(0, 256, (20_000, 4, 4), np.uint8))
+    splits = (("train", 0.8), ("validation", 0.15), ("test", 0.05))
+    chosen = choose_splits(hashes, splits, 0)
+    shares = np.bincount(chosen, minlength=3) / len(chosen)
+    assert np.abs(shares - [0.8, 0.15, 0.05]).max() < 0.01
+    assert (choose_splits(hashes, splits, 1) != chosen).mean() > 0.2
+
+
+def test_a_smaller_fraction_is_part_of_a_larger_one():
+    hashes = pixel_hashes(some_drawings(2_000))
+    place = unit_interval(hashes, 5)
+    assert ((place < 0.1) & ~(place < 0.3)).sum() == 0
+    assert 0.05 < (place < 0.1).mean() < 0.15
+
+
+def test_the_sum_of_parts_is_the_sum_of_the_whole_in_any_order():
+    hashes = pixel_hashes(some_drawings(50))
+    parts = [sum_rows(part, "bee", "train") for part in np.split(hashes, [7, 30])]
+    assert add_sums(*parts) == sum_rows(hashes[::-1], "bee", "train")
+    assert sum_rows(hashes, "bee", "train") != sum_rows(hashes, "sun", "train")
+    assert sum_rows(hashes, "bee", "train") != sum_rows(hashes, "bee", "test")
+
+
+def test_only_later_repetitions_go():
+    images = some_drawings(6)[[0, 1, 0, 2, 1, 0]]
+    kept = np.array([True, True, True, True, True, False])
+    assert repeated(pixel_hashes(images), kept).tolist() == [False, False, True, False, True, False]
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 64), st.integers(0, 1000))
+def test_near_duplicates_are_those_of_comparing_all_pairs(bits, seed):
+    rng = np.random.default_rng(seed)
+    hashes = rng.integers(0, 2**64, 4, np.uint64)[rng.integers(0, 4, 30)]
+    hashes = hashes ^ (np.uint64(1) << rng.integers(0, 64, 30).astype(np.uint64))
+    kept = rng.random(30) < 0.8
+    stays: list[int] = []
+    expected = np.zeros(30, bool)
+    for i in np.flatnonzero(kept):
+        near = any(int(hashes[i] ^ hashes[j]).bit_count() <= bits for j in stays)
+        expected[i] = near
+        if not near:
+            stays.append(i)
+    assert near_duplicates(hashes, kept, bits).tolist() == expected.tolist()
+
+
+def test_a_small_change_moves_few_bits_of_the_difference_hash():
+    images = some_drawings(1).repeat(2, axis=0)
+    images[1, 5, 5] ^= 40
+    a, b = difference_hashes(images).tolist()
+    assert (a ^ b).bit_count() <= 2
+    other = difference_hashes(some_drawings(1, seed=9)).tolist()[0]
+    assert (a ^ other).bit_count() > 10
+
+
+def test_rules_run_in_order_and_every_row_has_one_code():
+    images = np.concatenate([some_drawings(40), np.zeros((2, 28, 28), np.uint8)])
+    images = np.concatenate([images, images[:3]])
+    spec = DatasetSpec(class_names=("bee",), max_per_class=42, min_ink=200)
+    codes = Selection(spec=spec).codes("bee", attributes(images))
+    ink = count_ink(images)
+    assert (codes[42:] == 129).all()
+    assert (codes[40:42] == 133).all()
+    assert ((codes[:40] == 134) == (ink[:40] < 200)).all()
+
+
+def write(directory: Path, **files: np.ndarray) -> str:
+    directory.mkdir()
+    for name, images in files.items():
+        (directory / f"{name}.npy").write_bytes(google_npy(images))
+    return str(directory)
+
+
+def test_contact_sheets_show_what_was_kept_and_dropped(tmp_path):
+    images = some_drawings(50)
+    source_dir = write(tmp_path / "source", bee=np.concatenate([images, images[:5]]))
+    source = open_directory(source_dir, ["bee"], tmp_path / "cache")
+    store = open_store(str(tmp_path / "store"))
+    manifest = build_dataset(DatasetSpec(class_names=("bee",)), source, store, "sheets")
+    paths = {entry.path for entry in manifest.files if entry.path.startswith("sheets/")}
+    assert paths == {"sheets/kept.png", "sheets/dropped-duplicate.png"}
+    content = store.get(f"{manifest.prefix}/sheets/dropped-duplicate.png")
+    sheet = np.asarray(Image.open(io.BytesIO(content)))
+    for i in range(5):
+        assert np.array_equal(255 - sheet[:28, 28 * i : 28 * (i + 1)], images[i]), i
+
+
+def test_a_changed_threshold_reads_no_drawing_again(tmp_path, monkeypatch):
+    source_dir = write(tmp_path / "source", bee=some_drawings(200))
+    source = open_directory(source_dir, ["bee"], tmp_path / "cache")
+    store = open_store(str(tmp_path / "store"))
+    build_dataset(DatasetSpec(class_names=("bee",)), source, store, "one")
+
+    def fail(*_):
+        raise AssertionError("scanned again")
+
+    monkeypatch.setattr("pipelines.scan.ScanWork.__call__", fail)
+    spec = DatasetSpec(class_names=("bee",), min_ink=240, fraction=0.9, seed=3)
+    manifest = build_dataset(spec, source, store, "two")
+    assert set(manifest.summary["dropped"]) == {"too_little_ink", "outside_fraction"}
+
+
+def test_recognized_and_countries_need_and_use_the_metadata(tmp_path):
+    root = write_doodles(tmp_path / "doodles", ("sun",), per_class=120)
+    strokes = open_source(str(root / "simplified"), ["sun"], tmp_path / "cache")
+    spec = DatasetSpec(
+        class_names=("sun",), recognized_only=True, countries=("US", "JP"), with_metadata=True
+    )
+    store = open_store(str(tmp_path / "store"))
+    manifest = build_dataset(spec, strokes, store, "chosen")
+    dropped = manifest.summary["dropped"]
+    assert set(dropped) == {"not_recognized", "other_country"}
+    assert manifest.summary["num_drawings"] == 120 - sum(n["sun"] for n in dropped.values())
+    bitmaps = open_directory(str(root / "numpy_bitmap"), ["sun"], tmp_path / "cache")
+    with pytest.raises(ValueError, match="does not know country_code, key_id, recognized"):
+        build_dataset(spec, bitmaps, store, "unknown")
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("class_names", ()),
+        ("class_names", ("bee", "bee")),
+        ("class_names", ("a/b",)),
+        ("splits", (("train", 0.5),)),
+        ("splits", (("Train", 1.0),)),
+        ("formats", ("csv",)),
+        ("layout", "heap"),
+        ("image_size", 0),
+        ("fraction", 1.5),
+        ("countries", ("usa",)),
+        ("near_duplicates", 65),
+        ("duplicates", "maybe"),
+    ],
+)
+def test_values_that_no_dataset_can_have_are_refused(field, value):
+    with pytest.raises(ValueError, match=r"."):
+        DatasetSpec(**{"class_names": ("bee",)} | {field: value})
+
+
+def test_a_spec_survives_its_json():
+    spec = DatasetSpec(class_names=("bee", "sun"), countries=("US",), max_ink=500)
+    assert spec_from_json(spec.to_json()) == spec
+    with pytest.raises(ValueError, match="unknown fields"):
+        spec_from_json(spec.to_json() | {"color": "red"})
+
+
+@pytest.mark.parametrize("text", ["test", "train[5:5]", "train[a:]", "train[:10%:2]"])
+def test_what_is_no_slice_is_refused(text):
+    with pytest.raises(ValueError, match="slice"):
+        slice_bounds(text, 1000)
+
+
+def test_shards_are_neither_too_few_nor_too_small():
+    assert num_shards(50_000_000, None) == 763
+    assert num_shards(100, None) == 1
+    assert num_shards(101, 50) == 3
+
+
+def test_batches_with_different_columns_are_not_joined():
+    images = some_drawings(2)
+    plain = Drawings(images=images, label=np.zeros(2, np.int64))
+    more = Drawings(images=images, label=np.zeros(2, np.int64), timestamp=np.zeros(2, np.int64))
+    assert len(concatenate([plain, plain])) == 4
+    with pytest.raises(ValueError, match="same columns"):
+        concatenate([plain, more])
+    with pytest.raises(ValueError, match="label has 1 values for 2 images"):
+        Drawings(images=images, label=np.zeros(1, np.int64))
