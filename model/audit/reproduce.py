@@ -1,0 +1,99 @@
+"""Make one drawing of a samples dataset again and compare it byte for byte.
+
+A row says which class, seed and sample_index it is; its samples' spec says with which others it
+was computed, because the last bit of a sum may depend on them. Only that batch is drawn.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from model.audit.measures import split_entries
+from model.sampling.draw import open_drawer
+from model.sampling.spec import SampleSpec, shard_batches, spec_from_json, spec_rows
+from pipelines.schema import Manifest
+from pipelines.shards import open_shard, read_images
+from pipelines.store import Store
+
+SPLIT = "train"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recipe:
+    """What a row says of itself, and its picture (h, w) uint8."""
+
+    class_name: str
+    seed: int
+    sample_index: int
+    model: str
+    image: npt.NDArray[np.uint8]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reproduced:
+    """A row's recipe and the picture drawn again."""
+
+    recipe: Recipe
+    image: npt.NDArray[np.uint8]
+
+    @property
+    def is_equal(self) -> bool:
+        """Whether every pixel is the same."""
+        return bool(np.array_equal(self.recipe.image, self.image))
+
+
+def reproduce(samples: Manifest, store: Store, *, row: int) -> Reproduced:
+    """Draw row number `row` of the samples again.
+
+    Raises ValueError if there is no such row, or its model or samples are not in the store.
+    """
+    recipe = read_recipe(samples, store, row=row)
+    drawn_in = _drawn_in(samples, store, recipe.seed)
+    spec = spec_from_json(drawn_in.spec)
+    ref = next(ref for ref in drawn_in.inputs if ref.role == "model")
+    model = store.find("models", ref.name, ref.digest)
+    if model is None:
+        raise ValueError(f"model {ref.name}@{ref.digest[:12]} is not in {store.url}")
+    batch, place = find_batch(spec, recipe.class_name, recipe.sample_index)
+    drawn = open_drawer(store, model, spec).draw(batch)
+    return Reproduced(recipe=recipe, image=drawn.images[place])
+
+
+def read_recipe(samples: Manifest, store: Store, *, row: int) -> Recipe:
+    """Return what a row of the samples says of itself; raise ValueError if there is none."""
+    start = 0
+    for entry in split_entries(samples, SPLIT):
+        stop = start + int(entry.rows or 0)
+        if start <= row < stop:
+            content = store.get(f"{samples.prefix}/{entry.path}")
+            table = open_shard(content).read().slice(row - start, 1)
+            picked = table.select(["class_name", "seed", "sample_index", "model"]).to_pylist()[0]
+            return Recipe(image=read_images(table["image"])[0], **picked)
+        start = stop
+    raise ValueError(f"{samples.name} has rows 0 to {start - 1}, there is no row {row}")
+
+
+def find_batch(spec: SampleSpec, class_name: str, sample_index: int) -> tuple[slice, int]:
+    """Return the batch that a drawing was computed in, and its place there."""
+    rows = spec_rows(spec)
+    label = spec.class_names.index(class_name)
+    found = np.flatnonzero((rows.labels == label) & (rows.indices == sample_index))
+    if not len(found):
+        raise ValueError(f"the spec has no drawing {sample_index} of {class_name!r}")
+    row = int(found[0])
+    for batch in shard_batches(spec, row // spec.rows_per_shard):
+        if batch.start <= row < batch.stop:
+            return batch, row - batch.start
+    raise AssertionError("the batches of a shard hold all of its rows")
+
+
+def _drawn_in(samples: Manifest, store: Store, seed: int) -> Manifest:
+    """Return the samples that a row was drawn in: these, or the round of a quota."""
+    rounds = [each for each in samples.summary.get("rounds", ()) if each["seed"] == seed]
+    if not rounds:
+        return samples
+    found = store.find("samples", rounds[0]["name"], rounds[0]["digest"])
+    if found is None:
+        raise ValueError(f"round {rounds[0]['name']} of {samples.name} is not in {store.url}")
+    return found

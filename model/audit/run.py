@@ -1,0 +1,271 @@
+"""The audit of a samples dataset: an artifact with its numbers and what the filters accept.
+
+    reports/<name>/<digest>/audit.json            every number
+    reports/<name>/<digest>/kept/00000.npy ...    of each shard, which rows are accepted
+
+It is addressed by the samples, the dataset they are held against, the judge and the spec, so
+asking again answers at once. A gate is checked against it, and is no part of it.
+"""
+
+import dataclasses
+import hashlib
+import io
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from model.audit.filters import (
+    ACCEPTED,
+    Filters,
+    Judged,
+    apply_filters,
+    count_reasons,
+)
+from model.audit.measures import measure, read_batches, split_entries
+from model.audit.numbers import Sides, audit_numbers
+from model.judge import Judge, features, open_judge
+from model.publish import library_versions
+from model.quality import NUM_NEIGHBORS, frechet_distance, manifolds
+from model.telemetry import Progress, no_progress
+from pipelines.schema import FileEntry, InputRef, Manifest, artifact_digest, artifact_prefix
+from pipelines.store import Store
+
+AUDIT_NAME = "audit.json"
+# Raised when the same samples begin to get other numbers.
+AUDIT_VERSION = 1
+SAMPLES_SPLIT = "train"
+_JUDGE_ROWS = 512
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AuditSpec:
+    """What decides an audit besides its inputs.
+
+    samples_per_class, training_per_class   pictures whose nearest neighbors are looked for
+    held_out_split                          of the real drawings that set the standard
+    """
+
+    filters: Filters = field(default_factory=Filters)
+    samples_per_class: int = 500
+    training_per_class: int = 5_000
+    held_out_split: str = "test"
+    version: int = AUDIT_VERSION
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the spec as JSON values."""
+        raw = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        return {"task": "audit"} | raw | {"filters": self.filters.to_json()}
+
+
+def audit_samples(
+    samples: Manifest,
+    dataset: Manifest,
+    store: Store,
+    *,
+    name: str,
+    spec: AuditSpec,
+    judge: Manifest | None = None,
+    progress: Progress = no_progress,
+) -> Manifest:
+    """Return the audit of samples against the dataset their model learned from.
+
+    Raises ValueError if the two have different classes, or a filter needs a judge and there is
+    none.
+    """
+    inputs = audit_inputs(samples, dataset, judge)
+    digest = artifact_digest("reports", spec.to_json(), inputs)
+    if found := store.find("reports", name, digest):
+        return found
+    if spec.filters.needs_judge and judge is None:
+        raise ValueError("a filter asks the judge and there is none: train one, or name it")
+    sides = _sides(samples, dataset, store, spec, judge, progress)
+    codes = apply_filters(
+        spec.filters,
+        sides.samples,
+        training_hashes=sides.training.hashes,
+        judged=sides.judged,
+    )
+    numbers = audit_numbers(sides)
+    if judge is not None:
+        numbers |= feature_numbers(open_judge(store, judge), sides)
+    numbers["filters"] = spec.filters.to_json()
+    numbers["accepted"] = int((codes == ACCEPTED).sum())
+    numbers["reasons"] = count_reasons(codes, sides.samples.labels, sides.class_names)
+    progress("audit", 4, 4, "done")
+    contents = {AUDIT_NAME: json.dumps(numbers, indent=1, sort_keys=True).encode() + b"\n"}
+    contents |= _masks(samples, codes)
+    return _publish(name, digest, spec, inputs, contents, numbers, store)
+
+
+def audit_inputs(
+    samples: Manifest, dataset: Manifest, judge: Manifest | None
+) -> tuple[InputRef, ...]:
+    """Return the lineage of an audit."""
+    roles = {"samples": samples, "dataset": dataset} | ({"judge": judge} if judge else {})
+    return tuple(
+        InputRef(role=role, kind=m.kind, name=m.name, digest=m.digest) for role, m in roles.items()
+    )
+
+
+def read_audit(audit: Manifest, store: Store) -> dict[str, Any]:
+    """Return the numbers of a published audit."""
+    return json.loads(store.get(f"{audit.prefix}/{AUDIT_NAME}"))
+
+
+def kept_rows(audit: Manifest, samples: Manifest) -> dict[str, tuple[str, int]]:
+    """Return of each shard of the samples the mask's path in the store and its accepted rows."""
+    rows = {entry.path: int(entry.rows or 0) for entry in audit.files}
+    masks = [mask_name(index) for index in range(len(split_entries(samples, SAMPLES_SPLIT)))]
+    shards = split_entries(samples, SAMPLES_SPLIT)
+    return {
+        shard.path: (f"{audit.prefix}/{mask}", rows[mask])
+        for shard, mask in zip(shards, masks, strict=True)
+    }
+
+
+def mask_name(index: int) -> str:
+    """Return the path in an audit of a shard's mask.
+
+    >>> mask_name(3)
+    'kept/00003.npy'
+    """
+    return f"kept/{index:05d}.npy"
+
+
+def judge_split(
+    judge: Judge,
+    manifest: Manifest,
+    store: Store,
+    *,
+    split: str,
+    relabel: npt.NDArray[np.int16] | None = None,
+) -> Judged:
+    """Ask the judge about every drawing of a split.
+
+    relabel: the judge's label of each label of the split; None: they are the same.
+    """
+    predicted, confidence = [], []
+    for images, labels, _ in read_batches(manifest, store, split=split):
+        asked = labels if relabel is None else relabel[labels]
+        probability = _probabilities(judge, images)
+        predicted.append(probability.argmax(1).astype(np.int16))
+        confidence.append(probability[np.arange(len(asked)), asked].astype(np.float32))
+    return Judged(np.concatenate(predicted), np.concatenate(confidence))
+
+
+def feature_numbers(judge: Judge, sides: Sides) -> dict[str, float]:
+    """Return Frechet distance, precision, recall, density and coverage in the judge's features.
+
+    Of equally many samples, held-out and training drawings; real_frechet_distance is between
+    the latter two, the least that can be hoped for. Empty if there are too few.
+    """
+    count = min(len(part.images) for part in (sides.samples, sides.held_out, sides.training))
+    if count <= NUM_NEIGHBORS:
+        return {}
+    made, real, training = (
+        features(judge, part.images[:count])
+        for part in (sides.samples, sides.held_out, sides.training)
+    )
+    return {
+        "frechet_distance": frechet_distance(real, made),
+        "real_frechet_distance": frechet_distance(real, training),
+        **dataclasses.asdict(manifolds(real, made)),
+    }
+
+
+def _sides(
+    samples: Manifest,
+    dataset: Manifest,
+    store: Store,
+    spec: AuditSpec,
+    judge: Manifest | None,
+    progress: Progress,
+) -> Sides:
+    names = list(dataset.summary["class_names"])
+    relabel = _relabel(list(samples.summary["class_names"]), names)
+    progress("audit", 0, 4, "samples")
+    made = measure(samples, store, split=SAMPLES_SPLIT, keep_per_class=spec.samples_per_class)
+    made = dataclasses.replace(made, labels=relabel[made.labels])
+    progress("audit", 1, 4, "training drawings")
+    training = measure(dataset, store, split="train", keep_per_class=spec.training_per_class)
+    progress("audit", 2, 4, "held-out drawings")
+    split = spec.held_out_split
+    held_out = measure(dataset, store, split=split, keep_per_class=spec.samples_per_class)
+    progress("audit", 3, 4, "neighbors")
+    sides = Sides(class_names=names, samples=made, training=training, held_out=held_out)
+    if judge is None:
+        return sides
+    network = open_judge(store, judge)
+    if list(judge.summary["class_names"]) != names:
+        raise ValueError(f"judge {judge.name} was trained for other classes than {dataset.name}")
+    return dataclasses.replace(
+        sides,
+        judged=judge_split(network, samples, store, split=SAMPLES_SPLIT, relabel=relabel),
+        judged_held_out=judge_split(network, dataset, store, split=split),
+    )
+
+
+def _relabel(names: list[str], known: list[str]) -> npt.NDArray[np.int16]:
+    """Return the dataset's label of each label of the samples."""
+    if unknown := [name for name in names if name not in known]:
+        raise ValueError(f"the dataset has no class {unknown[0]!r}, the samples have")
+    return np.array([known.index(name) for name in names], np.int16)
+
+
+def _probabilities(judge: Judge, images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float64]:
+    parts = []
+    with torch.inference_mode():
+        for start in range(0, len(images), _JUDGE_ROWS):
+            batch = torch.from_numpy(np.array(images[start : start + _JUDGE_ROWS]))
+            parts.append(judge(batch[:, None]).double().softmax(1).numpy())
+    return np.concatenate(parts)
+
+
+def _masks(samples: Manifest, codes: npt.NDArray[np.uint8]) -> dict[str, bytes]:
+    masks, start = {}, 0
+    for index, entry in enumerate(split_entries(samples, SAMPLES_SPLIT)):
+        rows = int(entry.rows or 0)
+        buffer = io.BytesIO()
+        np.save(buffer, codes[start : start + rows] == ACCEPTED, allow_pickle=False)
+        masks[mask_name(index)] = buffer.getvalue()
+        start += rows
+    return masks
+
+
+def _publish(
+    name: str,
+    digest: str,
+    spec: AuditSpec,
+    inputs: tuple[InputRef, ...],
+    contents: Mapping[str, bytes],
+    numbers: Mapping[str, Any],
+    store: Store,
+) -> Manifest:
+    prefix = artifact_prefix("reports", name, digest)
+    for path, content in contents.items():
+        store.put(f"{prefix}/{path}", content)
+    manifest = Manifest(
+        kind="reports",
+        name=name,
+        digest=digest,
+        spec=spec.to_json(),
+        inputs=inputs,
+        files=tuple(_entry(path, content) for path, content in contents.items()),
+        summary={"task": "audit"}
+        | {k: v for k, v in numbers.items() if isinstance(v, int | float)},
+        versions=library_versions(),
+    )
+    return store.publish(manifest)
+
+
+def _entry(path: str, content: bytes) -> FileEntry:
+    rows = None
+    if path.endswith(".npy"):
+        rows = int(np.load(io.BytesIO(content), allow_pickle=False).sum())
+    digest = hashlib.sha256(content).hexdigest()
+    return FileEntry(path=path, bytes=len(content), sha256=digest, rows=rows)

@@ -1,0 +1,160 @@
+"""Checkpoints of a run: written aside, marked complete last, checked when read.
+
+    <folder>/step-00001200/
+        weights.safetensors    the network as it trains
+        average.safetensors    the average of its weights
+        optimizer.pt           Adam's moments; read with weights_only
+        state.json             step, identity of the run, counters, versions
+        COMPLETE               SHA-256 of the four files; without it the folder does not count
+
+Data order, dropout and schedule are functions of the step, so no generator state is kept. A
+checkpoint that is torn or damaged is passed over for the one before it.
+"""
+
+import hashlib
+import json
+import logging
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+_LOG = logging.getLogger(__name__)
+
+COMPLETE_NAME = "COMPLETE"
+NUM_KEPT = 2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunState:
+    """Where a run stands and which run it is.
+
+    step          optimizer steps done
+    run_digest    address of the artifact to come: spec and dataset
+    elapsed_sec   training time in all sessions so far, for the record only
+    pending_nats  losses of the steps since the curve's last row
+    """
+
+    step: int
+    run_digest: str
+    elapsed_sec: float = 0.0
+    pending_nats: Sequence[float] = ()
+    versions: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """What a run needs to go on as if it had never stopped."""
+
+    state: RunState
+    weights: dict[str, Tensor]
+    average: dict[str, Tensor]
+    optimizer: dict[str, Any]
+
+
+def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> Path:
+    """Write a checkpoint durably and delete all but the newest NUM_KEPT; return its path."""
+    target = folder / f"step-{checkpoint.state.step:08d}"
+    if is_complete(target):
+        return target
+    scratch = folder / f".{target.name}.partial"
+    for leftover in (scratch, target):
+        shutil.rmtree(leftover, ignore_errors=True)
+    scratch.mkdir(parents=True)
+    _write_files(scratch, checkpoint)
+    scratch.replace(target)
+    _sync(folder)
+    _delete_old(folder)
+    return target
+
+
+def latest_checkpoint(folder: Path, *, run_digest: str) -> Checkpoint | None:
+    """Return the newest whole checkpoint, None if there is none.
+
+    Raises ValueError if it belongs to another spec or dataset.
+    """
+    for path in sorted(folder.glob("step-*"), reverse=True):
+        if not is_complete(path):
+            _LOG.warning("checkpoint %s is damaged or torn; using the one before it", path)
+            continue
+        checkpoint = _read_files(path)
+        if checkpoint.state.run_digest != run_digest:
+            raise ValueError(
+                f"checkpoint {path} belongs to run {checkpoint.state.run_digest[:12]}, this spec "
+                f"and dataset make run {run_digest[:12]}: use another work directory, or delete it"
+            )
+        return checkpoint
+    return None
+
+
+def is_complete(path: Path) -> bool:
+    """Return whether every file of a checkpoint is there with the content that was written."""
+    try:
+        expected = json.loads((path / COMPLETE_NAME).read_text())
+        return bool(expected) and all(
+            _sha256(path / name) == digest for name, digest in expected.items()
+        )
+    except (OSError, ValueError):
+        return False
+
+
+def durable_write(path: Path, content: bytes) -> None:
+    """Replace a file's content in one step that outlasts a power failure."""
+    scratch = path.with_name(f".{path.name}.partial")
+    scratch.write_bytes(content)
+    _sync(scratch)
+    scratch.replace(path)
+    _sync(path.parent)
+
+
+def _write_files(scratch: Path, checkpoint: Checkpoint) -> None:
+    save_file(_contiguous(checkpoint.weights), scratch / "weights.safetensors")
+    save_file(_contiguous(checkpoint.average), scratch / "average.safetensors")
+    torch.save(checkpoint.optimizer, scratch / "optimizer.pt")
+    (scratch / "state.json").write_text(json.dumps(asdict(checkpoint.state), indent=1))
+    digests = {path.name: _sha256(path) for path in sorted(scratch.iterdir())}
+    for name in digests:
+        _sync(scratch / name)
+    (scratch / COMPLETE_NAME).write_text(json.dumps(digests, indent=1))
+    _sync(scratch / COMPLETE_NAME)
+    _sync(scratch)
+
+
+def _read_files(path: Path) -> Checkpoint:
+    state = RunState(**json.loads((path / "state.json").read_text()))
+    return Checkpoint(
+        state,
+        load_file(path / "weights.safetensors"),
+        load_file(path / "average.safetensors"),
+        torch.load(path / "optimizer.pt", map_location="cpu", weights_only=True),
+    )
+
+
+def _delete_old(folder: Path) -> None:
+    for path in sorted(folder.glob("step-*"))[:-NUM_KEPT]:
+        shutil.rmtree(path)
+
+
+def _contiguous(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return copies without strides of their own: safetensors stores none."""
+    return {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _sync(path: Path) -> None:
+    """Make a file or folder outlast a power failure."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,145 @@
+"""From what a drawing is conditioned on to what every gated block adds before its gate.
+
+A condition becomes a code, [batch, dim], or for a spatial one [batch, dim, height, width] at
+each level's resolution; a block projects it to 2 * num_filters channels (van den Oord et al.
+2016b, equation 4, with a bias as tfd.PixelCNN has). A condition is given, so looking at all of
+it breaks no causality.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from model.config import LABEL_KINDS, ConditionConfig
+
+Code = Float[Tensor, "batch dim"] | Float[Tensor, "batch dim height width"]
+
+
+# Maps begin nearly flat: noise that differs from pixel to pixel has to be unlearned.
+MAP_STD = 0.1
+
+
+class ConditionEncoder(nn.Module):
+    """Turns a condition into codes, one per level of the network's pyramid."""
+
+    def __init__(
+        self, config: ConditionConfig, *, num_hierarchies: int, image_size: tuple[int, int]
+    ) -> None:
+        super().__init__()
+        self.config = config
+        self.num_hierarchies = num_hierarchies
+        self.code_dim = code_dim(config)
+        self.table: nn.Parameter | None = None
+        sizes = (config.num_classes or 0, config.embedding_dim)
+        if config.kind in ("embedding", "multi_label"):
+            self.table = nn.Parameter(torch.randn(*sizes))
+        if config.kind == "embedding_map":
+            self.table = nn.Parameter(MAP_STD * torch.randn(*sizes, *image_size))
+
+    def forward(
+        self, condition: Tensor | None, *, batch: int, dtype: torch.dtype
+    ) -> list[Tensor | None]:
+        """Return the code of each level, level 0 first; None where nothing is conditioned on.
+
+        Raises ValueError if a condition is missing, unwanted, of a wrong shape or no class.
+        """
+        if not self._is_wanted(condition):
+            return [None] * self.num_hierarchies
+        assert condition is not None
+        check_condition(self.config, condition, batch=batch)
+        code = self._encode(condition, dtype)
+        if code.ndim == 2:
+            return [code] * self.num_hierarchies
+        # A coarse position sees the mean of what it covers, its own corner included.
+        return [F.avg_pool2d(code, 2**level) for level in range(self.num_hierarchies)]
+
+    def _is_wanted(self, condition: Tensor | None) -> bool:
+        kind = self.config.kind
+        if (condition is None) != (kind == "none"):
+            found = "none was given" if condition is None else "one was given"
+            raise ValueError(f"the model's condition is of kind {kind!r}, but {found}")
+        return condition is not None
+
+    def _encode(self, condition: Tensor, dtype: torch.dtype) -> Tensor:
+        kind = self.config.kind
+        if kind in ("embedding", "embedding_map"):
+            assert self.table is not None
+            return self.table[condition.long()]
+        if kind == "multi_label":
+            assert self.table is not None
+            return condition.to(dtype) @ self.table
+        if kind == "one_hot":
+            return F.one_hot(condition.long(), self.code_dim).to(dtype)
+        if kind == "spatial":
+            return condition.to(dtype)
+        return condition.to(dtype).reshape(len(condition), -1)
+
+
+class Projection(nn.Linear):
+    """One block's view of the code."""
+
+    def reset_parameters(self) -> None:
+        """Draw weights Glorot-uniform, as Keras' Dense does; bias 0."""
+        nn.init.xavier_uniform_(self.weight)
+        nn.init.zeros_(self.bias)
+
+    def forward(self, input: Code) -> Float[Tensor, "batch channels rows cols"]:
+        """Return what is added to the block's channels; rows = cols = 1 unless spatial."""
+        if input.ndim == 2:
+            return F.linear(input, self.weight, self.bias)[:, :, None, None]
+        return F.conv2d(input, self.weight[:, :, None, None], self.bias)
+
+
+def code_dim(config: ConditionConfig) -> int:
+    """Return the size of a code, 0 without a condition."""
+    match config.kind:
+        case "none":
+            return 0
+        case "embedding" | "embedding_map" | "multi_label":
+            return config.embedding_dim
+        case "one_hot":
+            return config.num_classes or 0
+        case "scalar":
+            return 1
+        case "spatial":
+            return (config.shape or (0,))[-1]
+        case "vector":
+            return math.prod(config.shape or (0,))
+
+
+def condition_shape(config: ConditionConfig) -> tuple[int, ...]:
+    """Return the shape of one image's condition as a tensor; spatial ones are C, H, W."""
+    match config.kind:
+        case "multi_label":
+            return (config.num_classes or 0,)
+        case "spatial":
+            height, width, channels = config.shape or (0, 0, 0)
+            return (channels, height, width)
+        case "vector":
+            return config.shape or ()
+    return ()
+
+
+def check_condition(config: ConditionConfig, condition: Tensor, *, batch: int) -> None:
+    """Raise ValueError unless the condition fits the config and the batch."""
+    expected = (batch, *condition_shape(config))
+    if tuple(condition.shape) != expected:
+        raise ValueError(
+            f"a condition of kind {config.kind!r} for {batch} images has shape {expected}, "
+            f"found {tuple(condition.shape)}"
+        )
+    if config.kind in LABEL_KINDS:
+        _check_labels(condition, config.num_classes or 0)
+
+
+def _check_labels(labels: Tensor, num_classes: int) -> None:
+    if labels.is_floating_point():
+        raise ValueError(f"class labels are integers, found {labels.dtype}")
+    # On an accelerator a look at the values would stall it; there the lookup itself asserts.
+    if labels.device.type == "cpu" and not torch.compiler.is_compiling():
+        low, high = (int(bound) for bound in labels.aminmax()) if len(labels) else (0, 0)
+        if low < 0 or high >= num_classes:
+            raise ValueError(f"class labels must be in 0..{num_classes - 1}, found {low}..{high}")

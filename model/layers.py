@@ -1,0 +1,190 @@
+"""Layers of the network: cropped convolutions, causal by what they read, with weight norm.
+
+A layer keeps only the taps that a masked kernel would leave (openai/pixel-cnn does so;
+tfd.PixelCNN multiplies by masked zeros, 1.75 times the work). `Taps` says which inputs an
+output reads. For receptive_field_dims (3, 3), X the output's position and o the taps:
+
+    vertical    o o o    horizontal  o o     first vertical  o o o    first left   o .
+                o X o                o X                     o o o                 o X
+                                                             . X .    first up     o o o
+                                                                                   . X .
+
+Weight norm, Salimans and Kingma 2016: W = g * v * rsqrt(max(sum v^2, 1e-12)), the sum over all
+axes but the output's. Weights are [out, in, height, width], with transposed layers too.
+"""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from model.activations import Border
+
+# What tf.math.l2_normalize adds under the root: keeps a zero direction finite.
+_NORM_EPSILON = 1e-12
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Taps:
+    """Which inputs an output reads, or, in a transposed layer, which outputs an input feeds.
+
+    Output (i, j) of a convolution reads rows stride*i + row ... + height - 1 and the columns
+    likewise; outside the image is 0. Input (i, j) of a transposed layer adds to those rows and
+    columns of the output; outside the image is dropped.
+    """
+
+    height: int
+    width: int
+    row: int
+    col: int
+    stride: int = 1
+
+
+class NormedLayer(nn.Module):
+    """Weights of one linear layer: direction v and gain g, or plain weights in v if g is None."""
+
+    def __init__(self, num_inputs: int, num_outputs: int, taps: Taps, *, has_gain: bool) -> None:
+        super().__init__()
+        self.num_inputs = num_inputs
+        self.num_outputs = num_outputs
+        self.taps = taps
+        self.v = nn.Parameter(torch.empty(num_outputs, num_inputs, taps.height, taps.width))
+        self.g = nn.Parameter(torch.ones(num_outputs)) if has_gain else None
+        self.bias = nn.Parameter(torch.zeros(num_outputs))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draw v Glorot-uniform over the taps that exist; g = ||v||, so that W = v; bias 0."""
+        nn.init.xavier_uniform_(self.v)
+        nn.init.zeros_(self.bias)
+        if self.g is not None:
+            with torch.no_grad():
+                self.g.copy_(self.v.square().sum((1, 2, 3)).sqrt())
+
+    def weight(self) -> Float[Tensor, "outputs inputs rows cols"]:
+        """Return the weights W that the layer multiplies by."""
+        if self.g is None:
+            return self.v
+        return self.direction() * self.g[:, None, None, None]
+
+    def direction(self) -> Float[Tensor, "outputs inputs rows cols"]:
+        """Return v scaled to length 1 for each output."""
+        square = self.v.square().sum((1, 2, 3), keepdim=True)
+        return self.v * square.clamp_min(_NORM_EPSILON).rsqrt()
+
+    def convolve(self, weight: Tensor, bias: Tensor | None, *inputs: Tensor) -> Tensor:
+        """Apply other weights of this layer's geometry to its inputs."""
+        raise NotImplementedError
+
+    def forward(
+        self, *inputs: Float[Tensor, "batch _ height width"]
+    ) -> Float[Tensor, "batch outputs rows cols"]:
+        """Return the layer's output, W applied to the inputs plus bias."""
+        return self.convolve(self.weight(), self.bias, *inputs)
+
+    def num_multiply_adds(self, height: int, width: int) -> int:
+        """Return the multiply-adds of one image with `height` by `width` input positions."""
+        stride = self.taps.stride if isinstance(self, CroppedConv) else 1
+        return self.v.numel() * (height // stride) * (width // stride)
+
+    def extra_repr(self) -> str:
+        """Return the sizes for printing."""
+        return f"{self.num_inputs}, {self.num_outputs}, {self.taps}"
+
+
+class CroppedConv(NormedLayer):
+    """Convolution over exactly the taps; the output has the input's size / stride."""
+
+    def convolve(self, weight: Tensor, bias: Tensor | None, *inputs: Tensor) -> Tensor:
+        """Apply other weights of this layer's geometry to one input."""
+        (x,), taps = inputs, self.taps
+        bottom = taps.height + taps.row - taps.stride
+        bordered = F.pad(x, (*self.border()[:2], -taps.row, bottom))
+        return F.conv2d(bordered, weight, bias, stride=taps.stride)
+
+    def border(self) -> Border:
+        """Return the zeros that the taps reach around the image."""
+        taps = self.taps
+        return Border(-taps.col, taps.width + taps.col - taps.stride, -taps.row)
+
+
+class BorderedConv(CroppedConv):
+    """The same of an input that has its border already, see model.activations."""
+
+    def convolve(self, weight: Tensor, bias: Tensor | None, *inputs: Tensor) -> Tensor:
+        """Apply other weights of this layer's geometry to one bordered input."""
+        return F.conv2d(inputs[0], weight, bias)
+
+
+class CroppedTransposedConv(NormedLayer):
+    """Transposed convolution to `stride` times the size; bias also where nothing lands."""
+
+    def convolve(self, weight: Tensor, bias: Tensor | None, *inputs: Tensor) -> Tensor:
+        """Apply other weights of this layer's geometry to one input."""
+        (x,), taps = inputs, self.taps
+        full = F.conv_transpose2d(x, weight.transpose(0, 1), stride=taps.stride)
+        bottom = taps.stride - taps.height - taps.row
+        right = taps.stride - taps.width - taps.col
+        y = F.pad(full, (taps.col, right, taps.row, bottom))
+        return y if bias is None else y + bias[:, None, None]
+
+
+class Dense(NormedLayer):
+    """A 1x1 layer over the channels of one or more inputs, as if they were concatenated."""
+
+    def __init__(self, num_inputs: int, num_outputs: int, *, has_gain: bool) -> None:
+        super().__init__(
+            num_inputs, num_outputs, Taps(height=1, width=1, row=0, col=0), has_gain=has_gain
+        )
+
+    def convolve(self, weight: Tensor, bias: Tensor | None, *inputs: Tensor) -> Tensor:
+        """Apply other weights of this layer's shape, the concatenation never made."""
+        parts = weight[:, :, 0, 0].split([x.shape[1] for x in inputs], dim=1)
+        y = F.linear(inputs[0].permute(0, 2, 3, 1), parts[0], bias)
+        for x, part in zip(inputs[1:], parts[1:], strict=True):
+            y = y + F.linear(x.permute(0, 2, 3, 1), part)
+        return y.permute(0, 3, 1, 2)
+
+
+# The geometry of TFP's kernels after its masks, for receptive_field_dims (rows, cols).
+
+
+def init_vertical_taps(dims: tuple[int, int]) -> Taps:
+    """Return the taps of the first vertical layer: the rows above, centered."""
+    rows, cols = dims
+    return Taps(height=rows - 1, width=cols, row=1 - rows, col=-(cols // 2))
+
+
+def init_up_taps(dims: tuple[int, int]) -> Taps:
+    """Return the taps of the first horizontal layer that reads the row above."""
+    return Taps(height=1, width=dims[1], row=-1, col=-(dims[1] // 2))
+
+
+def init_left_taps(dims: tuple[int, int]) -> Taps:
+    """Return the taps of the first horizontal layer that reads the pixels to the left."""
+    return Taps(height=2, width=dims[1] // 2, row=-1, col=-(dims[1] // 2))
+
+
+def vertical_taps(dims: tuple[int, int], *, stride: int = 1) -> Taps:
+    """Return the taps of the vertical stream: the own row and those above, centered."""
+    rows, cols = dims
+    return Taps(height=rows - 1, width=cols, row=2 - rows, col=-(cols // 2), stride=stride)
+
+
+def horizontal_taps(dims: tuple[int, int], *, stride: int = 1) -> Taps:
+    """Return the taps of the horizontal stream: up to the own column, two rows."""
+    half = dims[1] // 2
+    return Taps(height=2, width=half + 1, row=-1, col=-half, stride=stride)
+
+
+def vertical_transposed_taps(dims: tuple[int, int]) -> Taps:
+    """Return where the vertical stream's upsampling writes: rows downward, centered."""
+    rows, cols = dims
+    return Taps(height=rows - 1, width=cols, row=0, col=-(cols // 2), stride=2)
+
+
+def horizontal_transposed_taps(dims: tuple[int, int]) -> Taps:
+    """Return where the horizontal stream's upsampling writes: rightward and downward."""
+    return Taps(height=2, width=dims[1] // 2 + 1, row=0, col=0, stride=2)

@@ -1,0 +1,74 @@
+"""One optimizer step: Adam, schedule, clipping, and the average of the weights.
+
+    lr(n)     = peak * min(1, n / warmup) * decay(n)            n = drawings seen so far
+    decay(n)  = 1, or final + (1 - final) * (1 + cos(pi * n / total)) / 2
+    average  <- w * average + (1 - w) * weights, w = 2 ** (-batch / halflife)
+
+Everything is a function of the drawings seen, so that another batch size or number of ranks
+means the same schedule. The average's half-life is shortened while training is young, as in
+Karras et al. 2022 (EDM, ema_rampup_ratio): half-life <= ratio * n.
+"""
+
+import copy
+import math
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+
+from model.pixelcnn import PixelCNN
+from model.spec import TrainSpec
+
+
+def make_optimizer(spec: TrainSpec, network: nn.Module) -> torch.optim.Adam:
+    """Return Adam over all of a network's parameters; its learning rate is set every step."""
+    parameters = [p for p in network.parameters() if p.requires_grad]
+    betas = (spec.beta1, spec.beta2)
+    return torch.optim.Adam(
+        parameters, lr=spec.learning_rate, betas=betas, eps=spec.adam_eps, foreach=True
+    )
+
+
+def learning_rate(spec: TrainSpec, *, seen_nimg: int, total_nimg: int) -> float:
+    """Return the learning rate of the step that follows `seen_nimg` drawings."""
+    warmup = min(1.0, (seen_nimg + spec.batch_size) / max(spec.warmup_nimg, 1))
+    if spec.decay == "constant":
+        return spec.learning_rate * warmup
+    progress = min(1.0, seen_nimg / max(total_nimg, 1))
+    cosine = (1 + math.cos(math.pi * progress)) / 2
+    return spec.learning_rate * warmup * (spec.final_ratio + (1 - spec.final_ratio) * cosine)
+
+
+def average_weight(spec: TrainSpec, *, seen_nimg: int) -> float:
+    """Return w, how much of the old average stays in the step that follows `seen_nimg`."""
+    halflife = min(float(spec.ema_halflife_nimg), spec.ema_rampup_ratio * seen_nimg)
+    return 0.5 ** (spec.batch_size / halflife) if halflife > 0 else 0.0
+
+
+@torch.no_grad()
+def clip_gradients(parameters: Iterable[Tensor], *, max_norm: float) -> float:
+    """Scale all gradients to a joint Euclidean norm of at most `max_norm`; return the norm.
+
+    A norm that is not finite is returned and nothing is scaled: the caller must stop.
+    """
+    gradients = [p.grad for p in parameters if p.grad is not None]
+    norms = torch._foreach_norm(gradients)
+    norm = torch.linalg.vector_norm(torch.stack(norms).double()).item()
+    if math.isfinite(norm) and norm > max_norm > 0:
+        torch._foreach_mul_(gradients, max_norm / norm)
+    return norm
+
+
+class WeightAverage:
+    """A copy of a network whose parameters are the exponential moving average of it."""
+
+    def __init__(self, network: PixelCNN) -> None:
+        """Begin with the network's weights as they are."""
+        self.network: PixelCNN = copy.deepcopy(network).eval().requires_grad_(False)
+        self._values: list[Tensor] = list(self.network.parameters())
+        self._sources: list[Tensor] = list(network.parameters())
+
+    @torch.no_grad()
+    def update(self, weight: float) -> None:
+        """Move towards the network's present weights, keeping `weight` of the old average."""
+        torch._foreach_lerp_(self._values, self._sources, 1 - weight)

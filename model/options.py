@@ -1,0 +1,85 @@
+"""How a run is carried out. Nothing here changes the weights by more than rounding."""
+
+import dataclasses
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from pipelines.schema import Manifest
+from pipelines.store import Store
+
+Device = Literal["auto", "cpu", "cuda"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunOptions:
+    """Where and how to run.
+
+    work_dir                 checkpoints, curve, events; None: attempts/ of a local store, else
+                             the user's cache folder
+    num_threads              of torch in each rank; 0: the cores this process may use / ranks
+    micro_batch_size         drawings a rank puts through at a time; 0: its whole part
+    checkpoint_interval_sec  by the clock, since steps differ in length
+    grid_interval_sec        between pictures of drawings, at most one a look at the validation
+                             split; 0: none
+    compile                  torch.compile, where a compiler is found
+    """
+
+    work_dir: Path | None = None
+    device: Device = "auto"
+    num_threads: int = 0
+    micro_batch_size: int = 0
+    checkpoint_interval_sec: float = 120.0
+    grid_interval_sec: float = 600.0
+    compile: bool = False
+    tensorboard: bool = True
+
+
+def options_to_json(options: RunOptions) -> str:
+    """Return the options as a JSON object."""
+    folder = str(options.work_dir) if options.work_dir else None
+    return json.dumps(dataclasses.asdict(options) | {"work_dir": folder})
+
+
+def options_from_json(text: str) -> RunOptions:
+    """Read options; raise ValueError for an unknown field."""
+    raw = json.loads(text)
+    if raw.get("work_dir") is not None:
+        raw["work_dir"] = Path(raw["work_dir"])
+    try:
+        return RunOptions(**raw)
+    except TypeError as error:
+        raise ValueError(f"the run's options have an unknown field: {error}") from error
+
+
+def run_folder(options: RunOptions, store: Store, digest: str) -> Path:
+    """Return the folder of one run's checkpoints and curve."""
+    return (options.work_dir or _scratch(store)) / f"train-{digest[:16]}"
+
+
+def drawings_folder(options: RunOptions, store: Store) -> Path:
+    """Return the folder of memory-mapped splits, which runs share."""
+    return (options.work_dir or _scratch(store)) / "drawings"
+
+
+def threads_per_rank(options: RunOptions, local_size: int) -> int:
+    """Return how many threads torch should use in each of `local_size` ranks of this machine."""
+    if options.num_threads:
+        return options.num_threads
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return max(1, (cores or 1) // max(local_size, 1))
+
+
+def artifact_label(manifest: Manifest) -> str:
+    """Return `name@digest` as people read it."""
+    return f"{manifest.name}@{manifest.digest[:12]}"
+
+
+def _scratch(store: Store) -> Path:
+    local = store.local_path("attempts")
+    if local is not None:
+        return local
+    root = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser()
+    return root / "sketchmill"

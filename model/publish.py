@@ -1,0 +1,204 @@
+"""From a finished run to a model in the store: weights, curve, evaluation, card.
+
+    weights.safetensors  the averaged weights        config.json  what is needed to load them
+    spec.json            the training spec           curve.jsonl  loss by drawings seen
+    evaluation.json      likelihood of validation and test split, over all and by class
+    README.md            model card
+
+Files hold nothing of the clock or the machine, so that a second publisher writes the same
+bytes; times are in the manifest, which has one winner.
+"""
+
+import hashlib
+import json
+import platform
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+
+from model.data import Drawings, batch_rows
+from model.evaluate import split_nats, summarize
+from model.options import artifact_label
+from model.run import Run
+from model.spec import dataset_ref, run_digest, spec_to_json
+from model.telemetry import CURVE_NAME
+from model.weights import model_files
+from pipelines.schema import ATTRIBUTION, FileEntry, Manifest, artifact_prefix
+from pipelines.store import Store
+
+# The test split is evaluated whole; of the validation split, which only guides, this many.
+VALIDATION_ROWS = 2_048
+
+
+def attribution(manifest: Manifest) -> str:
+    """Return the attribution that an artifact carries on to what is made of it."""
+    return str(manifest.summary.get("attribution", ATTRIBUTION))
+
+
+def publish_model(
+    run: Run,
+    dataset: Manifest,
+    store: Store,
+    name: str,
+    *,
+    folder: Path,
+    splits: Mapping[str, Drawings],
+) -> Manifest:
+    """Evaluate the averaged weights, publish them, and delete what only resuming needs.
+
+    All ranks call it; the first one writes. Returns the manifest that is in the store.
+    """
+    digest = run_digest(run.spec, dataset)
+    evaluation = {
+        "validation": _evaluate(run, splits["validation"], at_most=VALIDATION_ROWS),
+        "test": _evaluate(run, splits["test"]),
+    }
+    if run.ranks.is_first:
+        files = _artifact_files(run, dataset, evaluation, folder)
+        prefix = artifact_prefix("models", name, digest)
+        for path, content in files.items():
+            store.put(f"{prefix}/{path}", content)
+        store.publish(_manifest(run, dataset, name, files, evaluation))
+        shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+    run.ranks.barrier()
+    found = store.find("models", name, digest)
+    assert found is not None
+    return found
+
+
+def _evaluate(run: Run, drawings: Drawings, *, at_most: int | None = None) -> dict[str, Any]:
+    rows = np.arange(len(drawings))
+    if at_most is not None and at_most < len(rows):
+        rows = np.sort(batch_rows(len(rows), at_most, key="validation", step=0))
+    nats = split_nats(run.average.network, drawings, ranks=run.ranks, rows=rows)
+    labels = drawings.labels[rows]
+    return summarize(nats, labels, class_names=drawings.class_names, num_dims=run.num_dims)
+
+
+def _artifact_files(
+    run: Run, dataset: Manifest, evaluation: Mapping[str, Any], folder: Path
+) -> dict[str, bytes]:
+    files = model_files(
+        run.average.network,
+        class_names=dataset.summary["class_names"],
+        dataset_digest=dataset.digest,
+    )
+    files["spec.json"] = _json(spec_to_json(run.spec))
+    files["curve.jsonl"] = (folder / CURVE_NAME).read_bytes()
+    files["evaluation.json"] = _json(evaluation)
+    files["README.md"] = model_card(run, dataset, evaluation).encode()
+    return files
+
+
+def _manifest(
+    run: Run,
+    dataset: Manifest,
+    name: str,
+    files: Mapping[str, bytes],
+    evaluation: Mapping[str, Any],
+) -> Manifest:
+    summary = {
+        "class_names": list(dataset.summary["class_names"]),
+        "image_shape": list(dataset.summary["image_shape"]),
+        "num_parameters": num_parameters(run),
+        "trained_nimg": run.nimg,
+        "test_bits_per_dim": evaluation["test"]["bits_per_dim"],
+        "validation_bits_per_dim": evaluation["validation"]["bits_per_dim"],
+        "train_sec": round(run.elapsed_sec, 1),
+        "images_per_sec": round(run.nimg / max(run.elapsed_sec, 1e-9), 1),
+        "num_ranks": run.ranks.size,
+        "hardware": _hardware(run),
+        "attribution": attribution(dataset),
+    }
+    return Manifest(
+        kind="models",
+        name=name,
+        digest=run_digest(run.spec, dataset),
+        spec=spec_to_json(run.spec),
+        inputs=(dataset_ref(dataset),),
+        files=artifact_entries(files),
+        summary=summary,
+        versions=library_versions(),
+    )
+
+
+def model_card(run: Run, dataset: Manifest, evaluation: Mapping[str, Any]) -> str:
+    """Return the model's README.md, a Hugging Face model card."""
+    test = evaluation["test"]
+    network = run.spec.network
+    classes = "\n".join(
+        f"| {name} | {found['num_drawings']} | {found['bits_per_dim']:.4f} |"
+        for name, found in test["classes"].items()
+    )
+    return f"""---
+library_name: pytorch
+tags: [pixelcnn, autoregressive, sketches, unconditional-image-generation]
+---
+# Conditional PixelCNN++ of drawings in {len(dataset.summary["class_names"])} classes
+
+Test likelihood: **{test["bits_per_dim"]:.4f} bits/dim** (standard error
+{test["bits_per_dim_stderr"]:.4f}, {test["nats"]:.2f} nats a drawing) on {test["num_drawings"]}
+drawings that training never saw.
+
+| | |
+| --- | --- |
+| dataset | {artifact_label(dataset)} |
+| drawings seen in training | {run.nimg} |
+| parameters | {num_parameters(run)} |
+| network | {network.num_resnet} resnets, {network.num_hierarchies} hierarchies, \
+{network.num_filters} filters, {network.num_logistic_mix} mixtures |
+| published weights | exponential moving average, half-life {run.spec.ema_halflife_nimg} drawings |
+
+Pixels are uint8 with 0 for paper and 255 for ink; the label is a position in `class_names` of
+`config.json`. Bits/dim is -log2 p(drawing | class) / {run.num_dims}, each drawing counted once.
+
+| class | test drawings | bits/dim |
+| --- | ---: | ---: |
+{classes}
+
+## Limits
+The model knows the classes above and drawings of {network.image_shape[0]}x\
+{network.image_shape[1]} pixels. It learned from hasty drawings by anonymous people; what it draws
+can be wrong, crude or offensive as theirs are.
+
+## Attribution
+{attribution(dataset)}
+"""
+
+
+def artifact_entries(files: Mapping[str, bytes]) -> tuple[FileEntry, ...]:
+    """Return the manifest's entries of these files."""
+    return tuple(
+        FileEntry(path=path, bytes=len(content), sha256=hashlib.sha256(content).hexdigest())
+        for path, content in sorted(files.items())
+    )
+
+
+def library_versions() -> dict[str, str]:
+    """Return the versions of what makes a model's bytes."""
+    return {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+        "pyarrow": str(pa.__version__),
+    }
+
+
+def num_parameters(run: Run) -> int:
+    """Return the number of trained numbers."""
+    return sum(parameter.numel() for parameter in run.network.parameters())
+
+
+def _hardware(run: Run) -> str:
+    if run.ranks.device.type == "cuda":
+        return torch.cuda.get_device_name(run.ranks.device)
+    return f"{platform.machine()} CPU, {torch.get_num_threads()} threads a rank"
+
+
+def _json(value: Any) -> bytes:
+    return (json.dumps(value, indent=1, sort_keys=True, allow_nan=False) + "\n").encode()

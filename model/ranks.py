@@ -1,0 +1,143 @@
+"""The processes that share one run: joining them, sums over them, how they end.
+
+torchrun starts the ranks and says in the environment who each one is; without it a run is
+one rank and nothing here communicates. A rank stops on SIGTERM or SIGINT at the end of a step,
+together with all others, and gets SIGTERM from the kernel when its parent dies: torchrun puts
+ranks into sessions of their own, so that no signal to a process group reaches them.
+"""
+
+import contextlib
+import ctypes
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from types import FrameType
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.distributed as dist
+
+_PR_SET_PDEATHSIG = 1
+# A rank that was told to stop and still runs after this is stuck in a collective whose other
+# side is gone; its last checkpoint stands.
+GRACE_SEC = 120.0
+
+
+@dataclass(frozen=True, slots=True)
+class Ranks:
+    """This process's place among `size` ranks, of which `local_size` share its machine."""
+
+    rank: int = 0
+    size: int = 1
+    local_rank: int = 0
+    local_size: int = 1
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+
+    @property
+    def is_first(self) -> bool:
+        """Return whether this rank writes what all ranks share."""
+        return self.rank == 0
+
+    def sum(self, values: Sequence[float]) -> list[float]:
+        """Return each value summed over all ranks, in float64."""
+        if self.size == 1:
+            return list(values)
+        total = torch.tensor(values, dtype=torch.float64, device=self.device)
+        dist.all_reduce(total)
+        return total.tolist()
+
+    def barrier(self) -> None:
+        """Wait for all ranks."""
+        if self.size > 1:
+            dist.barrier()
+
+    def gather(self, values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        """Return all ranks' values one after the other, on every rank; lengths may differ."""
+        if self.size == 1:
+            return values
+        lengths = self.sum([len(values) * (rank == self.rank) for rank in range(self.size)])
+        padded = torch.zeros(int(max(lengths)), dtype=torch.float64, device=self.device)
+        padded[: len(values)] = torch.from_numpy(values)
+        parts = [torch.empty_like(padded) for _ in range(self.size)]
+        dist.all_gather(parts, padded)
+        pairs = zip(parts, lengths, strict=True)
+        return np.concatenate([part[: int(length)].cpu().numpy() for part, length in pairs])
+
+
+@contextlib.contextmanager
+def join_ranks(device: str = "auto") -> Iterator[Ranks]:
+    """Yield this process's place among the ranks that torchrun started, or that of a lone one.
+
+    device is "cpu", "cuda" or "auto" (cuda where there is one); gloo connects CPUs, nccl GPUs.
+    """
+    kind = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+    if "WORLD_SIZE" not in os.environ:
+        yield Ranks(device=torch.device(kind))
+        return
+    local_rank = int(os.environ["LOCAL_RANK"])
+    place = torch.device(kind, local_rank) if kind == "cuda" else torch.device(kind)
+    if kind == "cuda":
+        torch.cuda.set_device(place)
+    dist.init_process_group("nccl" if kind == "cuda" else "gloo")
+    try:
+        local_size = int(os.environ["LOCAL_WORLD_SIZE"])
+        yield Ranks(dist.get_rank(), dist.get_world_size(), local_rank, local_size, place)
+    finally:
+        dist.destroy_process_group()
+
+
+class Interrupted(SystemExit):
+    """The run was told to stop and has saved its state; the exit code is 128 + signal."""
+
+
+class StopSignal:
+    """Remembers SIGTERM or SIGINT for the end of the step; use as a context manager.
+
+    Outside the main thread, where Python handles no signals, it never fires.
+    """
+
+    def __init__(self) -> None:
+        """Begin with no signal received."""
+        self.number = 0
+        self._previous: dict[int, object] = {}
+        self._timer: threading.Timer | None = None
+
+    def __enter__(self) -> "StopSignal":
+        """Install the handlers."""
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGTERM, signal.SIGINT):
+                self._previous[number] = signal.signal(number, self._receive)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Put the former handlers back."""
+        if self._timer is not None:
+            self._timer.cancel()
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)  # pyrefly: ignore[bad-argument-type]
+
+    def _receive(self, number: int, _frame: FrameType | None) -> None:
+        if not self.number:
+            self._timer = threading.Timer(GRACE_SEC, os._exit, (128 + number,))
+            self._timer.daemon = True
+            self._timer.start()
+        self.number = number
+
+
+def die_with_parent(parent_pid: int | None = None) -> None:
+    """Ask the kernel for SIGTERM when the parent dies (Linux; elsewhere nothing happens).
+
+    Exits at once with 143 if the parent is gone already; `parent_pid` says who it was where
+    the caller knows.
+    """
+    if not sys.platform.startswith("linux"):
+        return
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0):
+        raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG) failed")
+    if parent_pid is not None and os.getppid() != parent_pid:
+        raise SystemExit(128 + signal.SIGTERM)

@@ -1,0 +1,130 @@
+"""The audit on the page: its numbers beside those of real drawings, classes, gate, nearest pairs."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from model.audit.measures import pick_rows
+from model.report.pictures import Images, grid
+from pipelines.schema import Manifest
+from pipelines.store import Store
+
+# Name, what it says, and the real number beside it; a rate is shown in percent.
+_ROWS = (
+    ("exact_copy_rate", "equal to a training drawing", "real_exact_copy_rate"),
+    (
+        "near_copy_rate",
+        "nearer to a training drawing than 99 % of real ones",
+        "real_near_copy_rate",
+    ),
+    ("copy_distance_ratio", "distance to training, over that of real drawings", None),
+    ("exact_duplicate_rate", "equal to another one of the set", "real_exact_duplicate_rate"),
+    ("near_duplicate_rate", "nearer to another one than 99 % of real ones", "real_near_copy_rate"),
+    ("blank_rate", "without ink", None),
+    ("judge_agreement", "taken for the asked class by the judge", "real_judge_agreement"),
+    ("judge_confidence", "mean probability of the asked class", None),
+    ("frechet_distance", "Frechet distance in the judge's features", "real_frechet_distance"),
+    ("precision", "like some real drawing (precision)", None),
+    ("recall", "of real drawings, like some generated one (recall)", None),
+    ("bits_per_dim", "mean bits/dim under the model", None),
+)
+_PERCENT = ("_rate", "agreement", "confidence", "precision", "recall")
+
+
+def audit_table(numbers: Mapping[str, Any]) -> list[dict[str, str]]:
+    """Return the rows of the audit table for the numbers that are there."""
+    return [
+        {
+            "what": what,
+            "found": show(name, numbers.get(name)),
+            "real": show(name, numbers.get(real)) if real else "",
+        }
+        for name, what, real in _ROWS
+        if name in numbers
+    ]
+
+
+def class_table(numbers: Mapping[str, Any]) -> list[dict[str, str]]:
+    """Return a row a class: accepted, ink and darkness made and real, nearness, judge."""
+    reasons = numbers.get("reasons", {})
+    return [
+        {
+            "name": name,
+            "drawings": f"{row['num_drawings']:,}",
+            "accepted": f"{reasons.get(name, {}).get('accepted', row['num_drawings']):,}",
+            "ink": _pair(row, "ink_mean", "{:.0f}"),
+            "darkness": _pair(row, "darkness", "{:.2f}"),
+            "near": show("near_copy_rate", row.get("near_copy_rate")),
+            "judge": _judge(row),
+        }
+        for name, row in numbers["classes"].items()
+    ]
+
+
+def rejections(numbers: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Return how many drawings the filters rejected for each reason, the most first."""
+    totals: dict[str, int] = {}
+    for counts in numbers.get("reasons", {}).values():
+        for reason, count in counts.items():
+            totals[reason] = totals.get(reason, 0) + count
+    totals.pop("accepted", None)
+    ordered = sorted(totals.items(), key=lambda item: (-item[1], item[0]))
+    return [(reason.replace("_", " "), f"{count:,}") for reason, count in ordered if count]
+
+
+def gate_rows(checks: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
+    """Return the gate's checks in words."""
+    return [
+        {
+            "what": check["name"] + (f" of {check['subject']}" if check["subject"] else ""),
+            "found": f"{check['found']:.4g}",
+            "limit": f"{'at most' if check['side'] == 'max' else 'at least'} {check['limit']:.4g}",
+            "result": "passed" if check["is_passed"] else "FAILED",
+        }
+        for check in checks
+    ]
+
+
+def closest_pairs(
+    numbers: Mapping[str, Any], samples: Manifest, dataset: Manifest, store: Store
+) -> tuple[Images | None, list[str]]:
+    """Return a picture of the samples nearest to training drawings above those, and captions.
+
+    (None, []) if the audit found no pair.
+    """
+    pairs = numbers.get("closest", [])
+    if not pairs:
+        return None, []
+    made = pick_rows(samples, store, split="train", rows=[pair["sample_row"] for pair in pairs])
+    rows = [pair["training_row"] for pair in pairs]
+    learned = pick_rows(dataset, store, split="train", rows=rows)
+    captions = [f"{pair['class_name']}: {pair['distance']:.2f}" for pair in pairs]
+    return grid([np.stack(made), np.stack(learned)], scale=4), captions
+
+
+def show(name: str, value: float | None) -> str:
+    """Return a number as the page shows it; a dash for none.
+
+    >>> show("near_copy_rate", 0.0125), show("bits_per_dim", 1.23456), show("recall", None)
+    ('1.25 %', '1.235', '-')
+    """
+    if value is None:
+        return "-"
+    if name.endswith(_PERCENT):
+        return f"{100 * value:.2f} %"
+    return f"{value:.3f}"
+
+
+def _pair(row: Mapping[str, Any], name: str, form: str) -> str:
+    real = row.get(f"real_{name}")
+    return form.format(row[name]) + (" / " + form.format(real) if real is not None else "")
+
+
+def _judge(row: Mapping[str, Any]) -> str:
+    if "judge_agreement" not in row:
+        return "-"
+    real = row.get("real_judge_agreement")
+    return f"{100 * row['judge_agreement']:.0f} %" + (
+        "" if real is None else f" / {100 * real:.0f} %"
+    )

@@ -1,0 +1,273 @@
+"""The report: an artifact of one page, one picture a class, and their numbers.
+
+`report.html` needs no network and no script. `pictures/<class>.png` shows real drawings of
+the test split in the upper row and generated ones in the lower; `generated.png` is a contact
+sheet of generated drawings alone. With an audit the page compares the two sets in numbers.
+"""
+
+import base64
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from typing import Any
+
+import jinja2
+import numpy as np
+from markupsafe import Markup
+
+from model.audit.measures import read_batches
+from model.report.audit_view import (
+    audit_table,
+    class_table,
+    closest_pairs,
+    gate_rows,
+    rejections,
+)
+from model.report.pictures import Images, grid, to_png, two_rows
+from model.report.plots import compare_svg, confusion_svg, curve_svg, per_class_svg
+from model.report.sections import (
+    SPLITS,
+    attribution,
+    class_counts,
+    how_to_cite,
+    how_to_load,
+    is_real,
+    key_numbers,
+    lineage_steps,
+    lineage_tree,
+)
+from pipelines.schema import FileEntry, InputRef, Manifest, artifact_digest, slug
+from pipelines.store import Store
+
+# Part of the digest: a changed page is another report of the same inputs.
+PAGE_VERSION = 2
+REPORT_NAME = "report.html"
+# Drawings of a class on the contact sheet.
+SHEET_COLUMNS = 24
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Subject:
+    """What a report is about; `audit` and the gate's `checks` are there if it was audited."""
+
+    dataset: Manifest
+    model: Manifest
+    samples: Manifest
+    audit: Manifest | None = None
+    checks: Sequence[Mapping[str, Any]] = ()
+
+    def artifacts(self) -> dict[str, Manifest]:
+        """Return the artifacts by role."""
+        found = {"dataset": self.dataset, "model": self.model, "samples": self.samples}
+        return found | ({"audit": self.audit} if self.audit else {})
+
+
+def report_digest(spec: Mapping[str, Any], inputs: tuple[InputRef, ...]) -> str:
+    """Return the address of the report that these inputs make."""
+    return artifact_digest("reports", spec, inputs)
+
+
+def report_spec(*, per_class: int, checks: Sequence[Mapping[str, Any]] = ()) -> dict[str, Any]:
+    """Return what decides a report besides its inputs."""
+    spec: dict[str, Any] = {"page_version": PAGE_VERSION, "per_class": per_class}
+    return spec | ({"checks": [dict(check) for check in checks]} if checks else {})
+
+
+def report_inputs(
+    dataset: Manifest, model: Manifest, samples: Manifest, audit: Manifest | None = None
+) -> tuple[InputRef, ...]:
+    """Return the lineage of a report."""
+    roles = Subject(dataset=dataset, model=model, samples=samples, audit=audit).artifacts()
+    return tuple(
+        InputRef(role=role, kind=m.kind, name=m.name, digest=m.digest) for role, m in roles.items()
+    )
+
+
+def make_report(
+    dataset: Manifest,
+    model: Manifest,
+    samples: Manifest,
+    store: Store,
+    *,
+    name: str,
+    per_class: int = 8,
+    audit: Manifest | None = None,
+    checks: Sequence[Mapping[str, Any]] = (),
+    versions: Mapping[str, str] | None = None,
+) -> Manifest:
+    """Draw the report into the store and publish it; answer at once if it is there.
+
+    audit   of the samples (model.audit.run), for its sections
+    checks  of a gate (model.audit.gate), as JSON values
+    """
+    subject = Subject(dataset=dataset, model=model, samples=samples, audit=audit, checks=checks)
+    spec = report_spec(per_class=per_class, checks=checks)
+    inputs = report_inputs(dataset, model, samples, audit)
+    digest = report_digest(spec, inputs)
+    if found := store.find("reports", name, digest):
+        return found
+    contents = dict(_contents(subject, store, per_class))
+    manifest = Manifest(
+        kind="reports",
+        name=name,
+        digest=digest,
+        spec=spec,
+        inputs=inputs,
+        files=tuple(_entry(path, content) for path, content in contents.items()),
+        summary={"page": REPORT_NAME, "class_names": list(dataset.summary["class_names"])},
+        versions=dict(versions or {}),
+    )
+    for path, content in contents.items():
+        store.put(f"{manifest.prefix}/{path}", content)
+    return store.publish(manifest)
+
+
+def first_of_each_class(
+    manifest: Manifest, store: Store, *, split: str, per_class: int
+) -> dict[str, Images]:
+    """Return the first drawings of each class in a split, in the order of the shards.
+
+    Returns class name -> (n, height, width) uint8 with n at most `per_class`.
+    """
+    names = manifest.summary["class_names"]
+    found: dict[str, list[Images]] = {name: [] for name in names}
+    for images, labels, _ in read_batches(manifest, store, split=split):
+        for label, name in enumerate(names):
+            missing = per_class - len(found[name])
+            found[name] += list(images[np.flatnonzero(labels == label)[: max(missing, 0)]])
+        if all(len(rows) >= per_class for rows in found.values()):
+            break
+    return {name: np.stack(rows) if rows else _no_images() for name, rows in found.items()}
+
+
+def _contents(subject: Subject, store: Store, per_class: int) -> Iterator[tuple[str, bytes]]:
+    real = first_of_each_class(subject.dataset, store, split="test", per_class=per_class)
+    most = max(per_class, SHEET_COLUMNS)
+    drawn = first_of_each_class(subject.samples, store, split="train", per_class=most)
+    made = {name: images[:per_class] for name, images in drawn.items()}
+    pictures = {
+        name: to_png(two_rows(real.get(name, _no_images()), made[name]))
+        for name in made
+        if len(made[name])
+    }
+    file_names = _picture_names(pictures)
+    for name, picture in pictures.items():
+        yield f"pictures/{file_names[name]}.png", picture
+    sheet = to_png(grid([drawn[name][:SHEET_COLUMNS] for name in pictures], scale=2))
+    yield "generated.png", sheet
+    values = _page_values(subject, store, pictures=pictures, real=real, made=made)
+    values |= {"sheet": _base64(sheet), "sheet_columns": SHEET_COLUMNS}
+    yield REPORT_NAME, _render(values | _audit_values(subject, store)).encode()
+
+
+def _render(values: Mapping[str, Any]) -> str:
+    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
+    text = files("model.report").joinpath("page.html.j2").read_text(encoding="utf-8")
+    return environment.from_string(text).render(**values)
+
+
+def _page_values(
+    subject: Subject,
+    store: Store,
+    *,
+    pictures: Mapping[str, bytes],
+    real: Mapping[str, Images],
+    made: Mapping[str, Images],
+) -> dict[str, Any]:
+    """Return what the page shows of dataset, model and samples."""
+    dataset, model, samples = subject.dataset, subject.model, subject.samples
+    test = json.loads(store.get(f"{model.prefix}/evaluation.json"))["test"]
+    by_class = test["classes"]
+    bpd = {name: row["bits_per_dim"] for name, row in by_class.items()}
+    error = {name: row["bits_per_dim_stderr"] for name, row in by_class.items()}
+    return {
+        "title": f"{samples.name}: drawings of {len(pictures)} classes",
+        "real_word": "real" if is_real(dataset) else "source",
+        "numbers": key_numbers(dataset, samples, test),
+        "classes": [
+            {
+                "name": name,
+                "note": f"{bpd[name]:.3f} bits/dim" if name in bpd else "",
+                "png": _base64(picture),
+                "real": len(real.get(name, ())),
+                "generated": len(made[name]),
+            }
+            for name, picture in pictures.items()
+        ],
+        "curve_svg": _safe(curve_svg(_curve(model, store))),
+        "per_class_svg": _safe(per_class_svg(bpd, error)),
+        "splits": SPLITS,
+        "counts": class_counts(dataset),
+        "lineage": lineage_steps(subject.artifacts()),
+        "tree": lineage_tree(samples, store),
+        "usage": how_to_load(samples),
+        "citation": how_to_cite(dataset, model, samples),
+        "attribution": attribution(dataset),
+    }
+
+
+def _audit_values(subject: Subject, store: Store) -> dict[str, Any]:
+    """Return what the page shows of the audit; `audit` is None without one."""
+    if subject.audit is None:
+        return {"audit": None}
+    numbers = json.loads(store.get(f"{subject.audit.prefix}/audit.json"))
+    classes = numbers["classes"]
+    pairs, captions = closest_pairs(numbers, subject.samples, subject.dataset, store)
+    confusion = numbers.get("confusion")
+    names = list(subject.dataset.summary["class_names"])
+    ink = compare_svg(
+        classes, "ink_mean", low="ink_low", high="ink_high", label="inked pixels: mean, 5 to 95 %"
+    )
+    return {
+        "audit": audit_table(numbers),
+        "audit_classes": class_table(numbers),
+        "audit_counts": {
+            "compared": f"{numbers['num_compared']:,}",
+            "held_out": f"{numbers['num_held_out']:,}",
+            "accepted": f"{numbers['accepted']:,}",
+            "all": f"{numbers['num_drawings']:,}",
+        },
+        "rejections": rejections(numbers),
+        "filters": json.dumps(numbers["filters"], indent=1) if numbers["filters"] else "",
+        "gate": gate_rows(subject.checks),
+        "pairs": None if pairs is None else _base64(to_png(pairs)),
+        "captions": captions,
+        "ink_svg": _safe(ink),
+        "confusion_svg": _safe(confusion_svg(confusion, names)) if confusion else None,
+    }
+
+
+def _curve(model: Manifest, store: Store) -> list[dict[str, float]]:
+    content = store.get(f"{model.prefix}/curve.jsonl")
+    return [json.loads(line) for line in content.splitlines() if line.strip()]
+
+
+def _picture_names(class_names: Iterable[str]) -> dict[str, str]:
+    """Return a name a class that is safe in a path and different from the others."""
+    names: dict[str, str] = {}
+    for place, class_name in enumerate(class_names):
+        try:
+            name = slug(class_name)
+        except ValueError:
+            name = f"class-{place}"
+        names[class_name] = name if name not in names.values() else f"{name}-{place}"
+    return names
+
+
+def _base64(content: bytes) -> str:
+    return base64.b64encode(content).decode()
+
+
+def _safe(svg: str) -> Markup:
+    """Let our own SVG through the template's escaping."""
+    return Markup(svg)
+
+
+def _entry(path: str, content: bytes) -> FileEntry:
+    return FileEntry(path=path, bytes=len(content), sha256=hashlib.sha256(content).hexdigest())
+
+
+def _no_images() -> Images:
+    return np.zeros((0, 28, 28), np.uint8)

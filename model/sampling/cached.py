@@ -1,0 +1,199 @@
+"""The exact sampler that costs one forward pass an image.
+
+model.sampling.evaluator computes a pixel's parameters from the pixels before it; here the pixel
+is drawn and handed back. It is a whole level when the next one sees it, so what is sampled is
+exactly the model's p(x) at temperature 1, and the parameters met on the way give log_prob of
+the result. In float64 the images equal those of model.sampling.naive for the same numbers; in
+float32 sums are in another order, so a drawing may differ once a rounding crosses the edge of
+a level.
+
+A CUDA device replays each row as one graph (model.sampling.graphs), captured once.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, Num
+from torch import Tensor
+
+from model.likelihood import num_draws, num_params, read_params, to_unit
+from model.pixelcnn import PixelCNN
+from model.sampling.evaluator import Evaluator
+from model.sampling.graphs import RowGraphs
+from model.sampling.naive import pixel_dtype
+from model.sampling.rows import Place
+
+
+@dataclass(frozen=True, slots=True)
+class Given:
+    """Pixels that are not drawn: `value` where `mask`, which all channels share."""
+
+    value: Num[Tensor, "batch channels height width"]
+    mask: Bool[Tensor, "batch height width"]
+
+
+@dataclass(frozen=True, slots=True)
+class Sampled:
+    """Images, uint8 where low..high fits, else int64, and log P of each pixel in nats.
+
+    The likelihoods are the model's, at temperature 1, of given pixels too.
+    """
+
+    images: Num[Tensor, "batch channels height width"]
+    log_prob_map: Float[Tensor, "batch height width"]
+
+
+class CachedSampler:
+    """Draws batches of one size from a model; memory is allocated once.
+
+    Weights are copied at construction, with weight norm folded in; later changes of the model
+    are not seen. One sampler serves one thread.
+    """
+
+    def __init__(
+        self,
+        model: PixelCNN,
+        *,
+        batch: int,
+        dtype: torch.dtype | None = None,
+        poison: bool = False,
+    ) -> None:
+        """Prepare for batches of `batch` images on the model's device.
+
+        dtype: of the arithmetic, the model's own by default; with bfloat16 the sums over
+        blocks, the first and the last layers and the head are float32.
+        poison: fill memory that must not be read with NaN; for tests.
+        """
+        weight = model.network.output.bias
+        narrow = dtype or weight.dtype
+        wide = torch.float32 if narrow in (torch.bfloat16, torch.float16) else narrow
+        self._place = place = Place(
+            batch=batch,
+            narrow=narrow,
+            wide=wide,
+            device=weight.device,
+            activation=model.config.resnet_activation,
+            poison=poison,
+        )
+        self.config, self._encoder = model.config, model.encoder
+        self._evaluator = Evaluator(model.network, place)
+        _, width, channels = model.config.image_shape
+        self._uniforms = place.empty(width, batch, num_draws(model.config), dtype=torch.float64)
+        self._given = place.empty(width, batch, channels, dtype=wide)
+        self._mask = torch.zeros(width, batch, 1, dtype=torch.bool, device=place.device)
+        self._drawn = place.empty(width, batch, channels, dtype=wide)
+        self._raw = place.empty(width, batch, num_params(model.config), dtype=wide)
+        self._code_rows: list[Tensor | None] = []
+        self._temperature = 1.0
+        self._graphs: RowGraphs | None = None
+
+    @property
+    def batch(self) -> int:
+        """Return the number of images of a batch."""
+        return self._place.batch
+
+    @torch.no_grad()
+    def sample(
+        self,
+        uniforms: Float[Tensor, "batch draws height width"],
+        condition: Tensor | None = None,
+        *,
+        temperature: float = 1.0,
+        given: Given | None = None,
+    ) -> Sampled:
+        """Draw one image for each row of `uniforms`, which are as for sample_naive.
+
+        Raises ValueError for another batch size, a condition that does not fit, or a
+        temperature that is not positive.
+        """
+        if not temperature > 0:
+            raise ValueError(f"temperature must be positive, found {temperature}")
+        if len(uniforms) != self.batch:
+            raise ValueError(f"expected {self.batch} images, found numbers for {len(uniforms)}")
+        device, config = self._place.device, self.config
+        inputs = _Inputs(
+            uniforms=uniforms.to(device).permute(2, 3, 0, 1),
+            codes=self._encode(condition),
+            given=None if given is None else given.value.to(device).permute(2, 3, 0, 1),
+            mask=None if given is None else given.mask.to(device).permute(1, 2, 0)[..., None],
+        )
+        if given is None:
+            self._mask.zero_()
+        run = self._row_runner(temperature)
+        height = config.image_shape[0]
+        images, raw = (_stack_of(row, height) for row in (self._drawn, self._raw))
+        for row in range(height):
+            self._load(row, inputs)
+            run(row)
+            images[row], raw[row] = self._drawn, self._raw
+        value = images.permute(2, 3, 0, 1)
+        log_prob = read_params(raw.permute(2, 3, 0, 1), config).log_prob(value)
+        return Sampled(value.to(pixel_dtype(config.low, config.high)), log_prob)
+
+    def _encode(self, condition: Tensor | None) -> list[Tensor | None]:
+        """Project a condition for all blocks; return spatial codes by rows."""
+        place = self._place
+        if condition is not None:
+            condition = condition.to(place.device)
+        codes = self._encoder(condition, batch=place.batch, dtype=place.wide)
+        codes = [None if code is None else code.to(place.wide) for code in codes]
+        self._evaluator.project(codes)
+        spatial = [
+            code.permute(2, 3, 0, 1).flatten(1, 2) if code is not None and code.ndim == 4 else None
+            for code in codes
+        ]
+        if not self._code_rows:
+            empty = [None if code is None else torch.empty_like(code[0]) for code in spatial]
+            self._code_rows = empty
+        return spatial
+
+    def _load(self, row: int, inputs: "_Inputs") -> None:
+        """Copy what a row needs to where its operations read it."""
+        self._uniforms.copy_(inputs.uniforms[row])
+        if inputs.given is not None and inputs.mask is not None:
+            self._given.copy_(inputs.given[row])
+            self._mask.copy_(inputs.mask[row])
+        for level in range(self._evaluator.depth(row) + 1):
+            code, here = inputs.codes[level], self._code_rows[level]
+            if code is not None and here is not None:
+                here.copy_(code[row >> level])
+
+    def _row_runner(self, temperature: float):
+        if self._graphs is None or temperature != self._temperature:
+            self._temperature, self._graphs = temperature, None
+        if self._place.device.type != "cuda":
+            return self._run_row
+        if self._graphs is None:
+            self._graphs = RowGraphs(self._run_row, period=self._evaluator.period)
+        return self._graphs.run
+
+    def _run_row(self, row: int) -> None:
+        """Draw a row; apart from the first rows it depends on `row` modulo the period only."""
+        self._evaluator.begin(row, self._code_rows)
+        for column in range(len(self._drawn)):
+            self._evaluator.step(row, column, out=self._raw[column])
+            self._draw(row, column)
+
+    def _draw(self, row: int, column: int) -> None:
+        config = self.config
+        params = read_params(self._raw[column][:, :, None, None], config)
+        uniforms = self._uniforms[column][:, :, None, None]
+        drawn = params.draw(uniforms, temperature=self._temperature)[:, :, 0, 0]
+        drawn = torch.where(self._mask[column], self._given[column], drawn)
+        self._drawn[column] = drawn
+        pixel = self._evaluator.pixels.cols(row)[column]
+        pixel.copy_(to_unit(drawn, config.low, config.high))
+
+
+@dataclass(frozen=True, slots=True)
+class _Inputs:
+    """What a batch is made of, by rows: [height, width, batch, ...]."""
+
+    uniforms: Tensor
+    codes: list[Tensor | None]
+    given: Tensor | None
+    mask: Tensor | None
+
+
+def _stack_of(row: Tensor, height: int) -> Tensor:
+    return torch.empty(height, *row.shape, dtype=row.dtype, device=row.device)

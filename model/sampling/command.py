@@ -1,0 +1,78 @@
+"""`python -m model.sampling`: draw a dataset as a process of its own, or as torchrun's ranks.
+
+    python -m model.sampling --store URL --model NAME@DIGEST --name NAME --spec-json FILE
+
+Under torchrun each rank draws every size-th shard on its own device, and the first one
+publishes. With --progress-json progress is one JSON object a line on standard output; the last
+line is {"digest": ...}.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from model.ranks import Ranks, die_with_parent, join_ranks
+from model.sampling.bulk import make_shards, publish_samples, sample_dataset
+from model.sampling.spec import SampleSpec, samples_digest, spec_from_json
+from model.telemetry import JsonProgress, Progress, no_progress
+from pipelines.schema import Manifest
+from pipelines.store import Store, open_store
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Draw what the arguments say and print the digest."""
+    given = _parser().parse_args(arguments)
+    if given.parent:
+        die_with_parent(given.parent)
+    store = open_store(given.store)
+    model = store.resolve("models", given.model)
+    spec = spec_from_json(json.loads(Path(given.spec_json).read_text()))
+    progress = JsonProgress(sys.stdout) if given.progress_json else no_progress
+    with join_ranks() as ranks:
+        if ranks.size > 1:
+            manifest = sample_on_ranks(spec, model, store, given.name, ranks, progress=progress)
+        else:
+            manifest = sample_dataset(
+                spec, model, store, given.name, processes=given.processes, progress=progress
+            )
+        if ranks.is_first:
+            sys.stdout.write(json.dumps({"digest": manifest.digest}) + "\n")
+    return 0
+
+
+def sample_on_ranks(
+    spec: SampleSpec,
+    model: Manifest,
+    store: Store,
+    name: str,
+    ranks: Ranks,
+    *,
+    progress: Progress = no_progress,
+) -> Manifest:
+    """Draw a dataset with the ranks of one run; all call it with the same arguments."""
+    digest = samples_digest(spec, model)
+    if found := store.find("samples", name, digest):
+        return found
+    mine = range(spec.num_shards)[ranks.rank :: ranks.size]
+    make_shards(spec, model, store, name, shards=mine, processes=1, progress=progress)
+    ranks.barrier()
+    if ranks.is_first:
+        publish_samples(spec, model, store, name)
+    ranks.barrier()
+    found = store.find("samples", name, digest)
+    assert found is not None
+    return found
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m model.sampling", description=__doc__)
+    parser.add_argument("--store", required=True, help="URL of the artifact store")
+    parser.add_argument("--model", required=True, help="the model, NAME@DIGEST")
+    parser.add_argument("--name", required=True, help="the samples' name in the store")
+    parser.add_argument("--spec-json", required=True, help="file with the sampling spec")
+    parser.add_argument("--processes", type=int, default=0, help="0 is one a core")
+    parser.add_argument("--progress-json", action="store_true", help="progress on stdout")
+    parser.add_argument("--parent", type=int, default=0, help="end when this process does")
+    return parser

@@ -1,0 +1,123 @@
+"""A model of the store made ready to draw the rows of a spec, on one device."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from model.config import PixelCNNConfig
+from model.likelihood import num_draws
+from model.pixelcnn import PixelCNN
+from model.sampling.cached import CachedSampler
+from model.sampling.noise import class_uniforms
+from model.sampling.spec import Rows, SampleSpec, model_labels, shard_batches, spec_rows
+from model.weights import CONFIG_NAME, WEIGHTS_NAME, load_model
+from pipelines.schema import Manifest
+from pipelines.store import Store
+
+
+@dataclass(frozen=True, slots=True)
+class Drawn:
+    """Drawings (n, h, w) uint8 and their log-likelihoods (n,) in nats under the model."""
+
+    images: npt.NDArray[np.uint8]
+    nats: npt.NDArray[np.float64]
+
+
+class Drawer:
+    """Draws the rows of one spec with one model."""
+
+    def __init__(self, model: PixelCNN, labels: npt.NDArray[np.int64], spec: SampleSpec) -> None:
+        """Take the model's label of each of the spec's classes."""
+        check_drawable(model.config)
+        self.spec, self.labels, self.model = spec, labels, model
+        self.rows = spec_rows(spec)
+        self._sampler: CachedSampler | None = None
+
+    def draw(self, batch: slice) -> Drawn:
+        """Draw one batch of the spec's rows."""
+        rows = self.rows.part(batch)
+        labels = self.labels[rows.labels]
+        height, width, _ = self.model.config.image_shape
+        shape = (num_draws(self.model.config), height, width)
+        uniforms = class_uniforms(labels, rows.indices, shape, seed=self.spec.seed)
+        sampled = self._sampler_of(len(rows)).sample(
+            uniforms,
+            label_condition(self.model.config, labels),
+            temperature=self.spec.temperature,
+        )
+        nats = sampled.log_prob_map.double().sum((1, 2))
+        return Drawn(sampled.images[:, 0].cpu().numpy(), nats.cpu().numpy())
+
+    def _sampler_of(self, batch: int) -> CachedSampler:
+        """Return a sampler of this batch size; the last one is kept, most batches are equal."""
+        if self._sampler is None or self._sampler.batch != batch:
+            self._sampler = None  # its memory is needed
+            dtype = getattr(torch, self.spec.dtype)
+            self._sampler = CachedSampler(self.model, batch=batch, dtype=dtype)
+        return self._sampler
+
+
+def open_drawer(store: Store, manifest: Manifest, spec: SampleSpec) -> Drawer:
+    """Load a model and check that it can draw the spec.
+
+    Raises ValueError for a class that the model does not know or a model that is none.
+    """
+    saved = load_model(
+        {name: store.get(f"{manifest.prefix}/{name}") for name in (WEIGHTS_NAME, CONFIG_NAME)}
+    )
+    labels = spec_labels(spec, saved.class_names, saved.model.config)
+    dtype = torch.float64 if spec.dtype == "float64" else torch.float32
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    return Drawer(saved.model.to(device, dtype), labels, spec)
+
+
+def spec_labels(
+    spec: SampleSpec, known: Sequence[str], config: PixelCNNConfig
+) -> npt.NDArray[np.int64]:
+    """Return the model's labels; a model without a condition draws one class of any name."""
+    if config.condition.kind != "none":
+        return model_labels(spec, known)
+    if len(spec.class_names) > 1:
+        raise ValueError(
+            f"the model is unconditional, so it cannot draw {len(spec.class_names)} classes: "
+            "give one class name, which all drawings get"
+        )
+    return np.zeros(1, np.int64)
+
+
+def check_drawable(config: PixelCNNConfig) -> None:
+    """Raise ValueError unless the model makes gray 8-bit pictures of a class."""
+    if config.condition.kind in ("vector", "spatial"):
+        raise ValueError(
+            f"the model is conditioned on a {config.condition.kind}, not on a class: a dataset "
+            "of classes cannot be drawn from it; use model.sampling.cached"
+        )
+    if config.num_channels != 1 or config.low < 0 or config.high > 255:
+        raise ValueError(
+            "a dataset holds gray pictures of 8 bits, the model makes "
+            f"{config.num_channels} channels of {config.low}..{config.high}"
+        )
+
+
+def label_condition(config: PixelCNNConfig, labels: npt.NDArray[np.int64]) -> Tensor | None:
+    """Return the condition of images of these classes."""
+    given = torch.from_numpy(np.ascontiguousarray(labels))
+    match config.condition.kind:
+        case "none":
+            return None
+        case "multi_label":
+            return F.one_hot(given, config.condition.num_classes or 0).float()
+        case "scalar":
+            return given.float()
+    return given
+
+
+def shard_rows(spec: SampleSpec, shard: int) -> Rows:
+    """Return which drawings a shard holds."""
+    batches = shard_batches(spec, shard)
+    return spec_rows(spec).part(slice(batches[0].start, batches[-1].stop))

@@ -1,0 +1,56 @@
+"""The plain sampler: a forward pass over all images for each pixel.
+
+It is the definition that a faster sampler must equal, and it needs no more of a model than
+distribution_params. Pixels are quantized as they are drawn, so that what is sampled is exactly
+the distribution whose log_prob the model gives (tfd.PixelCNN rounds the finished image, after
+its network has seen values that no training image has).
+"""
+
+from typing import TYPE_CHECKING
+
+import torch
+from jaxtyping import Float, Num
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from model.pixelcnn import PixelCNN
+
+
+@torch.no_grad()
+def sample_naive(
+    model: "PixelCNN",
+    uniforms: Float[Tensor, "batch draws height width"],
+    condition: Tensor | None = None,
+    *,
+    temperature: float = 1.0,
+) -> Num[Tensor, "batch channels height width"]:
+    """Return one image for each row of `uniforms`; uint8 where low..high fits, else int64.
+
+    uniforms: in (0, 1), for each pixel model.likelihood.num_draws of them
+    temperature: divides logits, multiplies scales; raises ValueError unless positive
+    """
+    if not temperature > 0:
+        raise ValueError(f"temperature must be positive, found {temperature}")
+    height, width, channels = model.config.image_shape
+    weight = model.network.output.bias
+    uniforms = uniforms.to(weight.device)
+    value = torch.full(
+        (len(uniforms), channels, height, width), float(model.config.low), device=weight.device
+    ).to(weight.dtype)
+    was_training = model.training
+    model.eval()
+    try:
+        for row in range(height):
+            for column in range(width):
+                here = slice(row, row + 1), slice(column, column + 1)
+                params = model.distribution_params(value, condition).at(*here)
+                drawn = params.draw(uniforms[:, :, *here], temperature=temperature)
+                value[:, :, row, column] = drawn[:, :, 0, 0].to(value.dtype)
+    finally:
+        model.train(was_training)
+    return value.to(pixel_dtype(model.config.low, model.config.high))
+
+
+def pixel_dtype(low: int, high: int) -> torch.dtype:
+    """Return the dtype of sampled pixels."""
+    return torch.uint8 if low >= 0 and high <= 255 else torch.int64

@@ -1,0 +1,169 @@
+"""All that decides a set of generated drawings: which, how many, from what noise, in what batches.
+
+A SampleSpec with a model's digest is the address of a samples artifact. Drawing i of class c
+under a seed has noise of its own (model.sampling.noise), and work is cut into batches that the
+spec alone fixes, so the bytes depend neither on processes nor on their order nor on a restart.
+Another kind of processor or another torch may round a sum differently and flip a pixel.
+"""
+
+import dataclasses
+import difflib
+import json
+import math
+import typing
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from pipelines.schema import InputRef, Manifest, artifact_digest
+
+Dtype = Literal["float32", "bfloat16", "float64"]
+
+# Raised when equal specs begin to give other drawings.
+SAMPLER_VERSION = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SampleSpec:
+    """What to draw.
+
+    class_names     classes of the model; a drawing's label is the position here
+    per_class       drawings of each class, or one number for each class
+    seed            drawings 0, 1, 2, ... of a class are the same in every spec with this seed
+    temperature     1 is the model's distribution; below 1 sharper, above 1 wilder
+    batch_size      drawings computed together
+    dtype           of the arithmetic; likelihoods are sums in float32 or wider
+    rows_per_shard  drawings in a Parquet file, the unit that a restart repeats
+    """
+
+    class_names: tuple[str, ...]
+    per_class: int | tuple[int, ...]
+    seed: int = 0
+    temperature: float = 1.0
+    batch_size: int = 64
+    dtype: Dtype = "float32"
+    rows_per_shard: int = 8_192
+
+    def __post_init__(self) -> None:
+        """Raise ValueError if a field is out of range."""
+        _check_spec(self)
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Return the number of drawings of each class."""
+        given = self.per_class
+        numbers = (given,) * len(self.class_names) if isinstance(given, int) else given
+        return dict(zip(self.class_names, numbers, strict=True))
+
+    @property
+    def num_rows(self) -> int:
+        """Return the number of drawings."""
+        return sum(self.counts.values())
+
+    @property
+    def num_shards(self) -> int:
+        """Return the number of Parquet files."""
+        return math.ceil(self.num_rows / self.rows_per_shard)
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """Which drawing each row is: position in spec.class_names and number within the class."""
+
+    labels: npt.NDArray[np.int64]
+    indices: npt.NDArray[np.int64]
+
+    def __len__(self) -> int:
+        """Return the number of rows."""
+        return len(self.labels)
+
+    def part(self, rows: slice) -> "Rows":
+        """Return some of the rows."""
+        return Rows(self.labels[rows], self.indices[rows])
+
+
+def spec_rows(spec: SampleSpec) -> Rows:
+    """Return all rows in order: drawing 0 of each class, then drawing 1 of each, ...
+
+    So any first part of a dataset is balanced, and a larger per_class only appends.
+    """
+    numbers = list(spec.counts.values())
+    labels = np.repeat(np.arange(len(numbers)), numbers)
+    indices = np.concatenate([np.arange(number) for number in numbers])
+    order = np.lexsort((labels, indices))
+    return Rows(labels[order], indices[order])
+
+
+def shard_batches(spec: SampleSpec, shard: int) -> list[slice]:
+    """Return the rows of each batch of a shard."""
+    start = shard * spec.rows_per_shard
+    stop = min(start + spec.rows_per_shard, spec.num_rows)
+    cuts = range(start, stop, spec.batch_size)
+    return [slice(cut, min(cut + spec.batch_size, stop)) for cut in cuts]
+
+
+def spec_to_json(spec: SampleSpec) -> dict[str, Any]:
+    """Return the spec as JSON values, with the version of the sampler that reads it."""
+    raw: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(spec)))
+    return raw | {"sampler_version": SAMPLER_VERSION}
+
+
+def spec_from_json(raw: Mapping[str, Any]) -> SampleSpec:
+    """Read a spec; raise ValueError for another sampler's, or unknown or missing fields."""
+    fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in raw.items()}
+    version = fields.pop("sampler_version", SAMPLER_VERSION)
+    if version != SAMPLER_VERSION:
+        raise ValueError(f"this is sampler {SAMPLER_VERSION}, the spec is for {version}")
+    try:
+        return SampleSpec(**fields)
+    except TypeError as error:
+        raise ValueError(f"the sampling spec has unexpected or missing fields: {error}") from error
+
+
+def model_ref(model: Manifest) -> InputRef:
+    """Return the lineage entry of the model that is sampled."""
+    return InputRef(role="model", kind=model.kind, name=model.name, digest=model.digest)
+
+
+def samples_digest(spec: SampleSpec, model: Manifest) -> str:
+    """Return the address of the drawings that this spec makes with this model."""
+    return artifact_digest("samples", spec_to_json(spec), (model_ref(model),))
+
+
+def model_labels(spec: SampleSpec, known: Sequence[str]) -> npt.NDArray[np.int64]:
+    """Return the model's label of each class of the spec; raise ValueError for unknown ones."""
+    positions = {name: label for label, name in enumerate(known)}
+    for name in spec.class_names:
+        if name not in positions:
+            close = difflib.get_close_matches(name, known, n=3)
+            hint = f"did you mean {' or '.join(close)}?" if close else f"it knows {len(known)}"
+            raise ValueError(f"the model has no class {name!r}; {hint}")
+    return np.array([positions[name] for name in spec.class_names], np.int64)
+
+
+def _check_spec(spec: SampleSpec) -> None:
+    _check_classes(spec)
+    for name in ("batch_size", "rows_per_shard"):
+        if getattr(spec, name) < 1:
+            raise ValueError(f"{name} must be at least 1, found {getattr(spec, name)}")
+    if not 0 <= spec.seed < 1 << 63:
+        raise ValueError(f"seed must be in [0, 2^63), found {spec.seed}")
+    if not (spec.temperature > 0 and math.isfinite(spec.temperature)):
+        raise ValueError(f"temperature must be positive, found {spec.temperature}")
+    if spec.dtype not in typing.get_args(Dtype):
+        expected = ", ".join(typing.get_args(Dtype))
+        raise ValueError(f"dtype {spec.dtype!r}: expected one of {expected}")
+
+
+def _check_classes(spec: SampleSpec) -> None:
+    names, given = spec.class_names, spec.per_class
+    if not names or len(set(names)) < len(names):
+        raise ValueError(f"class_names must be different and not empty, found {names}")
+    numbers = given if isinstance(given, tuple) else (given,) * len(names)
+    if len(numbers) != len(names):
+        raise ValueError(f"per_class has {len(numbers)} numbers for {len(names)} classes")
+    if min(numbers) < 0 or sum(numbers) < 1:
+        raise ValueError(f"per_class must be at least 1, found {given}")

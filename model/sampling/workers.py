@@ -1,0 +1,148 @@
+"""Processes that draw batches for a parent, one thread each.
+
+    parent --stdin-->  "64 128\n"            rows start and stop; end of file ends the worker
+    worker --stdout--> images, then nats     h * w bytes and a float64 for each row
+
+A worker is `python -m model.sampling.workers` with the store, the model and the spec; it shares
+no state with the parent, so it runs under any parent and is gone when that is. Small matrix
+products lose by threading: a process a core is what a CPU is for.
+"""
+
+import argparse
+import contextlib
+import json
+import os
+import queue
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import IO, BinaryIO
+
+import numpy as np
+import torch
+
+from model.ranks import die_with_parent
+from model.sampling.draw import Drawer, Drawn, open_drawer
+from model.sampling.spec import SampleSpec, spec_from_json, spec_to_json
+from pipelines.schema import Manifest
+from pipelines.store import Store, open_store
+
+_ERROR_LINES = 20
+
+
+class WorkerError(RuntimeError):
+    """A worker ended before its work; the message has the last lines it wrote."""
+
+
+class Worker:
+    """One process, as its parent sees it."""
+
+    def __init__(self, spec: SampleSpec, model: Manifest, store: Store) -> None:
+        """Start the process."""
+        height, width = model.summary["image_shape"][:2]
+        self._shape = (height, width)
+        self._errors = tempfile.TemporaryFile()  # noqa: SIM115  (closed in stop)
+        command = [sys.executable, "-m", "model.sampling.workers", "--store", store.url]
+        command += ["--model", f"{model.name}@{model.digest}", "--parent", str(os.getpid())]
+        command += ["--spec-json", json.dumps(spec_to_json(spec))]
+        self._process = subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._errors,
+            env=os.environ | {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"},
+        )
+
+    def draw(self, batch: slice) -> Drawn:
+        """Let it draw one batch and wait for that; raise WorkerError if it died."""
+        stdin, stdout = self._process.stdin, self._process.stdout
+        assert stdin is not None
+        assert stdout is not None
+        num, (height, width) = batch.stop - batch.start, self._shape
+        with contextlib.suppress(BrokenPipeError):
+            stdin.write(f"{batch.start} {batch.stop}\n".encode())
+            stdin.flush()
+        images = np.frombuffer(self._read(stdout, num * height * width), np.uint8)
+        nats = np.frombuffer(self._read(stdout, 8 * num), np.float64)
+        return Drawn(images.reshape(num, height, width), nats)
+
+    def stop(self) -> None:
+        """End the process at once."""
+        self._process.kill()
+        self._process.wait()
+        for stream in (self._process.stdin, self._process.stdout, self._errors):
+            assert stream is not None
+            with contextlib.suppress(BrokenPipeError):
+                stream.close()
+
+    def _read(self, stream: IO[bytes], num_bytes: int) -> bytes:
+        content = stream.read(num_bytes)
+        if len(content) < num_bytes:
+            code = self._process.wait()
+            self._errors.seek(0)
+            lines = self._errors.read().decode(errors="replace").strip().splitlines()
+            tail = "\n".join(lines[-_ERROR_LINES:])
+            raise WorkerError(f"a sampling process ended with exit code {code}:\n{tail}")
+        return content
+
+
+@contextlib.contextmanager
+def drawing_processes(
+    spec: SampleSpec, model: Manifest, store: Store, batches: Sequence[slice], *, num: int
+) -> Iterator[Iterator[Drawn]]:
+    """Yield the drawings of each batch, in order, drawn by `num` processes.
+
+    On any way out the processes are ended. Raises WorkerError if one fails.
+    """
+    idle: queue.SimpleQueue[Worker] = queue.SimpleQueue()
+    workers: list[Worker] = []
+    pool = ThreadPoolExecutor(num)
+
+    def draw(batch: slice) -> Drawn:
+        worker = idle.get()
+        try:
+            return worker.draw(batch)
+        finally:
+            idle.put(worker)
+
+    try:
+        # The kernel ends them when the thread that started them ends: that is this one.
+        for _ in range(num):
+            workers.append(Worker(spec, model, store))
+            idle.put(workers[-1])
+        yield pool.map(draw, batches)
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+        for worker in workers:
+            worker.stop()
+
+
+def serve(drawer: Drawer, requests: BinaryIO, answers: BinaryIO) -> None:
+    """Answer requests until they end."""
+    for line in requests:
+        start, stop = line.split()
+        drawn = drawer.draw(slice(int(start), int(stop)))
+        answers.write(drawn.images.tobytes())
+        answers.write(drawn.nats.astype(np.float64).tobytes())
+        answers.flush()
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one worker on standard input and output."""
+    parser = argparse.ArgumentParser(prog="python -m model.sampling.workers")
+    for name in ("--store", "--model", "--spec-json", "--parent"):
+        parser.add_argument(name, required=True)
+    given = parser.parse_args(arguments)
+    die_with_parent(int(given.parent))
+    torch.set_num_threads(1)
+    store = open_store(given.store)
+    spec = spec_from_json(json.loads(given.spec_json))
+    drawer = open_drawer(store, store.resolve("models", given.model), spec)
+    serve(drawer, sys.stdin.buffer, sys.stdout.buffer)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,142 @@
+"""One process's part of a run: steps, curve, checkpoints, from a start or a resumption on."""
+
+import json
+import math
+import time
+from pathlib import Path
+
+import numpy as np
+
+from model.checkpoint import durable_write, latest_checkpoint, save_checkpoint
+from model.config import LABEL_KINDS
+from model.data import Drawings, batch_rows
+from model.evaluate import split_nats
+from model.grid import grid_png, sample_grid
+from model.ranks import Interrupted, StopSignal
+from model.run import NonFiniteError, Run, StepResult
+from model.telemetry import LiveLine, Progress, Telemetry
+
+# Rows of the curve, and how often the validation split is looked at, in a whole run.
+CURVE_POINTS = 200
+VALIDATION_POINTS = 10
+# A fixed part of the validation split: 0.03 bits/dim of standard error on real drawings.
+VALIDATION_ROWS = 256
+NON_FINITE_NAME = "non-finite.json"
+
+
+class Session:
+    """Takes a run from where it stands to its end."""
+
+    def __init__(
+        self, run: Run, *, digest: str, folder: Path, signal: StopSignal, progress: Progress
+    ) -> None:
+        """Resume from the newest checkpoint in `folder`, if there is one."""
+        self.run, self.digest, self.folder, self.signal = run, digest, folder, signal
+        checkpoint = latest_checkpoint(folder / "checkpoints", run_digest=digest)
+        if checkpoint is not None:
+            run.restore(checkpoint)
+        _check_agreement(run)
+        self._first = run.ranks.is_first
+        self._telemetry = None
+        if self._first:
+            tensorboard = run.options.tensorboard
+            self._telemetry = Telemetry(folder, step=run.step, tensorboard=tensorboard)
+        self._line = LiveLine(progress, total_nimg=run.total_nimg, start_nimg=run.nimg)
+        self._saved_at = self._drawn_at = time.monotonic()
+
+    def train(self, validation: Drawings) -> None:
+        """Do all remaining steps and save.
+
+        Raises Interrupted, saved, if any rank was told to stop, and NonFiniteError.
+        """
+        run = self.run
+        curve_every = max(1, run.num_steps // CURVE_POINTS)
+        validate_every = max(1, run.num_steps // VALIDATION_POINTS)
+        while run.step < run.num_steps:
+            result = self._advance()
+            if self._first:
+                self._line.show(run.nimg, bits_per_dim(result.nats, run.num_dims))
+            if run.step % curve_every == 0 or run.step == run.num_steps:
+                self._write_row(result)
+            if run.step % validate_every == 0:
+                self._validate(validation)
+                self._show_grid()
+            if result.num_stop:
+                self.save()
+                raise Interrupted(128 + (self.signal.number or 15))
+            if result.num_save:
+                self.save()
+        self.save()
+        if self._telemetry is not None:
+            self._telemetry.close()
+
+    def save(self) -> None:
+        """Write a checkpoint on the first rank; the others wait."""
+        if self._first:
+            save_checkpoint(self.folder / "checkpoints", self.run.checkpoint(self.digest))
+        self._saved_at = time.monotonic()
+        self.run.ranks.barrier()
+
+    def _advance(self) -> StepResult:
+        waited = time.monotonic() - self._saved_at
+        due = self._first and waited > self.run.options.checkpoint_interval_sec
+        try:
+            return self.run.advance(stop=bool(self.signal.number), save=due)
+        except NonFiniteError as error:
+            if self._first:
+                found = {"step": error.step, "nats": str(error.nats), "norm": str(error.norm)}
+                found |= {"split": "train", "rows": error.rows.tolist()}
+                durable_write(self.folder / NON_FINITE_NAME, json.dumps(found).encode())
+            raise
+
+    def _write_row(self, result: StepResult) -> None:
+        run = self.run
+        nats = math.fsum(run.pending_nats) / len(run.pending_nats)
+        run.pending_nats.clear()
+        if self._telemetry is None:
+            return
+        row = {
+            "step": run.step,
+            "nimg": run.nimg,
+            "loss_bpd": bits_per_dim(nats, run.num_dims),
+            "grad_norm": result.grad_norm,
+            "learning_rate": result.learning_rate,
+        }
+        self._telemetry.write(row, images_per_sec=self._line.rate(run.nimg))
+
+    def _show_grid(self) -> None:
+        """Draw with the averaged weights on the first rank, if it is time to."""
+        options = self.run.options
+        waited = time.monotonic() - self._drawn_at
+        kind = self.run.spec.network.condition.kind
+        if self._telemetry is None or kind not in ("none", *LABEL_KINDS):
+            return
+        if options.grid_interval_sec and waited >= options.grid_interval_sec:
+            grid = sample_grid(self.run.average.network)
+            self._telemetry.show_grid(grid_png(grid), grid.shape, nimg=self.run.nimg)
+            self._drawn_at = time.monotonic()
+
+    def _validate(self, validation: Drawings) -> None:
+        run = self.run
+        count = min(VALIDATION_ROWS, len(validation))
+        rows = np.sort(batch_rows(len(validation), count, key="validation", step=0))
+        nats = split_nats(run.average.network, validation, ranks=run.ranks, rows=rows)
+        if self._telemetry is not None:
+            bpd = bits_per_dim(float(nats.mean()), run.num_dims)
+            row = {"step": run.step, "nimg": run.nimg, "validation_bpd": bpd}
+            self._telemetry.write(row)
+
+
+def _check_agreement(run: Run) -> None:
+    """Raise ValueError unless all ranks stand at the same step; all of them come here."""
+    (total,) = run.ranks.sum([float(run.step)])
+    if total != run.step * run.ranks.size:
+        raise ValueError(
+            f"rank {run.ranks.rank} resumes at step {run.step}, others elsewhere: use a work_dir "
+            "that all machines share"
+        )
+
+
+def bits_per_dim(nats: float, num_dims: int) -> float:
+    """Convert nats a drawing to bits a pixel."""
+    return nats / (num_dims * math.log(2))

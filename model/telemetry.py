@@ -1,0 +1,138 @@
+"""What a run says while it goes: the curve (JSONL), TensorBoard events, one live line.
+
+    curve.jsonl   {"step": 40, "nimg": 1280, "loss_bpd": ..., "grad_norm": ..., "learning_rate": ...}
+                  {"step": 400, "nimg": 12800, "validation_bpd": ...}
+
+The curve holds nothing of the clock, so that a run that was interrupted writes the same bytes
+as one that was not; rates and times are in the live line and in TensorBoard.
+"""
+
+import json
+import logging
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TextIO
+
+from model.checkpoint import durable_write
+from model.events import HAS_TENSORBOARD, EventFile
+
+_LOG = logging.getLogger(__name__)
+
+CURVE_NAME = "curve.jsonl"
+# Five a second are as many as a person can read.
+MIN_INTERVAL_SEC = 0.2
+
+# (stage, done, total, message): `done` of `total` units of a stage, with one line to show.
+Progress = Callable[[str, int, int, str], None]
+
+
+def no_progress(stage: str, done: int, total: int, message: str) -> None:
+    """Show nothing."""
+
+
+class JsonProgress:
+    """Writes progress as one JSON object a line, for a parent process to show."""
+
+    def __init__(self, stream: TextIO) -> None:
+        """Write to this stream."""
+        self._stream = stream
+
+    def __call__(self, stage: str, done: int, total: int, message: str) -> None:
+        """Write one line and flush it."""
+        line = {"stage": stage, "done": done, "total": total, "message": message}
+        self._stream.write(json.dumps(line) + "\n")
+        self._stream.flush()
+
+
+class Telemetry:
+    """The curve of one run in a folder; a second one continues where `step` says."""
+
+    def __init__(self, folder: Path, *, step: int, tensorboard: bool = True) -> None:
+        """Keep the rows up to `step` of what an earlier session wrote and drop later ones."""
+        self._path, self._grids = folder / CURVE_NAME, folder / "grids"
+        rows = [row for row in read_curve(self._path) if row["step"] <= step]
+        folder.mkdir(parents=True, exist_ok=True)
+        durable_write(self._path, "".join(map(_line, rows)).encode())
+        nimg = rows[-1]["nimg"] + 1 if rows else 0
+        wanted = tensorboard and HAS_TENSORBOARD
+        self._events = EventFile(folder / "tensorboard", step=int(nimg)) if wanted else None
+
+    def write(self, row: Mapping[str, float], *, images_per_sec: float = 0.0) -> None:
+        """Append a row, which holds `step` and `nimg`, to the curve and to TensorBoard."""
+        with self._path.open("a") as file:
+            file.write(_line(row))
+        if self._events is None:
+            return
+        values = {k: v for k, v in row.items() if k not in ("step", "nimg")}
+        if images_per_sec:
+            values["images_per_sec"] = images_per_sec
+        for name, value in values.items():
+            self._events.add_scalar(name, value, int(row["nimg"]))
+        self._events.flush()
+
+    def show_grid(self, png: bytes, size: tuple[int, int], *, nimg: int) -> None:
+        """Keep a picture of drawings of this (height, width): grids/<nimg>.png, TensorBoard."""
+        self._grids.mkdir(exist_ok=True)
+        durable_write(self._grids / f"{nimg:010d}.png", png)
+        if self._events is not None:
+            self._events.add_png("drawings", png, size, nimg)
+            self._events.flush()
+
+    def close(self) -> None:
+        """Finish the event file."""
+        if self._events is not None:
+            self._events.close()
+
+
+class LiveLine:
+    """One line on how a run goes: loss, rate, time left."""
+
+    def __init__(self, progress: Progress, *, total_nimg: int, start_nimg: int) -> None:
+        """Begin to count at `start_nimg` drawings."""
+        self._progress, self._total, self._start = progress, total_nimg, start_nimg
+        self._started = time.monotonic()
+        self._shown = 0.0
+
+    def rate(self, nimg: int) -> float:
+        """Return the drawings a second of this session."""
+        return (nimg - self._start) / max(time.monotonic() - self._started, 1e-9)
+
+    def show(self, nimg: int, loss_bpd: float) -> None:
+        """Report, unless the last report was a moment ago."""
+        now = time.monotonic()
+        if now - self._shown < MIN_INTERVAL_SEC and nimg < self._total:
+            return
+        self._shown = now
+        rate = self.rate(nimg)
+        left = _clock((self._total - nimg) / rate) if rate else "?"
+        message = f"{loss_bpd:.3f} bits/dim, {rate:.0f} images/s, {left} left"
+        self._progress("train", nimg, self._total, message)
+
+
+def read_curve(path: Path) -> list[dict[str, float]]:
+    """Return a curve's rows; none if there is no file, and no torn last line."""
+    if not path.exists():
+        return []
+    rows = []
+    for line in path.read_text().splitlines():
+        try:
+            rows.append(json.loads(line))
+        except ValueError:
+            _LOG.warning("%s ends in a torn line, which is dropped", path)
+    return rows
+
+
+def _line(row: Mapping[str, float]) -> str:
+    return json.dumps(dict(row)) + "\n"
+
+
+def _clock(seconds: float) -> str:
+    """Return h:mm:ss or m:ss.
+
+    >>> _clock(3725.4), _clock(59)
+    ('1:02:05', '0:59')
+    """
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

@@ -1,0 +1,149 @@
+"""Train a model and publish it: `train_model`, and `python -m model.train` for torchrun.
+
+    torchrun --nproc-per-node 2 -m model.train --store URL --dataset NAME@DIGEST \
+        --name NAME --spec-json FILE
+
+Running it again resumes from the last checkpoint or, once the model is in the store, answers at
+once. SIGTERM finishes the step on all ranks, saves, and exits with 143.
+"""
+
+import argparse
+import contextlib
+import importlib
+import json
+import logging
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.distributed.elastic.multiprocessing.errors import record
+
+from model.data import Drawings, open_split
+from model.options import (
+    RunOptions,
+    drawings_folder,
+    options_from_json,
+    run_folder,
+    threads_per_rank,
+)
+from model.publish import publish_model
+from model.ranks import Ranks, StopSignal, die_with_parent, join_ranks
+from model.run import Run
+from model.session import Session
+from model.spec import TrainSpec, check_fit, run_digest, spec_from_json
+from model.telemetry import JsonProgress, Progress, no_progress
+from pipelines.schema import Manifest
+from pipelines.store import Store, open_store
+
+
+def train_model(
+    spec: TrainSpec,
+    dataset: Manifest,
+    store: Store,
+    name: str,
+    *,
+    options: RunOptions | None = None,
+    progress: Progress = no_progress,
+    ranks: Ranks | None = None,
+) -> Manifest:
+    """Return the model that `spec` makes of `dataset`, trained now unless the store has it.
+
+    All ranks call it with the same arguments. Raises Interrupted after SIGTERM or SIGINT with
+    the state saved, NonFiniteError if training diverges, ValueError if the spec does not fit
+    the dataset or the number of ranks.
+    """
+    options, ranks = options or RunOptions(), ranks or Ranks()
+    digest = run_digest(spec, dataset)
+    if found := store.find("models", name, digest):
+        return found
+    check_fit(spec, dataset, num_ranks=ranks.size)
+    folder = run_folder(options, store, digest)
+    with _torch_settings(options, ranks), StopSignal() as signal:
+        splits = {
+            split: _open_on_ranks(store, dataset, split, ranks=ranks, options=options)
+            for split in ("train", "validation", "test")
+        }
+        run = Run(
+            spec, splits["train"], dataset_digest=dataset.digest, ranks=ranks, options=options
+        )
+        session = Session(run, digest=digest, folder=folder, signal=signal, progress=progress)
+        session.train(splits["validation"])
+        return publish_model(run, dataset, store, name, folder=folder, splits=splits)
+
+
+@record
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Train as one rank among those that torchrun started, or alone."""
+    die_with_parent()
+    options = _parse(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s")
+    store = open_store(options.store)
+    spec = spec_from_json(json.loads(options.spec_json.read_text()))
+    run_options = options_from_json(options.options_json)
+    with join_ranks(run_options.device) as ranks:
+        shows = options.progress_json and ranks.is_first
+        manifest = train_model(
+            spec,
+            store.resolve("datasets", options.dataset),
+            store,
+            options.name,
+            options=run_options,
+            progress=JsonProgress(sys.stdout) if shows else no_progress,
+            ranks=ranks,
+        )
+        if shows:
+            sys.stdout.write(json.dumps({"model": manifest.digest, "name": manifest.name}) + "\n")
+    return 0
+
+
+def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m model.train", description=__doc__)
+    parser.add_argument("--store", required=True, help="URL of the artifact store")
+    parser.add_argument("--dataset", required=True, help="name@digest of the dataset")
+    parser.add_argument("--name", required=True, help="name of the model to publish")
+    parser.add_argument("--spec-json", required=True, type=Path, help="file with the TrainSpec")
+    parser.add_argument("--options-json", default="{}", help="RunOptions as a JSON object")
+    parser.add_argument("--progress-json", action="store_true", help="progress lines on stdout")
+    return parser.parse_args(arguments)
+
+
+def _open_on_ranks(
+    store: Store, dataset: Manifest, split: str, *, ranks: Ranks, options: RunOptions
+) -> Drawings:
+    """Open a split; the first rank of each machine writes the memory map, the others wait."""
+    folder = drawings_folder(options, store)
+    if ranks.local_rank == 0:
+        open_split(store, dataset, split=split, cache_dir=folder)
+    ranks.barrier()
+    return open_split(store, dataset, split=split, cache_dir=folder)
+
+
+@contextlib.contextmanager
+def _torch_settings(options: RunOptions, ranks: Ranks) -> Iterator[None]:
+    """Set threads and, on a CPU, bitwise repeatable kernels; put back what was there."""
+    threads = torch.get_num_threads()
+    deterministic = torch.are_deterministic_algorithms_enabled()
+    fill = _deterministic().fill_uninitialized_memory
+    torch.set_num_threads(threads_per_rank(options, ranks.local_size))
+    if ranks.device.type == "cpu":
+        torch.use_deterministic_algorithms(True)
+        # Filling fresh memory only helps to find bugs, and costs a pass over it.
+        _deterministic().fill_uninitialized_memory = False
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+        torch.use_deterministic_algorithms(deterministic)
+        _deterministic().fill_uninitialized_memory = fill
+
+
+def _deterministic() -> Any:
+    """Return torch's settings module, whose attributes are made when it is imported."""
+    return importlib.import_module("torch.utils.deterministic")
+
+
+if __name__ == "__main__":
+    # What torchrun starts is `__main__`; objects should belong to the importable module.
+    sys.exit(importlib.import_module("model.train").main())

@@ -1,0 +1,90 @@
+"""A model as two files without pickle: weights.safetensors and config.json.
+
+config.json holds all that is needed to build the network and to name its labels: the config
+with the image's shape, class names, the digest of the dataset. Neither file needs that
+dataset. safetensors writes several metadata keys in no fixed order, so the file carries none:
+equal weights are equal bytes.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+
+from model.config import PixelCNNConfig
+from model.pixelcnn import PixelCNN
+
+WEIGHTS_NAME = "weights.safetensors"
+CONFIG_NAME = "config.json"
+FORMAT_VERSION = 1
+
+
+@dataclass(frozen=True, slots=True)
+class SavedModel:
+    """A model, the names of its labels and the digest of the dataset that it learned from."""
+
+    model: PixelCNN
+    class_names: tuple[str, ...]
+    dataset_digest: str | None
+
+
+def model_files(
+    model: PixelCNN, *, class_names: Sequence[str] = (), dataset_digest: str | None = None
+) -> dict[str, bytes]:
+    """Return name and content of a model's files; equal models give equal bytes.
+
+    Raises ValueError if the number of class names is not the config's number of classes.
+    """
+    num_classes = model.config.condition.num_classes
+    if class_names and num_classes is not None and len(class_names) != num_classes:
+        raise ValueError(f"the model has {num_classes} classes, but {len(class_names)} names")
+    header = {
+        "format_version": FORMAT_VERSION,
+        "config": model.config.to_json_dict(),
+        "class_names": list(class_names),
+        "dataset_digest": dataset_digest,
+    }
+    tensors = {
+        name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()
+    }
+    text = json.dumps(header, indent=1, sort_keys=True) + "\n"
+    return {WEIGHTS_NAME: save(tensors), CONFIG_NAME: text.encode()}
+
+
+def load_model(files: Mapping[str, bytes]) -> SavedModel:
+    """Build a model of its files, in evaluation mode on the CPU, in the weights' dtype.
+
+    Raises ValueError if a file is missing, damaged, of another version or does not fit.
+    """
+    header = _read_header(files)
+    try:
+        tensors = load(files[WEIGHTS_NAME])
+    except SafetensorError as error:
+        raise ValueError(f"{WEIGHTS_NAME} is damaged: {error}") from error
+    with torch.device("meta"):
+        model = PixelCNN(PixelCNNConfig.from_json_dict(header["config"]))
+    try:
+        model.load_state_dict(tensors, assign=True)
+    except RuntimeError as error:
+        raise ValueError(f"{WEIGHTS_NAME} does not fit {CONFIG_NAME}: {error}") from error
+    return SavedModel(model.eval(), tuple(header["class_names"]), header["dataset_digest"])
+
+
+def _read_header(files: Mapping[str, bytes]) -> dict[str, Any]:
+    for name in (WEIGHTS_NAME, CONFIG_NAME):
+        if name not in files:
+            raise ValueError(f"a saved model has a file {name}; found {sorted(files)}")
+    try:
+        header = json.loads(files[CONFIG_NAME])
+    except ValueError as error:
+        raise ValueError(f"{CONFIG_NAME} is no JSON: {error}") from error
+    version = header.get("format_version") if isinstance(header, dict) else None
+    if version != FORMAT_VERSION:
+        raise ValueError(
+            f"{CONFIG_NAME} has format_version {version}, this program reads {FORMAT_VERSION}"
+        )
+    return header

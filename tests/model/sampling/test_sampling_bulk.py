@@ -1,0 +1,211 @@
+"""Bulk sampling: a standard dataset, the same bytes however it is made."""
+
+import dataclasses
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from families import TINY
+
+from model.config import ConditionConfig
+from model.data import open_split
+from model.sampling.bulk import make_shards, publish_samples, sample_dataset
+from model.sampling.spec import SampleSpec, spec_to_json
+from model.sampling.workers import WorkerError
+from pipelines.schema import Manifest
+from pipelines.shards import open_shard, read_images
+from pipelines.store import Store
+
+SPEC = SampleSpec(
+    class_names=("cat", "ant"), per_class=(3, 5), seed=7, batch_size=2, rows_per_shard=3
+)
+
+
+def digests(manifest: Manifest) -> dict[str, str]:
+    return {entry.path: entry.sha256 for entry in manifest.files}
+
+
+def table_of(store: Store, manifest: Manifest) -> dict[str, list]:
+    columns: dict[str, list] = {}
+    for entry in manifest.files:
+        if entry.rows is None:
+            continue
+        table = open_shard(store.get(f"{manifest.prefix}/{entry.path}")).read()
+        for name in table.column_names:
+            if name != "image":
+                columns[name] = columns.get(name, []) + table[name].to_pylist()
+        columns["image"] = columns.get("image", []) + list(read_images(table["image"]))
+    return columns
+
+
+def test_samples_are_a_dataset_of_the_standard_layout(
+    store: Store, model: Manifest, tmp_path: Path
+) -> None:
+    made = sample_dataset(SPEC, model, store, "new", processes=1)
+    assert made.summary["counts"] == {"train": {"cat": 3, "ant": 5}}
+    assert made.summary["is_synthetic"] is True
+    assert [entry.rows for entry in made.files[1:]] == [3, 3, 2]
+    assert not store.damaged(made)
+    drawings = open_split(store, made, split="train", cache_dir=tmp_path)
+    assert drawings.class_names == ("cat", "ant")
+    assert np.bincount(drawings.labels).tolist() == [3, 5]
+    assert drawings.images.shape == (8, 4, 4)
+
+
+def test_each_row_says_where_it_comes_from(store: Store, model: Manifest) -> None:
+    table = table_of(store, sample_dataset(SPEC, model, store, "new", processes=1))
+    assert table["label"] == [0, 1, 0, 1, 0, 1, 1, 1]
+    assert table["sample_index"] == [0, 0, 1, 1, 2, 2, 3, 4]
+    assert table["class_name"][:2] == ["cat", "ant"]
+    assert set(table["seed"]) == {7}
+    assert set(table["model"]) == {model.digest}
+
+
+def test_bits_per_dim_is_that_of_the_finished_drawing(
+    store: Store, model: Manifest, published_network
+) -> None:
+    table = table_of(store, sample_dataset(SPEC, model, store, "new", processes=1))
+    images = torch.from_numpy(np.stack(table["image"]))[:, None]
+    labels = torch.tensor([{"ant": 0, "cat": 2}[name] for name in table["class_name"]])
+    with torch.no_grad():
+        expected = published_network.bits_per_dim(images, labels)
+    assert np.allclose(table["bits_per_dim"], expected.numpy(), rtol=1e-5)
+
+
+def test_published_samples_are_not_drawn_again(store: Store, model: Manifest) -> None:
+    made = sample_dataset(SPEC, model, store, "new", processes=1)
+    seen: list[int] = []
+    again = sample_dataset(
+        SPEC, model, store, "new", processes=1, progress=lambda *event: seen.append(event[1])
+    )
+    assert again == made
+    assert not seen
+
+
+def test_only_missing_shards_are_made_and_in_any_order(store: Store, model: Manifest) -> None:
+    expected = digests(sample_dataset(SPEC, model, store, "whole", processes=1))
+    for shard in (2, 0):
+        make_shards(SPEC, model, store, "parts", shards=[shard], processes=1)
+    seen: list[tuple[int, int]] = []
+    made = sample_dataset(
+        SPEC, model, store, "parts", processes=1, progress=lambda *event: seen.append(event[1:3])
+    )
+    assert seen == [(2, 3), (3, 3)]
+    del expected["README.md"]  # it has the artifact's name
+    assert {path: digests(made)[path] for path in expected} == expected
+
+
+def test_a_missing_shard_cannot_be_published(store: Store, model: Manifest) -> None:
+    make_shards(SPEC, model, store, "parts", shards=[1], processes=1)
+    with pytest.raises(FileNotFoundError):
+        publish_samples(SPEC, model, store, "parts")
+    assert store.latest("samples", "parts") is None
+
+
+def test_a_drawing_does_not_depend_on_what_else_is_drawn(store: Store, model: Manifest) -> None:
+    first = table_of(store, sample_dataset(SPEC, model, store, "a", processes=1))
+    other = SampleSpec(class_names=("bee", "cat"), per_class=4, seed=7, batch_size=5)
+    second = table_of(store, sample_dataset(other, model, store, "b", processes=1))
+
+    def cats(table: dict[str, list]) -> np.ndarray:
+        rows = zip(table["class_name"], table["image"], strict=True)
+        return np.stack([image for name, image in rows if name == "cat"])
+
+    assert (cats(first) == cats(second)[:3]).all()
+
+
+def test_unknown_class_is_named_with_the_nearest(store: Store, model: Manifest) -> None:
+    spec = SampleSpec(class_names=("catt",), per_class=1)
+    with pytest.raises(ValueError, match="no class 'catt'; did you mean cat"):
+        sample_dataset(spec, model, store, "new", processes=1)
+
+
+def test_a_model_without_classes_draws_one_class(store: Store, publish_model) -> None:
+    plain = dataclasses.replace(TINY, condition=ConditionConfig())
+    model = publish_model(store, plain, name="plain")
+    two = SampleSpec(class_names=("drawing", "other"), per_class=1)
+    with pytest.raises(ValueError, match="unconditional, so it cannot draw 2 classes"):
+        sample_dataset(two, model, store, "new", processes=1)
+    one = SampleSpec(class_names=("drawing",), per_class=2)
+    made = sample_dataset(one, model, store, "new", processes=1)
+    assert made.summary["counts"] == {"train": {"drawing": 2}}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"condition": ConditionConfig(kind="spatial", shape=(8, 8, 1))}, "not on a class"),
+        ({"image_shape": (8, 8, 3)}, "gray pictures of 8 bits"),
+        ({"high": 256}, "gray pictures of 8 bits"),
+    ],
+)
+def test_models_that_make_no_gray_classes_are_refused(
+    store: Store, publish_model, change: dict, message: str
+) -> None:
+    config = dataclasses.replace(TINY, **{"condition": ConditionConfig()} | change)
+    model = publish_model(store, config, name="other")
+    with pytest.raises(ValueError, match=message):
+        sample_dataset(SampleSpec(class_names=("ant",), per_class=1), model, store, "new")
+
+
+@pytest.mark.slow
+def test_processes_make_the_same_bytes(store: Store, model: Manifest) -> None:
+    found = []
+    for processes in (1, 2, 3):
+        name = f"p{processes}"
+        made = sample_dataset(SPEC, model, store, name, processes=processes)
+        found.append({path: digest for path, digest in digests(made).items() if "data" in path})
+    assert found[0] == found[1] == found[2]
+
+
+@pytest.mark.slow
+def test_ranks_make_the_same_bytes(store: Store, model: Manifest, tmp_path: Path) -> None:
+    expected = digests(sample_dataset(SPEC, model, store, "whole", processes=1))
+    spec_path = tmp_path / "spec.json"
+    spec_path.write_text(json.dumps(spec_to_json(SPEC)))
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    command += ["--nproc-per-node=2", "-m", "model.sampling", "--store", store.url]
+    command += ["--name", "ranks", "--model", f"tiny@{model.digest}", "--spec-json", str(spec_path)]
+    subprocess.run(command, check=True, stderr=subprocess.PIPE)
+    made = store.latest("samples", "ranks")
+    assert made is not None
+    del expected["README.md"]  # it has the artifact's name
+    assert {path: digests(made)[path] for path in expected} == expected
+
+
+@pytest.mark.slow
+def test_a_failing_process_is_reported_with_its_words(store: Store, model: Manifest) -> None:
+    store.put(f"{model.prefix}/weights.safetensors", b"damaged")
+    with pytest.raises(WorkerError, match=r"weights\.safetensors"):
+        sample_dataset(SPEC, model, store, "new", processes=2)
+
+
+@pytest.mark.slow
+def test_killed_run_continues_to_the_same_bytes(
+    store: Store, model: Manifest, tmp_path: Path
+) -> None:
+    spec = dataclasses.replace(SPEC, per_class=60, rows_per_shard=20)
+    expected = digests(sample_dataset(spec, model, store, "whole", processes=1))
+    spec_path = tmp_path / "spec.json"
+    spec_path.write_text(json.dumps(spec_to_json(spec)))
+    command = [sys.executable, "-m", "model.sampling", "--store", store.url, "--name", "killed"]
+    command += ["--model", f"tiny@{model.digest}", "--spec-json", str(spec_path)]
+    command += ["--progress-json", "--processes"]
+    with subprocess.Popen([*command, "2"], stdout=subprocess.PIPE) as child:
+        assert child.stdout is not None
+        while json.loads(child.stdout.readline())["done"] < 50:
+            pass
+        child.kill()
+    done = [item.path for item in store.objects("samples/killed")]
+    assert 1 <= len(done) < 6
+    result = subprocess.run([*command, "1"], check=True, stdout=subprocess.PIPE)
+    first = json.loads(result.stdout.splitlines()[0])
+    assert first["total"] == 120 - 20 * len(done)
+    made = store.latest("samples", "killed")
+    assert made is not None
+    del expected["README.md"]
+    assert {path: digests(made)[path] for path in expected} == expected

@@ -1,0 +1,225 @@
+"""Quotas are met exactly, rows are made again bit for bit, and a closed gate publishes nothing."""
+
+import dataclasses
+import hashlib
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from flows.cli import run_command_line
+from flows.quotas import read_counts
+from model.audit.filters import Filters
+from model.audit.quota import QuotaError, QuotaSpec, Sources, fill_quotas, round_seed
+from model.audit.reproduce import reproduce
+from model.config import ConditionConfig, PixelCNNConfig
+from model.pixelcnn import PixelCNN
+from model.weights import model_files
+from pipelines.schema import FileEntry, InputRef, Manifest, artifact_digest, artifact_prefix
+from pipelines.shards import open_shard, read_images, shard_name, shard_schema, write_shard
+from pipelines.store import Store, open_store
+
+NAMES = ("ant", "bee", "cat")
+NETWORK = PixelCNNConfig(
+    image_shape=(4, 4, 1),
+    num_resnet=1,
+    num_hierarchies=2,
+    num_filters=2,
+    num_logistic_mix=2,
+    condition=ConditionConfig(kind="embedding", num_classes=3, embedding_dim=2),
+)
+
+
+def publish(store: Store, kind: str, files: dict, inputs: tuple = (), **summary) -> Manifest:
+    digest = artifact_digest(kind, {"files": sorted(files)}, inputs)
+    entries = []
+    for path, (content, rows, split) in files.items():
+        store.put(f"{artifact_prefix(kind, 'tiny', digest)}/{path}", content)
+        sha256 = hashlib.sha256(content).hexdigest()
+        entries.append(
+            FileEntry(path=path, bytes=len(content), sha256=sha256, rows=rows, split=split)
+        )
+    return store.publish(
+        Manifest(
+            kind=kind,
+            name="tiny",
+            digest=digest,
+            spec={"files": sorted(files)},
+            inputs=inputs,
+            files=tuple(entries),
+            summary={"class_names": list(NAMES), "image_shape": [4, 4]} | summary,
+        )
+    )
+
+
+def publish_dataset(store: Store) -> Manifest:
+    rng = np.random.default_rng(0)
+    files = {}
+    for split, rows in (("train", 60), ("test", 60)):
+        images = rng.integers(0, 256, (rows, 4, 4), np.uint8)
+        content = write_shard(images, {"label": np.arange(rows) % 3}, shard_schema(NAMES, (4, 4)))
+        files[shard_name(split, 0, 1)] = (content, rows, split)
+    source = InputRef(role="source", kind="source", name="noise", digest="3" * 64)
+    counts = {split: dict.fromkeys(NAMES, 20) for split in ("train", "test")}
+    return publish(store, "datasets", files, (source,), counts=counts)
+
+
+def publish_model(store: Store, dataset: Manifest) -> Manifest:
+    """Publish an untrained network with the files that sampling and the report read."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        network = PixelCNN(NETWORK).eval()
+    by_class = {name: {"bits_per_dim": 7.0, "bits_per_dim_stderr": 0.1} for name in NAMES}
+    test = {"bits_per_dim": 7.0, "bits_per_dim_stderr": 0.1, "classes": by_class}
+    texts = model_files(network, class_names=NAMES, dataset_digest=dataset.digest)
+    texts |= {
+        "evaluation.json": json.dumps({"test": test}).encode(),
+        "curve.jsonl": json.dumps({"nimg": 32, "loss_bpd": 7.5}).encode(),
+    }
+    ref = InputRef(role="dataset", kind="datasets", name="tiny", digest=dataset.digest)
+    files = {path: (content, None, None) for path, content in texts.items()}
+    return publish(store, "models", files, (ref,))
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return open_store(str(tmp_path / "store"))
+
+
+@pytest.fixture
+def sources(store) -> Sources:
+    dataset = publish_dataset(store)
+    return Sources(model=publish_model(store, dataset), dataset=dataset)
+
+
+def read(store: Store, samples: Manifest):
+    tables = [open_shard(store.get(f"{samples.prefix}/{e.path}")).read() for e in samples.files]
+    assert len(tables) == 1
+    return tables[0]
+
+
+@pytest.fixture
+def spec() -> QuotaSpec:
+    counts = {"cat": 9, "ant": 5}
+    return QuotaSpec(counts=counts, filters=Filters(min_ink=14, drop_duplicates=True))
+
+
+def test_every_class_has_exactly_its_accepted_drawings(store, sources, spec):
+    made = fill_quotas(spec, sources, store, "wanted", processes=1)
+    table = read(store, made)
+    images = read_images(table["image"])
+    assert (np.count_nonzero(images.reshape(len(images), -1), axis=1) >= 14).all()
+    assert np.bincount(table["label"].to_numpy()).tolist() == [9, 5]
+    assert table["class_name"].to_pylist().count("cat") == 9
+    drawn, rejected = made.summary["drawn"], made.summary["rejected"]
+    for name, count in spec.counts.items():
+        assert drawn[name] == count + sum(rejected[name].values()), name
+    assert any(reasons.get("too_little_ink") for reasons in rejected.values())
+    assert len(made.summary["rounds"]) > 1
+    assert fill_quotas(spec, sources, store, "wanted") == made
+    assert store.damaged(made) == []
+
+
+def test_every_row_is_drawn_again_bit_for_bit(store, sources, spec):
+    made = fill_quotas(spec, sources, store, "wanted", processes=1)
+    for row in range(14):
+        found = reproduce(made, store, row=row)
+        assert found.is_equal, row
+        assert found.recipe.model == sources.model.digest
+    changed = dataclasses.replace(found, image=found.image ^ 1)
+    assert not changed.is_equal
+    with pytest.raises(ValueError, match="rows 0 to 13, there is no row 14"):
+        reproduce(made, store, row=14)
+
+
+def test_a_quota_that_cannot_be_filled_says_how_far_it_came(store, sources, monkeypatch):
+    monkeypatch.setattr("model.audit.quota.MAX_ROUNDS", 2)
+    spec = QuotaSpec(counts={"bee": 3}, filters=Filters(min_ink=17))
+    with pytest.raises(QuotaError, match=r"after 2 rounds .* bee: 0 of 3"):
+        fill_quotas(spec, sources, store, "wanted", processes=1)
+    assert store.latest("samples", "wanted") is None
+
+
+def test_rounds_have_seeds_of_their_own():
+    seeds = [round_seed(seed, number) for seed in range(20) for number in range(5)]
+    assert len(set(seeds)) == 100
+    assert max(seeds) < 1 << 63
+
+
+def run(capsys, *arguments: str) -> dict:
+    code = run_command_line([*arguments, "--json", "--quiet"])
+    captured = capsys.readouterr()
+    assert code == 0, captured.err
+    return json.loads(captured.out.splitlines()[-1])
+
+
+@pytest.mark.slow
+def test_the_commands_lead_from_counts_to_a_gated_export(store, sources, tmp_path, capsys):
+    counts, filters, gate = (tmp_path / name for name in ("n.csv", "filters.toml", "gate.toml"))
+    counts.write_text("class,count\nant,6\ncat,4\n")
+    filters.write_text("min_ink = 12\n")
+    at = ("--store", store.url)
+    quota = run(
+        capsys, "quota", "--model", "tiny", "--counts", str(counts), "--filters", str(filters),
+        "--name", "made", "--processes", "1", *at,
+    )  # fmt: skip
+    assert quota["accepted"] == 10
+    assert quota["drawn"] == 10 + sum(quota["rejected"].values())
+    assert run(capsys, "reproduce", "made", "--row", "3", *at)["is_equal"]
+
+    gate.write_text("[max]\nexact_copy_rate = 0.0\n")
+    arguments = ("export", "samples/made", "--format", "hf,idx,png", "--gate", str(gate), *at)
+    assert run(capsys, *arguments, "--dry-run")["drawings"] == {"train": 10}
+    made = run(capsys, *arguments)
+    root = Path(made["path"])
+    assert made["drawings"] == 10
+    assert {"audit.json", "gate.json", "report.html", "provenance.json", "idx", "hf", "png"} <= {
+        path.name for path in root.iterdir()
+    }
+    assert "<h3>Gate</h3>" in (root / "report.html").read_text()
+
+    gate.write_text("[min]\ncopy_distance_ratio = 100\n")
+    exports = sorted(path for path in store.local_path("exports").rglob("manifest.json"))
+    assert run_command_line([*arguments, "--quiet"]) == 1
+    assert "copy_distance_ratio is" in capsys.readouterr().err
+    assert sorted(store.local_path("exports").rglob("manifest.json")) == exports
+
+
+@pytest.mark.slow
+def test_an_export_with_filters_holds_the_accepted_rows(store, sources, tmp_path, capsys):
+    at = ("--store", store.url)
+    run(capsys, "sample", "--model", "tiny", "--per-class", "12", "--processes", "1", *at)
+    filters = tmp_path / "filters.toml"
+    filters.write_text("min_ink = 14\n")
+    made = run(capsys, "export", "samples/tiny", "--format", "idx", "--filters", str(filters), *at)
+    audit = json.loads((Path(made["path"]) / "audit.json").read_text())
+    assert made["drawings"] == audit["accepted"]
+    assert 0 < made["drawings"] < 36
+    pixels = np.fromfile(Path(made["path"]) / "idx" / "train-images-idx3-ubyte", np.uint8)[16:]
+    assert (np.count_nonzero(pixels.reshape(-1, 16), axis=1) >= 14).all()
+
+
+def test_a_dataset_takes_no_gate(store, sources, tmp_path, capsys):
+    gate = tmp_path / "gate.toml"
+    gate.write_text("[max]\nx = 1\n")
+    arguments = ["export", "datasets/tiny", "--gate", str(gate), "--store", store.url, "--quiet"]
+    assert run_command_line(arguments) == 2
+    assert "filters and gates are for samples" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("ant,5\nbee,x\n", "line 2: expected class,count, found bee,x"),
+        ("ant,5\nant,6\n", "line 2: class 'ant' is counted twice"),
+        ("ant,-5\n", "line 1: expected"),
+        ("class,count\n", "counts no class"),
+    ],
+)
+def test_a_count_file_with_a_mistake_says_which_line(tmp_path, text, message):
+    path = tmp_path / "counts.csv"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=message):
+        read_counts(path)

@@ -1,0 +1,196 @@
+"""Training: it learns, stops and resumes without a trace, and publishes once."""
+
+import dataclasses
+import json
+import math
+import os
+import signal
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from model.checkpoint import save_checkpoint
+from model.config import ConditionConfig
+from model.data import open_split
+from model.evaluate import evaluate_model, open_model
+from model.options import RunOptions, run_folder
+from model.ranks import Interrupted, Ranks, StopSignal
+from model.run import NonFiniteError, Run
+from model.session import NON_FINITE_NAME, Session
+from model.spec import run_digest
+from model.telemetry import no_progress
+from model.train import train_model
+
+OPTIONS = RunOptions(num_threads=1, tensorboard=False)
+
+
+def weights(store, manifest) -> bytes:
+    return store.get(f"{manifest.prefix}/weights.safetensors")
+
+
+def make_run(store, dataset, spec, tmp_path: Path, *, options: RunOptions = OPTIONS) -> Run:
+    drawings = open_split(store, dataset, split="train", cache_dir=tmp_path)
+    return Run(spec, drawings, dataset_digest=dataset.digest, ranks=Ranks(), options=options)
+
+
+def same_tensors(left: Mapping[str, Any], right: Mapping[str, Any]) -> bool:
+    return all(torch.equal(value, right[name]) for name, value in left.items())
+
+
+@pytest.mark.slow
+def test_training_lowers_the_loss_below_uniform(store, make_dataset, small_spec) -> None:
+    dataset = make_dataset(store)
+    model = train_model(
+        small_spec(dataset, "budget_nimg=400"), dataset, store, "m", options=OPTIONS
+    )
+    assert model.summary["trained_nimg"] == 400
+    losses = [row["loss_bpd"] for row in model_curve(store, model) if "loss_bpd" in row]
+    assert np.mean(losses[-10:]) < 0.8 * losses[0]
+
+
+def model_curve(store, model) -> list[dict[str, float]]:
+    content = store.get(f"{model.prefix}/curve.jsonl").decode()
+    return [json.loads(line) for line in content.splitlines()]
+
+
+def test_published_model_gives_the_likelihood_it_states(store, make_dataset, small_spec, tmp_path):
+    dataset = make_dataset(store)
+    model = train_model(small_spec(dataset), dataset, store, "m", options=OPTIONS)
+    found = evaluate_model(model, dataset, store, "test", cache_dir=tmp_path)
+    stated = json.loads(store.get(f"{model.prefix}/evaluation.json"))["test"]
+    assert found["bits_per_dim"] == pytest.approx(stated["bits_per_dim"], rel=1e-6)
+    assert found["classes"].keys() == {"bar", "dot", "ring"}
+    assert store.damaged(model) == []
+
+
+@pytest.mark.slow
+def test_training_twice_gives_the_same_bytes_and_a_third_time_reads_them(
+    store, make_dataset, small_spec, tmp_path
+) -> None:
+    dataset = make_dataset(store)
+    spec = small_spec(dataset)
+    first = train_model(spec, dataset, store, "one", options=OPTIONS)
+    second = train_model(spec, dataset, store, "two", options=OPTIONS)
+    assert [e for e in first.files if e.path != "README.md"] == [
+        e for e in second.files if e.path != "README.md"
+    ]
+    assert first.digest == second.digest == run_digest(spec, dataset)
+    again = train_model(spec, dataset, store, "one", options=OPTIONS, progress=refuse)
+    assert again == first
+
+
+def refuse(stage: str, done: int, total: int, message: str) -> None:
+    raise AssertionError("a finished model was trained again")
+
+
+@pytest.mark.parametrize(
+    "stop_step",
+    [3, pytest.param(1, marks=pytest.mark.slow), pytest.param(5, marks=pytest.mark.slow)],
+)
+def test_stopped_and_resumed_run_is_bitwise_the_undisturbed_one(
+    store, make_dataset, small_spec, monkeypatch, stop_step: int
+) -> None:
+    monkeypatch.setattr("model.telemetry.MIN_INTERVAL_SEC", 0.0)
+    dataset = make_dataset(store)
+    spec = small_spec(dataset)
+    whole = train_model(spec, dataset, store, "whole", options=OPTIONS)
+
+    def stop(stage: str, done: int, total: int, message: str) -> None:
+        if done == stop_step * spec.batch_size:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.raises(Interrupted) as caught:
+        train_model(spec, dataset, store, "parts", options=OPTIONS, progress=stop)
+    assert caught.value.code == 143
+    assert store.find("models", "parts", whole.digest) is None
+    parts = train_model(spec, dataset, store, "parts", options=OPTIONS)
+    assert weights(store, parts) == weights(store, whole)
+    assert model_curve(store, parts) == model_curve(store, whole)
+
+
+def test_state_after_resumption_equals_the_uninterrupted_state(
+    store, make_dataset, small_spec, tmp_path
+) -> None:
+    dataset = make_dataset(store)
+    spec = small_spec(dataset)
+    whole = make_run(store, dataset, spec, tmp_path)
+    for _ in range(5):
+        whole.advance()
+    parts = make_run(store, dataset, spec, tmp_path)
+    for _ in range(3):
+        parts.advance()
+    resumed = make_run(store, dataset, spec, tmp_path)
+    resumed.restore(parts.checkpoint("a" * 64))
+    for _ in range(2):
+        resumed.advance()
+    assert same_tensors(whole.network.state_dict(), resumed.network.state_dict())
+    left, right = whole.average.network.state_dict(), resumed.average.network.state_dict()
+    assert same_tensors(left, right)
+
+
+@pytest.mark.parametrize("micro_batch_size", [1, 2, 3])
+def test_accumulated_gradients_equal_those_of_the_whole_batch(
+    store, make_dataset, small_spec, tmp_path, micro_batch_size: int
+) -> None:
+    dataset = make_dataset(store)
+    spec = small_spec(dataset, "precision=float64")
+    options = RunOptions(micro_batch_size=micro_batch_size)
+    whole = make_run(store, dataset, spec, tmp_path)
+    parts = make_run(store, dataset, spec, tmp_path, options=options)
+    for _ in range(3):
+        left, right = whole.advance(), parts.advance()
+        assert left.nats == pytest.approx(right.nats, rel=1e-12)
+        assert left.grad_norm == pytest.approx(right.grad_norm, rel=1e-9)
+
+
+def test_nonfinite_loss_stops_and_keeps_weights_and_indices(
+    store, make_dataset, small_spec, tmp_path
+) -> None:
+    dataset = make_dataset(store)
+    spec = small_spec(dataset, "learning_rate=1e30", "clip_norm=0", "warmup_nimg=0")
+    with pytest.raises(NonFiniteError, match="lower learning_rate"):
+        train_model(spec, dataset, store, "m", options=OPTIONS)
+    folder = run_folder(OPTIONS, store, run_digest(spec, dataset))
+    found = json.loads((folder / NON_FINITE_NAME).read_text())
+    assert len(found["rows"]) == spec.batch_size
+    assert store.find("models", "m", run_digest(spec, dataset)) is None
+
+
+def test_spec_of_another_dataset_is_refused(store, make_dataset, small_spec) -> None:
+    dataset = make_dataset(store)
+    spec = small_spec(dataset, "batch_size=6")
+    with pytest.raises(ValueError, match="does not divide among 4"):
+        train_model(spec, dataset, store, "m", ranks=Ranks(size=4), options=OPTIONS)
+
+
+def test_unconditional_model_trains(store, make_dataset, small_spec) -> None:
+    dataset = make_dataset(store)
+    spec = small_spec(dataset, "budget_nimg=16")
+    network = dataclasses.replace(spec.network, condition=ConditionConfig(kind="none"))
+    spec = dataclasses.replace(spec, network=network)
+    model = train_model(spec, dataset, store, "m", options=OPTIONS)
+    assert open_model(store, model).config.condition.kind == "none"
+    assert math.isfinite(model.summary["test_bits_per_dim"])
+
+
+class ElsewhereRanks(Ranks):
+    """The first of two ranks, where the other one found no checkpoint."""
+
+    def sum(self, values):
+        return [value + 0.0 for value in values]
+
+
+def test_ranks_that_found_different_checkpoints_are_refused(
+    store, make_dataset, small_spec, tmp_path
+) -> None:
+    dataset = make_dataset(store)
+    run = make_run(store, dataset, small_spec(dataset), tmp_path)
+    run.advance()
+    save_checkpoint(tmp_path / "checkpoints", run.checkpoint("a" * 64))
+    run.ranks = ElsewhereRanks(size=2)
+    with pytest.raises(ValueError, match="that all machines share"):
+        Session(run, digest="a" * 64, folder=tmp_path, signal=StopSignal(), progress=no_progress)

@@ -1,0 +1,197 @@
+"""Several ranks: the same curve as one, exact resumption after a kill, no survivors."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from model.evaluate import evaluate_model
+from model.launch import LaunchError, train_in_processes
+from model.options import RunOptions, options_to_json
+from model.ranks import Interrupted
+from model.spec import run_digest, spec_to_json
+from model.train import train_model
+from pipelines.store import open_store
+
+pytestmark = pytest.mark.slow
+
+OPTIONS = RunOptions(num_threads=1, tensorboard=False, checkpoint_interval_sec=0.3)
+
+
+def curve(store, model) -> list[dict[str, float]]:
+    content = store.get(f"{model.prefix}/curve.jsonl").decode()
+    return [json.loads(line) for line in content.splitlines()]
+
+
+def weights(store, model) -> bytes:
+    return store.get(f"{model.prefix}/weights.safetensors")
+
+
+@pytest.mark.parametrize("num_processes", [2, 4])
+def test_ranks_follow_the_curve_of_one(store, make_dataset, small_spec, num_processes) -> None:
+    dataset = make_dataset(store)
+    spec = small_spec(dataset, "precision=float64", "batch_size=8")
+    alone = train_model(spec, dataset, store, "alone", options=OPTIONS)
+    shared = train_in_processes(
+        spec, dataset, store, "shared", num_processes=num_processes, options=OPTIONS
+    )
+    assert shared.summary["num_ranks"] == num_processes
+    for left, right in zip(curve(store, alone), curve(store, shared), strict=True):
+        assert left.keys() == right.keys()
+        values = np.array([list(left.values()), list(right.values())])
+        np.testing.assert_allclose(values[0], values[1], rtol=0, atol=1e-9)
+    evaluation = [json.loads(store.get(f"{m.prefix}/evaluation.json")) for m in (alone, shared)]
+    assert evaluation[0]["test"]["num_drawings"] == evaluation[1]["test"]["num_drawings"] == 12
+    assert evaluation[0]["test"]["nats"] == pytest.approx(evaluation[1]["test"]["nats"], abs=1e-8)
+
+
+class Parent:
+    """A process that trains with two ranks, as the command line does, to be killed."""
+
+    SCRIPT = (
+        "import json, sys\n"
+        "from model.launch import train_in_processes\n"
+        "from model.options import options_from_json\n"
+        "from model.spec import spec_from_json\n"
+        "from pipelines.store import open_store\n"
+        "url, dataset, name, spec, options = sys.argv[1:]\n"
+        "store = open_store(url)\n"
+        "def show(stage, done, total, message): print(done, flush=True)\n"
+        "train_in_processes(spec_from_json(json.loads(spec)),\n"
+        "    store.resolve('datasets', dataset), store, name, num_processes=2,\n"
+        "    options=options_from_json(options), progress=show)\n"
+    )
+
+    def __init__(self, store, dataset, spec, name: str) -> None:
+        arguments = [store.url, f"{dataset.name}@{dataset.digest}", name]
+        arguments += [json.dumps(spec_to_json(spec)), options_to_json(OPTIONS)]
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", self.SCRIPT, *arguments],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+        )
+        self.seen: dict[str, list[int]] = {}
+
+    def wait_for(self, nimg: int) -> None:
+        """Return once training has shown that many drawings."""
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            if int(line) >= nimg:
+                return
+        raise AssertionError("training ended before it could be disturbed")
+
+    def family(self) -> dict[str, list[int]]:
+        """Return the process ids of parent, agent and ranks."""
+        (agent,) = children(self.process.pid)
+        ranks = children(agent)
+        assert len(ranks) == 2
+        return {"parent": [self.process.pid], "agent": [agent], "rank": ranks}
+
+    def wait(self) -> int:
+        self.process.communicate(timeout=120)
+        return self.process.returncode
+
+
+def children(pid: int) -> list[int]:
+    text = Path(f"/proc/{pid}/task/{pid}/children").read_text()
+    found = [int(child) for child in text.split()]
+    return [child for child in found if "python" in Path(f"/proc/{child}/cmdline").read_text()]
+
+
+def is_running(pid: int) -> bool:
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except FileNotFoundError:
+        return False
+    return state != "Z"
+
+
+def wait_until_gone(pids: list[int], seconds: float = 60.0) -> list[int]:
+    deadline = time.monotonic() + seconds
+    while (left := [pid for pid in pids if is_running(pid)]) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    return left
+
+
+def test_killed_at_random_steps_ends_in_the_same_bytes(store, make_dataset, small_spec) -> None:
+    dataset = make_dataset(store)
+    spec = small_spec(dataset, "budget_nimg=320")
+    whole = train_in_processes(spec, dataset, store, "whole", num_processes=2, options=OPTIONS)
+    generator = random.Random(7)
+    for victim, start in (("rank", 24), ("agent", 96), ("parent", 160)):
+        parent = Parent(store, dataset, spec, "killed")
+        parent.wait_for(start + generator.randrange(48))
+        family = parent.family()
+        os.kill(generator.choice(family[victim]), signal.SIGKILL)
+        parent.wait()
+        assert not wait_until_gone([pid for pids in family.values() for pid in pids]), (
+            f"survivors after {victim}"
+        )
+        assert store.find("models", "killed", whole.digest) is None, victim
+    resumed = train_in_processes(spec, dataset, store, "killed", num_processes=2, options=OPTIONS)
+    assert weights(store, resumed) == weights(store, whole)
+    assert curve(store, resumed) == curve(store, whole)
+
+
+@pytest.mark.parametrize("target", ["rank", "agent"])
+def test_sigterm_saves_on_all_ranks_and_exits_143(
+    store, make_dataset, small_spec, target: str
+) -> None:
+    dataset = make_dataset(store)
+    spec = small_spec(dataset, "budget_nimg=4800")
+    parent = Parent(store, dataset, spec, "stopped")
+    parent.wait_for(80)
+    family = parent.family()
+    os.kill(family[target][-1], signal.SIGTERM)
+    assert parent.wait() == 143
+    assert not wait_until_gone(family["agent"] + family["rank"])
+    folder = Path(store.url) / "attempts" / f"train-{run_digest(spec, dataset)[:16]}"
+    newest = max((folder / "checkpoints").glob("step-*"))
+    assert int(newest.name.removeprefix("step-")) >= 10
+
+
+def test_failure_in_a_rank_is_reported_with_its_words(store, make_dataset, small_spec) -> None:
+    dataset = make_dataset(store)
+    spec = small_spec(dataset, "learning_rate=1e30", "clip_norm=0", "warmup_nimg=0")
+    with pytest.raises(LaunchError, match="lower learning_rate"):
+        train_in_processes(spec, dataset, store, "m", num_processes=2, options=OPTIONS)
+
+
+def test_evaluation_sees_each_drawing_once_on_any_number_of_ranks(
+    store, make_dataset, small_spec, tmp_path: Path
+) -> None:
+    dataset = make_dataset(store, rows=40)
+    spec = small_spec(dataset, "precision=float64", "budget_nimg=16")
+    model = train_model(spec, dataset, store, "m", options=OPTIONS)
+    alone = evaluate_model(model, dataset, store, "train", cache_dir=tmp_path / "alone")
+    arguments = ["--store", store.url, "--model", model.digest, "--dataset", dataset.digest]
+    arguments += ["--split", "train", "--cache", str(tmp_path / "shared")]
+    # 40 drawings on 3 ranks: the last has fewer.
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    command += ["--nproc-per-node=3", "-m", "model.evaluate", *arguments]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    found = json.loads(done.stdout)
+    assert found["num_drawings"] == alone["num_drawings"] == 40
+    for key in ("nats", "nats_stderr", "bits_per_dim"):
+        assert found[key] == pytest.approx(alone[key], rel=1e-12), key
+    assert found["classes"].keys() == alone["classes"].keys()
+
+
+def test_memory_store_is_refused(make_dataset, small_spec) -> None:
+    store = open_store("memory://")
+    dataset = make_dataset(store)
+    with pytest.raises(ValueError, match="cannot be shared"):
+        train_in_processes(small_spec(dataset), dataset, store, "m", num_processes=1)
+
+
+def test_interrupted_is_an_exit_with_the_signals_code() -> None:
+    assert issubclass(Interrupted, SystemExit)
+    assert Interrupted(143).code == 143
