@@ -1,0 +1,96 @@
+"""The command line `sketchmill`: one sub-command a file, imported only when it is called.
+
+Exit codes: 0 done, 1 failed, 2 bad usage or bad input, 130 interrupted. Errors are one line on
+stderr; `--debug` shows the traceback. Stopped by SIGTERM: 143.
+"""
+
+import signal
+import sys
+from types import FrameType
+from typing import NoReturn
+
+from cyclopts import App, CycloptsError
+
+STOPPED = 128 + signal.SIGTERM
+
+# Command -> its help, and its module where that is not its own.
+COMMANDS = {
+    "run": "The whole chain: class list -> dataset -> model -> drawings -> report.",
+    "build": "Make a dataset of the chosen classes.",
+    "train": "Train a conditional PixelCNN++ on a dataset.",
+    "evaluate": "Measure a model in bits/dim over a split of a dataset.",
+    "sample": "Draw new labelled drawings from a model.",
+    "report": "Show real above generated drawings, curves and lineage in one page.",
+    "quota": "Draw until each class has its number of accepted drawings.",
+    "reproduce": "Draw one row of samples again and compare every byte.",
+    "complete": "Draw the rest of a drawing that is given in part.",
+    "judge": "Train a classifier on real drawings and score samples with it.",
+    "score": "Rank the drawings of a dataset by likelihood, scribbles first.",
+    "export": "Write drawings in the formats of other tools, with their provenance.",
+    "classes": "List the 345 Quick, Draw! classes.",
+    "ls": "List what the store has.",
+    "show": "Show an artifact: spec, inputs, counts, versions.",
+    "verify": "Read every byte of artifacts and say what does not hold.",
+    "lineage": "Show what an artifact was made of, and what was made of it.",
+    "diff": "Show where two artifacts differ.",
+    "gc": "Sweep what nothing needs; says what it would do unless told to.",
+    "pin": "Keep an artifact whatever is published after it.",
+    "unpin": "Leave a pinned artifact to its refs again.",
+    "pull": "Copy an artifact from another store.",
+    "push": "Copy an artifact to another store.",
+    "deploy": "Bring a Prefect server to the state of infra/prefect.yaml.",
+    "serve": "Run the schedules of infra/prefect.yaml here, without a server.",
+    "doctor": "Check that this machine and this store can do the work.",
+}
+MODULES = dict.fromkeys(("ls", "show", "verify", "lineage", "diff"), "artifacts")
+MODULES |= dict.fromkeys(("gc", "pin", "unpin", "pull", "push"), "keeping")
+MODULES |= dict.fromkeys(("deploy", "serve"), "serving")
+
+
+def make_app() -> App:
+    """Return the command line; no sub-command's module is imported yet."""
+    app = App(name="sketchmill", help=__doc__.splitlines()[0], version_flags=["--version"])
+    for name, text in COMMANDS.items():
+        module = MODULES.get(name, name)
+        app.command(f"flows.commands.{module}:{name}", name=name, help=text)
+    return app
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Run the command line and exit with its code.
+
+    SIGTERM ends it as an exception does, so that children (training, Prefect's server without a
+    server of its own) are ended too.
+    """
+    signal.signal(signal.SIGTERM, _stop)
+    sys.exit(run_command_line(sys.argv[1:] if argv is None else argv))
+
+
+def run_command_line(argv: list[str]) -> int:
+    """Run one command; return the exit code instead of leaving the process."""
+    debug = "--debug" in argv
+    try:
+        make_app()(argv, exit_on_error=False, result_action="return_value")
+    except CycloptsError:
+        return 2  # cyclopts has printed what was wrong
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on where it stopped", file=sys.stderr)  # noqa: T201
+        return 130
+    except Exception as error:
+        if debug:
+            raise
+        return _explain(error)
+    return 0
+
+
+def _stop(_signal: int, _frame: FrameType | None) -> NoReturn:
+    sys.exit(STOPPED)
+
+
+def _explain(error: Exception) -> int:
+    """Print an error for a person; input errors are 2, failures 1."""
+    is_input = isinstance(error, ValueError | FileNotFoundError)
+    text = str(error) or type(error).__name__
+    hint = "" if is_input else " (--debug shows where)"
+    print(f"sketchmill: {text}{hint}", file=sys.stderr)  # noqa: T201
+    return 2 if is_input else 1

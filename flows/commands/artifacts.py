@@ -1,0 +1,125 @@
+"""`sketchmill ls | show | verify | lineage | diff`: what the store has, and whether it holds."""
+
+from typing import Annotated, Any
+
+from cyclopts import Parameter
+
+from flows.artifacts import overview, resolve_any, title
+from flows.console import print_result
+from flows.options import Common
+from pipelines.schema import KINDS, Manifest
+from pipelines.store import open_store
+
+ALL = Common()
+
+
+def ls(text: str = "", /, *, common: Annotated[Common, Parameter(name="*")] = ALL) -> None:
+    """List the complete artifacts of the store.
+
+    Parameters
+    ----------
+    text
+        Only those with this in kind/name.
+    """
+    store = open_store(common.store)
+    rows = [overview(m) for kind in KINDS for m in store.manifests(kind)]
+    rows = [row for row in rows if text in f"{row['kind']}/{row['name']}"]
+    if common.json:
+        print_result({"artifacts": rows}, as_json=True)
+        return
+    lines = {title(row): f"{row['rows']:>12,} rows  {row['bytes']:>15,} bytes" for row in rows}
+    print_result(lines or {"nothing": f"in {store.url}"}, as_json=False)
+
+
+def show(ref: str, /, *, common: Annotated[Common, Parameter(name="*")] = ALL) -> None:
+    """Show an artifact: its spec, inputs, counts and versions.
+
+    Parameters
+    ----------
+    ref
+        Name, kind/name, name@digest, or the first characters of a digest.
+    """
+    manifest = resolve_any(open_store(common.store), ref)
+    shown: dict[str, Any] = overview(manifest) | {
+        "spec": dict(manifest.spec),
+        "inputs": [f"{i.role}: {i.kind}/{i.name}@{i.digest[:12]}" for i in manifest.inputs],
+        "summary": dict(manifest.summary),
+        "versions": dict(manifest.versions),
+    }
+    print_result(shown, as_json=common.json)
+
+
+def verify(*refs: str, common: Annotated[Common, Parameter(name="*")] = ALL) -> None:
+    """Read every byte of artifacts and say what does not hold; none named means all.
+
+    Parameters
+    ----------
+    refs
+        Names, kind/name, name@digest, or the first characters of digests.
+    """
+    store = open_store(common.store)
+    chosen = [resolve_any(store, ref) for ref in refs]
+    chosen = chosen or [m for kind in KINDS for m in store.manifests(kind)]
+    problems = {title(overview(m)): _problems(m, common.store) for m in chosen}
+    if common.json:
+        print_result({"problems": problems}, as_json=True)
+    else:
+        lines = {name: "; ".join(found) or "holds" for name, found in problems.items()}
+        print_result(lines, as_json=False)
+    damaged = [name for name, found in problems.items() if found]
+    if damaged:
+        raise RuntimeError(f"damaged: {', '.join(damaged)}")
+
+
+def lineage(ref: str, /, *, common: Annotated[Common, Parameter(name="*")] = ALL) -> None:
+    """Show what an artifact was made of, down to the source, and what was made of it.
+
+    Parameters
+    ----------
+    ref
+        Name, kind/name, name@digest, or the first characters of a digest.
+    """
+    from pipelines.provenance import lineage_text, trace
+    from pipelines.relations import dependents, dependents_text
+
+    store = open_store(common.store)
+    manifest = resolve_any(store, ref)
+    made_of = lineage_text(trace(manifest, store))
+    made_into = dependents_text(dependents(manifest, store))
+    if common.json:
+        print_result({"made_of": made_of, "made_into": made_into}, as_json=True)
+    else:
+        print_result({"made of\n" + made_of: "", "made into\n" + made_into: ""}, as_json=False)
+
+
+def diff(left: str, right: str, /, *, common: Annotated[Common, Parameter(name="*")] = ALL) -> None:
+    """Show where two artifacts differ: what was asked for and what came out.
+
+    Parameters
+    ----------
+    left
+        Name, kind/name, name@digest, or the first characters of a digest.
+    right
+        The other one.
+    """
+    import dataclasses
+
+    from pipelines.relations import diff as compare
+    from pipelines.relations import diff_text
+
+    store = open_store(common.store)
+    difference = compare(resolve_any(store, left), resolve_any(store, right))
+    if common.json:
+        print_result(dataclasses.asdict(difference), as_json=True)
+    else:
+        print_result({diff_text(difference).rstrip(): ""}, as_json=False)
+
+
+def _problems(manifest: Manifest, url: str) -> list[str]:
+    """Check hashes of any artifact; of a dataset also count its drawings again."""
+    store = open_store(url)
+    if manifest.kind != "datasets":
+        return store.damaged(manifest)
+    from pipelines.verify import verify_dataset
+
+    return verify_dataset(manifest, store)

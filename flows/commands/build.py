@@ -1,0 +1,135 @@
+"""`sketchmill build`: from a source and a class list to a dataset in the store."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+from cyclopts import Parameter
+
+from flows.choices import Classes
+from flows.options import Common
+from flows.params import BuildParams, source_name
+from flows.session import run_stage
+
+ALL = Common()
+SEED = Classes()
+
+
+def build(
+    *,
+    source: str = "doodles",
+    classes: Annotated[Classes, Parameter(name="*")] = SEED,
+    name: str = "",
+    seed: int = 0,
+    image_size: int = 28,
+    format_: Annotated[str, Parameter(name="--format")] = "parquet",
+    layout: str = "packed",
+    rows_per_shard: int | None = None,
+    tfds_slice: str | None = None,
+    max_per_class: int | None = None,
+    fraction: float = 1.0,
+    recognized_only: bool = False,
+    countries: str = "",
+    min_ink: int = 1,
+    max_ink: int | None = None,
+    near_duplicates: int | None = None,
+    with_metadata: bool = False,
+    on_bad_file: str = "fail",
+    workers: int = 1,
+    beam: Annotated[tuple[str, ...], Parameter(allow_leading_hyphen=True, negative=())] = (),
+    common: Annotated[Common, Parameter(name="*")] = ALL,
+) -> None:
+    """Make a dataset of the chosen classes: shards and a manifest.
+
+    Parameters
+    ----------
+    source
+        doodles, quickdraw, or a path or URL of files in a Quick, Draw! layout.
+    name
+        Name in the store; made from the source by default.
+    seed
+        Of the doodles, the splits and the shuffle.
+    image_size
+        Pixels a side; only sources of strokes can be drawn at other sizes than 28.
+    format_
+        parquet, tfrecord or both: "parquet,tfrecord".
+    layout
+        packed: shards mix the classes; linked: shards of one class, shared between datasets.
+    rows_per_shard
+        Drawings in a shard; 65,536 or less by default.
+    tfds_slice
+        Exactly the drawings that a TFDS slice selects, such as "train[:500000]".
+    max_per_class
+        Only the first so many drawings of each class.
+    fraction
+        Part of the drawings, chosen by their hash.
+    recognized_only
+        Only drawings that the game recognized; the source must know.
+    countries
+        Only these, as two capital letters each: "US,DE"; the source must know.
+    min_ink
+        Drop drawings with fewer inked pixels.
+    max_ink
+        Drop drawings with more inked pixels.
+    near_duplicates
+        Drop drawings whose 64-bit difference hash is so many bits from a kept one, or nearer.
+    with_metadata
+        Keep key_id, country_code, recognized and timestamp as columns.
+    on_bad_file
+        fail, or skip: leave the file out and say so in the manifest.
+    workers
+        Processes on this machine.
+    beam
+        A flag for Beam, passed on untouched, e.g. --beam=--runner=FlinkRunner; repeatable.
+    """
+    params = BuildParams(
+        store=common.store,
+        name=name or source_name(source),
+        source=source,
+        classes=classes.names(),
+        seed=seed,
+        image_size=image_size,
+        formats=_listed(format_),
+        layout=layout,
+        rows_per_shard=rows_per_shard,
+        tfds_slice=tfds_slice,
+        max_per_class=max_per_class,
+        fraction=fraction,
+        recognized_only=recognized_only,
+        countries=_listed(countries),
+        min_ink=min_ink,
+        max_ink=max_ink,
+        near_duplicates=near_duplicates,
+        with_metadata=with_metadata,
+        on_bad_file=on_bad_file,
+        workers=workers,
+        beam_args=beam,
+    )
+    run_stage(common, plan=lambda: plan_build(params), work=lambda: work_build(params))
+
+
+def plan_build(params: BuildParams) -> Mapping[str, Any]:
+    """Return the spec and what building would do, from file sizes alone."""
+    from flows.stages import dataset_work
+    from pipelines.build import plan_dataset
+    from pipelines.store import open_store
+
+    spec, source = dataset_work(params)
+    plan = plan_dataset(spec, source, open_store(params.store), params.name)
+    return {"spec": spec.to_json()} | dataclasses.asdict(plan)
+
+
+def work_build(params: BuildParams) -> Mapping[str, Any]:
+    """Build and return the digest and the counts."""
+    from flows.stages import build as build_stage
+
+    manifest = build_stage(params)
+    splits: dict[str, int] = {}
+    for entry in manifest.files:
+        if entry.split:
+            splits[entry.split] = splits.get(entry.split, 0) + (entry.rows or 0)
+    return {"dataset": manifest.digest, "name": manifest.name, "drawings": splits}
+
+
+def _listed(text: str) -> tuple[str, ...]:
+    return tuple(part.strip() for part in text.split(",") if part.strip())

@@ -1,0 +1,79 @@
+"""`sketchmill export`: a dataset or samples in the formats of other tools."""
+
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from flows.exporting import ExportParams, plan_export, work_export
+from flows.options import Common
+from flows.session import run_stage
+
+ALL = Common()
+
+
+def export(
+    ref: str,
+    /,
+    *,
+    format_: Annotated[str, Parameter(name="--format")] = "hf",
+    out: str = "",
+    name: str = "",
+    splits: str = "",
+    rows_per_file: int | None = None,
+    filters: str = "",
+    gate: str = "",
+    judge: str = "",
+    audit: bool = True,
+    workers: int = 1,
+    beam: Annotated[tuple[str, ...], Parameter(allow_leading_hyphen=True, negative=())] = (),
+    common: Annotated[Common, Parameter(name="*")] = ALL,
+) -> None:
+    """Write drawings as hf, tfds, webdataset, numpy_bitmap, idx or png, with their provenance.
+
+    Parameters
+    ----------
+    ref
+        Name, name@digest or digest; samples/NAME or datasets/NAME if both have it.
+    format_
+        One or more: "hf,idx".
+    out
+        Directory or URL to fill; the artifact store by default.
+    name
+        Name of the export; that of the drawings by default.
+    splits
+        Only these: "train,test".
+    rows_per_file
+        Drawings in a file of hf, tfds and webdataset; what suits the format by default.
+    filters
+        TOML file of rules that generated drawings must keep to; others are left out.
+    gate
+        TOML file of limits on the audit's numbers; beyond one, nothing is published.
+    judge
+        A classifier of the store that the audit asks.
+    audit
+        Audit samples before they are exported.
+    workers
+        Processes on this machine.
+    beam
+        A flag for Beam, passed on untouched, e.g. --beam=--runner=FlinkRunner; repeatable.
+    """
+    params = ExportParams(
+        store=common.store,
+        ref=ref,
+        name=name,
+        formats=_listed(format_),
+        splits=_listed(splits),
+        rows_per_file=rows_per_file,
+        out=out,
+        filters=filters,
+        gate=gate,
+        judge=judge,
+        with_audit=audit,
+        workers=workers,
+        beam_args=beam,
+    )
+    run_stage(common, plan=lambda: plan_export(params), work=lambda: work_export(params))
+
+
+def _listed(text: str) -> tuple[str, ...]:
+    return tuple(part.strip() for part in text.split(",") if part.strip())

@@ -1,0 +1,34 @@
+"""`sketchmill reproduce`: make one drawing of a samples dataset again."""
+
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from flows.options import Common
+from flows.quotas import work_reproduce
+from flows.session import run_stage
+
+ALL = Common()
+
+
+def reproduce(
+    ref: str,
+    /,
+    *,
+    row: int,
+    common: Annotated[Common, Parameter(name="*")] = ALL,
+) -> None:
+    """Draw one row of samples again from its recipe and compare every byte.
+
+    Parameters
+    ----------
+    ref
+        Samples: name, name@digest, or the first characters of a digest.
+    row
+        Its position, from 0.
+    """
+    run_stage(
+        common,
+        plan=lambda: {"samples": ref, "row": row},
+        work=lambda: work_reproduce(common.store, ref, row),
+    )

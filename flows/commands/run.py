@@ -1,0 +1,101 @@
+"""`sketchmill run`: the whole chain in one command."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+from cyclopts import Parameter
+
+from flows.choices import Classes
+from flows.options import Common
+from flows.params import ChainParams
+from flows.session import run_stage
+
+ALL = Common()
+SEED = Classes()
+
+
+def run(
+    *,
+    source: str = "doodles",
+    classes: Annotated[Classes, Parameter(name="*")] = SEED,
+    preset: str = "tiny",
+    set_: Annotated[tuple[str, ...], Parameter(name="--set", negative=())] = (),
+    max_per_class: int | None = None,
+    tfds_slice: str | None = None,
+    samples_per_class: int = 8,
+    seed: int = 0,
+    name: str = "",
+    workers: int = 1,
+    processes: int = 0,
+    common: Annotated[Common, Parameter(name="*")] = ALL,
+) -> None:
+    """Make a dataset, train a model on it, draw new drawings, and show them in a report.
+
+    Running the same command again answers at once; after an interruption it goes on.
+
+    Parameters
+    ----------
+    source
+        doodles (made here, no network), quickdraw (Google's bucket), or a path or URL of files
+        in a Quick, Draw! layout.
+    preset
+        Training preset: tiny, small, seed or large.
+    set_
+        A field of the training spec as field=value; may be repeated.
+    max_per_class
+        Use only the first so many drawings of each class.
+    tfds_slice
+        Use exactly the drawings that a TFDS slice selects, such as "train[:500000]".
+    samples_per_class
+        How many drawings of each class to make.
+    seed
+        Decides the doodles, the splits, the training and the drawings.
+    name
+        Name in the store; made from the source and the preset by default.
+    workers
+        Processes that build the dataset.
+    processes
+        Processes that draw; 0 is one a core.
+    """
+    params = ChainParams(
+        store=common.store,
+        name=name,
+        source=source,
+        classes=classes.names(),
+        preset=preset,
+        settings=set_,
+        max_per_class=max_per_class,
+        tfds_slice=tfds_slice,
+        samples_per_class=samples_per_class,
+        seed=seed,
+        workers=workers,
+        processes=processes,
+    )
+    run_stage(common, plan=lambda: plan_chain(params), work=lambda: work_chain(params))
+
+
+def plan_chain(params: ChainParams) -> Mapping[str, Any]:
+    """Return the resolved parameters and what the store already has."""
+    from flows.lookup import STAGES, find_chain
+
+    found = find_chain(params)
+    state = {
+        stage: f"there: {found[stage].digest}" if stage in found else "to be made"
+        for stage in STAGES
+    }
+    return {"params": dataclasses.asdict(params)} | state
+
+
+def work_chain(params: ChainParams) -> Mapping[str, Any]:
+    """Run the chain unless the store has all of it; return digests, paths and numbers."""
+    from flows.lookup import STAGES, chain_result, find_chain
+
+    found = find_chain(params)
+    if len(found) == len(STAGES):
+        digests: Mapping[str, Any] = {stage: m.digest for stage, m in found.items()}
+        return chain_result(params, digests) | {"seconds": {}}
+    from flows.chain import chain  # starts Prefect, which takes seconds
+
+    digests = chain(params)
+    return chain_result(params, digests) | {"seconds": digests["seconds"]}

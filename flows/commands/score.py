@@ -1,0 +1,77 @@
+"""`sketchmill score`: the drawings of a dataset that the model finds least likely."""
+
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+from cyclopts import Parameter
+
+from flows.options import Common
+from flows.progress import current
+from flows.session import run_stage
+
+ALL = Common()
+
+
+def score(
+    *,
+    model: str,
+    dataset: str = "",
+    split: str = "test",
+    worst: int = 100,
+    sheet: str = "worst.png",
+    bayes: Annotated[bool, Parameter(negative=())] = False,
+    common: Annotated[Common, Parameter(name="*")] = ALL,
+) -> None:
+    """Rank drawings by bits/dim under their own label: scribbles and wrong labels come first.
+
+    Parameters
+    ----------
+    model
+        Name, name@digest, or the first characters of a digest.
+    dataset
+        The dataset; by default the one the model learned from.
+    split
+        train, validation or test.
+    worst
+        How many to list and to draw.
+    sheet
+        PNG file for the contact sheet of the worst, the least likely first.
+    bayes
+        Also classify the worst by Bayes' rule; costs a pass for each class.
+    """
+    run_stage(
+        common,
+        plan=lambda: _plan(common.store, model, dataset, split),
+        work=lambda: _score(common.store, model, dataset, split, worst, sheet, bayes),
+    )
+
+
+def _plan(url: str, model_ref: str, dataset_ref: str, split: str) -> Mapping[str, Any]:
+    from flows.stages import model_and_dataset
+
+    _, model, dataset = model_and_dataset(url, model_ref, dataset_ref)
+    drawings = sum(entry.rows or 0 for entry in dataset.files if entry.split == split)
+    return {"model": model.digest, "dataset": dataset.digest, "drawings": drawings}
+
+
+def _score(
+    url: str,
+    model_ref: str,
+    dataset_ref: str,
+    split: str,
+    num: int,
+    sheet: str,
+    bayes: bool,
+) -> Mapping[str, Any]:
+    from pathlib import Path
+
+    from flows.stages import cache_folder, model_and_dataset
+    from model.ranking import rank_split, sheet_png, suspects
+
+    store, model, dataset = model_and_dataset(url, model_ref, dataset_ref)
+    ranked = rank_split(
+        model, dataset, store, split, cache_dir=cache_folder() / "drawings", progress=current()
+    )
+    rows = suspects(ranked, num, with_posterior=bayes)
+    Path(sheet).write_bytes(sheet_png(ranked, rows))
+    return {"model": model.digest, "dataset": dataset.digest, "sheet": sheet, "worst": rows}

@@ -1,0 +1,147 @@
+"""What an operator sees of a run in Prefect's interface: progress, counts, pictures, links.
+
+    progress    an artifact of the task run, updated at most every ten seconds
+    result      a table: digest, place, drawings by split and class, bits/dim
+    report      a link to the page, and its two-row pictures: real above generated
+
+All of it is for people and may be lost: a server that does not answer is logged once a minute and
+never disturbs the work.
+"""
+
+import contextvars
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from prefect.artifacts import (
+    create_link_artifact,
+    create_markdown_artifact,
+    create_progress_artifact,
+    create_table_artifact,
+    update_progress_artifact,
+)
+
+from flows.console import ProgressCallback
+from pipelines.schema import slug
+
+# Every update is a row in the server's database.
+UPDATE_SEC = 10.0
+LOG_SEC = 60.0
+_log = logging.getLogger(__name__)
+
+
+@contextmanager
+def showing_progress(title: str, logger: Any) -> Iterator[ProgressCallback]:
+    """Yield a callback that costs nothing; a thread shows the last call now and then."""
+    reporter = _Reporter(title, logger)
+    # The thread must know the task run, to which the artifacts belong.
+    context = contextvars.copy_context()
+    thread = threading.Thread(target=context.run, args=(reporter.run,), daemon=True)
+    thread.start()
+    try:
+        yield reporter
+    finally:
+        reporter.done.set()
+        thread.join(UPDATE_SEC)
+
+
+def show_result(result: Mapping[str, Any]) -> None:
+    """Show what a stage made: its digest and place first, then its numbers."""
+    key = artifact_key(result["kind"], result["name"])
+    _try(
+        lambda: create_table_artifact(
+            table=result_rows(result),
+            key=key,
+            description=f"{result['kind']}/{result['name']}@{result['digest'][:12]}",
+        )
+    )
+    if result["kind"] == "reports":
+        _show_report(result)
+
+
+def result_rows(result: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the table of a result; the first row is its digest."""
+    summary = result["summary"]
+    rows = [("digest", result["digest"]), ("place", result["place"]), ("bytes", result["bytes"])]
+    rows += [
+        (f"{split} {class_name}", count)
+        for split, counts in summary.get("counts", {}).items()
+        for class_name, count in counts.items()
+    ]
+    rows += [(name, value) for name, value in summary.items() if name.endswith("bits_per_dim")]
+    per_class = summary.get("bits_per_dim_by_class", {})
+    rows += [(f"bits_per_dim {class_name}", value) for class_name, value in per_class.items()]
+    return [{"what": what, "value": value} for what, value in rows]
+
+
+def artifact_key(kind: str, name: str) -> str:
+    """Return an artifact's key: letters, digits and dashes.
+
+    >>> artifact_key("models", "cats-tiny")
+    'models-cats-tiny'
+    """
+    return slug(f"{kind}-{name}")
+
+
+def _show_report(result: Mapping[str, Any]) -> None:
+    place, page = result["place"], result["summary"].get("page", "report.html")
+    link = _url(f"{place}/{page}")
+    key = artifact_key("report", result["name"])
+    _try(lambda: create_link_artifact(link=link, link_text="report", key=f"{key}-page"))
+    pictures = [path for path in result["files"] if path.endswith(".png")]
+    lines = [f"![{Path(path).stem}]({_url(f'{place}/{path}')})" for path in pictures]
+    text = "Real above generated drawings.\n\n" + "\n\n".join(lines)
+    _try(lambda: create_markdown_artifact(markdown=text, key=f"{key}-pictures"))
+
+
+def _url(place: str) -> str:
+    return place if "://" in place else Path(place).as_uri()
+
+
+class _Reporter:
+    """The last progress of a stage, and the thread that shows it."""
+
+    def __init__(self, title: str, logger: Any) -> None:
+        self._title, self._logger = title, logger
+        self._last: tuple[str, int, int, str] | None = None
+        self._artifacts: dict[str, Any] = {}
+        self._logged = -LOG_SEC
+        self.done = threading.Event()
+
+    def __call__(self, stage: str, done: int, total: int, message: str = "") -> None:
+        self._last = (stage, done, total, message)
+
+    def run(self) -> None:
+        """Show what there is until the work is done, and once more."""
+        while not self.done.wait(UPDATE_SEC):
+            self._show()
+        self._show()
+
+    def _show(self) -> None:
+        if self._last is None:
+            return
+        (stage, done, total, message), self._last = self._last, None
+        if time.monotonic() - self._logged >= LOG_SEC:
+            self._logged = time.monotonic()
+            self._logger.info("%s %s: %s of %s  %s", self._title, stage, done, total, message)
+        _try(lambda: self._update(stage, 100.0 * done / total if total else 0.0))
+
+    def _update(self, stage: str, percent: float) -> None:
+        if stage in self._artifacts:
+            update_progress_artifact(self._artifacts[stage], progress=min(percent, 100.0))
+        else:
+            self._artifacts[stage] = create_progress_artifact(
+                progress=min(percent, 100.0), description=f"{self._title}: {stage}"
+            )
+
+
+def _try(show: Callable[[], Any]) -> None:
+    """Show something unless the server does not answer."""
+    try:
+        show()
+    except Exception as error:
+        _log.warning("not shown in Prefect: %s: %s", type(error).__name__, error)

@@ -1,0 +1,215 @@
+"""Export as steps: find what a ref means, audit samples, check the gate, write the files.
+
+Nothing is published before the gate: a number beyond its limit ends the command with its name.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from flows.options import DEFAULT_STORE
+from flows.progress import current
+from flows.stages import parent
+from pipelines.schema import InputRef, Kind, Manifest
+from pipelines.store import Store, StoreError, open_store
+
+EXPORTABLE: tuple[Kind, ...] = ("samples", "datasets")
+# Measured on drawings of Quick, Draw!; to tell the size before the work.
+BYTES_PER_DRAWING = {
+    "hf": 285,
+    "tfds": 918,
+    "webdataset": 2_560,
+    "numpy_bitmap": 784,
+    "idx": 785,
+    "png": 880,
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportParams:
+    """Write a dataset or samples in formats of other tools.
+
+    ref             name, name@digest or digest; "samples/NAME" or "datasets/NAME" if both have it
+    out             directory or URL to fill; empty: the artifact store
+    filters, gate   TOML files; empty: none
+    judge           a classifier of the store for the audit; empty: none
+    """
+
+    store: str = DEFAULT_STORE
+    ref: str
+    name: str = ""
+    formats: tuple[str, ...] = ("hf",)
+    splits: tuple[str, ...] = ()
+    rows_per_file: int | None = None
+    out: str = ""
+    filters: str = ""
+    gate: str = ""
+    judge: str = ""
+    with_audit: bool = True
+    workers: int = 1
+    beam_args: tuple[str, ...] = ()
+
+
+def find_exportable(store: Store, ref: str) -> Manifest:
+    """Return the dataset or samples that a person means.
+
+    Raises StoreError if there is none, or one of each kind.
+    """
+    kind, _, rest = ref.partition("/")
+    if rest:
+        if kind not in EXPORTABLE:
+            raise StoreError(f"{ref!r}: only {' and '.join(EXPORTABLE)} can be exported")
+        return store.resolve(kind, rest)
+    found, errors = [], []
+    for candidate in EXPORTABLE:
+        try:
+            found.append(store.resolve(candidate, ref))
+        except StoreError as error:
+            errors.append(str(error))
+    if len(found) > 1:
+        raise StoreError(f"{ref!r} means both: write samples/{ref} or datasets/{ref}")
+    if not found:
+        raise StoreError("; ".join(errors))
+    return found[0]
+
+
+def plan_export(params: ExportParams) -> Mapping[str, Any]:
+    """Return what exporting would write, without an audit: rows, bytes, files' formats."""
+    from pipelines.export.inputs import make_job
+
+    store = open_store(params.store)
+    dataset = find_exportable(store, params.ref)
+    job = make_job(dataset, store, export_spec(params), name=params.name or dataset.name)
+    rows = {split: job.rows(split) for split in job.splits}
+    total = sum(rows.values())
+    return {
+        "of": f"{dataset.kind}/{dataset.name}@{dataset.digest}",
+        "spec": job.spec.to_json(),
+        "drawings": rows,
+        "bytes": {name: total * BYTES_PER_DRAWING[name] for name in job.spec.formats},
+        "out": params.out or f"{params.store}/exports/{job.name}",
+    }
+
+
+def work_export(params: ExportParams) -> Mapping[str, Any]:
+    """Audit, check, export; return the export's digest, place and counts."""
+    from pipelines.export.run import ExportOptions, export_dataset
+
+    store = open_store(params.store)
+    dataset = find_exportable(store, params.ref)
+    name = params.name or dataset.name
+    audit = audit_for_export(params, dataset, store)
+    options = ExportOptions(
+        out=params.out or None,
+        beam_args=params.beam_args,
+        workers=params.workers,
+        progress=current(),
+    )
+    extras = _extras(params, dataset, audit, store)
+    export = export_dataset(
+        dataset, store, export_spec(params), name=name, options=options, extras=extras
+    )
+    place = params.out or str(store.local_path(export.prefix) or f"{store.url}/{export.prefix}")
+    return {
+        "export": export.digest,
+        "name": export.name,
+        "path": place,
+        "drawings": export.summary["num_drawings"],
+        "files": len(export.files),
+        "bytes": sum(entry.bytes for entry in export.files),
+        "audit": audit.digest if audit else "",
+    }
+
+
+def export_spec(params: ExportParams):
+    """Return what decides the export's bytes."""
+    from pipelines.export.spec import ExportSpec
+
+    filters, gate = {}, []
+    if params.filters:
+        from model.audit.filters import read_filters
+
+        filters = read_filters(Path(params.filters)).to_json()
+    if params.gate:
+        from model.audit.gate import limits_to_json, read_gate
+
+        gate = limits_to_json(read_gate(Path(params.gate)))
+    return ExportSpec(
+        formats=params.formats,
+        splits=params.splits,
+        rows_per_file=params.rows_per_file,
+        filters=filters,
+        gate=tuple(gate),
+    )
+
+
+def audit_for_export(params: ExportParams, dataset: Manifest, store: Store) -> Manifest | None:
+    """Return the audit of samples, None for a dataset or if none is wanted.
+
+    Raises ValueError if filters or a gate are asked of something that cannot be audited.
+    """
+    needed = bool(params.filters or params.gate)
+    if dataset.kind != "samples":
+        if needed:
+            raise ValueError("filters and gates are for samples: a dataset is filtered by `build`")
+        return None
+    if not params.with_audit and not needed:
+        return None
+    from model.audit.filters import Filters, read_filters
+    from model.audit.run import AuditSpec, audit_samples
+
+    filters = read_filters(Path(params.filters)) if params.filters else Filters()
+    source = parent(store, parent(store, dataset, "model"), "dataset")
+    judge = store.resolve("models", params.judge) if params.judge else None
+    return audit_samples(
+        dataset,
+        source,
+        store,
+        name=f"{dataset.name[:57].rstrip('-')}-audit",
+        spec=AuditSpec(filters=filters),
+        judge=judge,
+        progress=current(),
+    )
+
+
+def check_audit(params: ExportParams, audit: Manifest, store: Store) -> list[dict[str, Any]]:
+    """Return the gate's checks; raise GateError if one failed."""
+    from model.audit.gate import check_gate, read_gate, require_passed
+    from model.audit.run import read_audit
+
+    if not params.gate:
+        return []
+    checks = check_gate(read_gate(Path(params.gate)), read_audit(audit, store))
+    require_passed(checks)
+    return [check.to_json() for check in checks]
+
+
+def _extras(params: ExportParams, dataset: Manifest, audit: Manifest | None, store: Store):
+    from pipelines.export.inputs import NO_EXTRAS, Extras
+
+    if audit is None:
+        return NO_EXTRAS
+    from model.audit.run import AUDIT_NAME, kept_rows
+    from model.report.page import REPORT_NAME, make_report
+
+    checks = check_audit(params, audit, store)
+    model = parent(store, dataset, "model")
+    report = make_report(
+        parent(store, model, "dataset"),
+        model,
+        dataset,
+        store,
+        name=dataset.name,
+        audit=audit,
+        checks=checks,
+    )
+    attachments = {
+        AUDIT_NAME: store.get(f"{audit.prefix}/{AUDIT_NAME}"),
+        "gate.json": json.dumps(checks, indent=1).encode() + b"\n",
+        REPORT_NAME: store.get(f"{report.prefix}/{REPORT_NAME}"),
+    }
+    ref = InputRef(role="audit", kind=audit.kind, name=audit.name, digest=audit.digest)
+    kept = kept_rows(audit, dataset) if params.filters else None
+    return Extras(inputs=(ref,), kept=kept, attachments=attachments)

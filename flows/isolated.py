@@ -1,0 +1,249 @@
+"""Stages as processes of their own, for flows that a worker runs unattended.
+
+    flow: run_isolated("train", params) --> guard --> python -m flows.isolated train JSON
+
+The child never talks to Prefect: it writes progress as JSON lines on standard output, and as its
+last line the result. A cancelled or killed flow ends it through the guard, its memory goes with
+it, and a server that is down does not disturb it. While it works, a lease in the store keeps its
+inputs from garbage collection.
+"""
+
+import dataclasses
+import json
+import sys
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+from flows.console import ProgressCallback
+from flows.exporting import ExportParams
+from flows.launcher import ChildError, launch
+from flows.params import BuildParams, ReportParams, SampleParams, TrainParams
+from pipelines.schema import Kind, Manifest
+from pipelines.store import Store, open_store
+
+# What the command line says too: the input is wrong, trying again cannot help.
+BAD_INPUT_CODE = 2
+# A mistake in the program: trying again cannot help either.
+MISTAKE_CODE = 70
+MISTAKES = (LookupError, TypeError, AttributeError, AssertionError)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShardsParams:
+    """Some shards of a samples artifact, from start up to stop; none published."""
+
+    sample: SampleParams
+    start: int = 0
+    stop: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """What a child can do: the parameters it takes, what does it, and which inputs it needs."""
+
+    params: type
+    work: Callable[[Any], Mapping[str, Any]]
+    inputs: Mapping[str, Kind] = dataclasses.field(default_factory=dict)
+
+
+def run_isolated(
+    job: str,
+    params: Any,
+    *,
+    deadline_sec: float | None = None,
+    progress: ProgressCallback | None = None,
+) -> dict[str, Any]:
+    """Do a job in a process of its own and return its result.
+
+    Raises ValueError if the input is wrong, DeadlineError if its time was up, ChildError if it
+    failed; whatever happens, none of its processes is left.
+    """
+    result: dict[str, Any] = {}
+
+    def read(line: str) -> None:
+        event = _event(line)
+        if "result" in event:
+            result.update(event["result"])
+        elif "stage" in event and progress:
+            progress(event["stage"], event["done"], event["total"], event["message"])
+
+    command = [sys.executable, "-m", "flows.isolated", job, json.dumps(dataclasses.asdict(params))]
+    try:
+        launch(command, on_line=read, deadline_sec=deadline_sec)
+    except ChildError as error:
+        if error.code == BAD_INPUT_CODE:
+            raise ValueError(str(error)) from error
+        raise
+    return result
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Do one job: its name and its parameters as JSON."""
+    from flows.progress import showing
+
+    job = jobs()[arguments[0]]
+    params = from_json(job.params, json.loads(arguments[1]))
+    try:
+        with showing(_print_progress), _needing_inputs(job, params):
+            result = job.work(params)
+    except (ValueError, FileNotFoundError) as error:
+        sys.stderr.write(f"{type(error).__name__}: {error}\n")
+        return BAD_INPUT_CODE
+    except MISTAKES:
+        traceback.print_exc()
+        return MISTAKE_CODE
+    _print({"result": result})
+    return 0
+
+
+def jobs() -> dict[str, Job]:
+    """Return what a child can do, by name."""
+    from flows import stages
+
+    return {
+        "build": Job(BuildParams, lambda params: published(params.store, stages.build(params))),
+        "train": Job(
+            TrainParams,
+            lambda params: published(params.store, stages.train(params)),
+            {"dataset": "datasets"},
+        ),
+        "report": Job(
+            ReportParams,
+            lambda params: published(params.store, stages.report(params)),
+            {"samples": "samples"},
+        ),
+        "plan-sample": Job(SampleParams, _plan_sample),
+        "sample-shards": Job(ShardsParams, _sample_shards),
+        "sample": Job(
+            SampleParams,
+            lambda params: published(params.store, stages.sample(params)),
+            {"model": "models"},
+        ),
+        "export": Job(ExportParams, _export),
+    }
+
+
+def published(url: str, manifest: Manifest) -> dict[str, Any]:
+    """Return what a flow shows of an artifact; make it the latest of its name."""
+    from flows.lookup import where
+
+    store = open_store(url)
+    store.add_ref(manifest.kind, manifest.name, manifest.digest)
+    return {
+        "kind": manifest.kind,
+        "name": manifest.name,
+        "digest": manifest.digest,
+        "place": where(store, manifest),
+        "files": [entry.path for entry in manifest.files][:200],
+        "bytes": sum(entry.bytes for entry in manifest.files),
+        "summary": _shown(manifest.summary),
+    }
+
+
+def from_json(params: type, raw: Mapping[str, Any]) -> Any:
+    """Return the parameters that `dataclasses.asdict` and JSON made of them."""
+    values = {}
+    for field in dataclasses.fields(params):
+        value = raw[field.name]
+        if dataclasses.is_dataclass(field.type):
+            value = from_json(cast(type, field.type), value)
+        values[field.name] = tuple(value) if isinstance(value, list) else value
+    return params(**values)
+
+
+def _plan_sample(params: SampleParams) -> dict[str, Any]:
+    """Return how many shards there are, and those that the store lacks."""
+    from model.sampling.bulk import samples_prefix, shard_path
+
+    store, model, spec = _sample_work(params)
+    prefix = samples_prefix(spec, model, params.name)
+    shards = range(spec.num_shards)
+    missing = [each for each in shards if store.size(shard_path(spec, prefix, each)) is None]
+    return {"shards": spec.num_shards, "missing": missing, "drawings": spec.num_rows}
+
+
+def _sample_shards(params: ShardsParams) -> dict[str, Any]:
+    from flows.progress import current
+    from model.sampling.bulk import make_shards
+    from pipelines.retention import needing
+
+    store, model, spec = _sample_work(params.sample)
+    wanted = range(params.start, params.stop)
+    with needing(store, [model], "sample"):
+        make_shards(
+            spec,
+            model,
+            store,
+            params.sample.name,
+            shards=wanted,
+            processes=params.sample.processes,
+            progress=current(),
+        )
+    return {"shards": len(wanted)}
+
+
+def _sample_work(params: SampleParams) -> tuple[Store, Manifest, Any]:
+    from flows.stages import sample_spec
+
+    store = open_store(params.store)
+    model = store.resolve("models", params.model)
+    return store, model, sample_spec(params, model)
+
+
+def _export(params: ExportParams) -> dict[str, Any]:
+    from flows.exporting import find_exportable, work_export
+    from pipelines.retention import needing
+
+    store = open_store(params.store)
+    with needing(store, [find_exportable(store, params.ref)], "export"):
+        done = dict(work_export(params))
+    if params.out:
+        return done
+    manifest = store.find("exports", done["name"], done["export"])
+    assert manifest is not None
+    return published(params.store, manifest)
+
+
+def _needing_inputs(job: Job, params: Any):
+    """Return the lease on a job's inputs."""
+    from contextlib import nullcontext
+
+    from pipelines.retention import needing
+
+    if not job.inputs:
+        return nullcontext()
+    store = open_store(params.store)
+    needed = [store.resolve(kind, getattr(params, name)) for name, kind in job.inputs.items()]
+    return needing(store, needed, type(params).__name__)
+
+
+def _shown(summary: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the numbers of a summary that fit a page."""
+    names = ("counts", "num_drawings", "dropped", "bits_per_dim_by_class", "page", "class_names")
+    names += tuple(name for name in summary if name.endswith("bits_per_dim"))
+    return {name: summary[name] for name in dict.fromkeys(names) if name in summary}
+
+
+def _print_progress(stage: str, done: int, total: int, message: str = "") -> None:
+    _print({"stage": stage, "done": done, "total": total, "message": message})
+
+
+def _print(event: Mapping[str, Any]) -> None:
+    sys.stdout.write(json.dumps(event) + "\n")
+    sys.stdout.flush()
+
+
+def _event(line: str) -> Mapping[str, Any]:
+    try:
+        event = json.loads(line)
+    except ValueError:
+        return {}
+    return event if isinstance(event, dict) else {}
+
+
+if __name__ == "__main__":
+    from flows.isolated import main as importable_main  # pyrefly: ignore
+
+    sys.exit(importable_main(sys.argv[1:]))

@@ -1,0 +1,160 @@
+"""Parameters of the flows: what the command line takes, what Prefect's form shows.
+
+They hold names and choices, never data; each stage resolves them to a spec and a digest.
+"""
+
+from dataclasses import dataclass
+from pathlib import PurePath
+
+from flows.options import DEFAULT_STORE
+from pipelines.catalogue import SEED_CLASSES
+from pipelines.schema import slug
+
+
+@dataclass(frozen=True, kw_only=True)
+class BuildParams:
+    """Make a dataset. Fields that DatasetSpec has too mean what they mean there.
+
+    source   doodles, quickdraw, or a path or URL of files in a Quick, Draw! layout
+    classes  names, or "tfds:26"
+    workers  processes on this machine; ignored if beam_args name a runner
+    """
+
+    store: str = DEFAULT_STORE
+    name: str = "doodles"
+    source: str = "doodles"
+    classes: tuple[str, ...] = SEED_CLASSES
+    seed: int = 0
+    image_size: int = 28
+    formats: tuple[str, ...] = ("parquet",)
+    layout: str = "packed"
+    rows_per_shard: int | None = None
+    tfds_slice: str | None = None
+    max_per_class: int | None = None
+    fraction: float = 1.0
+    recognized_only: bool = False
+    countries: tuple[str, ...] = ()
+    min_ink: int = 1
+    max_ink: int | None = None
+    near_duplicates: int | None = None
+    with_metadata: bool = False
+    on_bad_file: str = "fail"
+    workers: int = 1
+    beam_args: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainParams:
+    """Train a model on a dataset of the store; settings are spec fields as "field=value".
+
+    processes  ranks that share each batch; 0: what suits the cores and the batch
+    """
+
+    store: str = DEFAULT_STORE
+    name: str = "doodles-tiny"
+    dataset: str = "doodles"
+    preset: str = "tiny"
+    settings: tuple[str, ...] = ()
+    seed: int = 0
+    processes: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class SampleParams:
+    """Draw new drawings from a model of the store; no classes means all it knows."""
+
+    store: str = DEFAULT_STORE
+    name: str = "doodles-tiny"
+    model: str = "doodles-tiny"
+    classes: tuple[str, ...] = ()
+    per_class: int = 8
+    seed: int = 0
+    temperature: float = 1.0
+    rows_per_shard: int = 8_192
+    processes: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReportParams:
+    """Show a samples dataset under the drawings its model learned from."""
+
+    store: str = DEFAULT_STORE
+    name: str = "doodles-tiny"
+    samples: str = "doodles-tiny"
+    per_class: int = 8
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChainParams:
+    """The whole chain. An empty name is made from the source and the preset."""
+
+    store: str = DEFAULT_STORE
+    name: str = ""
+    source: str = "doodles"
+    classes: tuple[str, ...] = SEED_CLASSES
+    preset: str = "tiny"
+    settings: tuple[str, ...] = ()
+    max_per_class: int | None = None
+    tfds_slice: str | None = None
+    samples_per_class: int = 8
+    seed: int = 0
+    workers: int = 1
+    processes: int = 0
+
+    @property
+    def dataset_name(self) -> str:
+        """The dataset's name in the store."""
+        return self.name or source_name(self.source)
+
+    @property
+    def model_name(self) -> str:
+        """The name of the model, its samples and its report."""
+        return self.name or f"{source_name(self.source)}-{slug(self.preset)}"
+
+    def build(self) -> BuildParams:
+        """Return the first stage's parameters."""
+        return BuildParams(
+            store=self.store,
+            name=self.dataset_name,
+            source=self.source,
+            classes=self.classes,
+            seed=self.seed,
+            max_per_class=self.max_per_class,
+            tfds_slice=self.tfds_slice,
+            workers=self.workers,
+        )
+
+    def train(self, dataset: str) -> TrainParams:
+        """Return the second stage's parameters; `dataset` is a digest."""
+        return TrainParams(
+            store=self.store,
+            name=self.model_name,
+            dataset=dataset,
+            preset=self.preset,
+            settings=self.settings,
+            seed=self.seed,
+        )
+
+    def sample(self, model: str) -> SampleParams:
+        """Return the third stage's parameters; `model` is a digest."""
+        return SampleParams(
+            store=self.store,
+            name=self.model_name,
+            model=model,
+            per_class=self.samples_per_class,
+            seed=self.seed,
+            processes=self.processes,
+        )
+
+    def report(self, samples: str) -> ReportParams:
+        """Return the last stage's parameters; `samples` is a digest."""
+        return ReportParams(store=self.store, name=self.model_name, samples=samples, per_class=8)
+
+
+def source_name(source: str) -> str:
+    """Return a store name for a source.
+
+    >>> source_name("/data/numpy_bitmap/"), source_name("doodles")
+    ('numpy-bitmap', 'doodles')
+    """
+    return slug(PurePath(source.split("://", 1)[-1]).name)[:48].strip("-")

@@ -1,0 +1,148 @@
+"""Quotas and reproduction as steps: counts of accepted drawings, and one drawing again."""
+
+import csv
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from flows.exporting import find_exportable
+from flows.options import DEFAULT_STORE
+from flows.progress import current
+from flows.stages import parent
+from pipelines.schema import Manifest
+from pipelines.store import open_store
+
+
+@dataclass(frozen=True, kw_only=True)
+class QuotaParams:
+    """Draw until each class has its number of accepted drawings.
+
+    per_class  of each class that the model knows
+    counts     CSV file of class,count instead; empty: none
+    """
+
+    store: str = DEFAULT_STORE
+    model: str
+    name: str = ""
+    per_class: int = 0
+    counts: str = ""
+    filters: str = ""
+    judge: str = ""
+    seed: int = 0
+    temperature: float = 1.0
+    processes: int = 0
+
+
+def read_counts(path: Path) -> dict[str, int]:
+    """Read a CSV file of class,count; a first line "class,count" is a heading.
+
+    Raises ValueError naming the line for anything else.
+    """
+    counts: dict[str, int] = {}
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            lines = [row for row in csv.reader(file) if row]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise ValueError(f"cannot read counts from {path}: {error}") from error
+    for number, row in enumerate(lines, start=1):
+        if number == 1 and [cell.strip() for cell in row] == ["class", "count"]:
+            continue
+        if len(row) != 2 or not row[1].strip().isdecimal():
+            raise ValueError(f"{path}, line {number}: expected class,count, found {','.join(row)}")
+        name = row[0].strip()
+        if name in counts:
+            raise ValueError(f"{path}, line {number}: class {name!r} is counted twice")
+        counts[name] = int(row[1])
+    if not counts:
+        raise ValueError(f"{path} counts no class")
+    return counts
+
+
+def wanted_counts(params: QuotaParams, model: Manifest) -> dict[str, int]:
+    """Return the number of drawings of each class; raise ValueError for unknown classes."""
+    known = list(model.summary["class_names"])
+    if bool(params.counts) == bool(params.per_class):
+        raise ValueError("give either --per-class or --counts")
+    if params.per_class:
+        return dict.fromkeys(known, params.per_class)
+    counts = read_counts(Path(params.counts))
+    if unknown := [name for name in counts if name not in known]:
+        raise ValueError(f"the model has no class {unknown[0]!r}; it knows {', '.join(known)}")
+    return counts
+
+
+def plan_quota(params: QuotaParams) -> Mapping[str, Any]:
+    """Return the resolved spec and whether the store has the drawings."""
+    from pipelines.schema import artifact_digest
+
+    store = open_store(params.store)
+    spec, sources = _work(params)
+    digest = artifact_digest("samples", spec.to_json(), sources.inputs())
+    name = params.name or sources.model.name
+    found = store.find("samples", name, digest)
+    return {"spec": spec.to_json(), "samples": digest, "name": name, "is_drawn": found is not None}
+
+
+def work_quota(params: QuotaParams) -> Mapping[str, Any]:
+    """Draw and return the digest, with accepted and rejected by reason."""
+    from model.audit.quota import fill_quotas
+
+    spec, sources = _work(params)
+    store = open_store(params.store)
+    name = params.name or sources.model.name
+    made = fill_quotas(spec, sources, store, name, processes=params.processes, progress=current())
+    rejected: dict[str, int] = {}
+    for reasons in made.summary["rejected"].values():
+        for reason, count in reasons.items():
+            rejected[reason] = rejected.get(reason, 0) + count
+    return {
+        "samples": made.digest,
+        "name": made.name,
+        "accepted": made.summary["num_drawings"],
+        "drawn": sum(made.summary["drawn"].values()),
+        "rejected": rejected,
+        "rounds": len(made.summary["rounds"]),
+    }
+
+
+def work_reproduce(store_url: str, ref: str, row: int) -> Mapping[str, Any]:
+    """Draw one row again; raise RuntimeError if a pixel differs."""
+    from model.audit.reproduce import reproduce
+
+    store = open_store(store_url)
+    samples = find_exportable(store, ref if "/" in ref else f"samples/{ref}")
+    found = reproduce(samples, store, row=row)
+    recipe = found.recipe
+    if not found.is_equal:
+        pixels = int((recipe.image != found.image).sum())
+        raise RuntimeError(
+            f"row {row} of {samples.name} differs in {pixels} pixels: another processor or another "
+            "version of torch may round a sum otherwise"
+        )
+    return {
+        "row": row,
+        "is_equal": True,
+        "class_name": recipe.class_name,
+        "seed": recipe.seed,
+        "sample_index": recipe.sample_index,
+        "model": recipe.model,
+        "bytes": recipe.image.size,
+    }
+
+
+def _work(params: QuotaParams):
+    from model.audit.filters import Filters, read_filters
+    from model.audit.quota import QuotaSpec, Sources
+
+    store = open_store(params.store)
+    model = store.resolve("models", params.model)
+    filters = read_filters(Path(params.filters)) if params.filters else Filters()
+    judge = store.resolve("models", params.judge) if params.judge else None
+    spec = QuotaSpec(
+        counts=wanted_counts(params, model),
+        filters=filters,
+        seed=params.seed,
+        temperature=params.temperature,
+    )
+    return spec, Sources(model=model, dataset=parent(store, model, "dataset"), judge=judge)

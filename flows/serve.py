@@ -1,0 +1,110 @@
+"""The schedules of infra/prefect.yaml on one machine, without a server or a worker.
+
+Every flow runs here, in this process, when its time has come; its stages are processes of their
+own as everywhere. A time that has passed while another flow ran is made up for once, not several
+times. A flow that fails is logged, and the next time comes as if it had not.
+"""
+
+import logging
+import re
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+from zoneinfo import ZoneInfo
+
+import yaml
+from prefect._vendor.croniter import croniter
+from prefect.flows import load_flow_from_entrypoint
+
+_log = logging.getLogger(__name__)
+_VARIABLE = re.compile(r"\{\{ *\$(\w+) *\}\}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entry:
+    """A deployment with one of its schedules."""
+
+    name: str
+    entrypoint: str
+    cron: str
+    timezone: str
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+
+    def next_time(self, after: datetime) -> datetime:
+        """Return the first time of the schedule after a moment, in its time zone."""
+        zone = ZoneInfo(self.timezone)
+        # By the clock on the wall: with a zone croniter is an hour off where summer time begins.
+        wall = after.astimezone(zone).replace(tzinfo=None)
+        found = croniter(self.cron, wall).get_next(datetime).replace(tzinfo=zone)
+        # An hour that comes twice has two times of the same name.
+        return found if found.astimezone(UTC) > after else found.replace(fold=1)
+
+    def run(self) -> None:
+        """Run the flow here: stages are not placed on work pools, for there are none."""
+        parameters = {name: value for name, value in self.parameters.items() if name != "places"}
+        load_flow_from_entrypoint(self.entrypoint)(**parameters)
+
+
+def read_entries(file: Path, environment: Mapping[str, str]) -> list[Entry]:
+    """Return what the file schedules, with $VARIABLES replaced.
+
+    Raises ValueError for a variable that is not set.
+    """
+    raw = _filled(yaml.safe_load(file.read_text(encoding="utf-8")), environment)
+    return [
+        Entry(
+            name=deployment["name"],
+            entrypoint=deployment["entrypoint"],
+            cron=schedule["cron"],
+            timezone=schedule.get("timezone", "UTC"),
+            parameters=deployment.get("parameters", {}),
+        )
+        for deployment in raw["deployments"]
+        for schedule in deployment.get("schedules", ())
+    ]
+
+
+def serve(
+    entries: Sequence[Entry],
+    *,
+    now: Callable[[], datetime],
+    sleep: Callable[[float], None] = time.sleep,
+) -> None:
+    """Run every entry at its times, one after the other, until interrupted."""
+    due = {entry.name: entry.next_time(now()) for entry in entries}
+    by_name = {entry.name: entry for entry in entries}
+    while due:
+        name = min(due, key=lambda each: due[each])
+        while (wait := (due[name] - now()).total_seconds()) > 0:
+            sleep(min(wait, 60.0))  # a machine that slept, or whose clock was set, is noticed
+        _run(by_name[name])
+        due[name] = by_name[name].next_time(now())
+
+
+def _run(entry: Entry) -> None:
+    _log.info("%s begins", entry.name)
+    try:
+        entry.run()
+    except Exception:
+        _log.exception("%s failed; it is tried again at its next time", entry.name)
+    else:
+        _log.info("%s has completed", entry.name)
+
+
+def _filled(value: Any, environment: Mapping[str, str]) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _filled(item, environment) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_filled(item, environment) for item in value]
+    if isinstance(value, str):
+        return _VARIABLE.sub(lambda found: _lookup(found[1], environment), value)
+    return value
+
+
+def _lookup(name: str, environment: Mapping[str, str]) -> str:
+    if name not in environment:
+        raise ValueError(f"the schedules need ${name}, which is not set")
+    return environment[name]

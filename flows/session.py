@@ -1,0 +1,51 @@
+"""One run of a stage or the chain from the command line: display, Prefect's settings, result."""
+
+import logging
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from flows import progress
+from flows.console import make_progress, print_result
+from flows.options import Common
+
+# Prefect without a server of its own: no telemetry, and its log only with --debug. An error
+# reaches the person once, from the command line.
+QUIET_PREFECT = {
+    "PREFECT_LOGGING_LEVEL": "CRITICAL",
+    "PREFECT_LOGGING_TO_API_ENABLED": "false",
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    "PREFECT_SERVER_LOGGING_LEVEL": "ERROR",
+    "PREFECT_RESULTS_DEFAULT_SERIALIZER": "json",
+    "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
+    "DO_NOT_TRACK": "1",
+}
+
+
+@contextmanager
+def session(common: Common) -> Iterator[None]:
+    """Show progress and keep the libraries quiet within the block."""
+    for name, value in QUIET_PREFECT.items():
+        if not (common.debug and "LOGGING" in name):
+            os.environ.setdefault(name, value)
+    # Beam logs through the root logger while it is imported; a handler keeps it from adding one.
+    logging.basicConfig(level=logging.INFO if common.debug else logging.ERROR)
+    display = make_progress(quiet=common.quiet)
+    try:
+        with progress.showing(display):
+            yield
+    finally:
+        display.close()
+
+
+def run_stage(
+    common: Common,
+    *,
+    plan: Callable[[], Mapping[str, Any]],
+    work: Callable[[], Mapping[str, Any]],
+) -> None:
+    """Print the plan for --dry-run, else do the work and print its result."""
+    with session(common):
+        result = plan() if common.dry_run else work()
+    print_result(result, as_json=common.json)

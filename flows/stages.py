@@ -1,0 +1,157 @@
+"""The stages as plain functions: parameters in, manifest out; no Prefect here.
+
+Each resolves its parameters to a spec and asks the library, which answers at once if the store
+has the result. Heavy libraries are imported in the stage that needs them.
+"""
+
+import dataclasses
+import os
+from pathlib import Path
+from typing import cast
+
+from flows.params import BuildParams, ReportParams, SampleParams, TrainParams
+from flows.progress import current
+from pipelines.catalogue import parse_classes
+from pipelines.schema import Kind, Manifest
+from pipelines.store import Store, open_store
+
+
+def cache_folder() -> Path:
+    """Return the folder of downloads and made doodles: $SKETCHMILL_CACHE or the user's cache."""
+    if folder := os.environ.get("SKETCHMILL_CACHE"):
+        return Path(folder)
+    return Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "sketchmill"
+
+
+def build(params: BuildParams) -> Manifest:
+    """Make the dataset."""
+    from pipelines.build import build_dataset
+
+    spec, source = dataset_work(params)
+    return build_dataset(
+        spec,
+        source,
+        open_store(params.store),
+        params.name,
+        beam_args=params.beam_args,
+        workers=params.workers,
+        progress=current(),
+    )
+
+
+def dataset_work(params: BuildParams):
+    """Return the dataset's spec and its source, opened."""
+    from pipelines.sources.opening import open_source
+    from pipelines.spec import DatasetSpec
+
+    names = resolve_classes(params.classes)
+    shared = {f.name for f in dataclasses.fields(DatasetSpec)}
+    shared &= {f.name for f in dataclasses.fields(BuildParams)}
+    spec = DatasetSpec(class_names=names, **{name: getattr(params, name) for name in shared})
+    source = open_source(
+        params.source,
+        names,
+        cache_folder(),
+        image_size=spec.image_size,
+        with_metadata=spec.needs_metadata,
+        seed=params.seed,
+        skip_bad_files=params.on_bad_file == "skip",
+        progress=current(),
+    )
+    return spec, source
+
+
+def train(params: TrainParams) -> Manifest:
+    """Train the model in processes of their own."""
+    from model.launch import train_in_processes
+
+    store = open_store(params.store)
+    dataset = store.resolve("datasets", params.dataset)
+    return train_in_processes(
+        train_spec(params, dataset),
+        dataset,
+        store,
+        params.name,
+        num_processes=params.processes,
+        progress=current(),
+    )
+
+
+def train_spec(params: TrainParams, dataset: Manifest):
+    """Return the preset's spec with the settings applied, fitted to the dataset."""
+    from model.presets import preset
+    from model.spec import apply_overrides, fit_to_dataset
+
+    spec = dataclasses.replace(preset(params.preset), seed=params.seed)
+    return fit_to_dataset(apply_overrides(spec, params.settings), dataset)
+
+
+def sample(params: SampleParams) -> Manifest:
+    """Draw new drawings."""
+    from model.sampling.bulk import sample_dataset
+
+    store = open_store(params.store)
+    model = store.resolve("models", params.model)
+    return sample_dataset(
+        sample_spec(params, model),
+        model,
+        store,
+        params.name,
+        processes=params.processes,
+        progress=current(),
+    )
+
+
+def sample_spec(params: SampleParams, model: Manifest):
+    """Return what decides the drawings."""
+    from model.sampling.spec import SampleSpec
+
+    names = params.classes or tuple(model.summary["class_names"])
+    return SampleSpec(
+        class_names=names,
+        per_class=params.per_class,
+        seed=params.seed,
+        temperature=params.temperature,
+        rows_per_shard=params.rows_per_shard,
+    )
+
+
+def report(params: ReportParams) -> Manifest:
+    """Draw the report of a samples dataset, its model and that model's dataset."""
+    from model.report.page import make_report
+
+    store = open_store(params.store)
+    samples = store.resolve("samples", params.samples)
+    model = parent(store, samples, "model")
+    dataset = parent(store, model, "dataset")
+    current()("report", 0, 1, "drawing")
+    made = make_report(dataset, model, samples, store, name=params.name, per_class=params.per_class)
+    current()("report", 1, 1, "done")
+    return made
+
+
+def parent(store: Store, manifest: Manifest, role: str) -> Manifest:
+    """Return the artifact that a manifest names as its input of a role.
+
+    Raises ValueError if it names none, StoreError if the store lacks it.
+    """
+    for ref in manifest.inputs:
+        if ref.role == role:
+            return store.resolve(cast("Kind", ref.kind), f"{ref.name}@{ref.digest}")
+    raise ValueError(f"{manifest.kind} {manifest.name} names no {role} among its inputs")
+
+
+def model_and_dataset(
+    url: str, model_ref: str, dataset_ref: str
+) -> tuple[Store, Manifest, Manifest]:
+    """Return the store, a model, and a dataset: by default the one the model learned from."""
+    store = open_store(url)
+    model = store.resolve("models", model_ref)
+    if dataset_ref:
+        return store, model, store.resolve("datasets", dataset_ref)
+    return store, model, parent(store, model, "dataset")
+
+
+def resolve_classes(classes: tuple[str, ...]) -> tuple[str, ...]:
+    """Return class names with `tfds:N` replaced; raise ValueError for unknown ones."""
+    return parse_classes(",".join(classes))

@@ -1,0 +1,122 @@
+"""Commands as a person calls them: what they refuse, how they say it, what they load."""
+
+import hashlib
+import json
+import subprocess
+import sys
+
+import pytest
+
+from flows.cli import COMMANDS, run_command_line
+from flows.params import ChainParams
+from flows.stages import resolve_classes
+from pipelines.schema import FileEntry, Manifest, artifact_digest
+from pipelines.store import open_store
+
+HEAVY = ("torch", "apache_beam", "tensorflow", "prefect", "pyarrow")
+
+
+def test_help_loads_no_heavy_library():
+    code = (
+        "import sys; from flows.cli import run_command_line; run_command_line(['--help']);"
+        f"print([m for m in {HEAVY!r} if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+@pytest.mark.parametrize("command", sorted(COMMANDS))
+def test_every_command_has_help(command, capsys):
+    assert run_command_line([command, "--help"]) == 0
+    assert "--store" in capsys.readouterr().out
+
+
+def test_unknown_class_is_refused_with_the_nearest_names(capsys):
+    assert run_command_line(["build", "--classes", "bee,pinguin"]) == 2
+    assert "penguin" in capsys.readouterr().err
+
+
+def test_two_class_lists_at_once_are_refused(capsys, tmp_path):
+    classes = tmp_path / "classes.txt"
+    classes.write_text("bee\n")
+    code = run_command_line(["build", "--classes", "bee", "--classes-file", str(classes)])
+    assert code == 2
+    assert "not both" in capsys.readouterr().err
+
+
+def test_unknown_artifact_is_refused_with_the_names_there(capsys, tmp_path):
+    assert run_command_line(["train", "--dataset", "nothing", "--store", str(tmp_path)]) == 2
+    assert "no complete artifact 'nothing'" in capsys.readouterr().err
+
+
+def test_classes_prints_the_whole_catalogue_as_json(capsys):
+    assert run_command_line(["classes", "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out.splitlines()[-1])["classes"]
+    assert len(rows) == 345
+    assert sum(row["num_drawings"] for row in rows) == 50_426_266
+    assert {"name": "tent", "tfds_id": 308}.items() <= rows[308].items()
+
+
+def test_tfds_ids_become_names():
+    assert resolve_classes(("bee", "tfds:309")) == ("bee", "The Eiffel Tower")
+
+
+def test_names_come_from_the_source_and_the_preset():
+    params = ChainParams(source="/data/numpy_bitmap", preset="small")
+    assert (params.dataset_name, params.model_name) == ("numpy-bitmap", "numpy-bitmap-small")
+
+
+def test_doctor_finds_a_local_store_fit(capsys, tmp_path):
+    assert run_command_line(["doctor", "--json", "--store", str(tmp_path)]) == 0
+    findings = json.loads(capsys.readouterr().out.splitlines()[-1])["findings"]
+    assert all(finding["is_ok"] for finding in findings if finding["is_required"])
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
+@pytest.fixture
+def published(tmp_path) -> str:
+    """A store with one small artifact."""
+    store = open_store(str(tmp_path))
+    content = b"weights"
+    manifest = Manifest(
+        kind="models",
+        name="cats",
+        digest=artifact_digest("models", {"a": 1}, ()),
+        spec={"a": 1},
+        files=(
+            FileEntry(path="w", bytes=len(content), sha256=hashlib.sha256(content).hexdigest()),
+        ),
+    )
+    store.put(f"{manifest.prefix}/w", content)
+    store.publish(manifest)
+    return str(tmp_path)
+
+
+def answer(capsys, *arguments: str) -> dict:
+    assert run_command_line([*arguments, "--json"]) == 0
+    return json.loads(capsys.readouterr().out.splitlines()[-1])
+
+
+def test_ls_lists_what_is_complete(published, capsys):
+    rows = answer(capsys, "ls", "--store", published)["artifacts"]
+    assert [(row["kind"], row["name"], row["bytes"]) for row in rows] == [("models", "cats", 7)]
+
+
+def test_verify_exits_with_1_and_names_a_damaged_file(published, capsys, tmp_path):
+    assert answer(capsys, "verify", "cats", "--store", published)["problems"]
+    (path,) = tmp_path.rglob("w")
+    path.write_bytes(b"weighty")
+    assert run_command_line(["verify", "cats", "--store", published]) == 1
+    assert "w: " in capsys.readouterr().out
+
+
+def test_gc_is_a_dry_run_unless_told_otherwise(published, capsys, tmp_path):
+    found = answer(capsys, "gc", "--grace-days", "0", "--keep", "0", "--store", published)
+    assert found["deleted"] is False
+    assert len(list(tmp_path.rglob("manifest.json"))) == 1
+
+
+def test_push_copies_to_another_store(published, capsys, tmp_path):
+    other = str(tmp_path / "other")
+    answer(capsys, "push", "models/cats", "--to", other, "--store", published)
+    assert answer(capsys, "show", "cats", "--store", other)["name"] == "cats"

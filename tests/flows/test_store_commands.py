@@ -1,0 +1,99 @@
+"""The store from the command line: what each command prints and changes."""
+
+import hashlib
+import json
+
+import pytest
+
+from flows.cli import run_command_line
+from pipelines.schema import FileEntry, InputRef, Manifest, artifact_digest
+from pipelines.store import open_store
+
+CONTENT = b"content"
+
+
+def publish(store, kind, name, *, seed=0, made_of=None) -> Manifest:
+    spec, inputs = {"seed": seed}, ()
+    if made_of:
+        ref = InputRef(role="model", kind=made_of.kind, name=made_of.name, digest=made_of.digest)
+        inputs = (ref,)
+    digest = artifact_digest(kind, spec, inputs)
+    sha256 = hashlib.sha256(CONTENT).hexdigest()
+    entry = FileEntry(path="file", bytes=len(CONTENT), sha256=sha256, rows=2)
+    manifest = Manifest(
+        kind=kind, name=name, digest=digest, spec=spec, inputs=inputs, files=(entry,)
+    )
+    store.put(f"{manifest.prefix}/file", CONTENT)
+    return store.publish(manifest)
+
+
+@pytest.fixture
+def url(tmp_path) -> str:
+    store = open_store(str(tmp_path / "store"))
+    model = publish(store, "models", "net")
+    publish(store, "samples", "new", made_of=model)
+    return store.url
+
+
+@pytest.fixture
+def ask(url, capsys):
+    """Return a function that runs a command and returns its JSON result."""
+
+    def run(*arguments: str, code: int = 0) -> dict:
+        assert run_command_line([*arguments, "--store", url, "--json", "--quiet"]) == code
+        output = capsys.readouterr().out.splitlines()
+        return json.loads(output[-1]) if output else {}
+
+    return run
+
+
+def test_ls_lists_every_artifact_and_those_that_match(ask):
+    assert [row["name"] for row in ask("ls")["artifacts"]] == ["net", "new"]
+    assert [row["rows"] for row in ask("ls", "samples/")["artifacts"]] == [2]
+
+
+def test_show_and_lineage_lead_down_and_up(ask):
+    shown = ask("show", "new")
+    assert (shown["kind"], shown["spec"]) == ("samples", {"seed": 0})
+    assert shown["inputs"][0].startswith("model: models/net@")
+    lineage = ask("lineage", "models/net")
+    assert "samples/new@" in lineage["made_into"]
+    assert "models/net@" in ask("lineage", "new")["made_of"]
+
+
+def test_verify_fails_on_a_flipped_bit(ask, url):
+    assert set(map(tuple, ask("verify")["problems"].values())) == {()}
+    store = open_store(url)
+    store.put(f"{store.resolve('models', 'net').prefix}/file", b"kontent")
+    problems = ask("verify", "net", code=1)["problems"]
+    assert list(problems.values()) == [["file: content does not match its SHA-256"]]
+
+
+def test_diff_shows_the_field_that_differs(ask, url):
+    first = open_store(url).resolve("models", "net")
+    second = publish(open_store(url), "models", "net", seed=1)
+    found = ask("diff", first.digest, second.digest)
+    assert found["spec"] == {"seed": [0, 1]}
+
+
+def test_gc_deletes_only_when_told_to_and_spares_what_is_pinned(ask, url):
+    store = open_store(url)
+    old = store.resolve("models", "net")
+    publish(store, "models", "net", seed=1)
+    store.delete(f"{store.resolve('samples', 'new').prefix}/manifest.json")
+    ask("pin", old.digest, "--reason", "a paper")
+    assert ask("gc", "--keep", "1", "--grace-days", "0")["artifacts"] == []
+    ask("unpin", old.digest)
+    assert ask("gc", "--keep", "1", "--grace-days", "0")["artifacts"] == [old.prefix]
+    assert store.find("models", "net", old.digest) == old
+    assert ask("gc", "--keep", "1", "--grace-days", "0", "--delete")["deleted"]
+    assert store.find("models", "net", old.digest) is None
+
+
+def test_push_and_pull_bring_an_artifact_with_its_inputs(ask, url, tmp_path, capsys):
+    other = str(tmp_path / "other")
+    assert len(ask("push", "new", "--to", other)["copied"]) == 2
+    assert open_store(other).resolve("samples", "new") == open_store(url).resolve("samples", "new")
+    third = str(tmp_path / "third")
+    assert run_command_line(["pull", "net", "--origin", other, "--store", third, "--quiet"]) == 0
+    assert open_store(third).resolve("models", "net").spec == {"seed": 0}
