@@ -1,0 +1,128 @@
+"""log_prob of the seed's configuration beside TFP's and a plain PyTorch's, on a CPU, batch 32.
+
+Run: make bench NAME=forward (three minutes and 8 GB)
+
+All sides take turns in one process with the same number of threads; each one's fastest round
+counts. TFP is compiled by tf.function and carries our weights, and its likelihoods are checked
+against ours. The peer "plain PyTorch" is plain_pixelcnn.py. On a CPU that only emulates bfloat16
+autocast computes in float32, and forward_bf16_vs_tfp says no more than forward_vs_tfp.
+"""
+
+import os
+import time
+import warnings
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from figures import print_figure
+from plain_pixelcnn import PlainPixelCNN
+from torch import Tensor
+
+from model.config import ConditionConfig, PixelCNNConfig
+from model.pixelcnn import PixelCNN
+from model.tfp_import import export_weights, write_live
+
+BATCH_SIZE = 32
+NUM_ROUNDS = 3
+NUM_THREADS = len(os.sched_getaffinity(0))
+GFLOP_AN_IMAGE = 23.86
+SIZES = {"num_resnet": 5, "num_hierarchies": 3, "num_filters": 128, "num_logistic_mix": 5}
+SEED = PixelCNNConfig(image_shape=(28, 28, 1), condition=ConditionConfig(kind="scalar"), **SIZES)
+MATMUL_SIZE = 2048
+
+
+def compiled_tfp(model: PixelCNN, value: Tensor, label: Tensor) -> Callable[[], np.ndarray]:
+    """Return TFP's compiled log_prob of the batch, with the model's weights."""
+    os.environ["TF_USE_LEGACY_KERAS"] = "1"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of imports that are not ours
+        import tensorflow as tf
+        import tensorflow_probability as tfp
+    tf.config.threading.set_intra_op_parallelism_threads(NUM_THREADS)
+    tf.config.threading.set_inter_op_parallelism_threads(1)
+    distribution = tfp.distributions.PixelCNN(
+        image_shape=(28, 28, 1), conditional_shape=(), use_data_init=False, **SIZES
+    )
+    write_live(distribution, export_weights(model))
+
+    @tf.function
+    def log_prob(pixels, given):
+        return distribution.log_prob(pixels, conditional_input=given, training=False)
+
+    pixels = tf.constant(value.permute(0, 2, 3, 1).float().numpy())
+    given = tf.constant(label.float().numpy())
+    return lambda: log_prob(pixels, given).numpy()
+
+
+def fastest(sides: dict[str, Callable[[], object]]) -> dict[str, float]:
+    """Return each side's fewest seconds; sides take turns, after one round to warm up."""
+    seconds = dict.fromkeys(sides, float("inf"))
+    for index in range(NUM_ROUNDS + 1):
+        for name, run in sides.items():
+            start = time.perf_counter()
+            run()
+            if index:
+                seconds[name] = min(seconds[name], time.perf_counter() - start)
+    return seconds
+
+
+def measure() -> dict[str, float]:
+    """Return the seconds of every side."""
+    torch.manual_seed(0)
+    model = PixelCNN(SEED).eval()
+    value = torch.randint(0, 256, (BATCH_SIZE, 1, 28, 28), dtype=torch.uint8)
+    label = torch.arange(BATCH_SIZE) % 20
+    tfp = compiled_tfp(model, value, label)
+    np.testing.assert_allclose(model(value, label).numpy(), tfp(), rtol=1e-4)
+    plain = PlainPixelCNN(num_classes=20, **SIZES).eval()
+    matrix = torch.randn(MATMUL_SIZE, MATMUL_SIZE)
+
+    def in_bfloat16() -> Tensor:
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            return model(value, label)
+
+    return fastest(
+        {
+            "ours": lambda: model(value, label),
+            "bf16": in_bfloat16,
+            "tfp": tfp,
+            "plain": lambda: plain(value, label),
+            "matmul": lambda: matrix @ matrix,
+        }
+    )
+
+
+@torch.no_grad()
+def main() -> None:
+    """Print images/s beside each peer's, and the share of the matmul's speed."""
+    torch.set_num_threads(NUM_THREADS)
+    seconds = measure()
+    rate = {name: BATCH_SIZE / seconds[name] for name in ("ours", "bf16", "tfp", "plain")}
+    peers = [
+        ("forward_vs_tfp", "ours", "TFP compiled", "tfp"),
+        ("forward_bf16_vs_tfp", "bf16", "TFP compiled", "tfp"),
+        ("forward_vs_plain", "ours", "plain PyTorch", "plain"),
+    ]
+    for name, side, peer, other in peers:
+        print_figure(
+            name,
+            rate[side],
+            "images/s",
+            peer=peer,
+            peer_value=rate[other],
+            ratio=rate[side] / rate[other],
+        )
+    speed, peak = GFLOP_AN_IMAGE * rate["ours"], 2e-9 * MATMUL_SIZE**3 / seconds["matmul"]
+    print_figure(
+        "forward_matmul_share",
+        speed,
+        "GFLOP/s",
+        peer="torch.matmul, float32",
+        peer_value=peak,
+        ratio=speed / peak,
+    )
+
+
+if __name__ == "__main__":
+    main()
