@@ -155,12 +155,10 @@ def from_json(params: type, raw: Mapping[str, Any]) -> Any:
 
 def _plan_sample(params: SampleParams) -> dict[str, Any]:
     """Return how many shards there are, and those that the store lacks."""
-    from model.sampling.bulk import samples_prefix, shard_path
+    from model.sampling.bulk import missing_shards
 
     store, model, spec = _sample_work(params)
-    prefix = samples_prefix(spec, model, params.name)
-    shards = range(spec.num_shards)
-    missing = [each for each in shards if store.size(shard_path(spec, prefix, each)) is None]
+    missing = missing_shards(spec, model, store, params.name)
     return {"shards": spec.num_shards, "missing": missing, "drawings": spec.num_rows}
 
 

@@ -11,14 +11,18 @@ from pipelines.store import Store, open_store
 STAGES = ("dataset", "model", "samples", "report")
 
 
-def find_chain(params: ChainParams) -> dict[str, Manifest]:
-    """Return the complete artifacts of a chain by stage, up to the first that is missing."""
+def find_chain(params: ChainParams, *, reuse: bool = False) -> dict[str, Manifest]:
+    """Return the complete artifacts of a chain by stage, up to the first that is missing.
+
+    reuse: make each the latest of its name, as a stage that finds its result does.
+    """
     store = open_store(params.store)
+    look = store.reuse if reuse else store.find
     found: dict[str, Manifest] = {}
     for stage, kind, digest_of_stage in _steps():
         digest = digest_of_stage(params, found)
         name = params.dataset_name if stage == "dataset" else params.model_name
-        manifest = store.find(kind, name, digest)
+        manifest = look(kind, name, digest)
         if manifest is None:
             break
         found[stage] = manifest

@@ -5,6 +5,7 @@ They hold names and choices, never data; each stage resolves them to a spec and 
 
 from dataclasses import dataclass
 from pathlib import PurePath
+from typing import Literal
 
 from flows.options import DEFAULT_STORE
 from pipelines.catalogue import SEED_CLASSES
@@ -61,15 +62,21 @@ class TrainParams:
 
 @dataclass(frozen=True, kw_only=True)
 class SampleParams:
-    """Draw new drawings from a model of the store; no classes means all it knows."""
+    """Draw new drawings from a model of the store; no classes means all it knows.
+
+    counts  CSV file of class,count in place of classes and per_class; empty: none
+    """
 
     store: str = DEFAULT_STORE
     name: str = "doodles-tiny"
     model: str = "doodles-tiny"
     classes: tuple[str, ...] = ()
     per_class: int = 8
+    counts: str = ""
     seed: int = 0
     temperature: float = 1.0
+    batch_size: int = 64
+    dtype: Literal["float32", "bfloat16", "float64"] = "float32"
     rows_per_shard: int = 8_192
     processes: int = 0
 

@@ -1,11 +1,11 @@
 """Quotas and reproduction as steps: counts of accepted drawings, and one drawing again."""
 
-import csv
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from flows.counts import read_counts
 from flows.exporting import find_exportable
 from flows.options import DEFAULT_STORE
 from flows.progress import current
@@ -32,31 +32,6 @@ class QuotaParams:
     seed: int = 0
     temperature: float = 1.0
     processes: int = 0
-
-
-def read_counts(path: Path) -> dict[str, int]:
-    """Read a CSV file of class,count; a first line "class,count" is a heading.
-
-    Raises ValueError naming the line for anything else.
-    """
-    counts: dict[str, int] = {}
-    try:
-        with path.open(newline="", encoding="utf-8") as file:
-            lines = [row for row in csv.reader(file) if row]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise ValueError(f"cannot read counts from {path}: {error}") from error
-    for number, row in enumerate(lines, start=1):
-        if number == 1 and [cell.strip() for cell in row] == ["class", "count"]:
-            continue
-        if len(row) != 2 or not row[1].strip().isdecimal():
-            raise ValueError(f"{path}, line {number}: expected class,count, found {','.join(row)}")
-        name = row[0].strip()
-        if name in counts:
-            raise ValueError(f"{path}, line {number}: class {name!r} is counted twice")
-        counts[name] = int(row[1])
-    if not counts:
-        raise ValueError(f"{path} counts no class")
-    return counts
 
 
 def wanted_counts(params: QuotaParams, model: Manifest) -> dict[str, int]:

@@ -7,8 +7,9 @@ has the result. Heavy libraries are imported in the stage that needs them.
 import dataclasses
 import os
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
+from flows.counts import read_counts
 from flows.params import BuildParams, ReportParams, SampleParams, TrainParams
 from flows.progress import current
 from pipelines.catalogue import parse_classes
@@ -107,13 +108,58 @@ def sample_spec(params: SampleParams, model: Manifest):
     from model.sampling.spec import SampleSpec
 
     names = params.classes or tuple(model.summary["class_names"])
+    per_class: int | tuple[int, ...] = params.per_class
+    if params.counts:
+        counts = read_counts(Path(params.counts))
+        names, per_class = tuple(counts), tuple(counts.values())
     return SampleSpec(
         class_names=names,
-        per_class=params.per_class,
+        per_class=per_class,
         seed=params.seed,
         temperature=params.temperature,
+        batch_size=params.batch_size,
+        dtype=params.dtype,
         rows_per_shard=params.rows_per_shard,
     )
+
+
+def sample_range(params: SampleParams, first: int, last: int) -> dict[str, Any]:
+    """Draw some shards; publish if they were the last that the store lacked.
+
+    first, last: shards of the plan, both included. Machines that share nothing but the store
+    take ranges of their own. Raises ValueError if there are no such shards.
+    """
+    from model.sampling.bulk import make_shards, missing_shards, publish_samples
+    from model.sampling.spec import samples_digest
+
+    store = open_store(params.store)
+    model = store.resolve("models", params.model)
+    spec = sample_spec(params, model)
+    if not 0 <= first <= last < spec.num_shards:
+        raise ValueError(
+            f"--shards {first}-{last}: the plan has the shards 0-{spec.num_shards - 1}"
+        )
+    digest = samples_digest(spec, model)
+    if not store.reuse("samples", params.name, digest):
+        make_shards(
+            spec,
+            model,
+            store,
+            params.name,
+            shards=range(first, last + 1),
+            processes=params.processes,
+            progress=current(),
+        )
+    missing = len(missing_shards(spec, model, store, params.name))
+    if not missing:
+        publish_samples(spec, model, store, params.name)
+    return {
+        "samples": digest,
+        "name": params.name,
+        "shards": spec.num_shards,
+        "missing_shards": missing,
+        "is_published": not missing,
+    }
 
 
 def report(params: ReportParams) -> Manifest:

@@ -6,8 +6,10 @@ exponential, since with e = exp(-|x|) - 1
     elu(x) = max(x, e),  elu(-x) = max(-x, e)
 
 so on a CPU one pass makes both, straight into a padded channels-last buffer: 2.7 times as fast
-as elu, concatenation and padding one after the other, and backward keeps x and nothing else.
-Under torch.compile and in half precision it is the plain composition, which a compiler fuses.
+as elu, concatenation and padding one after the other. Backward reads the slope off the result,
+which the convolution keeps anyway: min(1, elu(x) + 1), with no exponential. `gated_residual`
+writes the gradient of both halves into one buffer for the same reason. Under torch.compile and
+in half precision both are the plain compositions, which a compiler fuses.
 """
 
 from collections.abc import Callable
@@ -61,6 +63,16 @@ def bordered_activation(
     return F.pad(active, (border.left, border.right, border.top, 0))
 
 
+def gated_residual(
+    x: Float[Tensor, "batch channels height width"],
+    gated: Float[Tensor, "batch channels*2 height width"],
+) -> Float[Tensor, "batch channels height width"]:
+    """Return x + a * sigmoid(b), where a is the first half of `gated` and b the second."""
+    if _is_plain_cpu(gated):
+        return _GatedResidual.apply(x, gated)
+    return x + F.glu(gated, dim=1)
+
+
 def without_border(
     active: Float[Tensor, "batch wide rows cols"], border: Border
 ) -> Float[Tensor, "batch wide height width"]:
@@ -78,7 +90,6 @@ class _BorderedConcatElu(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, border: Border, keep: Tensor | None) -> Tensor:
         ctx.border = border
-        ctx.save_for_backward(x, keep)
         channels = x.shape[1]
         active = _empty_with_border(x, border)
         inside = without_border(active, border)
@@ -87,18 +98,46 @@ class _BorderedConcatElu(torch.autograd.Function):
         torch.maximum(-x, e, out=inside[:, channels:])
         if keep is not None:
             inside *= keep
+        # Dropped elements have lost their slope; then it is made again from x.
+        ctx.save_for_backward(active if keep is None else x, keep)
         return active
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Any) -> tuple[Tensor, None, None]:
-        x, keep = ctx.saved_tensors
+        saved, keep = ctx.saved_tensors
         inside = without_border(grad_outputs[0], ctx.border)
-        if keep is not None:
-            inside = inside * keep
-        plus, minus = inside.chunk(2, dim=1)
-        slope = x.abs().neg_().exp_()
-        gradient = torch.where(x > 0, plus, plus * slope)
-        return gradient.sub_(torch.where(x < 0, minus, minus * slope)), None, None
+        if keep is None:
+            active = without_border(saved, ctx.border)
+            plus, minus = _elu_gradient(inside, active, is_result=True).chunk(2, dim=1)
+        else:
+            plus, minus = (inside * keep).chunk(2, dim=1)
+            plus = _elu_gradient(plus, saved, is_result=False)
+            minus = _elu_gradient(minus, -saved, is_result=False)
+        return plus - minus, None, None
+
+
+class _GatedResidual(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, gated: Tensor) -> Tensor:
+        a, b = gated.chunk(2, dim=1)
+        gate = torch.sigmoid(b)
+        ctx.save_for_backward(a, gate)
+        return torch.addcmul(x, a, gate)
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Any) -> tuple[Tensor, Tensor]:
+        (gradient,), (a, gate) = grad_outputs, ctx.saved_tensors
+        batch, channels, height, width = a.shape
+        both = gradient.new_empty(batch, height, width, 2 * channels).permute(0, 3, 1, 2)
+        torch.mul(gradient, gate, out=both[:, :channels])
+        into_gate = both[:, channels:]
+        torch.ops.aten.sigmoid_backward.grad_input(gradient * a, gate, grad_input=into_gate)
+        return gradient, both
+
+
+def _elu_gradient(gradient: Tensor, x: Tensor, *, is_result: bool) -> Tensor:
+    """Return elu's gradient where x is its argument, or its result if is_result."""
+    return torch.ops.aten.elu_backward(gradient, 1.0, 1.0, 1.0, is_result, x)
 
 
 def _empty_with_border(x: Tensor, border: Border) -> Tensor:

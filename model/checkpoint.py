@@ -3,7 +3,7 @@
     <folder>/step-00001200/
         weights.safetensors    the network as it trains
         average.safetensors    the average of its weights
-        optimizer.pt           Adam's moments; read with weights_only
+        optimizer.pt           the optimizers' moments; read with weights_only
         state.json             step, identity of the run, counters, versions
         COMPLETE               SHA-256 of the four files; without it the folder does not count
 

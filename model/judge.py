@@ -91,7 +91,7 @@ def train_judge(
     Its manifest's summary holds its accuracy on real test drawings, the ceiling for samples.
     """
     digest = judge_digest(spec, dataset)
-    if found := store.find("models", name, digest):
+    if found := store.reuse("models", name, digest):
         return found
     folder = drawings_folder(options or RunOptions(), store)
     splits = {

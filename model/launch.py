@@ -60,7 +60,7 @@ def train_in_processes(
     if store.url.startswith("memory://"):
         raise ValueError("a memory:// store cannot be shared with other processes")
     digest = run_digest(spec, dataset)
-    if found := store.find("models", name, digest):
+    if found := store.reuse("models", name, digest):
         return found
     with tempfile.TemporaryDirectory(prefix="sketchmill-train-") as scratch:
         spec_path = Path(scratch, "spec.json")
@@ -74,7 +74,7 @@ def train_in_processes(
             code = agent.wait()
             errors.seek(0)
             tail = errors.read().decode(errors="replace")
-    if found := store.find("models", name, digest):
+    if found := store.reuse("models", name, digest):
         return found
     raise _failure(code, tail)
 

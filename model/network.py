@@ -22,7 +22,12 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from model import layers
-from model.activations import activation_width, bordered_activation, without_border
+from model.activations import (
+    activation_width,
+    bordered_activation,
+    gated_residual,
+    without_border,
+)
 from model.conditioning import Projection
 from model.config import PixelCNNConfig
 from model.dropout import Dropout
@@ -81,7 +86,7 @@ class GatedBlock(nn.Module):
         t = self.conv2(bordered_activation(t, self.activation, self.conv2.border(), keep))
         if self.projection is not None:
             t = t + self.projection(code)
-        return self.features(x.value + F.glu(t, dim=1))
+        return self.features(gated_residual(x.value, t))
 
     def features(self, value: Tensor) -> Features:
         """Return a value of this stream with its activation."""
@@ -238,6 +243,11 @@ class PixelCNNNetwork(nn.Module):
             if level > 0:
                 yield from self.up_joint(level - 1)
         yield self.output
+
+    def inner_directions(self) -> Iterator[nn.Parameter]:
+        """Yield v of the layers between the first ones, which read pixels, and the last."""
+        first_and_last = {self.init_vertical, self.init_up, self.init_left, self.output}
+        yield from (layer.v for layer in self.causal_layers() if layer not in first_and_last)
 
     def gated_blocks(self) -> Iterator[GatedBlock]:
         """Yield all blocks in the order of evaluation."""

@@ -1,4 +1,4 @@
-"""One optimizer step: Adam, schedule, clipping, and the average of the weights.
+"""One optimizer step: Adam and Muon, schedule, clipping, and the average of the weights.
 
     lr(n)     = peak * min(1, n / warmup) * decay(n)            n = drawings seen so far
     decay(n)  = 1, or final + (1 - final) * (1 + cos(pi * n / total)) / 2
@@ -14,19 +14,37 @@ import math
 from collections.abc import Iterable
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from model.muon import Muon
 from model.pixelcnn import PixelCNN
 from model.spec import TrainSpec
 
 
-def make_optimizer(spec: TrainSpec, network: nn.Module) -> torch.optim.Adam:
-    """Return Adam over all of a network's parameters; its learning rate is set every step."""
-    parameters = [p for p in network.parameters() if p.requires_grad]
+def make_optimizers(spec: TrainSpec, model: PixelCNN) -> list[torch.optim.Optimizer]:
+    """Return Adam, and Muon for the directions of inner layers if the spec has a rate for it.
+
+    `set_learning_rate` gives every step its rate.
+    """
+    inner = list(model.network.inner_directions()) if spec.muon_learning_rate else []
+    chosen = {id(parameter) for parameter in inner}
+    rest = [p for p in model.parameters() if p.requires_grad and id(p) not in chosen]
     betas = (spec.beta1, spec.beta2)
-    return torch.optim.Adam(
-        parameters, lr=spec.learning_rate, betas=betas, eps=spec.adam_eps, foreach=True
+    adam = torch.optim.Adam(
+        rest, lr=spec.learning_rate, betas=betas, eps=spec.adam_eps, foreach=True
     )
+    return [adam, Muon(inner, lr=spec.muon_learning_rate)] if inner else [adam]
+
+
+def set_learning_rate(
+    spec: TrainSpec, optimizers: Iterable[torch.optim.Optimizer], rate: float
+) -> None:
+    """Give Adam this rate, and Muon the same part of its own peak."""
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            is_muon = isinstance(optimizer, Muon)
+            peak = spec.muon_learning_rate if is_muon else spec.learning_rate
+            group["lr"] = rate * (peak / spec.learning_rate)
 
 
 def learning_rate(spec: TrainSpec, *, seen_nimg: int, total_nimg: int) -> float:

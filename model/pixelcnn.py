@@ -19,7 +19,6 @@ from model.config import PixelCNNConfig
 from model.dropout import DropoutKey, image_keys, key_tensor
 from model.likelihood import Params, num_draws, num_params, read_params, to_unit
 from model.network import PixelCNNNetwork
-from model.sampling.naive import sample_naive
 from model.sampling.noise import draw_uniforms
 
 Images = Num[Tensor, "batch channels height width"]
@@ -103,13 +102,17 @@ class PixelCNN(nn.Module):
         """Draw `num` images, uint8 where low..high fits, else int64.
 
         Image i is decided by (seed, first_index + i) and its condition, whatever the batch.
-        condition: one for each image.
+        condition: one for each image. The price is one forward pass (model.sampling.cached),
+        after a preparation that a CachedSampler of one's own does once for many batches.
         """
+        from model.sampling.cached import CachedSampler  # which needs this module
+
         height, width, _ = self.config.image_shape
         uniforms = draw_uniforms(
             num, num_draws(self.config), height, width, seed=seed, first_index=first_index
         )
-        return sample_naive(self, uniforms, condition, temperature=temperature)
+        sampler = CachedSampler(self, batch=num)
+        return sampler.sample(uniforms, condition, temperature=temperature).images
 
     def _check_images(self, value: Tensor) -> None:
         height, width, channels = self.config.image_shape

@@ -27,7 +27,8 @@ from model.optimizer import (
     average_weight,
     clip_gradients,
     learning_rate,
-    make_optimizer,
+    make_optimizers,
+    set_learning_rate,
 )
 from model.options import RunOptions
 from model.pixelcnn import PixelCNN
@@ -84,7 +85,7 @@ class Run:
         self.network = build_network(spec, ranks.device)
         self._initialize()
         self.average = WeightAverage(self.network)
-        self.optimizer = make_optimizer(spec, self.network)
+        self.optimizers = make_optimizers(spec, self.network)
         self._forward = parallel(self.network, ranks, options)
 
     @property
@@ -115,11 +116,11 @@ class Run:
         if not (math.isfinite(nats) and math.isfinite(norm)):
             raise NonFiniteError(self.step, nats, norm, rows)
         rate = learning_rate(self.spec, seen_nimg=self.nimg, total_nimg=self.total_nimg)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
-        self.optimizer.step()
+        set_learning_rate(self.spec, self.optimizers, rate)
+        for optimizer in self.optimizers:
+            optimizer.step()
         self.average.update(average_weight(self.spec, seen_nimg=self.nimg))
-        self.optimizer.zero_grad(set_to_none=True)
+        self.network.zero_grad(set_to_none=True)
         self.step += 1
         self.pending_nats.append(nats)
         self.elapsed_sec += time.monotonic() - started
@@ -138,14 +139,17 @@ class Run:
             state,
             self.network.state_dict(),
             self.average.network.state_dict(),
-            self.optimizer.state_dict(),
+            {"optimizers": [optimizer.state_dict() for optimizer in self.optimizers]},
         )
 
     def restore(self, checkpoint: Checkpoint) -> None:
         """Go on where a checkpoint was taken."""
         self.network.load_state_dict(checkpoint.weights)
         self.average.network.load_state_dict(checkpoint.average)
-        self.optimizer.load_state_dict(checkpoint.optimizer)
+        for optimizer, state in zip(
+            self.optimizers, checkpoint.optimizer["optimizers"], strict=True
+        ):
+            optimizer.load_state_dict(state)
         self.step = checkpoint.state.step
         self.elapsed_sec = checkpoint.state.elapsed_sec
         self.pending_nats = list(checkpoint.state.pending_nats)

@@ -28,7 +28,8 @@ class TrainSpec:
     budget_nimg       drawings to train on, counted with repeats; 0 means num_epochs decides
     num_epochs        passes over the training split; only if budget_nimg is 0
     batch_size        drawings in one optimizer step over all ranks together
-    learning_rate     the peak, reached after warmup_nimg drawings
+    learning_rate     Adam's peak, reached after warmup_nimg drawings
+    muon_learning_rate  Muon's peak for the directions of inner layers; 0 leaves them to Adam
     decay             "cosine" falls to final_ratio of the peak at the budget's end
     clip_norm         largest Euclidean norm of all gradients together; 0 does not clip
     ema_halflife_nimg half-life of the weight average that is published
@@ -43,6 +44,7 @@ class TrainSpec:
     num_epochs: float = 0.0
     batch_size: int = 32
     learning_rate: float = 1e-3
+    muon_learning_rate: float = 0.0
     warmup_nimg: int = 0
     decay: Decay = "constant"
     final_ratio: float = 0.0
@@ -205,7 +207,14 @@ def _check_spec(spec: TrainSpec) -> None:
     for name in positive:
         if not getattr(spec, name) > 0:
             raise ValueError(f"{name} must be positive, found {getattr(spec, name)}")
-    nonnegative = ("warmup_nimg", "clip_norm", "ema_halflife_nimg", "ema_rampup_ratio", "seed")
+    nonnegative = (
+        "muon_learning_rate",
+        "warmup_nimg",
+        "clip_norm",
+        "ema_halflife_nimg",
+        "ema_rampup_ratio",
+        "seed",
+    )
     for name in nonnegative:
         if not getattr(spec, name) >= 0:
             raise ValueError(f"{name} must not be negative, found {getattr(spec, name)}")

@@ -56,7 +56,7 @@ def train_model(
     """
     options, ranks = options or RunOptions(), ranks or Ranks()
     digest = run_digest(spec, dataset)
-    if found := store.find("models", name, digest):
+    if found := store.reuse("models", name, digest):
         return found
     check_fit(spec, dataset, num_ranks=ranks.size)
     folder = run_folder(options, store, digest)

@@ -105,12 +105,12 @@ def build_dataset(
     _check(spec, source)
     flags = runner_flags(beam_args, workers)
     digest = dataset_digest(spec, source)
-    if manifest := store.find("datasets", name, digest):
+    if manifest := store.reuse("datasets", name, digest):
         return manifest
 
     def build_one(spec: DatasetSpec, source: Source, name: str) -> Manifest:
         digest = dataset_digest(spec, source)
-        if manifest := store.find("datasets", name, digest):
+        if manifest := store.reuse("datasets", name, digest):
             return manifest
         job = _Job(spec, source, store, name, digest, beam_args, workers, progress)
         plan = job.plan(job.scan())

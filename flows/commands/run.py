@@ -91,7 +91,7 @@ def work_chain(params: ChainParams) -> Mapping[str, Any]:
     """Run the chain unless the store has all of it; return digests, paths and numbers."""
     from flows.lookup import STAGES, chain_result, find_chain
 
-    found = find_chain(params)
+    found = find_chain(params, reuse=True)
     if len(found) == len(STAGES):
         digests: Mapping[str, Any] = {stage: m.digest for stage, m in found.items()}
         return chain_result(params, digests) | {"seconds": {}}

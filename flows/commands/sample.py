@@ -2,7 +2,8 @@
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Annotated, Any
+from pathlib import Path
+from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter
 
@@ -20,8 +21,13 @@ def sample(
     model: str,
     classes: Annotated[Classes, Parameter(name="*")] = ANY,
     per_class: int = 8,
+    counts: Path | None = None,
     seed: int = 0,
     temperature: float = 1.0,
+    batch: int = 64,
+    dtype: Literal["float32", "bfloat16", "float64"] = "float32",
+    rows_per_shard: int = 8_192,
+    shards: str = "",
     name: str = "",
     processes: int = 0,
     common: Annotated[Common, Parameter(name="*")] = ALL,
@@ -36,10 +42,21 @@ def sample(
         Name, name@digest, or the first characters of a digest.
     per_class
         How many drawings of each class.
+    counts
+        CSV file of class,count in place of --classes and --per-class.
     seed
         Drawing i of class c under a seed is always the same drawing.
     temperature
         Below 1 the drawings are more alike and cleaner.
+    batch
+        Drawings computed together; it is part of what decides their last digits.
+    dtype
+        Of the arithmetic.
+    rows_per_shard
+        Drawings in a Parquet file, the unit that a restart repeats.
+    shards
+        Draw these shards only, such as 0-99, as one of several machines that share the store;
+        whoever finds none missing publishes.
     name
         Name in the store; the model's by default.
     processes
@@ -51,11 +68,29 @@ def sample(
         model=model,
         classes=classes.names(default=()),
         per_class=per_class,
+        counts=str(counts or ""),
         seed=seed,
         temperature=temperature,
+        batch_size=batch,
+        dtype=dtype,
+        rows_per_shard=rows_per_shard,
         processes=processes,
     )
-    run_stage(common, plan=lambda: plan_sample(params), work=lambda: work_sample(params))
+    chosen = parse_range(shards) if shards else None
+    run_stage(common, plan=lambda: plan_sample(params), work=lambda: work_sample(params, chosen))
+
+
+def parse_range(text: str) -> tuple[int, int]:
+    """Read "first-last" or one number; raise ValueError for anything else.
+
+    >>> parse_range("0-99"), parse_range("7")
+    ((0, 99), (7, 7))
+    """
+    first, _, last = text.partition("-")
+    try:
+        return int(first), int(last or first)
+    except ValueError as error:
+        raise ValueError(f"--shards {text}: expected first-last, such as 0-99") from error
 
 
 def plan_sample(params: SampleParams) -> Mapping[str, Any]:
@@ -78,10 +113,13 @@ def plan_sample(params: SampleParams) -> Mapping[str, Any]:
     }
 
 
-def work_sample(params: SampleParams) -> Mapping[str, Any]:
-    """Draw and return the samples' digest."""
+def work_sample(params: SampleParams, shards: tuple[int, int] | None = None) -> Mapping[str, Any]:
+    """Draw all shards or some, and return the samples' digest."""
     from flows.stages import sample as sample_stage
+    from flows.stages import sample_range
 
+    if shards:
+        return sample_range(named(params), *shards)
     manifest = sample_stage(named(params))
     drawings = sum(entry.rows or 0 for entry in manifest.files)
     return {"samples": manifest.digest, "name": manifest.name, "drawings": drawings}

@@ -108,7 +108,7 @@ def fill_quotas(
     Raises QuotaError if a class is not filled after MAX_ROUNDS rounds.
     """
     digest = artifact_digest("samples", spec.to_json(), sources.inputs())
-    if found := store.find("samples", name, digest):
+    if found := store.reuse("samples", name, digest):
         return found
     tally, total = Tally(), sum(spec.counts.values())
     for number in range(MAX_ROUNDS):

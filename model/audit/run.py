@@ -79,7 +79,7 @@ def audit_samples(
     """
     inputs = audit_inputs(samples, dataset, judge)
     digest = artifact_digest("reports", spec.to_json(), inputs)
-    if found := store.find("reports", name, digest):
+    if found := store.reuse("reports", name, digest):
         return found
     if spec.filters.needs_judge and judge is None:
         raise ValueError("a filter asks the judge and there is none: train one, or name it")

@@ -106,7 +106,7 @@ def make_report(
     spec = report_spec(per_class=per_class, checks=checks)
     inputs = report_inputs(dataset, model, samples, audit)
     digest = report_digest(spec, inputs)
-    if found := store.find("reports", name, digest):
+    if found := store.reuse("reports", name, digest):
         return found
     contents = dict(_contents(subject, store, per_class))
     manifest = Manifest(

@@ -5,7 +5,8 @@
 A shard is created under its final name when it is whole, and never replaced, so whatever is
 there after an interruption is good; its bytes follow from the spec and the shard's number. A
 second run makes what is missing and publishes. Columns: image, label, class_name, sample_index,
-seed, bits_per_dim (of the model's own likelihood at temperature 1), model (its digest).
+seed, bits_per_dim (of the model's own likelihood at temperature 1), model and dataset (the
+digests of the model and of the dataset that it learned from).
 """
 
 import contextlib
@@ -43,6 +44,7 @@ COLUMNS = {
     "seed": pa.int64(),
     "bits_per_dim": pa.float32(),
     "model": pa.string(),
+    "dataset": pa.string(),
 }
 
 
@@ -69,7 +71,7 @@ def sample_dataset(
     processes: 0 is one a core. Shards that an interrupted run has put are kept. Raises
     ValueError if the model cannot draw the spec, WorkerError if a process fails.
     """
-    if found := store.find("samples", name, samples_digest(spec, model)):
+    if found := store.reuse("samples", name, samples_digest(spec, model)):
         return found
     make_shards(spec, model, store, name, processes=processes, progress=progress)
     return publish_samples(spec, model, store, name)
@@ -87,8 +89,7 @@ def make_shards(
 ) -> None:
     """Draw those of `shards` (None: of all) that the store lacks; nothing is published."""
     prefix = samples_prefix(spec, model, name)
-    wanted = range(spec.num_shards) if shards is None else shards
-    missing = [shard for shard in wanted if store.size(shard_path(spec, prefix, shard)) is None]
+    missing = missing_shards(spec, model, store, name, shards=shards)
     if not missing:
         return
     meter = _Meter(progress, sum(len(shard_rows(spec, shard)) for shard in missing))
@@ -98,6 +99,20 @@ def make_shards(
             parts = [meter.count(next(drawn)) for _ in shard_batches(spec, shard)]
             content = shard_bytes(spec, model, shard, parts)
             store.create(shard_path(spec, prefix, shard), content)
+
+
+def missing_shards(
+    spec: SampleSpec,
+    model: Manifest,
+    store: Store,
+    name: str,
+    *,
+    shards: Sequence[int] | None = None,
+) -> list[int]:
+    """Return those of `shards` (None: of all) that the store lacks."""
+    prefix = samples_prefix(spec, model, name)
+    wanted = range(spec.num_shards) if shards is None else shards
+    return [shard for shard in wanted if store.size(shard_path(spec, prefix, shard)) is None]
 
 
 def publish_samples(spec: SampleSpec, model: Manifest, store: Store, name: str) -> Manifest:
@@ -140,8 +155,13 @@ def shard_bytes(spec: SampleSpec, model: Manifest, shard: int, parts: Sequence[D
         "seed": np.full(len(rows), spec.seed),
         "bits_per_dim": nats / (-np.log(2) * num_dims),
         "model": pa.repeat(model.digest, len(rows)),
+        "dataset": pa.repeat(_dataset_digest(model), len(rows)),
     }
     return write_shard(images, columns, shard_schema(spec.class_names, images.shape[1:], COLUMNS))
+
+
+def _dataset_digest(model: Manifest) -> str:
+    return next(ref.digest for ref in model.inputs if ref.role == "dataset")
 
 
 def read_record(spec: SampleSpec, store: Store, prefix: str, shard: int) -> ShardRecord:

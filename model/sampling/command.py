@@ -53,7 +53,7 @@ def sample_on_ranks(
 ) -> Manifest:
     """Draw a dataset with the ranks of one run; all call it with the same arguments."""
     digest = samples_digest(spec, model)
-    if found := store.find("samples", name, digest):
+    if found := store.reuse("samples", name, digest):
         return found
     mine = range(spec.num_shards)[ranks.rank :: ranks.size]
     make_shards(spec, model, store, name, shards=mine, processes=1, progress=progress)

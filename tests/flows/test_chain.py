@@ -69,6 +69,24 @@ def test_second_run_gives_the_same_digests_and_does_nothing(arguments, result, h
     assert again["seconds"] == {}
 
 
+def test_machines_draw_ranges_and_the_last_one_publishes(result, home, tmp_path):
+    counts = tmp_path / "counts.csv"
+    counts.write_text("class,count\nsun,3\nsea turtle,2\n")
+    plan = ["sample", "--model", result["model"], "--store", str(home / "store")]
+    plan += ["--counts", str(counts), "--rows-per-shard", "2", "--batch", "2", "--name", "ranges"]
+    last = sketchmill(*plan, "--shards", "2", home=home)
+    assert (last["missing_shards"], last["is_published"]) == (2, False)
+    first = sketchmill(*plan, "--shards", "0-1", home=home)
+    assert (first["missing_shards"], first["is_published"]) == (0, True)
+    assert sketchmill(*plan, home=home) == {
+        "samples": first["samples"],
+        "name": "ranges",
+        "drawings": 5,
+    }
+    with pytest.raises(AssertionError, match="the plan has the shards 0-2"):
+        sketchmill(*plan, "--shards", "1-3", home=home)
+
+
 def test_every_file_of_every_artifact_holds_its_hash(result, home):
     from pipelines.schema import KINDS
     from pipelines.store import open_store

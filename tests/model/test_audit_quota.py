@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from flows.cli import run_command_line
-from flows.quotas import read_counts
+from flows.counts import read_counts
 from model.audit.filters import Filters
 from model.audit.quota import QuotaError, QuotaSpec, Sources, fill_quotas, round_seed
 from model.audit.reproduce import reproduce

@@ -10,7 +10,7 @@ import torch
 from model.config import ConditionConfig, PixelCNNConfig
 from model.pixelcnn import PixelCNN
 from model.weights import CONFIG_NAME, WEIGHTS_NAME, load_model, model_files
-from pipelines.schema import FileEntry, Manifest, artifact_digest
+from pipelines.schema import FileEntry, InputRef, Manifest, artifact_digest
 from pipelines.store import Store, open_store
 
 CLASS_NAMES = ("ant", "bee", "cat")
@@ -48,6 +48,7 @@ def publish_random_model(
         name=name,
         digest=digest,
         spec=spec,
+        inputs=(InputRef(role="dataset", kind="datasets", name="drawings", digest="0" * 64),),
         files=tuple(
             FileEntry(path=path, bytes=len(content), sha256="0" * 64)
             for path, content in files.items()

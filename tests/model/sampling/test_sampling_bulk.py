@@ -63,6 +63,7 @@ def test_each_row_says_where_it_comes_from(store: Store, model: Manifest) -> Non
     assert table["class_name"][:2] == ["cat", "ant"]
     assert set(table["seed"]) == {7}
     assert set(table["model"]) == {model.digest}
+    assert set(table["dataset"]) == {model.inputs[0].digest} == {"0" * 64}
 
 
 def test_bits_per_dim_is_that_of_the_finished_drawing(

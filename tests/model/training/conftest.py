@@ -100,6 +100,7 @@ def make_spec(dataset: Manifest, *assignments: str) -> TrainSpec:
         budget_nimg=48,
         batch_size=8,
         learning_rate=0.01,
+        muon_learning_rate=0.05,
         warmup_nimg=16,
         decay="cosine",
         clip_norm=100.0,
