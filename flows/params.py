@@ -30,6 +30,7 @@ class BuildParams:
     formats: tuple[str, ...] = ("parquet",)
     layout: str = "packed"
     rows_per_shard: int | None = None
+    compression_level: int = 1
     tfds_slice: str | None = None
     max_per_class: int | None = None
     fraction: float = 1.0
@@ -48,7 +49,10 @@ class BuildParams:
 class TrainParams:
     """Train a model on a dataset of the store; settings are spec fields as "field=value".
 
-    processes  ranks that share each batch; 0: what suits the cores and the batch
+    processes         ranks on this machine; 0: what suits the cores and the batch
+    nodes, rendezvous machines that train together, and host:port of one of them (torchrun)
+    compile           torch.compile, where a compiler is found
+    micro_batch_size  drawings a rank puts through at a time; 0: its whole part of the batch
     """
 
     store: str = DEFAULT_STORE
@@ -58,6 +62,10 @@ class TrainParams:
     settings: tuple[str, ...] = ()
     seed: int = 0
     processes: int = 0
+    nodes: int = 1
+    rendezvous: str = ""
+    compile: bool = False
+    micro_batch_size: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -65,6 +65,7 @@ def dataset_work(params: BuildParams):
 def train(params: TrainParams) -> Manifest:
     """Train the model in processes of their own."""
     from model.launch import train_in_processes
+    from model.options import RunOptions
 
     store = open_store(params.store)
     dataset = store.resolve("datasets", params.dataset)
@@ -74,8 +75,23 @@ def train(params: TrainParams) -> Manifest:
         store,
         params.name,
         num_processes=params.processes,
+        options=RunOptions(compile=params.compile, micro_batch_size=params.micro_batch_size),
         progress=current(),
+        torchrun_options=rendezvous_options(params),
     )
+
+
+def rendezvous_options(params: TrainParams) -> list[str]:
+    """Return torchrun's flags for several machines; raise ValueError if one is missing."""
+    if (params.nodes > 1) != bool(params.rendezvous):
+        raise ValueError("several machines need both --nnodes and --rdzv-endpoint host:port")
+    if params.nodes == 1:
+        return []
+    return [
+        f"--nnodes={params.nodes}",
+        "--rdzv-backend=c10d",
+        f"--rdzv-endpoint={params.rendezvous}",
+    ]
 
 
 def train_spec(params: TrainParams, dataset: Manifest):

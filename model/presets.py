@@ -12,10 +12,7 @@ from model.spec import TrainSpec
 
 
 def tiny() -> TrainSpec:
-    """Test 1.732 bits/dim; 20,000 drawings, two CPU cores, not timed on a quiet machine.
-
-    Strokes and layout look right; most drawings are not yet recognizable as their class.
-    """
+    """Test TODO bits/dim."""
     return TrainSpec(
         network=PixelCNNConfig(
             num_resnet=1,
@@ -23,11 +20,12 @@ def tiny() -> TrainSpec:
             num_filters=16,
             num_logistic_mix=5,
             dropout_p=0.0,
-            condition=_label_maps(8),
+            condition=_label_maps(16),
         ),
-        budget_nimg=20_000,
+        budget_nimg=30_000,
         batch_size=16,
-        learning_rate=6e-3,
+        learning_rate=2e-2,
+        muon_learning_rate=0.1,
         warmup_nimg=800,
         decay="cosine",
         clip_norm=200.0,
@@ -36,23 +34,24 @@ def tiny() -> TrainSpec:
 
 
 def small() -> TrainSpec:
-    """Not measured yet: some two hours on two CPU cores by its arithmetic."""
+    """Test TODO bits/dim."""
     return TrainSpec(
         network=PixelCNNConfig(
             num_resnet=2,
             num_hierarchies=3,
-            num_filters=48,
+            num_filters=32,
             num_logistic_mix=5,
-            dropout_p=0.1,
-            condition=_labels(64),
+            dropout_p=0.0,
+            condition=_label_maps(16),
         ),
-        budget_nimg=200_000,
-        batch_size=32,
-        learning_rate=2e-3,
-        warmup_nimg=10_000,
+        budget_nimg=50_000,
+        batch_size=16,
+        learning_rate=1e-2,
+        muon_learning_rate=0.1,
+        warmup_nimg=2_000,
         decay="cosine",
         clip_norm=200.0,
-        ema_halflife_nimg=10_000,
+        ema_halflife_nimg=2_000,
     )
 
 

@@ -143,7 +143,13 @@ class BuildWork:
         if "parquet" in self.spec.formats:
             path = shard_name(plan.split, plan.index, plan.count)
             columns = shard_columns(self.spec, drawings)
-            files.append((path, write_shard(drawings.images, columns, dataset_schema(self.spec))))
+            content = write_shard(
+                drawings.images,
+                columns,
+                dataset_schema(self.spec),
+                compression_level=self.spec.compression_level,
+            )
+            files.append((path, content))
         if "tfrecord" in self.spec.formats:
             name = record_file_name(self.dataset_name, plan.split, plan.index, plan.count)
             path = f"{TFRECORD_DIR}/{name}"

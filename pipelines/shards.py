@@ -70,6 +70,7 @@ def write_shard(
     schema: pa.Schema,
     *,
     rows_per_group: int = ROWS_PER_GROUP,
+    compression_level: int = ZSTD_LEVEL,
 ) -> bytes:
     """Return a Parquet file of these drawings, in this order.
 
@@ -88,7 +89,7 @@ def write_shard(
     # One buffer for all row groups: fresh memory costs more than encoding (a page fault each).
     pngs = np.empty((min(rows_per_group, len(images)), png_bytes(images.shape[1:])), np.uint8)
     sink = pa.BufferOutputStream()
-    with shard_writer(sink, schema) as writer:
+    with shard_writer(sink, schema, compression_level=compression_level) as writer:
         for start in range(0, len(images), rows_per_group) or [0]:
             stop = min(start + rows_per_group, len(images))
             encode_into(images[start:stop], pngs[: stop - start])
@@ -99,7 +100,9 @@ def write_shard(
     return sink.getvalue().to_pybytes()
 
 
-def shard_writer(sink: pa.NativeFile, schema: pa.Schema) -> pq.ParquetWriter:
+def shard_writer(
+    sink: pa.NativeFile, schema: pa.Schema, *, compression_level: int = ZSTD_LEVEL
+) -> pq.ParquetWriter:
     """Return a writer with a shard's settings, for tables whose pictures are encoded already."""
     # Pictures do not repeat; labels do.
     names = [field.name for field in schema if field.name != "image"]
@@ -107,7 +110,7 @@ def shard_writer(sink: pa.NativeFile, schema: pa.Schema) -> pq.ParquetWriter:
         sink,
         schema,
         compression="zstd",
-        compression_level=ZSTD_LEVEL,
+        compression_level=compression_level,
         use_dictionary=names,
         write_statistics=names,
         write_page_index=True,

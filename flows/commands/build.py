@@ -25,6 +25,7 @@ def build(
     format_: Annotated[str, Parameter(name="--format")] = "parquet",
     layout: str = "packed",
     rows_per_shard: int | None = None,
+    compression_level: int = 1,
     tfds_slice: str | None = None,
     max_per_class: int | None = None,
     fraction: float = 1.0,
@@ -57,6 +58,8 @@ def build(
         packed: shards mix the classes; linked: shards of one class, shared between datasets.
     rows_per_shard
         Drawings in a shard; 65,536 or less by default.
+    compression_level
+        Of zstd in Parquet: 1 is fast, 8 makes files 4 % smaller and takes four times as long.
     tfds_slice
         Exactly the drawings that a TFDS slice selects, such as "train[:500000]".
     max_per_class
@@ -92,6 +95,7 @@ def build(
         formats=_listed(format_),
         layout=layout,
         rows_per_shard=rows_per_shard,
+        compression_level=compression_level,
         tfds_slice=tfds_slice,
         max_per_class=max_per_class,
         fraction=fraction,

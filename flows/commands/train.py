@@ -20,6 +20,10 @@ def train(
     seed: int = 0,
     name: str = "",
     nproc_per_node: int = 0,
+    nnodes: int = 1,
+    rdzv_endpoint: str = "",
+    compile_: Annotated[bool, Parameter(name="--compile", negative=())] = False,
+    micro_batch: int = 0,
     common: Annotated[Common, Parameter(name="*")] = ALL,
 ) -> None:
     """Train a conditional PixelCNN++ on a dataset of the store.
@@ -37,9 +41,18 @@ def train(
     seed
         Decides initialization, order and dropout.
     name
-        Name in the store; <dataset>-<preset> by default.
+        Name in the store; made from the dataset and the preset by default.
     nproc_per_node
         Processes on this machine that share each batch; 0 is what suits its cores.
+    nnodes
+        Machines that share each batch. Give the same command on each, with a store that all
+        can reach.
+    rdzv_endpoint
+        host:port of one of these machines, where torchrun on all of them meets.
+    compile_
+        Use torch.compile where a compiler is found: minutes to compile, then faster.
+    micro_batch
+        Drawings that a process puts through at a time, to save memory; 0 is all of its part.
     """
     params = TrainParams(
         store=common.store,
@@ -49,6 +62,10 @@ def train(
         settings=set_,
         seed=seed,
         processes=nproc_per_node,
+        nodes=nnodes,
+        rendezvous=rdzv_endpoint,
+        compile=compile_,
+        micro_batch_size=micro_batch,
     )
     run_stage(common, plan=lambda: plan_train(params), work=lambda: work_train(params))
 

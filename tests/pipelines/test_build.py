@@ -64,6 +64,19 @@ def test_a_dataset_holds_what_three_lines_of_numpy_would_put_there(tmp_path):
         assert as_set(images, labels) == drawings, split
 
 
+def test_a_higher_compression_level_is_smaller_with_the_same_drawings(tmp_path):
+    source_dir = write_bitmaps(tmp_path / "source")
+    for path in source_dir.iterdir():  # thick lines in place of noise, which nothing compresses
+        images = np.load(path)
+        images[:] = np.where(np.arange(784) % (2 + np.arange(len(images))[:, None]) < 2, 255, 0)
+        path.write_bytes(google_npy(images))
+    fast, small = (build(tmp_path, source_dir, compression_level=level) for level in (1, 12))
+    sizes = [sum(e.bytes for e in m.files if e.path.endswith(".parquet")) for m in (fast, small)]
+    assert sizes[1] < sizes[0]
+    assert small.summary["content_digest"] == fast.summary["content_digest"]
+    assert small.digest != fast.digest
+
+
 def test_building_again_answers_at_once_with_the_same_manifest(tmp_path):
     source_dir = write_bitmaps(tmp_path / "source")
     first = build(tmp_path, source_dir)
