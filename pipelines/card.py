@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import PurePosixPath
 from typing import Any
 
 from pipelines.assemble import ShardRecord, dataset_schema, label_names
@@ -65,6 +66,7 @@ def describe(
         | {"ink_histogram": tally.ink},
         "is_synthetic": source.is_synthetic,
         "source": source.name,
+        "source_files": source_files(source),
         "attribution": source.attribution,
     }
     shards = tuple(
@@ -73,6 +75,25 @@ def describe(
         for path, size, digest in record.files
     )
     return Described(summary=summary, shards=shards, records=tuple(records), sheets=sheets)
+
+
+def source_files(source: Source) -> list[dict[str, Any]]:
+    """Return what identifies each file that was read: name, class, rows, size, digest.
+
+    Without its folder, which differs from machine to machine.
+    """
+    read = [each for file in source.files for each in (file, file.metadata) if each is not None]
+    described = [
+        {
+            "file": PurePosixPath(each.url).name,
+            "class_name": each.class_name,
+            "rows": each.rows,
+            "bytes": each.bytes,
+            "digest": each.digest,
+        }
+        for each in read
+    ]
+    return sorted(described, key=lambda each: (each["class_name"] or "", each["file"]))
 
 
 def content_total(records: Sequence[ShardRecord]) -> int:

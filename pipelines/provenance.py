@@ -22,14 +22,16 @@ BUILD_TYPE = "https://sketchmill.invalid/{kind}/v1"
 BUILDER_ID = "https://sketchmill.invalid/builder"
 PROVENANCE_NAME = "provenance.json"
 
+# Kinds of lineage that are no artifacts: a source, and one of its files.
+OUTSIDE = ("source", "file")
 _SHORT_DIGEST = 12
 
 
 @dataclass(frozen=True, slots=True)
 class Lineage:
-    """An artifact or source, and what it was made of.
+    """An artifact, a source or one of its files, and what it was made of.
 
-    manifest is None for a source, and for an artifact that is no longer in the store.
+    manifest is None for what is outside of the store, and for an artifact that is no longer in the store.
     """
 
     ref: InputRef
@@ -38,9 +40,12 @@ class Lineage:
 
 
 def trace(manifest: Manifest, store: Store, *, role: str = "") -> Lineage:
-    """Follow an artifact's inputs down to the sources."""
+    """Follow an artifact's inputs down to the files of the sources."""
     ref = InputRef(role=role, kind=manifest.kind, name=manifest.name, digest=manifest.digest)
-    return Lineage(ref, manifest, tuple(_trace_ref(found, store) for found in manifest.inputs))
+    files = _source_files(manifest)
+    return Lineage(
+        ref, manifest, tuple(_trace_ref(found, store, files) for found in manifest.inputs)
+    )
 
 
 def ancestors(lineage: Lineage) -> Iterator[Lineage]:
@@ -76,9 +81,18 @@ def provenance_json(manifest: Manifest, store: Store, runner: str = "") -> bytes
     return json.dumps(statement, sort_keys=True).encode("ascii") + b"\n"
 
 
-def _trace_ref(ref: InputRef, store: Store) -> Lineage:
+def _source_files(manifest: Manifest) -> tuple[Lineage, ...]:
+    return tuple(
+        Lineage(
+            InputRef(role="file", kind="file", name=each["file"], digest=each["digest"]), None, ()
+        )
+        for each in manifest.summary.get("source_files", ())
+    )
+
+
+def _trace_ref(ref: InputRef, store: Store, files: tuple[Lineage, ...]) -> Lineage:
     if ref.kind == "source":
-        return Lineage(ref, None, ())
+        return Lineage(ref, None, files)
     kind: Kind = ref.kind  # type: ignore[assignment]
     if (manifest := store.find(kind, ref.name, ref.digest)) is None:
         return Lineage(ref, None, ())
@@ -88,8 +102,10 @@ def _trace_ref(ref: InputRef, store: Store) -> Lineage:
 def _title(lineage: Lineage) -> str:
     ref = lineage.ref
     role = f"{ref.role}: " if ref.role else ""
-    gone = ref.kind != "source" and lineage.manifest is None
-    return f"{role}{ref.kind}/{ref.name}@{ref.digest[:_SHORT_DIGEST]}" + " (gone)" * gone
+    kind = "" if ref.kind == "file" else f"{ref.kind}/"
+    gone = ref.kind not in OUTSIDE and lineage.manifest is None
+    digest = ref.digest.rpartition(":")[2][:_SHORT_DIGEST]
+    return f"{role}{kind}{ref.name}@{digest}" + " (gone)" * gone
 
 
 def _branches(lineage: Lineage) -> Iterator[str]:
@@ -128,4 +144,6 @@ def _dependency(found: Lineage) -> dict[str, Any]:
         annotations["spec"] = dict(found.manifest.spec)
         annotations["inputs"] = [deeper.ref.digest for deeper in found.inputs]
         annotations["files"] = len(found.manifest.files)
-    return {"name": ref.name, "digest": {"sha256": ref.digest}, "annotations": annotations}
+    algorithm, _, digest = ref.digest.rpartition(":")  # a file's says which
+    digests = {algorithm or "sha256": digest}
+    return {"name": ref.name, "digest": digests, "annotations": annotations}

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-from pipelines.provenance import Lineage, trace
+from pipelines.provenance import OUTSIDE, Lineage, trace
 from pipelines.schema import FileEntry, InputRef, Manifest
 from pipelines.store import Store, StoreError
 
@@ -64,7 +64,7 @@ def _inputs_first(lineage: Lineage) -> Iterator[Lineage]:
     """Yield the artifacts of a lineage, each after what it was made of; sources are none."""
     for found in lineage.inputs:
         yield from _inputs_first(found)
-    if lineage.ref.kind != "source":
+    if lineage.ref.kind not in OUTSIDE:
         yield lineage
 
 

@@ -1,3 +1,4 @@
+import hashlib
 from pathlib import Path
 
 import numpy as np
@@ -75,6 +76,16 @@ def test_a_higher_compression_level_is_smaller_with_the_same_drawings(tmp_path):
     assert sizes[1] < sizes[0]
     assert small.summary["content_digest"] == fast.summary["content_digest"]
     assert small.digest != fast.digest
+
+
+def test_the_manifest_names_every_file_that_was_read(tmp_path):
+    source_dir = write_bitmaps(tmp_path / "source")
+    files = build(tmp_path, source_dir).summary["source_files"]
+    assert [each["file"] for each in files] == sorted(f"{name}.npy" for name in CLASSES)
+    for each in files:
+        content = (source_dir / each["file"]).read_bytes()
+        assert each["digest"] == "sha256:" + hashlib.sha256(content).hexdigest()
+        assert each["bytes"] == len(content)
 
 
 def test_building_again_answers_at_once_with_the_same_manifest(tmp_path):

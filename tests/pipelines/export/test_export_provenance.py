@@ -9,7 +9,7 @@ import pytest
 
 from pipelines.export.run import export_dataset
 from pipelines.export.spec import ExportSpec
-from pipelines.provenance import ancestors, lineage_text, trace
+from pipelines.provenance import ancestors, lineage_text, provenance_json, trace
 from pipelines.schema import InputRef, Manifest, artifact_digest
 
 SPEC = ExportSpec(formats=("hf", "idx"))
@@ -41,6 +41,27 @@ def test_the_tree_leads_down_to_the_source(store, chain):
         f"    `-- model: models/tiny@{model.digest[:12]}",
         f"        `-- dataset: datasets/small@{dataset.digest[:12]}",
         "            `-- source: source/random@555555555555",
+    ]
+
+
+def test_the_tree_ends_at_the_files_of_a_source(store, chain):
+    *_, dataset = chain
+    files = [
+        {"file": "bee.npy", "digest": "sha256:" + "a" * 64},
+        {"file": "sun.npy", "digest": "etag:abc"},
+    ]
+    described = dataclasses.replace(dataset, summary={**dataset.summary, "source_files": files})
+    assert lineage_text(trace(described, store)).splitlines()[1:] == [
+        "`-- source: source/random@555555555555",
+        f"    |-- file: bee.npy@{'a' * 12}",
+        "    `-- file: sun.npy@abc",
+    ]
+    statement = json.loads(provenance_json(described, store))
+    found = statement["predicate"]["buildDefinition"]["resolvedDependencies"]
+    assert [each["digest"] for each in found] == [
+        {"sha256": "5" * 64},
+        {"sha256": "a" * 64},
+        {"etag": "abc"},
     ]
 
 
