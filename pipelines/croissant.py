@@ -64,7 +64,7 @@ def croissant_json(
         "version": "1.0.0",
         # The content digest, not the day: the same dataset has the same metadata.
         "citeAs": f"{summary['attribution']} Content digest {summary['content_digest']}.",
-        "distribution": [_file(entry) for entry in files] + [_file_set(files)],
+        "distribution": [_file(entry) for entry in files] + [_file_set()],
         "recordSet": [_record_set(spec)],
     }
     return json.dumps(content, indent=1) + "\n"
@@ -82,12 +82,12 @@ def _file(entry: FileEntry) -> dict[str, Any]:
     }
 
 
-def _file_set(files: Sequence[FileEntry]) -> dict[str, Any]:
+def _file_set() -> dict[str, Any]:
+    # In the directory of croissant.json itself: mlcroissant reads no set of several file objects.
     return {
         "@type": "cr:FileSet",
         "@id": "parquet-files",
         "name": "parquet-files",
-        "containedIn": [{"@id": entry.path} for entry in files],
         "encodingFormat": "application/x-parquet",
         "includes": "data/*.parquet",
     }

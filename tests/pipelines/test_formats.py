@@ -1,5 +1,6 @@
 """What is written is opened with the libraries that people use, not with our own reader."""
 
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -103,13 +104,18 @@ def test_the_tfds_id_is_kept_beside_the_label(built):
     assert table["tfds_id"].to_pylist() == ids
 
 
-def test_croissant_metadata_are_valid(built):
+@pytest.mark.filterwarnings("ignore:The inplace keyword:DeprecationWarning")  # its pandas calls
+@pytest.mark.filterwarnings("ignore:ConjunctiveGraph:DeprecationWarning")  # mlcroissant's own
+def test_croissant_metadata_are_valid_and_lead_to_the_drawings(built):
     import mlcroissant
 
     manifest, store = built
     path = store.local_path(f"{manifest.prefix}/croissant.json")
-    issues = mlcroissant.Dataset(jsonld=str(path)).metadata.issues
-    assert issues.errors == set()
+    read = mlcroissant.Dataset(jsonld=str(path))
+    assert read.metadata.issues.errors == set()
+    labels = Counter(record["drawings/label"] for record in read.records("drawings"))
+    counts = manifest.summary["counts"].values()
+    assert labels == {i: sum(c[name] for c in counts) for i, name in enumerate(CLASSES)}
 
 
 @pytest.mark.slow
