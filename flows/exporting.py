@@ -186,25 +186,47 @@ def check_audit(params: ExportParams, audit: Manifest, store: Store) -> list[dic
     return [check.to_json() for check in checks]
 
 
+def work_audited_report(params: ExportParams, *, per_class: int) -> Manifest:
+    """Audit samples and draw the report with what was found; raise GateError if a limit failed."""
+    store = open_store(params.store)
+    samples = find_exportable(store, params.ref)
+    audit = audit_for_export(params, samples, store)
+    if audit is None:
+        raise ValueError(f"{params.ref} is no samples dataset: nothing to audit")
+    checks = check_audit(params, audit, store)
+    return _audited_report(
+        samples, audit, checks, store, name=params.name or samples.name, per_class=per_class
+    )
+
+
+def _audited_report(
+    samples: Manifest,
+    audit: Manifest,
+    checks: list[dict[str, Any]],
+    store: Store,
+    *,
+    name: str,
+    per_class: int = 8,
+) -> Manifest:
+    from model.report.page import make_report
+
+    model = parent(store, samples, "model")
+    dataset = parent(store, model, "dataset")
+    return make_report(
+        dataset, model, samples, store, name=name, per_class=per_class, audit=audit, checks=checks
+    )
+
+
 def _extras(params: ExportParams, dataset: Manifest, audit: Manifest | None, store: Store):
     from pipelines.export.inputs import NO_EXTRAS, Extras
 
     if audit is None:
         return NO_EXTRAS
     from model.audit.run import AUDIT_NAME, kept_rows
-    from model.report.page import REPORT_NAME, make_report
+    from model.report.page import REPORT_NAME
 
     checks = check_audit(params, audit, store)
-    model = parent(store, dataset, "model")
-    report = make_report(
-        parent(store, model, "dataset"),
-        model,
-        dataset,
-        store,
-        name=dataset.name,
-        audit=audit,
-        checks=checks,
-    )
+    report = _audited_report(dataset, audit, checks, store, name=dataset.name)
     attachments = {
         AUDIT_NAME: store.get(f"{audit.prefix}/{AUDIT_NAME}"),
         "gate.json": json.dumps(checks, indent=1).encode() + b"\n",

@@ -1,10 +1,12 @@
 """`sketchmill report`: one page of pictures and numbers for a samples dataset."""
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Annotated, Any
 
 from cyclopts import Parameter
 
+from flows.exporting import ExportParams
 from flows.options import Common
 from flows.params import ReportParams
 from flows.session import run_stage
@@ -17,6 +19,9 @@ def report(
     samples: str,
     per_class: int = 8,
     name: str = "",
+    audit: Annotated[bool, Parameter(negative=())] = False,
+    judge: str = "",
+    gate: str = "",
     common: Annotated[Common, Parameter(name="*")] = ALL,
 ) -> None:
     """Draw real above generated drawings, the curve, bits/dim and lineage into report.html.
@@ -29,9 +34,20 @@ def report(
         Drawings in a row.
     name
         Name in the store; that of the samples by default.
+    audit
+        Look for duplicates and copies of training drawings, and compare statistics by class.
+    judge
+        A classifier of the store (sketchmill judge) that the audit asks too.
+    gate
+        TOML file of limits on the audit's numbers; beyond one the command fails.
     """
     params = ReportParams(store=common.store, name=name, samples=samples, per_class=per_class)
-    run_stage(common, plan=lambda: _plan(params), work=lambda: _work(params))
+    audited = None
+    if audit or judge or gate:
+        audited = ExportParams(
+            store=common.store, ref=f"samples/{samples}", name=name, judge=judge, gate=gate
+        )
+    run_stage(common, plan=lambda: _plan(params), work=lambda: _work(params, audited))
 
 
 def _plan(params: ReportParams) -> Mapping[str, Any]:
@@ -45,16 +61,18 @@ def _plan(params: ReportParams) -> Mapping[str, Any]:
     return {"samples": samples.digest, "model": model.digest, "dataset": dataset.digest}
 
 
-def _work(params: ReportParams) -> Mapping[str, Any]:
-    import dataclasses
-
+def _work(params: ReportParams, audited: ExportParams | None) -> Mapping[str, Any]:
+    from flows.exporting import work_audited_report
     from flows.lookup import where
     from flows.stages import report as report_stage
     from pipelines.store import open_store
 
     store = open_store(params.store)
     name = params.name or store.resolve("samples", params.samples).name
-    manifest = report_stage(dataclasses.replace(params, name=name))
+    if audited:
+        manifest = work_audited_report(audited, per_class=params.per_class)
+    else:
+        manifest = report_stage(dataclasses.replace(params, name=name))
     return {
         "digest": manifest.digest,
         "report": f"{where(store, manifest)}/{manifest.summary['page']}",

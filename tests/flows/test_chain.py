@@ -87,6 +87,14 @@ def test_machines_draw_ranges_and_the_last_one_publishes(result, home, tmp_path)
         sketchmill(*plan, "--shards", "1-3", home=home)
 
 
+def test_report_with_an_audit_says_what_was_found(result, home):
+    report = ["report", "--samples", result["samples"], "--store", str(home / "store")]
+    plain, audited = (sketchmill(*report, *more, home=home) for more in ([], ["--audit"]))
+    assert plain["report"] == result["report"] != audited["report"]
+    assert "nearest" not in Path(plain["report"]).read_text().lower()
+    assert "nearest" in Path(audited["report"]).read_text().lower()
+
+
 def test_every_file_of_every_artifact_holds_its_hash(result, home):
     from pipelines.schema import KINDS
     from pipelines.store import open_store
