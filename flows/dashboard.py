@@ -67,11 +67,11 @@ def result_rows(result: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Return the table of a result; the first row is its digest."""
     summary = result["summary"]
     rows = [("digest", result["digest"]), ("place", result["place"]), ("bytes", result["bytes"])]
-    rows += [
-        (f"{split} {class_name}", count)
-        for split, counts in summary.get("counts", {}).items()
-        for class_name, count in counts.items()
-    ]
+    for key, found in summary.get("counts", {}).items():
+        if isinstance(found, Mapping):  # by split and class in datasets, by class alone in exports
+            rows += [(f"{key} {class_name}", count) for class_name, count in found.items()]
+        else:
+            rows.append((key, found))
     rows += [(name, value) for name, value in summary.items() if name.endswith("bits_per_dim")]
     per_class = summary.get("bits_per_dim_by_class", {})
     rows += [(f"bits_per_dim {class_name}", value) for class_name, value in per_class.items()]

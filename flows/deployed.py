@@ -20,7 +20,7 @@ from flows.chain import is_transient
 from flows.dashboard import show_result, showing_progress
 from flows.elsewhere import digest_of_run, run_elsewhere
 from flows.exporting import ExportParams
-from flows.isolated import MISTAKE_CODE, ShardsParams, run_isolated
+from flows.isolated import MISTAKE_CODE, ExportPartParams, ShardsParams, run_isolated
 from flows.launcher import ChildError, DeadlineError, end_with_worker, stopping_children
 from flows.params import BuildParams, ChainParams, ReportParams, SampleParams, TrainParams
 from pipelines.schema import slug
@@ -61,7 +61,9 @@ class Places:
     train: str = ""
     sample: str = ""
     report: str = ""
+    audit: str = ""
     export: str = ""
+    export_part: str = ""
     deadline_hours: float = 24.0
 
     @property
@@ -77,7 +79,7 @@ HERE = Places()
 class BulkParams:
     """Draw many drawings and export them.
 
-    tasks     most ranges of shards to draw at once
+    tasks     most ranges of shards to draw, and parts of the export to write, at once
     export    formats and gate; its `ref` is the samples drawn
     """
 
@@ -115,6 +117,20 @@ def shards_task(params: ShardsParams, places: Places) -> int:
                 "sample-shards", params, deadline_sec=places.deadline_sec, progress=progress
             )
     return params.stop - params.start
+
+
+@task(name="part", task_run_name="part {params.part} of {params.parts}", **RETRY)
+def export_part_task(params: ExportPartParams, places: Places) -> int:
+    """Write one part of an export's files here or on a worker of another pool."""
+    end_with_worker()
+    if places.export_part:
+        key = f"part-{params.part}"
+        run_elsewhere(places.export_part, params, key=key, deadline_sec=places.deadline_sec)
+    else:
+        title = f"part {params.part} of {params.parts}"
+        with showing_progress(title, get_run_logger()) as progress:
+            run_isolated("export-part", params, deadline_sec=places.deadline_sec, progress=progress)
+    return params.part
 
 
 @task(name="plan", **RETRY)
@@ -159,6 +175,18 @@ def export(params: ExportParams, places: Places = HERE) -> str:
     return stage_task("export", params, places)
 
 
+@flow(name="audit", flow_run_name="audit {params.ref}")
+def audit(params: ExportParams, places: Places = HERE) -> str:
+    """Audit samples and check a gate; return the digest of the report that shows it."""
+    return stage_task("audit", params, places)
+
+
+@flow(name="export-part", flow_run_name="part {params.part} of {params.parts}")
+def export_part(params: ExportPartParams, places: Places = HERE) -> int:
+    """Write one part of an export's files; the flow that asked for it publishes."""
+    return export_part_task(params, places)
+
+
 @flow(name="rebuild", flow_run_name="rebuild {chain.source} {chain.preset}")
 def rebuild(
     chain: ChainParams, places: Places = HERE, class_lists: dict[str, list[str]] | None = None
@@ -192,14 +220,25 @@ def bulk_export(params: BulkParams, places: Places = HERE) -> dict[str, str]:
         ranges = split_ranges(plan["missing"])
         get_run_logger().info("%d of %d shards to draw", len(plan["missing"]), plan["shards"])
         asked = [ShardsParams(sample=params.sample, start=a, stop=b) for a, b in ranges]
-        for batch in range(0, len(asked), params.tasks):
-            futures = [shards_task.submit(each, places) for each in asked[batch:][: params.tasks]]
-            for future in futures:
-                future.result()
+        _at_most(params.tasks, shards_task, asked, places)
         samples = stage_task("sample", params.sample, replace(places, sample=""))
         ref = f"samples/{params.sample.name}@{samples}"
         wanted = replace(params.export, ref=ref, name=params.sample.name, store=params.sample.store)
+        if wanted.with_audit or wanted.filters or wanted.gate:
+            stage_task("audit", wanted, places)
+        if params.tasks > 1:
+            parts = range(params.tasks)
+            cut = [ExportPartParams(export=wanted, part=k, parts=len(parts)) for k in parts]
+            _at_most(params.tasks, export_part_task, cut, places)
         return {"samples": samples, "export": stage_task("export", wanted, places)}
+
+
+def _at_most(num: int, task: Any, asked: list[Any], places: Places) -> None:
+    """Run a task for each of `asked`, so many at once; raise what the first to fail raises."""
+    for start in range(0, len(asked), num):
+        futures = [task.submit(each, places) for each in asked[start : start + num]]
+        for future in futures:
+            future.result()
 
 
 def split_ranges(shards: list[int]) -> list[tuple[int, int]]:

@@ -186,6 +186,32 @@ def check_audit(params: ExportParams, audit: Manifest, store: Store) -> list[dic
     return [check.to_json() for check in checks]
 
 
+def work_export_part(params: ExportParams, part: int, parts: int) -> Mapping[str, Any]:
+    """Make one machine's part of an export's files; publish nothing."""
+    from pipelines.export.run import ExportOptions, export_part
+
+    store = open_store(params.store)
+    dataset = find_exportable(store, params.ref)
+    audit = audit_for_export(params, dataset, store)
+    options = ExportOptions(
+        out=params.out or None,
+        beam_args=params.beam_args,
+        workers=params.workers,
+        progress=current(),
+    )
+    made = export_part(
+        dataset,
+        store,
+        export_spec(params),
+        name=params.name or dataset.name,
+        part=part,
+        parts=parts,
+        options=options,
+        extras=_extras(params, dataset, audit, store),
+    )
+    return {"part": part, "parts": parts, "files": made}
+
+
 def work_audited_report(params: ExportParams, *, per_class: int) -> Manifest:
     """Audit samples and draw the report with what was found; raise GateError if a limit failed."""
     store = open_store(params.store)

@@ -39,6 +39,15 @@ class ShardsParams:
     stop: int = 0
 
 
+@dataclass(frozen=True, kw_only=True)
+class ExportPartParams:
+    """One of several parts of an export's files; none published."""
+
+    export: ExportParams
+    part: int = 0
+    parts: int = 1
+
+
 @dataclass(frozen=True, slots=True)
 class Job:
     """What a child can do: the parameters it takes, what does it, and which inputs it needs."""
@@ -121,6 +130,8 @@ def jobs() -> dict[str, Job]:
             lambda params: published(params.store, stages.sample(params)),
             {"model": "models"},
         ),
+        "audit": Job(ExportParams, _audit),
+        "export-part": Job(ExportPartParams, _export_part),
         "export": Job(ExportParams, _export),
     }
 
@@ -188,6 +199,25 @@ def _sample_work(params: SampleParams) -> tuple[Store, Manifest, Any]:
     store = open_store(params.store)
     model = store.resolve("models", params.model)
     return store, model, sample_spec(params, model)
+
+
+def _audit(params: ExportParams) -> dict[str, Any]:
+    """Audit samples, check the gate and draw the page, where there is torch."""
+    from flows.exporting import find_exportable, work_audited_report
+    from pipelines.retention import needing
+
+    store = open_store(params.store)
+    with needing(store, [find_exportable(store, params.ref)], "audit"):
+        return published(params.store, work_audited_report(params, per_class=8))
+
+
+def _export_part(params: ExportPartParams) -> dict[str, Any]:
+    from flows.exporting import find_exportable, work_export_part
+    from pipelines.retention import needing
+
+    store = open_store(params.export.store)
+    with needing(store, [find_exportable(store, params.export.ref)], "export"):
+        return dict(work_export_part(params.export, params.part, params.parts))
 
 
 def _export(params: ExportParams) -> dict[str, Any]:

@@ -25,9 +25,9 @@ from torch import Tensor, nn
 
 from model.data import Drawings, batch_rows, count_rows, open_split, order_key
 from model.options import RunOptions, drawings_folder
+from model.progress import Progress, no_progress
 from model.publish import artifact_entries, library_versions
 from model.spec import dataset_ref
-from model.telemetry import Progress, no_progress
 from pipelines.schema import ATTRIBUTION, Manifest, artifact_digest, artifact_prefix
 from pipelines.store import Store
 

@@ -22,9 +22,9 @@ from typing import IO
 import torch
 
 from model.options import RunOptions, options_to_json, threads_per_rank
+from model.progress import Progress, no_progress
 from model.ranks import Interrupted
 from model.spec import TrainSpec, run_digest, spec_to_json
-from model.telemetry import Progress, no_progress
 from pipelines.schema import Manifest
 from pipelines.store import Store
 

@@ -11,9 +11,9 @@ import torch
 from model.data import Drawings, open_split
 from model.evaluate import match_classes, open_model
 from model.pixelcnn import PixelCNN
+from model.progress import Progress, no_progress
 from model.report.pictures import grid, to_png
 from model.score import Batch, Score, class_log_probs, posterior, score_batches, worst
-from model.telemetry import Progress, no_progress
 from pipelines.schema import Manifest
 from pipelines.store import Store
 

@@ -14,8 +14,8 @@ import numpy.typing as npt
 from model.data import Drawings, batch_rows, open_split
 from model.evaluate import match_classes
 from model.judge import JudgeSpec, features, fit_judge, open_judge, predict
+from model.progress import Progress, no_progress
 from model.quality import frechet_distance, manifolds, memorization, nearest_distance
-from model.telemetry import Progress, no_progress
 from pipelines.schema import Manifest
 from pipelines.store import Store
 

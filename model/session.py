@@ -12,9 +12,10 @@ from model.config import LABEL_KINDS
 from model.data import Drawings, batch_rows
 from model.evaluate import split_nats
 from model.grid import grid_png, sample_grid
+from model.progress import Progress
 from model.ranks import Interrupted, StopSignal
 from model.run import NonFiniteError, Run, StepResult
-from model.telemetry import LiveLine, Progress, Telemetry
+from model.telemetry import LiveLine, Telemetry
 
 # Rows of the curve, and how often the validation split is looked at, in a whole run.
 CURVE_POINTS = 200

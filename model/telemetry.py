@@ -10,39 +10,18 @@ as one that was not; rates and times are in the live line and in TensorBoard.
 import json
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TextIO
 
 from model.checkpoint import durable_write
 from model.events import HAS_TENSORBOARD, EventFile
+from model.progress import Progress
 
 _LOG = logging.getLogger(__name__)
 
 CURVE_NAME = "curve.jsonl"
 # Five a second are as many as a person can read.
 MIN_INTERVAL_SEC = 0.2
-
-# (stage, done, total, message): `done` of `total` units of a stage, with one line to show.
-Progress = Callable[[str, int, int, str], None]
-
-
-def no_progress(stage: str, done: int, total: int, message: str) -> None:
-    """Show nothing."""
-
-
-class JsonProgress:
-    """Writes progress as one JSON object a line, for a parent process to show."""
-
-    def __init__(self, stream: TextIO) -> None:
-        """Write to this stream."""
-        self._stream = stream
-
-    def __call__(self, stage: str, done: int, total: int, message: str) -> None:
-        """Write one line and flush it."""
-        line = {"stage": stage, "done": done, "total": total, "message": message}
-        self._stream.write(json.dumps(line) + "\n")
-        self._stream.flush()
 
 
 class Telemetry:

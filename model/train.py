@@ -28,12 +28,12 @@ from model.options import (
     run_folder,
     threads_per_rank,
 )
+from model.progress import JsonProgress, Progress, no_progress
 from model.publish import publish_model
 from model.ranks import Ranks, StopSignal, die_with_parent, join_ranks
 from model.run import Run
 from model.session import Session
 from model.spec import TrainSpec, check_fit, run_digest, spec_from_json
-from model.telemetry import JsonProgress, Progress, no_progress
 from pipelines.schema import Manifest
 from pipelines.store import Store, open_store
 

@@ -1,10 +1,11 @@
 """`sketchmill export`: a dataset or samples in the formats of other tools."""
 
+import functools
 from typing import Annotated
 
 from cyclopts import Parameter
 
-from flows.exporting import ExportParams, plan_export, work_export
+from flows.exporting import ExportParams, plan_export, work_export, work_export_part
 from flows.options import Common
 from flows.session import run_stage
 
@@ -24,6 +25,7 @@ def export(
     gate: str = "",
     judge: str = "",
     audit: bool = True,
+    part: str = "",
     workers: int = 1,
     beam: Annotated[tuple[str, ...], Parameter(allow_leading_hyphen=True, negative=())] = (),
     common: Annotated[Common, Parameter(name="*")] = ALL,
@@ -52,6 +54,9 @@ def export(
         A classifier of the store that the audit asks.
     audit
         Audit samples before they are exported.
+    part
+        Make this machine's part of the files only, such as 0/4 to 3/4, and publish nothing; the
+        same command without it then joins and publishes.
     workers
         Processes on this machine.
     beam
@@ -72,7 +77,25 @@ def export(
         workers=workers,
         beam_args=beam,
     )
-    run_stage(common, plan=lambda: plan_export(params), work=lambda: work_export(params))
+    if part:
+        number, parts = parse_part(part)
+        work = functools.partial(work_export_part, params, number, parts)
+    else:
+        work = functools.partial(work_export, params)
+    run_stage(common, plan=lambda: plan_export(params), work=work)
+
+
+def parse_part(text: str) -> tuple[int, int]:
+    """Read "number/parts"; raise ValueError for anything else.
+
+    >>> parse_part("0/4")
+    (0, 4)
+    """
+    number, _, parts = text.partition("/")
+    try:
+        return int(number), int(parts)
+    except ValueError as error:
+        raise ValueError(f"--part {text}: expected number/parts, such as 0/4") from error
 
 
 def _listed(text: str) -> tuple[str, ...]:

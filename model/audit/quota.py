@@ -23,10 +23,10 @@ import pyarrow as pa
 from model.audit.filters import Filters
 from model.audit.measures import drawing_hashes, split_entries
 from model.audit.run import AuditSpec, audit_samples, kept_rows, read_audit
+from model.progress import Progress, no_progress
 from model.publish import library_versions
 from model.sampling.bulk import sample_dataset
 from model.sampling.spec import SampleSpec
-from model.telemetry import Progress, no_progress
 from pipelines.schema import FileEntry, InputRef, Manifest, artifact_digest, artifact_prefix
 from pipelines.shards import open_shard, read_images, shard_name, shard_writer
 from pipelines.store import Store

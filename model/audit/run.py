@@ -4,7 +4,8 @@
     reports/<name>/<digest>/kept/00000.npy ...    of each shard, which rows are accepted
 
 It is addressed by the samples, the dataset they are held against, the judge and the spec, so
-asking again answers at once. A gate is checked against it, and is no part of it.
+asking again answers at once, even where there is no torch: only the work itself imports it. A
+gate is checked against an audit, and is no part of it.
 """
 
 import dataclasses
@@ -17,21 +18,15 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from model.audit.filters import (
     ACCEPTED,
     Filters,
-    Judged,
     apply_filters,
     count_reasons,
 )
-from model.audit.measures import measure, read_batches, split_entries
-from model.audit.numbers import Sides, audit_numbers
-from model.judge import Judge, features, open_judge
-from model.publish import library_versions
-from model.quality import NUM_NEIGHBORS, frechet_distance, manifolds
-from model.telemetry import Progress, no_progress
+from model.audit.measures import measure, split_entries
+from model.progress import Progress, no_progress
 from pipelines.schema import FileEntry, InputRef, Manifest, artifact_digest, artifact_prefix
 from pipelines.store import Store
 
@@ -39,7 +34,6 @@ AUDIT_NAME = "audit.json"
 # Raised when the same samples begin to get other numbers.
 AUDIT_VERSION = 1
 SAMPLES_SPLIT = "train"
-_JUDGE_ROWS = 512
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,6 +77,9 @@ def audit_samples(
         return found
     if spec.filters.needs_judge and judge is None:
         raise ValueError("a filter asks the judge and there is none: train one, or name it")
+    from model.audit.judged import feature_numbers
+    from model.audit.numbers import audit_numbers
+
     sides = _sides(samples, dataset, store, spec, judge, progress)
     codes = apply_filters(
         spec.filters,
@@ -92,7 +89,7 @@ def audit_samples(
     )
     numbers = audit_numbers(sides)
     if judge is not None:
-        numbers |= feature_numbers(open_judge(store, judge), sides)
+        numbers |= feature_numbers(judge, sides, store)
     numbers["filters"] = spec.filters.to_json()
     numbers["accepted"] = int((codes == ACCEPTED).sum())
     numbers["reasons"] = count_reasons(codes, sides.samples.labels, sides.class_names)
@@ -137,47 +134,6 @@ def mask_name(index: int) -> str:
     return f"kept/{index:05d}.npy"
 
 
-def judge_split(
-    judge: Judge,
-    manifest: Manifest,
-    store: Store,
-    *,
-    split: str,
-    relabel: npt.NDArray[np.int16] | None = None,
-) -> Judged:
-    """Ask the judge about every drawing of a split.
-
-    relabel: the judge's label of each label of the split; None: they are the same.
-    """
-    predicted, confidence = [], []
-    for images, labels, _ in read_batches(manifest, store, split=split):
-        asked = labels if relabel is None else relabel[labels]
-        probability = _probabilities(judge, images)
-        predicted.append(probability.argmax(1).astype(np.int16))
-        confidence.append(probability[np.arange(len(asked)), asked].astype(np.float32))
-    return Judged(np.concatenate(predicted), np.concatenate(confidence))
-
-
-def feature_numbers(judge: Judge, sides: Sides) -> dict[str, float]:
-    """Return Frechet distance, precision, recall, density and coverage in the judge's features.
-
-    Of equally many samples, held-out and training drawings; real_frechet_distance is between
-    the latter two, the least that can be hoped for. Empty if there are too few.
-    """
-    count = min(len(part.images) for part in (sides.samples, sides.held_out, sides.training))
-    if count <= NUM_NEIGHBORS:
-        return {}
-    made, real, training = (
-        features(judge, part.images[:count])
-        for part in (sides.samples, sides.held_out, sides.training)
-    )
-    return {
-        "frechet_distance": frechet_distance(real, made),
-        "real_frechet_distance": frechet_distance(real, training),
-        **dataclasses.asdict(manifolds(real, made)),
-    }
-
-
 def _sides(
     samples: Manifest,
     dataset: Manifest,
@@ -185,7 +141,12 @@ def _sides(
     spec: AuditSpec,
     judge: Manifest | None,
     progress: Progress,
-) -> Sides:
+):
+    """Return what is compared: samples, training and held-out drawings, the judge's answers."""
+    from model.audit.judged import judge_split
+    from model.audit.numbers import Sides
+    from model.judge import open_judge
+
     names = list(dataset.summary["class_names"])
     relabel = _relabel(list(samples.summary["class_names"]), names)
     progress("audit", 0, 4, "samples")
@@ -217,15 +178,6 @@ def _relabel(names: list[str], known: list[str]) -> npt.NDArray[np.int16]:
     return np.array([known.index(name) for name in names], np.int16)
 
 
-def _probabilities(judge: Judge, images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float64]:
-    parts = []
-    with torch.inference_mode():
-        for start in range(0, len(images), _JUDGE_ROWS):
-            batch = torch.from_numpy(np.array(images[start : start + _JUDGE_ROWS]))
-            parts.append(judge(batch[:, None]).double().softmax(1).numpy())
-    return np.concatenate(parts)
-
-
 def _masks(samples: Manifest, codes: npt.NDArray[np.uint8]) -> dict[str, bytes]:
     masks, start = {}, 0
     for index, entry in enumerate(split_entries(samples, SAMPLES_SPLIT)):
@@ -246,6 +198,8 @@ def _publish(
     numbers: Mapping[str, Any],
     store: Store,
 ) -> Manifest:
+    from model.publish import library_versions
+
     prefix = artifact_prefix("reports", name, digest)
     for path, content in contents.items():
         store.put(f"{prefix}/{path}", content)

@@ -21,6 +21,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import torch
 
+from model.progress import Progress, no_progress
 from model.publish import library_versions
 from model.sampling.card import CARD_NAME, dataset_card, summarize
 from model.sampling.draw import Drawn, open_drawer, shard_rows
@@ -32,7 +33,6 @@ from model.sampling.spec import (
     spec_to_json,
 )
 from model.sampling.workers import drawing_processes
-from model.telemetry import Progress, no_progress
 from pipelines.schema import FileEntry, Manifest, artifact_prefix
 from pipelines.shards import open_shard, shard_name, shard_schema, write_shard
 from pipelines.store import Store

@@ -13,10 +13,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from model.progress import JsonProgress, Progress, no_progress
 from model.ranks import Ranks, die_with_parent, join_ranks
 from model.sampling.bulk import make_shards, publish_samples, sample_dataset
 from model.sampling.spec import SampleSpec, samples_digest, spec_from_json
-from model.telemetry import JsonProgress, Progress, no_progress
 from pipelines.schema import Manifest
 from pipelines.store import Store, open_store
 

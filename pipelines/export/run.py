@@ -99,6 +99,37 @@ def export_dataset(
     return published
 
 
+def export_part(
+    dataset: Manifest,
+    store: Store,
+    spec: ExportSpec,
+    *,
+    name: str,
+    part: int,
+    parts: int,
+    options: ExportOptions | None = None,
+    extras: Extras = NO_EXTRAS,
+) -> int:
+    """Make every `parts`-th file from number `part` on and return how many; publish nothing.
+
+    For machines that share nothing but the store and `out`: parts 0 to parts - 1 make all files,
+    export_dataset then finds them, makes what a lost machine has left, joins and publishes.
+    Raises ValueError if there is no such part.
+    """
+    if not 0 <= part < parts:
+        raise ValueError(f"part {part} of {parts}: parts are counted from 0")
+    options = options or ExportOptions()
+    job = make_job(dataset, store, spec, name=name, extras=extras)
+    _check_place(job, options)
+    target = _target(job, store, options.out)
+    if (found := target.manifest()) is not None:
+        _check_same(found, job, options.out)
+        return 0
+    mine = _units(job, 0, {name: [] for name in job.spec.formats})[part::parts]
+    _run(mine, 0, job, store, target, options)
+    return len(mine)
+
+
 def is_done(unit: Unit, job: Job, store: Store, target: Target) -> bool:
     """Return whether the unit has a record and every file of it has its size and SHA-256."""
     try:
@@ -117,31 +148,44 @@ def is_done(unit: Unit, job: Job, store: Store, target: Target) -> bool:
 
 def _make_files(job: Job, store: Store, target: Target, options: ExportOptions) -> list[Record]:
     """Run every stage of every format and return all records, in the order of the plan."""
-    out = options.out or ""
-    work = ExportWork(job, out, target.prefix)
     records: dict[str, list[Record]] = {name: [] for name in job.spec.formats}
     for stage in range(max(FORMATS[name].num_stages for name in job.spec.formats)):
-        units = [
-            unit
-            for name in job.spec.formats
-            if stage < FORMATS[name].num_stages
-            for unit in FORMATS[name].units(job, stage, records[name])
-        ]
-        label = "export" if stage == 0 else "join"
-        rate = Rate(label, sum(unit.rows for unit in units), options.progress)
-        pending = {record_path(job, unit): unit.rows for unit in units}
-        with watch(store, f"{job.scratch}/records", pending, rate):
-            run_units(
-                units,
-                work,
-                store,
-                label=label.capitalize(),
-                beam_args=options.beam_args,
-                workers=options.workers,
-            )
+        units = _units(job, stage, records)
+        _run(units, stage, job, store, target, options)
         for unit in units:
             records[unit.format].append(record_from_json(store.get(record_path(job, unit))))
     return [record for name in job.spec.formats for record in records[name]]
+
+
+def _units(job: Job, stage: int, records: Mapping[str, list[Record]]) -> list[Unit]:
+    return [
+        unit
+        for name in job.spec.formats
+        if stage < FORMATS[name].num_stages
+        for unit in FORMATS[name].units(job, stage, records[name])
+    ]
+
+
+def _run(
+    units: Sequence[Unit],
+    stage: int,
+    job: Job,
+    store: Store,
+    target: Target,
+    options: ExportOptions,
+) -> None:
+    label = "export" if stage == 0 else "join"
+    rate = Rate(label, sum(unit.rows for unit in units), options.progress)
+    pending = {record_path(job, unit): unit.rows for unit in units}
+    with watch(store, f"{job.scratch}/records", pending, rate):
+        run_units(
+            units,
+            ExportWork(job, options.out or "", target.prefix),
+            store,
+            label=label.capitalize(),
+            beam_args=options.beam_args,
+            workers=options.workers,
+        )
 
 
 def _closing_entries(

@@ -85,6 +85,11 @@ def test_table_of_a_result_begins_with_its_digest():
     assert rows[3:] == [("train bee", 2), ("test_bits_per_dim", 1.5), ("bits_per_dim bee", 1.4)]
 
 
+def test_table_of_an_export_has_its_counts_by_class_alone():
+    result = {"digest": "d", "place": "/p", "bytes": 5, "summary": {"counts": {"bee": 2}}}
+    assert result_rows(result)[-1] == {"what": "bee", "value": 2}
+
+
 @pytest.mark.parametrize("percent", [1.0, 5.0, 30.0, 100.0])
 def test_housekeeping_comes_to_every_artifact_in_turn(percent):
     days = -int(-100 // percent)

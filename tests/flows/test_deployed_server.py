@@ -27,6 +27,8 @@ CLASSES = ("sun", "lightning")
 SMALL = ("num_filters=4", "num_hierarchies=1", "num_resnet=1", "batch_size=8")
 LIMIT_SEC = 240
 GONE_SEC = 30
+# Longer than the client's own retries last.
+OUTAGE_SEC = 90
 
 
 class Site:
@@ -170,7 +172,7 @@ def test_deploying_again_changes_nothing(site):
             return sorted((str(each.id), len(each.schedules)) for each in found)
 
     before = state()
-    assert len(before) == 10
+    assert len(before) == 12
     again = site.deploy()
     assert state() == before
     assert again["pools"] == ["cpu", "gpu"]
@@ -258,7 +260,7 @@ def test_server_that_is_down_for_a_while_disturbs_no_training(site, dataset):
     run_id = site.train(200, "outage")
     site.wait_for_ranks()
     site.server.stop()
-    time.sleep(10)
+    time.sleep(OUTAGE_SEC)
     site.server.start()
     site.finish(run_id)
     assert site.store.latest("models", "outage").summary["trained_nimg"] == 200
@@ -325,14 +327,27 @@ def test_ranges_of_shards_are_drawn_by_runs_of_another_pool(site, dataset):
     sample = SampleParams(
         store=site.store_url, name="drawn", model=models[0].digest, per_class=2, rows_per_shard=2
     )
-    params = {"sample": vars(sample), "tasks": 2, "export": {"ref": "", "with_audit": False}}
-    places = {"sample": "sample-shards/gpu"}
+    export = {"ref": "", "rows_per_file": 2}
+    params = {"sample": vars(sample), "tasks": 2, "export": export}
+    places = {
+        "sample": "sample-shards/gpu",
+        "audit": "audit/gpu",
+        "export_part": "export-part/cpu",
+        "export": "export/cpu",
+    }
     site.finish(site.start("bulk-export/bulk", params=params, places=places))
     samples = site.store.latest("samples", "drawn")
     assert samples.summary["num_drawings"] == 4
     assert len([entry for entry in samples.files if entry.rows]) == 2
     assert site.store.damaged(samples) == []
-    assert site.store.latest("exports", "drawn") is not None
+    exported = site.store.latest("exports", "drawn")
+    assert exported is not None
+    assert site.store.damaged(exported) == []
+    assert {ref.role for ref in exported.inputs} == {"samples", "audit"}
+    with client() as api:
+        runs = api.read_flow_runs()
+    parts = [run for run in runs if run.name.startswith("part ")]
+    assert [run.state.name for run in parts] == ["Completed"] * 2
 
 
 def test_schedule_fires_with_sqlite(tmp_path):

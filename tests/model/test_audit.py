@@ -11,9 +11,10 @@ import torch
 
 from model.audit.filters import ACCEPTED, REASONS, Filters, filters_from, read_filters
 from model.audit.gate import GateError, check_gate, gate_from, read_gate, require_passed
+from model.audit.judged import judge_split
 from model.audit.measures import drawing_hashes, measure, members, repeats
 from model.audit.neighbors import nearest
-from model.audit.run import AuditSpec, audit_samples, judge_split, kept_rows, read_audit
+from model.audit.run import AuditSpec, audit_samples, kept_rows, read_audit
 from model.judge import Judge, JudgeSpec, predict, train_judge
 from pipelines.schema import FileEntry, InputRef, Manifest, artifact_digest, artifact_prefix
 from pipelines.shards import shard_name, shard_schema, write_shard

@@ -14,7 +14,8 @@ from PIL import Image
 from model.config import ConditionConfig, PixelCNNConfig
 from model.grid import NUM_ROWS, grid_png, sample_grid
 from model.pixelcnn import PixelCNN
-from model.telemetry import CURVE_NAME, JsonProgress, LiveLine, Telemetry, read_curve
+from model.progress import JsonProgress
+from model.telemetry import CURVE_NAME, LiveLine, Telemetry, read_curve
 
 
 def row(step: int) -> dict[str, float]:

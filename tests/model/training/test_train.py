@@ -18,11 +18,11 @@ from model.config import ConditionConfig
 from model.data import open_split
 from model.evaluate import evaluate_model, open_model
 from model.options import RunOptions, run_folder
+from model.progress import no_progress
 from model.ranks import Interrupted, Ranks, StopSignal
 from model.run import NonFiniteError, Run
 from model.session import NON_FINITE_NAME, Session
 from model.spec import run_digest
-from model.telemetry import no_progress
 from model.train import train_model
 
 OPTIONS = RunOptions(num_threads=1, tensorboard=False)

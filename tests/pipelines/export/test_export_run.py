@@ -14,7 +14,7 @@ import pipelines.export.run as run
 from pipelines.export.inputs import Extras, make_job
 from pipelines.export.job import record_path
 from pipelines.export.registry import FORMATS as WRITERS
-from pipelines.export.run import ExportOptions, ExportWork, export_dataset
+from pipelines.export.run import ExportOptions, ExportWork, export_dataset, export_part
 from pipelines.export.spec import FORMATS, ExportSpec
 from pipelines.export.target import Target
 from pipelines.shards import open_shard, read_images
@@ -45,6 +45,32 @@ def test_the_same_export_is_answered_at_once(store, dataset, monkeypatch):
     assert export_dataset(dataset.manifest, store, ALL, name="small") == first
     assert store.latest("exports", "small") == first
     assert store.damaged(first) == []
+
+
+def test_parts_of_several_machines_are_joined_by_the_export(store, dataset, monkeypatch):
+    whole = export_dataset(dataset.manifest, store, ALL, name="whole")
+    files = [
+        export_part(dataset.manifest, store, ALL, name="parts", part=part, parts=3)
+        for part in (2, 0)
+    ]
+    assert min(files) > 0
+    assert store.latest("exports", "parts") is None
+    made = []
+    for writer in WRITERS.values():
+        real = writer.make
+        monkeypatch.setattr(
+            writer,
+            "make",
+            lambda unit, *rest, real=real: made.append(unit) or real(unit, *rest),
+        )
+    joined = export_dataset(dataset.manifest, store, ALL, name="parts")
+    first_stage = [unit for unit in made if unit.stage == 0]
+    assert 0 < len(first_stage) < sum(files)
+    assert {e.sha256 for e in joined.files if e.rows} == {e.sha256 for e in whole.files if e.rows}
+    # There is nothing left to do, and no such part.
+    assert export_part(dataset.manifest, store, ALL, name="parts", part=1, parts=3) == 0
+    with pytest.raises(ValueError, match="counted from 0"):
+        export_part(dataset.manifest, store, ALL, name="parts", part=3, parts=3)
 
 
 def test_order_of_formats_is_no_other_export():

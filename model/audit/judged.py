@@ -1,0 +1,68 @@
+"""What a judge says of samples: its answers for each drawing, distances in its features."""
+
+import dataclasses
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from model.audit.filters import Judged
+from model.audit.measures import read_batches
+from model.audit.numbers import Sides
+from model.judge import Judge, features, open_judge
+from model.quality import NUM_NEIGHBORS, frechet_distance, manifolds
+from pipelines.schema import Manifest
+from pipelines.store import Store
+
+_JUDGE_ROWS = 512
+
+
+def judge_split(
+    judge: Judge,
+    manifest: Manifest,
+    store: Store,
+    *,
+    split: str,
+    relabel: npt.NDArray[np.int16] | None = None,
+) -> Judged:
+    """Ask the judge about every drawing of a split.
+
+    relabel: the judge's label of each label of the split; None: they are the same.
+    """
+    predicted, confidence = [], []
+    for images, labels, _ in read_batches(manifest, store, split=split):
+        asked = labels if relabel is None else relabel[labels]
+        probability = _probabilities(judge, images)
+        predicted.append(probability.argmax(1).astype(np.int16))
+        confidence.append(probability[np.arange(len(asked)), asked].astype(np.float32))
+    return Judged(np.concatenate(predicted), np.concatenate(confidence))
+
+
+def feature_numbers(manifest: Manifest, sides: Sides, store: Store) -> dict[str, float]:
+    """Return Frechet distance, precision, recall, density and coverage in the judge's features.
+
+    Of equally many samples, held-out and training drawings; real_frechet_distance is between
+    the latter two, the least that can be hoped for. Empty if there are too few.
+    """
+    count = min(len(part.images) for part in (sides.samples, sides.held_out, sides.training))
+    if count <= NUM_NEIGHBORS:
+        return {}
+    judge = open_judge(store, manifest)
+    made, real, training = (
+        features(judge, part.images[:count])
+        for part in (sides.samples, sides.held_out, sides.training)
+    )
+    return {
+        "frechet_distance": frechet_distance(real, made),
+        "real_frechet_distance": frechet_distance(real, training),
+        **dataclasses.asdict(manifolds(real, made)),
+    }
+
+
+def _probabilities(judge: Judge, images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float64]:
+    parts = []
+    with torch.inference_mode():
+        for start in range(0, len(images), _JUDGE_ROWS):
+            batch = torch.from_numpy(np.array(images[start : start + _JUDGE_ROWS]))
+            parts.append(judge(batch[:, None]).double().softmax(1).numpy())
+    return np.concatenate(parts)
