@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from model.audit.measures import split_entries
 from model.sampling.draw import open_drawer
-from model.sampling.spec import SampleSpec, shard_batches, spec_from_json, spec_rows
+from model.sampling.spec import SampleSpec, find_row, shard_batches, spec_from_json
 from pipelines.schema import Manifest
 from pipelines.shards import open_shard, read_images
 from pipelines.store import Store
@@ -76,12 +76,7 @@ def read_recipe(samples: Manifest, store: Store, *, row: int) -> Recipe:
 
 def find_batch(spec: SampleSpec, class_name: str, sample_index: int) -> tuple[slice, int]:
     """Return the batch that a drawing was computed in, and its place there."""
-    rows = spec_rows(spec)
-    label = spec.class_names.index(class_name)
-    found = np.flatnonzero((rows.labels == label) & (rows.indices == sample_index))
-    if not len(found):
-        raise ValueError(f"the spec has no drawing {sample_index} of {class_name!r}")
-    row = int(found[0])
+    row = find_row(spec, class_name, sample_index)
     for batch in shard_batches(spec, row // spec.rows_per_shard):
         if batch.start <= row < batch.stop:
             return batch, row - batch.start

@@ -23,13 +23,14 @@ import torch
 
 from model.progress import Progress, no_progress
 from model.publish import library_versions
-from model.sampling.card import CARD_NAME, dataset_card, summarize
+from model.sampling.card import CARD_NAME, COLUMNS, dataset_card, summarize
 from model.sampling.draw import Drawn, open_drawer, shard_rows
 from model.sampling.spec import (
     SampleSpec,
     model_ref,
     samples_digest,
     shard_batches,
+    shard_size,
     spec_to_json,
 )
 from model.sampling.workers import drawing_processes
@@ -38,23 +39,15 @@ from pipelines.shards import open_shard, shard_name, shard_schema, write_shard
 from pipelines.store import Store
 
 SPLIT = "train"
-COLUMNS = {
-    "class_name": pa.string(),
-    "sample_index": pa.int64(),
-    "seed": pa.int64(),
-    "bits_per_dim": pa.float32(),
-    "model": pa.string(),
-    "dataset": pa.string(),
-}
 
 
 @dataclass(frozen=True, slots=True)
 class ShardRecord:
-    """A shard that is in the store, and the bits/dim of each of its rows."""
+    """A shard that is in the store; of each class its rows and the sum of their bits/dim."""
 
     entry: FileEntry
-    labels: npt.NDArray[np.int64]
-    bits_per_dim: npt.NDArray[np.float32]
+    counts: npt.NDArray[np.int64]
+    bits_per_dim: npt.NDArray[np.float64]
 
 
 def sample_dataset(
@@ -92,7 +85,7 @@ def make_shards(
     missing = missing_shards(spec, model, store, name, shards=shards)
     if not missing:
         return
-    meter = _Meter(progress, sum(len(shard_rows(spec, shard)) for shard in missing))
+    meter = _Meter(progress, sum(shard_size(spec, shard) for shard in missing))
     batches = [batch for shard in missing for batch in shard_batches(spec, shard)]
     with _drawing(spec, model, store, batches, processes=processes) as drawn:
         for shard in missing:
@@ -120,13 +113,14 @@ def publish_samples(spec: SampleSpec, model: Manifest, store: Store, name: str) 
     prefix = samples_prefix(spec, model, name)
     records = [read_record(spec, store, prefix, shard) for shard in range(spec.num_shards)]
     summary = summarize(
-        spec,
+        spec.class_names,
         model,
-        labels=np.concatenate([record.labels for record in records]),
-        bits_per_dim=np.concatenate([record.bits_per_dim for record in records]),
+        counts=np.sum([record.counts for record in records], axis=0),
+        bits_per_dim=np.sum([record.bits_per_dim for record in records], axis=0),
     )
     entries = tuple(record.entry for record in records)
-    card = dataset_card(spec, model, name, summary, entries).encode()
+    how = f"with seed {spec.seed} at temperature {spec.temperature:g}"
+    card = dataset_card(model, name, summary, entries, how=how).encode()
     store.put(f"{prefix}/{CARD_NAME}", card)
     digest = hashlib.sha256(card).hexdigest()
     manifest = Manifest(
@@ -175,7 +169,10 @@ def read_record(spec: SampleSpec, store: Store, prefix: str, shard: int) -> Shar
         rows=table.num_rows,
         split=SPLIT,
     )
-    return ShardRecord(entry, table["label"].to_numpy(), table["bits_per_dim"].to_numpy())
+    labels, num_classes = table["label"].to_numpy(), len(spec.class_names)
+    counts = np.bincount(labels, minlength=num_classes)
+    bits = np.bincount(labels, table["bits_per_dim"].to_numpy(), minlength=num_classes)
+    return ShardRecord(entry, counts, bits)
 
 
 def samples_prefix(spec: SampleSpec, model: Manifest, name: str) -> str:

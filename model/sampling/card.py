@@ -1,4 +1,8 @@
-"""What a set of generated drawings says of itself: manifest summary and dataset card."""
+"""What a set of generated drawings says of itself: its columns, manifest summary and card.
+
+The card's features are those of the shards' own schema: where the two differ, Hugging Face
+datasets refuses the files.
+"""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -6,88 +10,107 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 
-from model.sampling.spec import SampleSpec
 from pipelines.schema import ATTRIBUTION, FileEntry, Manifest
+from pipelines.shards import shard_schema
 
 CARD_NAME = "README.md"
 
-# Columns after image and label, with the names that Hugging Face has for their types.
-_FEATURES = {
-    "class_name": "string",
-    "sample_index": "int64",
-    "seed": "int64",
-    "bits_per_dim": "float32",
-    "model": "string",
+# Columns after image and label.
+COLUMNS = {
+    "class_name": pa.string(),
+    "sample_index": pa.int64(),
+    "seed": pa.int64(),
+    "bits_per_dim": pa.float32(),
+    "model": pa.string(),
+    "dataset": pa.string(),
 }
 
 
 def summarize(
-    spec: SampleSpec,
+    class_names: Sequence[str],
     model: Manifest,
     *,
-    labels: npt.NDArray[np.int64],
-    bits_per_dim: npt.NDArray[np.float32],
+    counts: npt.NDArray[np.int64],
+    bits_per_dim: npt.NDArray[np.float64],
 ) -> dict[str, Any]:
-    """Return the manifest's summary, with the fields that every dataset's has."""
-    wide = bits_per_dim.astype(np.float64)
+    """Return the manifest's summary, with the fields that every dataset's has.
+
+    counts, bits_per_dim   of each class: its drawings, and the sum of their bits/dim (classes,)
+    """
+    num = int(counts.sum())
     by_class = {
-        name: float(wide[labels == label].mean())
-        for label, name in enumerate(spec.class_names)
-        if (labels == label).any()
+        name: float(bits_per_dim[label] / counts[label])
+        for label, name in enumerate(class_names)
+        if counts[label]
     }
     return {
-        "class_names": list(spec.class_names),
+        "class_names": list(class_names),
         "image_shape": list(model.summary["image_shape"][:2]),
-        "num_drawings": len(labels),
-        "splits": {"train": len(labels)},
-        "counts": {"train": spec.counts},
+        "num_drawings": num,
+        "splits": {"train": num},
+        "counts": {"train": dict(zip(class_names, counts.tolist(), strict=True))},
         "dropped": {},
         "is_synthetic": True,
         "model": model.digest,
-        "bits_per_dim": float(wide.mean()),
+        "bits_per_dim": float(bits_per_dim.sum() / num),
         "bits_per_dim_by_class": by_class,
         "attribution": model.summary.get("attribution", ATTRIBUTION),
     }
 
 
 def dataset_card(
-    spec: SampleSpec,
     model: Manifest,
     name: str,
     summary: Mapping[str, Any],
     shards: Sequence[FileEntry],
+    *,
+    how: str,
 ) -> str:
-    """Return README.md: Hugging Face's YAML with exact sizes, then a page for people."""
-    return f"---\n{_card_yaml(spec, shards)}---\n{_card_text(spec, model, name, summary)}"
+    """Return README.md: Hugging Face's YAML with exact sizes, then a page for people.
+
+    how   with which settings the model drew, to stand after its name
+    """
+    return f"---\n{_card_yaml(summary, shards)}---\n{_card_text(model, name, summary, how)}"
 
 
-def _card_yaml(spec: SampleSpec, shards: Sequence[FileEntry]) -> str:
+def _card_yaml(summary: Mapping[str, Any], shards: Sequence[FileEntry]) -> str:
     size = sum(entry.bytes for entry in shards)
     lines = ["license: cc-by-4.0", "task_categories:", "- image-classification", "tags:"]
     lines += ["- quickdraw", "- sketches", "- synthetic", "configs:", "- config_name: default"]
     lines += ["  data_files:", "  - split: train", "    path: data/train-*.parquet"]
-    lines += ["dataset_info:", "  features:", "  - name: image", "    dtype: image"]
-    lines += ["  - name: label", "    dtype:", "      class_label:", "        names:"]
-    lines += [f"          '{i}': {json.dumps(n)}" for i, n in enumerate(spec.class_names)]
-    for column, kind in _FEATURES.items():
-        lines += [f"  - name: {column}", f"    dtype: {kind}"]
+    lines += ["dataset_info:", "  features:", *_feature_lines(summary["class_names"])]
     lines += ["  splits:", "  - name: train", f"    num_bytes: {size}"]
-    lines += [f"    num_examples: {spec.num_rows}", f"  download_size: {size}"]
+    lines += [f"    num_examples: {summary['num_drawings']}", f"  download_size: {size}"]
     return "\n".join([*lines, f"  dataset_size: {size}"]) + "\n"
 
 
-def _card_text(spec: SampleSpec, model: Manifest, name: str, summary: Mapping[str, Any]) -> str:
+def _feature_lines(class_names: Sequence[str]) -> list[str]:
+    """Return the YAML of the features that the shards' schema names."""
+    metadata = shard_schema(class_names, extra=COLUMNS).metadata
+    lines = []
+    for column, feature in json.loads(metadata[b"huggingface"])["info"]["features"].items():
+        lines.append(f"  - name: {column}")
+        if feature["_type"] == "ClassLabel":
+            lines += ["    dtype:", "      class_label:", "        names:"]
+            names = enumerate(feature["names"])
+            lines += [f"          '{label}': {json.dumps(name)}" for label, name in names]
+        else:
+            lines.append(f"    dtype: {feature.get('dtype', feature['_type'].lower())}")
+    return lines
+
+
+def _card_text(model: Manifest, name: str, summary: Mapping[str, Any], how: str) -> str:
     height, width = summary["image_shape"]
-    bpd = summary["bits_per_dim_by_class"]
-    rows = "\n".join(f"| {c} | {n:,} | {bpd[c]:.4f} |" for c, n in spec.counts.items() if c in bpd)
+    bpd, counts = summary["bits_per_dim_by_class"], summary["counts"]["train"]
+    rows = "\n".join(f"| {c} | {n:,} | {bpd[c]:.4f} |" for c, n in counts.items() if c in bpd)
     return f"""
 # {name}: synthetic drawings
 
 **Made by a program, not by people**: {summary["num_drawings"]:,} drawings of
-{len(spec.class_names)} classes, {height}x{width} pixels, gray (0 is paper, 255 ink), sampled from
-the model `{model.name}@{model.digest[:12]}` with seed {spec.seed} at temperature
-{spec.temperature:g}.
+{len(counts)} classes, {height}x{width} pixels, gray (0 is paper, 255 ink), sampled from
+the model `{model.name}@{model.digest[:12]}` {how}.
 
 | class | drawings | bits/dim |
 | --- | ---: | ---: |

@@ -14,7 +14,7 @@ from model.likelihood import num_draws
 from model.pixelcnn import PixelCNN
 from model.sampling.cached import CachedSampler
 from model.sampling.noise import class_uniforms
-from model.sampling.spec import Rows, SampleSpec, model_labels, shard_batches, spec_rows
+from model.sampling.spec import Rows, SampleSpec, model_labels, shard_size, spec_rows
 from model.weights import CONFIG_NAME, WEIGHTS_NAME, load_model
 from pipelines.schema import Manifest
 from pipelines.store import Store
@@ -35,12 +35,11 @@ class Drawer:
         """Take the model's label of each of the spec's classes."""
         check_drawable(model.config)
         self.spec, self.labels, self.model = spec, labels, model
-        self.rows = spec_rows(spec)
         self._sampler: CachedSampler | None = None
 
     def draw(self, batch: slice) -> Drawn:
         """Draw one batch of the spec's rows."""
-        rows = self.rows.part(batch)
+        rows = spec_rows(self.spec, batch)
         labels = self.labels[rows.labels]
         height, width, _ = self.model.config.image_shape
         shape = (num_draws(self.model.config), height, width)
@@ -119,5 +118,5 @@ def label_condition(config: PixelCNNConfig, labels: npt.NDArray[np.int64]) -> Te
 
 def shard_rows(spec: SampleSpec, shard: int) -> Rows:
     """Return which drawings a shard holds."""
-    batches = shard_batches(spec, shard)
-    return spec_rows(spec).part(slice(batches[0].start, batches[-1].stop))
+    start = shard * spec.rows_per_shard
+    return spec_rows(spec, slice(start, start + shard_size(spec, shard)))

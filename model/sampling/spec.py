@@ -85,22 +85,39 @@ class Rows:
         return Rows(self.labels[rows], self.indices[rows])
 
 
-def spec_rows(spec: SampleSpec) -> Rows:
-    """Return all rows in order: drawing 0 of each class, then drawing 1 of each, ...
+def spec_rows(spec: SampleSpec, rows: slice | None = None) -> Rows:
+    """Return these rows (None: all): drawing 0 of each class, then drawing 1 of each, ...
 
-    So any first part of a dataset is balanced, and a larger per_class only appends.
+    So any first part of a dataset is balanced, and a larger per_class only appends. Only the
+    rows asked for are computed, as a shard of 50 million has no use for the others.
     """
-    numbers = list(spec.counts.values())
-    labels = np.repeat(np.arange(len(numbers)), numbers)
-    indices = np.concatenate([np.arange(number) for number in numbers])
-    order = np.lexsort((labels, indices))
-    return Rows(labels[order], indices[order])
+    start, stop, _ = (rows or slice(None)).indices(spec.num_rows)
+    numbers = np.array(list(spec.counts.values()))
+    first, last = _index_at(numbers, start), _index_at(numbers, max(start, stop - 1))
+    indices = np.arange(first, last + 1)
+    place, labels = np.nonzero(numbers > indices[:, None])
+    part = slice(start - _rows_before(numbers, first), None)
+    return Rows(labels[part], indices[place[part]]).part(slice(max(stop - start, 0)))
+
+
+def find_row(spec: SampleSpec, class_name: str, index: int) -> int:
+    """Return the row of drawing `index` of a class; raise ValueError if the spec has none."""
+    if not 0 <= index < spec.counts.get(class_name, 0):
+        raise ValueError(f"the spec has no drawing {index} of {class_name!r}")
+    numbers = np.array(list(spec.counts.values()))
+    before = numbers[: spec.class_names.index(class_name)] > index
+    return _rows_before(numbers, index) + int(before.sum())
+
+
+def shard_size(spec: SampleSpec, shard: int) -> int:
+    """Return the number of drawings in a shard."""
+    return min(spec.rows_per_shard, spec.num_rows - shard * spec.rows_per_shard)
 
 
 def shard_batches(spec: SampleSpec, shard: int) -> list[slice]:
     """Return the rows of each batch of a shard."""
     start = shard * spec.rows_per_shard
-    stop = min(start + spec.rows_per_shard, spec.num_rows)
+    stop = start + shard_size(spec, shard)
     cuts = range(start, stop, spec.batch_size)
     return [slice(cut, min(cut + spec.batch_size, stop)) for cut in cuts]
 
@@ -142,6 +159,20 @@ def model_labels(spec: SampleSpec, known: Sequence[str]) -> npt.NDArray[np.int64
             hint = f"did you mean {' or '.join(close)}?" if close else f"it knows {len(known)}"
             raise ValueError(f"the model has no class {name!r}; {hint}")
     return np.array([positions[name] for name in spec.class_names], np.int64)
+
+
+def _rows_before(numbers: npt.NDArray[np.int64], index: int) -> int:
+    """Return how many rows stand before those of drawing `index`; numbers: of each class."""
+    return int(np.minimum(numbers, index).sum())
+
+
+def _index_at(numbers: npt.NDArray[np.int64], row: int) -> int:
+    """Return which drawing of its class a row is: the last index with at most `row` before it."""
+    low, high = 0, int(numbers.max())
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if _rows_before(numbers, middle) <= row else (low, middle)
+    return low
 
 
 def _check_spec(spec: SampleSpec) -> None:

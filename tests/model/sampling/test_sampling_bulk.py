@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -54,6 +55,35 @@ def test_samples_are_a_dataset_of_the_standard_layout(
     assert drawings.class_names == ("cat", "ant")
     assert np.bincount(drawings.labels).tolist() == [3, 5]
     assert drawings.images.shape == (8, 4, 4)
+
+
+def test_the_card_names_the_columns_that_the_shards_have(store: Store, model: Manifest) -> None:
+    made = sample_dataset(SPEC, model, store, "new", processes=1)
+    card = store.get(f"{made.prefix}/README.md").decode().split("---\n")[1]
+    columns = open_shard(store.get(f"{made.prefix}/{made.files[1].path}")).schema_arrow.names
+    features = card.split("  features:\n")[1].split("  splits:")[0]
+    assert re.findall(r"^  - name: (\w+)$", features, re.MULTILINE) == columns
+
+
+@pytest.mark.slow
+def test_readers_of_datasets_open_the_samples(store: Store, model: Manifest, tmp_path) -> None:
+    import datasets
+    import duckdb
+    import polars as pl
+
+    made = sample_dataset(SPEC, model, store, "new", processes=1)
+    root = store.local_path(made.prefix)
+    loaded = datasets.load_dataset(str(root), cache_dir=str(tmp_path / "cache"))["train"]
+    assert loaded.features["label"].names == ["cat", "ant"]
+    table = table_of(store, made)
+    assert all(
+        (np.asarray(a) == b).all() for a, b in zip(loaded["image"], table["image"], strict=True)
+    )
+    assert loaded["sample_index"] == table["sample_index"]
+    pattern = str(root / "data" / "train-*.parquet")
+    assert pl.read_parquet(pattern)["dataset"].unique().to_list() == ["0" * 64]
+    counted = duckdb.sql(f"SELECT class_name, count(*) FROM '{pattern}' GROUP BY class_name")
+    assert dict(counted.fetchall()) == {"cat": 3, "ant": 5}
 
 
 def test_each_row_says_where_it_comes_from(store: Store, model: Manifest) -> None:

@@ -1,13 +1,18 @@
 """The spec decides all: rows, batches, address."""
 
+import contextlib
 import dataclasses
+import tracemalloc
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from model.sampling.draw import shard_rows
 from model.sampling.spec import (
     SampleSpec,
+    find_row,
     shard_batches,
     spec_from_json,
     spec_rows,
@@ -41,6 +46,50 @@ def test_batches_cover_each_drawing_once(spec: SampleSpec) -> None:
             covered += list(zip(part.labels.tolist(), part.indices.tolist(), strict=True))
     numbers = enumerate(spec.counts.values())
     assert sorted(covered) == [(label, i) for label, number in numbers for i in range(number)]
+
+
+@settings(deadline=None)
+@given(SPECS)
+def test_a_shard_holds_its_part_of_the_drawings_sorted_by_number_then_class(spec) -> None:
+    numbers = list(spec.counts.values())
+    labels = np.repeat(np.arange(len(numbers)), numbers)
+    indices = np.concatenate([np.arange(number) for number in numbers])
+    order = np.lexsort((labels, indices))
+    for shard in range(spec.num_shards):
+        part = order[shard * spec.rows_per_shard : (shard + 1) * spec.rows_per_shard]
+        rows = shard_rows(spec, shard)
+        assert rows.labels.tolist() == labels[part].tolist()
+        assert rows.indices.tolist() == indices[part].tolist()
+    for row in range(spec.num_rows):
+        name = spec.class_names[labels[order[row]]]
+        assert find_row(spec, name, int(indices[order[row]])) == row
+
+
+def test_a_shard_of_fifty_million_is_planned_without_the_others() -> None:
+    names = tuple(f"c{i}" for i in range(345))
+    spec = SampleSpec(class_names=names, per_class=145_000)
+    with assert_memory_below(64 << 20):
+        rows = shard_rows(spec, spec.num_shards - 1)
+    assert len(rows) == spec.num_rows % spec.rows_per_shard
+    assert (rows.labels[-1], rows.indices[-1]) == (344, 144_999)
+
+
+@contextlib.contextmanager
+def assert_memory_below(limit_bytes: int):
+    tracemalloc.start()
+    try:
+        yield
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < limit_bytes
+
+
+def test_a_drawing_that_the_spec_lacks_has_no_row() -> None:
+    spec = SampleSpec(class_names=("a", "b"), per_class=(2, 1))
+    for name, index in (("b", 1), ("a", -1), ("c", 0)):
+        with pytest.raises(ValueError, match="the spec has no drawing"):
+            find_row(spec, name, index)
 
 
 @settings(deadline=None)
