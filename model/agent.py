@@ -1,10 +1,11 @@
-"""torchrun that does not outlive its parent: `python -m model.agent PARENT_PID TORCHRUN_ARGS`.
+"""torchrun whose ranks can tell that it died: `python -m model.parent model.agent TORCHRUN_ARGS`.
 
 Exits with 143 after SIGTERM to it or to a rank, where torchrun ends with a traceback and 1, and
 says in one line what the first rank to fail died of.
 """
 
 import json
+import os
 import signal
 import sys
 from collections.abc import Sequence
@@ -13,15 +14,15 @@ from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.run import main as torchrun
 
-from model.ranks import die_with_parent
+from model.parent import PARENT_PID
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run torchrun with these arguments, the first of which is the parent's process id."""
-    given = list(sys.argv[1:] if arguments is None else arguments)
-    die_with_parent(int(given[0]))
+    """Run torchrun with these arguments; its ranks should be started by `model.parent`."""
+    signal.signal(signal.SIGTERM, lambda number, _frame: sys.exit(128 + number))
+    os.environ[PARENT_PID] = str(os.getpid())
     try:
-        torchrun(given[1:])
+        torchrun(list(sys.argv[1:] if arguments is None else arguments))
     except SignalException as error:
         return 128 + int(error.sigval)
     except ChildFailedError as error:
@@ -40,8 +41,3 @@ def _reason(failure: object) -> str:
         return str(json.loads(message)["message"])
     except (ValueError, TypeError, KeyError):
         return str(message)
-
-
-if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, lambda number, _frame: sys.exit(128 + number))
-    sys.exit(main())

@@ -21,8 +21,9 @@ import numpy.typing as npt
 import torch
 
 from model.data import SPLITS, Drawings, open_split
+from model.parent import die_with_parent
 from model.pixelcnn import PixelCNN
-from model.ranks import Ranks, die_with_parent, join_ranks
+from model.ranks import Ranks, join_ranks
 from model.weights import CONFIG_NAME, WEIGHTS_NAME, load_model
 from pipelines.schema import Manifest
 from pipelines.store import Store, open_store

@@ -2,7 +2,7 @@
 
     parent (command line, Prefect task)
       `-- agent: torchrun, in a session of its own; SIGTERM when the parent dies
-            `-- ranks: python -m model.train; SIGTERM when the agent dies
+            `-- ranks: model.train; SIGTERM when the agent dies
 
 A parent that is stopped sends SIGTERM to the agent, which passes it on; the ranks finish their
 step, save and exit with 143. Whatever is left after that is killed.
@@ -22,6 +22,7 @@ from typing import IO
 import torch
 
 from model.options import RunOptions, options_to_json, threads_per_rank
+from model.parent import PARENT_PID
 from model.progress import Progress, no_progress
 from model.ranks import Interrupted
 from model.spec import TrainSpec, run_digest, spec_to_json
@@ -96,10 +97,10 @@ def default_processes(spec: TrainSpec) -> int:
 def _command(num_processes: int, torchrun_options: Sequence[str]) -> list[str]:
     rendezvous = list(torchrun_options) or ["--standalone"]
     return [
-        *(sys.executable, "-m", "model.agent", str(os.getpid())),
+        *(sys.executable, "-m", "model.parent", "model.agent"),
         *(f"--nproc-per-node={num_processes}", f"--shutdown-timeout={SHUTDOWN_SEC}"),
         *rendezvous,
-        *("-m", "model.train"),
+        *("-m", "model.parent", "model.train"),
     ]
 
 
@@ -108,6 +109,7 @@ def _agent(command: Sequence[str], errors: IO[bytes]) -> Iterator[subprocess.Pop
     """Run the agent; on any way out it ends, with its ranks, before the caller goes on."""
     # A rendezvous store shared by restarts fails at random (pytorch issue 135712).
     environment = os.environ | {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
+    environment[PARENT_PID] = str(os.getpid())
     agent = subprocess.Popen(
         command,
         stdout=subprocess.PIPE,

@@ -2,15 +2,12 @@
 
 torchrun starts the ranks and says in the environment who each one is; without it a run is
 one rank and nothing here communicates. A rank stops on SIGTERM or SIGINT at the end of a step,
-together with all others, and gets SIGTERM from the kernel when its parent dies: torchrun puts
-ranks into sessions of their own, so that no signal to a process group reaches them.
+together with all others; that it gets SIGTERM when its parent dies is model.parent's work.
 """
 
 import contextlib
-import ctypes
 import os
 import signal
-import sys
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -21,7 +18,6 @@ import numpy.typing as npt
 import torch
 import torch.distributed as dist
 
-_PR_SET_PDEATHSIG = 1
 # A rank that was told to stop and still runs after this is stuck in a collective whose other
 # side is gone; its last checkpoint stands.
 GRACE_SEC = 120.0
@@ -126,18 +122,3 @@ class StopSignal:
             self._timer.daemon = True
             self._timer.start()
         self.number = number
-
-
-def die_with_parent(parent_pid: int | None = None) -> None:
-    """Ask the kernel for SIGTERM when the parent dies (Linux; elsewhere nothing happens).
-
-    Exits at once with 143 if the parent is gone already; `parent_pid` says who it was where
-    the caller knows.
-    """
-    if not sys.platform.startswith("linux"):
-        return
-    libc = ctypes.CDLL(None, use_errno=True)
-    if libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0):
-        raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG) failed")
-    if parent_pid is not None and os.getppid() != parent_pid:
-        raise SystemExit(128 + signal.SIGTERM)

@@ -1,7 +1,7 @@
-"""Train a model and publish it: `train_model`, and `python -m model.train` for torchrun.
+"""Train a model and publish it: `train_model`, and `main` for torchrun.
 
-    torchrun --nproc-per-node 2 -m model.train --store URL --dataset NAME@DIGEST \
-        --name NAME --spec-json FILE
+    torchrun --nproc-per-node 2 -m model.parent model.train --store URL \
+        --dataset NAME@DIGEST --name NAME --spec-json FILE
 
 Running it again resumes from the last checkpoint or, once the model is in the store, answers at
 once. SIGTERM finishes the step on all ranks, saves, and exits with 143.
@@ -30,7 +30,7 @@ from model.options import (
 )
 from model.progress import JsonProgress, Progress, no_progress
 from model.publish import publish_model
-from model.ranks import Ranks, StopSignal, die_with_parent, join_ranks
+from model.ranks import Ranks, StopSignal, join_ranks
 from model.run import Run
 from model.session import Session
 from model.spec import TrainSpec, check_fit, run_digest, spec_from_json
@@ -76,7 +76,6 @@ def train_model(
 @record
 def main(arguments: Sequence[str] | None = None) -> int:
     """Train as one rank among those that torchrun started, or alone."""
-    die_with_parent()
     options = _parse(arguments)
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s")
     store = open_store(options.store)
@@ -142,8 +141,3 @@ def _torch_settings(options: RunOptions, ranks: Ranks) -> Iterator[None]:
 def _deterministic() -> Any:
     """Return torch's settings module, whose attributes are made when it is imported."""
     return importlib.import_module("torch.utils.deterministic")
-
-
-if __name__ == "__main__":
-    # What torchrun starts is `__main__`; objects should belong to the importable module.
-    sys.exit(importlib.import_module("model.train").main())

@@ -13,8 +13,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from model.parent import die_with_parent
 from model.progress import JsonProgress, Progress, no_progress
-from model.ranks import Ranks, die_with_parent, join_ranks
+from model.ranks import Ranks, join_ranks
 from model.sampling.bulk import make_shards, publish_samples, sample_dataset
 from model.sampling.spec import SampleSpec, samples_digest, spec_from_json
 from pipelines.schema import Manifest

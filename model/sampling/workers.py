@@ -23,7 +23,7 @@ from typing import IO, BinaryIO
 import numpy as np
 import torch
 
-from model.ranks import die_with_parent
+from model.parent import die_with_parent
 from model.sampling.draw import Drawer, Drawn, open_drawer
 from model.sampling.spec import SampleSpec, spec_from_json, spec_to_json
 from pipelines.schema import Manifest

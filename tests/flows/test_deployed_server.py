@@ -99,9 +99,9 @@ class Site:
         return self.start("train/gpu", params=params)
 
     def wait_for_ranks(self) -> None:
-        servers.wait_until(lambda: self.processes("-m model.train"), LIMIT_SEC, "ranks")
+        servers.wait_until(lambda: self.processes("model.train"), LIMIT_SEC, "ranks")
         time.sleep(2)  # they import torch, or train: to be ended at any moment
-        assert self.processes("-m model.train")
+        assert self.processes("model.train")
 
     def wait_until_nothing_is_left(self) -> None:
         servers.wait_until(

@@ -1,5 +1,6 @@
 """Several ranks: the same curve as one, exact resumption after a kill, no survivors."""
 
+import contextlib
 import json
 import os
 import random
@@ -95,6 +96,14 @@ class Parent:
         assert len(ranks) == 2
         return {"parent": [self.process.pid], "agent": [agent], "rank": ranks}
 
+    def family_at_start(self) -> dict[str, list[int]]:
+        """Return the process ids as soon as there are two ranks."""
+        while self.process.poll() is None:
+            with contextlib.suppress(ValueError, AssertionError, FileNotFoundError):
+                return self.family()
+            time.sleep(0.02)
+        raise AssertionError("training ended before it had ranks")
+
     def wait(self) -> int:
         self.process.communicate(timeout=120)
         return self.process.returncode
@@ -139,6 +148,23 @@ def test_killed_at_random_steps_ends_in_the_same_bytes(store, make_dataset, smal
     resumed = train_in_processes(spec, dataset, store, "killed", num_processes=2, options=OPTIONS)
     assert weights(store, resumed) == weights(store, whole)
     assert curve(store, resumed) == curve(store, whole)
+
+
+@pytest.mark.parametrize(("victim", "delay_sec"), [("agent", 0.3), ("agent", 0.0), ("parent", 0.3)])
+def test_ranks_whose_parent_is_killed_while_they_start_are_gone_before_they_train(
+    store, make_dataset, small_spec, victim: str, delay_sec: float
+) -> None:
+    dataset = make_dataset(store)
+    spec = small_spec(dataset, "budget_nimg=80")
+    parent = Parent(store, dataset, spec, "orphans")
+    family = parent.family_at_start()
+    time.sleep(delay_sec)
+    os.kill(family[victim][0], signal.SIGKILL)
+    # Importing torch alone takes seconds; then they would train and publish.
+    survivors = wait_until_gone(family["agent"] + family["rank"])
+    parent.wait()
+    assert not survivors
+    assert store.find("models", "orphans", run_digest(spec, dataset)) is None
 
 
 @pytest.mark.parametrize("target", ["rank", "agent"])
