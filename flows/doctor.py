@@ -1,7 +1,13 @@
-"""Checks that this machine and this store can do the work, before the work finds out."""
+"""Checks that this machine and this store can do the work, before the work finds out.
+
+A machine need not have every library: the image of the pipelines has no torch, that of the model
+no Beam. What is absent is a note that names the stages which cannot run here; only versions that
+are known to break fail.
+"""
 
 import ctypes.util
 import os
+import re
 import shutil
 import sys
 from collections.abc import Callable, Iterator
@@ -11,8 +17,20 @@ from importlib import metadata
 from pipelines.probe import probe
 from pipelines.store import open_store
 
-# Versions that import well and fail later; the reasons are in pyproject.toml.
-TRAPS = {"fastapi": ((0, 139), (0, 151)), "sqlalchemy": ((2, 0), (2, 1))}
+# Versions that import well and fail later; the reasons are in pyproject.toml. Prefect before
+# 3.8.3 lets a stranger run code on its server.
+TRAPS = {
+    "fastapi": ((0, 139), (0, 151)),
+    "sqlalchemy": ((2, 0), (2, 1)),
+    "prefect": ((3, 8, 3), (4,)),
+}
+# What needs a library that one of the two images lacks.
+STAGES = {
+    "apache-beam": "build",
+    "tensorflow-datasets": "build from prepared TFDS directories",
+    "google-crc32c": "build and export as tfds",
+    "torch": "train, evaluate, sample, report, audit, judge, score",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +58,7 @@ def _machine_checks() -> list[tuple[str, Callable[[], Finding]]]:
     return [
         ("python", _python),
         ("versions", _versions),
+        ("stages", _stages),
         ("cairo", _cairo),
         ("compiler", _compiler),
         ("cores", _cores),
@@ -52,14 +71,41 @@ def _python() -> Finding:
 
 
 def _versions() -> Finding:
-    wrong = []
-    for package, (low, high) in TRAPS.items():
-        found = metadata.version(package)
-        if not low <= tuple(map(int, found.split(".")[:2])) < high:
-            wrong.append(f"{package} {found} breaks Prefect: run `make run` to install the pins")
-    names = ("apache-beam", "torch", "pyarrow", "prefect")
-    listed = ", ".join(f"{name} {metadata.version(name)}" for name in names)
+    found = {name: _version(name) for name in ("apache-beam", "torch", "pyarrow", *TRAPS)}
+    wrong = [
+        f"{name} {found[name]} breaks Prefect, from {_text(low)} to below {_text(high)} works: "
+        "run `make run` to install the pins"
+        for name, (low, high) in TRAPS.items()
+        if found[name] and not low <= _numbers(found[name]) < high
+    ]
+    listed = ", ".join(f"{name} {version}" for name, version in found.items() if version)
     return Finding("versions", not wrong, "; ".join(wrong) or listed)
+
+
+def _stages() -> Finding:
+    lacking = [
+        f"{name} is absent: no {what}" for name, what in STAGES.items() if not _version(name)
+    ]
+    message = "; ".join(lacking) or "all can run here"
+    return Finding("stages", not lacking, message, is_required=False)
+
+
+def _version(package: str) -> str:
+    """Return the installed version of a package, empty if it is absent."""
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return ""
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    """Return the release of a version: of `3.8.8rc1` and `2.13.0+cpu` the numbers alone."""
+    release = re.match(r"[0-9]+(\.[0-9]+)*", version)
+    return tuple(map(int, release[0].split("."))) if release else ()
+
+
+def _text(numbers: tuple[int, ...]) -> str:
+    return ".".join(map(str, numbers))
 
 
 def _cairo() -> Finding:
