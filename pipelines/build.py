@@ -7,7 +7,7 @@ running it again: what is done is found by its key, and the result is the same t
 """
 
 import platform
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import metadata
 
@@ -21,7 +21,7 @@ from pipelines.assemble import (
 )
 from pipelines.card import Described, describe, publish_files
 from pipelines.contact_sheet import contact_sheets
-from pipelines.engine import Rate, run_units, runner_flags, runner_name, watch
+from pipelines.engine import run_units, runner_flags, runner_name
 from pipelines.linked import link_classes
 from pipelines.packing import num_shards
 from pipelines.plan import BuildPlan, make_plan
@@ -32,8 +32,7 @@ from pipelines.sources.base import BadFileError, Source
 from pipelines.spec import DatasetSpec
 from pipelines.store import Store
 from pipelines.tfds_slice import slice_rule
-
-ProgressCallback = Callable[..., None]
+from pipelines.watching import ProgressCallback, Rate, watch
 
 # Measured on the twenty classes of the seed; used to tell the size before the work.
 _PARQUET_BYTES = 298
@@ -160,7 +159,7 @@ class _Job:
         done = self.source.rows - sum(unit.rows for unit in todo)
         rate = Rate("scan", self.source.rows, self.progress)
         pending = {unit.path: unit.rows for unit in todo}
-        with watch(self.store, "attempts/attributes", pending, lambda rows: rate(done + rows)):
+        with watch(self.store, pending, lambda rows: rate(done + rows)):
             self._run("Scan", todo, work)
         return units
 
@@ -192,7 +191,7 @@ class _Job:
         done = total - sum(unit.plan.rows for unit in todo)
         rate = Rate("build", total, self.progress)
         pending = {record_path(scratch, unit.plan): unit.plan.rows for unit in todo}
-        with watch(self.store, scratch, pending, lambda rows: rate(done + rows)):
+        with watch(self.store, pending, lambda rows: rate(done + rows)):
             self._run("Build", todo, work)
         paths = [record_path(scratch, shard) for shard in plan.shards]
         return tuple(record_from_bytes(self.store.get(path)) for path in paths)

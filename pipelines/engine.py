@@ -12,11 +12,10 @@ import contextlib
 import logging
 import os
 import sys
-import threading
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
+from pipelines.failures import pack_failure, unpack_failure
 from pipelines.store import Store, open_store
 
 
@@ -36,9 +35,6 @@ with _quiet_root_logger():
     from apache_beam.options.pipeline_options import PipelineOptions
 
 COUNTER_NAMESPACE = "sketchmill"
-POLL_INTERVAL_SEC = 0.5
-
-ProgressCallback = Callable[..., None]
 
 
 class Work(Protocol):
@@ -47,10 +43,6 @@ class Work(Protocol):
     def __call__(self, unit: Any, store: Store) -> Mapping[str, int]:
         """Do the unit's work against the store."""
         ...
-
-
-class WorkError(RuntimeError):
-    """A unit failed; the message is the failure's own, without the runner's."""
 
 
 # A memory:// store exists in one process only; its pipeline must run here and find it.
@@ -65,8 +57,12 @@ class DoWork(beam.DoFn):
         self.store_url = store_url
 
     def process(self, element: Any) -> None:
-        """Do one unit."""
-        for name, amount in self.work(element, _open_shared(self.store_url)).items():
+        """Do one unit; a failure leaves as text, which every runner hands back."""
+        try:
+            amounts = self.work(element, _open_shared(self.store_url))
+        except Exception as error:
+            raise pack_failure(error) from None
+        for name, amount in amounts.items():
             beam.metrics.Metrics.counter(COUNTER_NAMESPACE, name).inc(amount)
 
 
@@ -81,7 +77,9 @@ def run_units(
 ) -> dict[str, int]:
     """Do all units on the runner that the flags name and return the counters.
 
-    Raises ValueError for flags that cannot be used, whatever a unit raised otherwise.
+    Raises ValueError for flags that cannot be used. What a unit raised comes with its own message
+    on every runner: BadFileError, StoreError, FileNotFoundError and ValueError as they are, all
+    else as WorkError.
     """
     if not units:
         return {}
@@ -98,9 +96,13 @@ def run_units(
             | label >> beam.ParDo(DoWork(work, store.url))
         )
         quiet = _quiet_workers() if _starts_processes(flags) else contextlib.nullcontext()
-        with quiet:
+        with quiet, _quiet_beam():
             result = pipeline.run()
             result.wait_until_finish()
+    except Exception as error:
+        if (failure := unpack_failure(error)) is not None:
+            raise failure from None
+        raise
     finally:
         _stores.pop(store.url, None)
     return _counters(result)
@@ -140,63 +142,35 @@ def runner_name(beam_args: Sequence[str]) -> str | None:
     return None
 
 
-@contextlib.contextmanager
-def watch(
-    store: Store,
-    prefix: str,
-    pending: Mapping[str, int],
-    report: Callable[[int], None],
-) -> Iterator[None]:
-    """Report how many drawings of `pending` (path to drawings) are done while the body runs.
-
-    Looks at the store, so that it works whatever runner does the work wherever.
-    """
-    stop = threading.Event()
-
-    def look() -> int:
-        there = {item.path for item in store.objects(prefix)}
-        return sum(rows for path, rows in pending.items() if path in there)
-
-    def poll() -> None:
-        while not stop.wait(POLL_INTERVAL_SEC):
-            with contextlib.suppress(OSError):
-                report(look())
-
-    thread = threading.Thread(target=poll, name="progress", daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        stop.set()
-        thread.join()
-    report(look())
-
-
-class Rate:
-    """Turns counts of drawings into the note of a progress line: rate and time left."""
-
-    def __init__(self, stage: str, total: int, progress: ProgressCallback | None) -> None:
-        self.stage, self.total, self.progress = stage, total, progress
-        self.begin = time.monotonic()
-        self.first: int | None = None
-
-    def __call__(self, done: int) -> None:
-        """Report `done` drawings of the total."""
-        if self.progress is None:
-            return
-        if self.first is None:
-            self.first = done
-        elapsed = time.monotonic() - self.begin
-        rate = (done - self.first) / elapsed if elapsed > 0 else 0.0
-        left = f", {(self.total - done) / rate:,.0f} s left" if rate and done < self.total else ""
-        note = f"{rate:,.0f} drawings/s{left}" if rate else ""
-        self.progress(self.stage, done, self.total, note)
-
-
 def _open_shared(url: str) -> Store:
     if url not in _stores:
         _stores[url] = open_store(url)
     return _stores[url]
+
+
+@contextlib.contextmanager
+def _quiet_beam() -> Iterator[None]:
+    """Keep Beam from logging the tracebacks of failures that reach us as exceptions.
+
+    With --debug, which is a root logger at INFO or below, Beam says everything. What a job service
+    says comes through the root logger itself.
+    """
+    root, logger = logging.getLogger(), logging.getLogger("apache_beam")
+    before = logger.level
+    if root.isEnabledFor(logging.INFO):
+        yield
+        return
+    logger.setLevel(logging.CRITICAL + 1)
+    root.addFilter(_is_not_of_a_job)
+    try:
+        yield
+    finally:
+        root.removeFilter(_is_not_of_a_job)
+        logger.setLevel(before)
+
+
+def _is_not_of_a_job(record: logging.LogRecord) -> bool:
+    return record.module != "portable_runner"
 
 
 @contextlib.contextmanager

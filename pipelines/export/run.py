@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from pipelines.build import library_versions
-from pipelines.engine import ProgressCallback, Rate, run_units, runner_flags, runner_name, watch
+from pipelines.engine import run_units, runner_flags, runner_name
 from pipelines.export.card import export_readme, load_lines
 from pipelines.export.croissant import export_croissant
 from pipelines.export.inputs import NO_EXTRAS, Extras, export_inputs, make_job
@@ -31,6 +31,7 @@ from pipelines.schema import (
     artifact_prefix,
 )
 from pipelines.store import Store, StoreError, open_store
+from pipelines.watching import ProgressCallback, Rate, watch
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -177,7 +178,7 @@ def _run(
     label = "export" if stage == 0 else "join"
     rate = Rate(label, sum(unit.rows for unit in units), options.progress)
     pending = {record_path(job, unit): unit.rows for unit in units}
-    with watch(store, f"{job.scratch}/records", pending, rate):
+    with watch(store, pending, rate):
         run_units(
             units,
             ExportWork(job, options.out or "", target.prefix),

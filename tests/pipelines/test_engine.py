@@ -18,7 +18,9 @@ from pipelines.assemble import BuildWork
 from pipelines.build import build_dataset
 from pipelines.doodles import google_npy
 from pipelines.engine import run_units, runner_flags
+from pipelines.failures import WorkError
 from pipelines.schema import Manifest
+from pipelines.sources.base import BadFileError
 from pipelines.sources.opening import open_directory
 from pipelines.spec import DatasetSpec
 from pipelines.store import open_store
@@ -62,6 +64,49 @@ def test_units_are_done_and_counted(tmp_path):
     counters = run_units([1, 2, 3], Count(), store, label="Count")
     assert counters == {"units": 3, "numbers": 6}
     assert [item.path for item in store.objects("attempts")] == [f"attempts/{i}" for i in (1, 2, 3)]
+
+
+@dataclass(frozen=True)
+class Fail:
+    """Raises what it is given the name of."""
+
+    def __call__(self, unit, store):
+        raise FAILURES[unit]
+
+
+FAILURES = {
+    "bad file": BadFileError("bee.npy: not a drawing in it"),
+    "value": ValueError("no such column"),
+    "missing": FileNotFoundError("bee.npy is gone"),
+    "key": KeyError("wrong"),
+    "disk": OSError("the disk\n is [[full]]"),
+}
+EXPECTED = [
+    ("bad file", BadFileError, "bee.npy: not a drawing in it"),
+    ("value", ValueError, "no such column"),
+    ("missing", FileNotFoundError, "bee.npy is gone"),
+    ("key", WorkError, "'wrong'"),
+    ("disk", WorkError, "the disk\n is [[full]]"),
+]
+
+
+def assert_fails_alike(store, capfd, cases=EXPECTED, **run):
+    for unit, kind, text in cases:
+        with pytest.raises(kind) as caught:
+            run_units([unit], Fail(), store, label="Fail", **run)
+        assert (type(caught.value), str(caught.value)) == (kind, text)
+        assert "in __call__" in caught.value.__notes__[0]  # where it happened, for --debug
+    said = capfd.readouterr()
+    assert "Traceback" not in said.err + said.out
+
+
+def test_a_failure_comes_with_its_own_message_and_no_traceback(tmp_path, capfd):
+    assert_fails_alike(open_store(str(tmp_path)), capfd)
+
+
+@pytest.mark.slow
+def test_a_failure_in_another_process_is_the_same(tmp_path, capfd):
+    assert_fails_alike(open_store(str(tmp_path)), capfd, EXPECTED[:1] + EXPECTED[-1:], workers=2)
 
 
 def test_a_store_in_memory_serves_a_pipeline_in_this_process_only():
@@ -265,3 +310,32 @@ def test_the_job_api_gives_the_bytes_of_the_local_runner(source_dir, job_service
     portable = open_store(str(root / "portable")).latest("datasets", "x")
     assert contents(portable) == contents(local)
     assert portable.versions["runner"] == "PortableRunner"
+
+
+@pytest.mark.slow
+def test_a_failure_comes_through_the_job_api_in_its_own_words(source_dir, job_service):
+    jobs, pool = job_service
+    flags = [
+        "--runner=PortableRunner",
+        f"--job_endpoint=localhost:{jobs}",
+        "--environment_type=EXTERNAL",
+        f"--environment_config=localhost:{pool}",
+    ]
+    script = source_dir.parent / "fails.py"
+    script.write_text(
+        "import sys\n"
+        "from pipelines.engine import run_units\n"
+        "from pipelines.scan import ScanWork\n"
+        "from pipelines.store import open_store\n"
+        "if __name__ == '__main__':\n"
+        "    try:\n"
+        f"        run_units(['x'], ScanWork(image_size=28), open_store(sys.argv[1]),"
+        f" label='Scan', beam_args={flags})\n"
+        "    except Exception as error:\n"
+        "        print(type(error).__name__, error)\n"
+    )
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
+    command = [sys.executable, str(script), str(source_dir.parent / "store")]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240)
+    assert done.stdout == "WorkError 'str' object has no attribute 'file'\n"
+    assert "Traceback" not in done.stderr
