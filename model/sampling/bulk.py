@@ -171,7 +171,8 @@ def read_record(spec: SampleSpec, store: Store, prefix: str, shard: int) -> Shar
     )
     labels, num_classes = table["label"].to_numpy(), len(spec.class_names)
     counts = np.bincount(labels, minlength=num_classes)
-    bits = np.bincount(labels, table["bits_per_dim"].to_numpy(), minlength=num_classes)
+    weights = table["bits_per_dim"].to_numpy().astype(np.float64)
+    bits = np.bincount(labels, weights, minlength=num_classes).astype(np.float64)
     return ShardRecord(entry, counts, bits)
 
 
