@@ -140,6 +140,8 @@ num_hierarchies=4; use at most num_hierarchies=3
     @classmethod
     def from_json_dict(cls, raw: Mapping[str, Any]) -> "PixelCNNConfig":
         """Read a config; raise ValueError for an unknown field or a bad value."""
+        if not isinstance(raw, Mapping):
+            raise ValueError(f"the network's config must be an object, found {raw!r}")
         fields = {name: _as_tuple(value) for name, value in raw.items()}
         condition = fields.pop("condition", {})
         if not isinstance(condition, Mapping):
@@ -157,6 +159,10 @@ def _as_tuple(value: Any) -> Any:
 
 def _is_count(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+
+
+def _is_integer(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def _check_counts(config: PixelCNNConfig) -> None:
@@ -218,6 +224,8 @@ def _check_choices(config: PixelCNNConfig) -> None:
         )
     if not 0 <= config.dropout_p < 1:
         raise ValueError(f"dropout_p must be in [0, 1), found {config.dropout_p}")
+    if not (_is_integer(config.low) and _is_integer(config.high)):
+        raise ValueError(f"low and high must be integers, found {config.low!r}, {config.high!r}")
     if not config.low < config.high:
         raise ValueError(f"low must be less than high, found {config.low} and {config.high}")
 

@@ -9,7 +9,6 @@ equal weights are equal bytes.
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -60,26 +59,38 @@ def load_model(files: Mapping[str, bytes]) -> SavedModel:
 
     Raises ValueError if a file is missing, damaged, of another version or does not fit.
     """
-    header = _read_header(files)
+    for name in (WEIGHTS_NAME, CONFIG_NAME):
+        if name not in files:
+            raise ValueError(f"a saved model has a file {name}; found {sorted(files)}")
+    header = _read_header(files[CONFIG_NAME])
     try:
         tensors = load(files[WEIGHTS_NAME])
     except SafetensorError as error:
         raise ValueError(f"{WEIGHTS_NAME} is damaged: {error}") from error
     with torch.device("meta"):
-        model = PixelCNN(PixelCNNConfig.from_json_dict(header["config"]))
+        model = PixelCNN(header.config)
     try:
         model.load_state_dict(tensors, assign=True)
     except RuntimeError as error:
         raise ValueError(f"{WEIGHTS_NAME} does not fit {CONFIG_NAME}: {error}") from error
-    return SavedModel(model.eval(), tuple(header["class_names"]), header["dataset_digest"])
+    return SavedModel(model.eval(), header.class_names, header.dataset_digest)
 
 
-def _read_header(files: Mapping[str, bytes]) -> dict[str, Any]:
-    for name in (WEIGHTS_NAME, CONFIG_NAME):
-        if name not in files:
-            raise ValueError(f"a saved model has a file {name}; found {sorted(files)}")
+def read_config(content: bytes) -> PixelCNNConfig:
+    """Return the network's config from the bytes of config.json; raise ValueError if damaged."""
+    return _read_header(content).config
+
+
+@dataclass(frozen=True, slots=True)
+class _Header:
+    config: PixelCNNConfig
+    class_names: tuple[str, ...]
+    dataset_digest: str | None
+
+
+def _read_header(content: bytes) -> _Header:
     try:
-        header = json.loads(files[CONFIG_NAME])
+        header = json.loads(content)
     except ValueError as error:
         raise ValueError(f"{CONFIG_NAME} is no JSON: {error}") from error
     version = header.get("format_version") if isinstance(header, dict) else None
@@ -87,4 +98,9 @@ def _read_header(files: Mapping[str, bytes]) -> dict[str, Any]:
         raise ValueError(
             f"{CONFIG_NAME} has format_version {version}, this program reads {FORMAT_VERSION}"
         )
-    return header
+    names, digest = header.get("class_names"), header.get("dataset_digest")
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise ValueError(f"{CONFIG_NAME}: class_names must be a list of names, found {names!r}")
+    if digest is not None and not isinstance(digest, str):
+        raise ValueError(f"{CONFIG_NAME}: dataset_digest must be text or null, found {digest!r}")
+    return _Header(PixelCNNConfig.from_json_dict(header.get("config")), tuple(names), digest)

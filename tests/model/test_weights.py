@@ -63,3 +63,32 @@ def test_pickle_is_not_read():
     files = model_files(families.build(families.TINY))
     with pytest.raises(ValueError, match="damaged"):
         load_model(files | {WEIGHTS_NAME: b"\x80\x04\x95cos\nsystem\n."})
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"config": None}, "config must be an object, found None"),
+        ({"config": [1]}, "config must be an object"),
+        ({"config": {"image_shape": 8}}, "does not fit this version"),
+        ({"config": {"dropout_p": "half"}}, "does not fit this version"),
+        ({"config": {"low": 0.5}}, "low and high must be integers"),
+        ({"class_names": None}, "class_names must be a list"),
+        ({"class_names": [1, 2]}, "class_names must be a list"),
+        ({"dataset_digest": 7}, "dataset_digest must be text or null"),
+    ],
+)
+def test_broken_config_is_refused_with_words(change: dict, message: str):
+    files = model_files(families.build(families.TINY))
+    header = json.loads(files[CONFIG_NAME]) | change
+    with pytest.raises(ValueError, match=message):
+        load_model(files | {CONFIG_NAME: json.dumps(header).encode()})
+
+
+def test_missing_fields_of_the_header_are_refused():
+    files = model_files(families.build(families.TINY))
+    for name in ("config", "class_names"):
+        header = json.loads(files[CONFIG_NAME])
+        del header[name]
+        with pytest.raises(ValueError, match=name):
+            load_model(files | {CONFIG_NAME: json.dumps(header).encode()})
