@@ -13,23 +13,29 @@ import json
 import math
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch.distributed.elastic.multiprocessing.errors import record
 
-from model.data import SPLITS, Drawings, open_split
+from model.bayes import split_class_nats, summarize_classes
+from model.data import SPLITS, Drawings, open_split, permute, split_files
 from model.parent import die_with_parent
 from model.pixelcnn import PixelCNN
+from model.progress import JsonProgress, Progress, no_progress
 from model.ranks import Ranks, join_ranks
-from model.weights import CONFIG_NAME, WEIGHTS_NAME, load_model
+from model.sampling.draw import label_condition
+from model.score import BATCH_SIZE, check_classifies
+from model.weights import CONFIG_NAME, WEIGHTS_NAME, load_model, read_config
 from pipelines.schema import Manifest
 from pipelines.store import Store, open_store
 
-# 64 drawings of 28x28 at 128 filters need 1.5 GB in the widest place of the network.
-BATCH_SIZE = 64
+# On a GPU small batches leave it idle; this many need 6 GB.
+GPU_BATCH_SIZE = 256
 
 
 def split_nats(
@@ -39,21 +45,26 @@ def split_nats(
     ranks: Ranks,
     rows: npt.NDArray[np.int64] | None = None,
     batch_size: int = BATCH_SIZE,
+    progress: Progress = no_progress,
 ) -> npt.NDArray[np.float64]:
-    """Return -log p of each drawing, or of `rows`, in nats (n,), the same on every rank."""
+    """Return -log p of each drawing, or of `rows`, in nats (n,), the same on every rank.
+
+    progress counts the drawings of the rank that calls.
+    """
     chosen = np.arange(len(drawings)) if rows is None else rows
     share = -(-len(chosen) // ranks.size)
     mine = chosen[ranks.rank * share : (ranks.rank + 1) * share]
     parts = [np.zeros(0)]
-    has_labels = network.config.condition.kind != "none"
     was_training = network.training
     network.eval()
     with torch.inference_mode():
         for start in range(0, len(mine), batch_size):
             images, labels = drawings.tensors(mine[start : start + batch_size])
-            condition = labels.to(ranks.device) if has_labels else None
-            log_prob = network(images.to(ranks.device), condition)
+            condition = label_condition(network.config, labels.numpy())
+            given = None if condition is None else condition.to(ranks.device)
+            log_prob = network(images.to(ranks.device), given)
             parts.append(-log_prob.double().cpu().numpy())
+            progress("evaluate", start + len(images), len(mine), "")
     network.train(was_training)
     return ranks.gather(np.concatenate(parts))
 
@@ -77,51 +88,119 @@ def summarize(
     return _describe(nats, num_dims) | {"num_dims": num_dims, "classes": by_class}
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evaluation:
+    """What to measure of a model over a dataset.
+
+    limit       so many drawings of the split, spread over it, always the same; 0: all
+    with_bayes  also classify by Bayes' rule, at a forward pass for each class
+    """
+
+    split: str = "test"
+    limit: int = 0
+    with_bayes: bool = False
+
+    def rows(self, num_rows: int) -> npt.NDArray[np.int64]:
+        """Return the rows to measure, in order, of a split of `num_rows`.
+
+        >>> Evaluation(limit=3).rows(3), len(Evaluation(limit=2).rows(100))
+        (array([0, 1, 2]), 2)
+        """
+        places = np.arange(min(self.limit or num_rows, num_rows))
+        return np.sort(permute(places, num_rows, key=f"evaluate:{self.split}"))
+
+
 def evaluate_model(
     model: Manifest,
     dataset: Manifest,
     store: Store,
-    split: str,
+    wanted: Evaluation,
     *,
     cache_dir: Path,
     ranks: Ranks | None = None,
+    progress: Progress = no_progress,
 ) -> dict[str, Any]:
-    """Return the likelihood of a dataset's split under a published model.
+    """Return what is wanted of a dataset's split under a published model, as JSON values.
 
-    Raises ValueError if the model does not know one of the dataset's classes.
+    With Bayes' rule the result has "bayes" too. Raises ValueError as check_evaluation does.
     """
     ranks = ranks or Ranks()
+    check_evaluation(model, dataset, store, wanted)
     network = open_model(store, model).to(ranks.device)
-    drawings = open_split(store, dataset, split=split, cache_dir=cache_dir)
+    drawings = open_split(store, dataset, split=wanted.split, cache_dir=cache_dir)
     drawings = match_classes(drawings, model.summary["class_names"])
-    nats = split_nats(network, drawings, ranks=ranks)
+    rows = wanted.rows(len(drawings))
+    labels = drawings.labels[rows]
+    measure = split_class_nats if wanted.with_bayes else split_nats
+    batch_size = GPU_BATCH_SIZE if ranks.device.type == "cuda" else BATCH_SIZE
+    nats = measure(
+        network, drawings, ranks=ranks, rows=rows, batch_size=batch_size, progress=progress
+    )
+    names, found = drawings.class_names, {}
+    if wanted.with_bayes:
+        found["bayes"] = summarize_classes(nats, labels, class_names=names)
+        nats = nats[np.arange(len(nats)), labels]
     num_dims = math.prod(drawings.images.shape[1:])
-    found = summarize(nats, drawings.labels, class_names=drawings.class_names, num_dims=num_dims)
-    return found | {"split": split, "model": model.digest, "dataset": dataset.digest}
+    found |= summarize(nats, labels, class_names=names, num_dims=num_dims)
+    return found | {"split": wanted.split, "model": model.digest, "dataset": dataset.digest}
 
 
+def check_evaluation(model: Manifest, dataset: Manifest, store: Store, wanted: Evaluation) -> None:
+    """Raise ValueError for what cannot be evaluated, without reading weights or drawings.
+
+    That is a class that the model does not know, a split that the dataset lacks, or Bayes' rule
+    with a model that is not conditioned on a label.
+    """
+    check_classes(dataset.summary["class_names"], model.summary["class_names"])
+    split_files(dataset, wanted.split)
+    if wanted.limit < 0:
+        raise ValueError(f"limit must be at least 1, or 0 for all, found {wanted.limit}")
+    if wanted.with_bayes:
+        check_classifies(read_config(store.get(f"{model.prefix}/{CONFIG_NAME}")))
+
+
+def check_classes(class_names: Sequence[str], known: Sequence[str]) -> None:
+    """Raise ValueError if one of a dataset's classes is not among those that a model knows."""
+    unknown = [name for name in class_names if name not in known]
+    if unknown:
+        raise ValueError(f"the model was not trained on these classes: {', '.join(unknown)}")
+
+
+@record
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Evaluate as one rank among those that torchrun started, or alone; print a JSON object."""
+    """Evaluate as one rank among those that torchrun started, or alone; print a JSON object.
+
+    With --progress-json lines of progress come before it.
+    """
     die_with_parent()
-    parser = argparse.ArgumentParser(prog="python -m model.evaluate", description=__doc__)
-    for name in ("store", "model", "dataset"):
-        parser.add_argument(f"--{name}", required=True, help=f"the {name}")
-    parser.add_argument("--split", default="test", choices=SPLITS)
-    parser.add_argument("--cache", required=True, type=Path, help="folder of memory maps")
-    given = parser.parse_args(arguments)
+    given = _parser().parse_args(arguments)
     store = open_store(given.store)
     with join_ranks() as ranks:
+        shows = given.progress_json and ranks.is_first
         found = evaluate_model(
             store.resolve("models", given.model),
             store.resolve("datasets", given.dataset),
             store,
-            given.split,
+            Evaluation(split=given.split, limit=given.limit, with_bayes=given.bayes),
             cache_dir=given.cache,
             ranks=ranks,
+            progress=JsonProgress(sys.stdout) if shows else no_progress,
         )
         if ranks.is_first:
             sys.stdout.write(json.dumps(found) + "\n")
     return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m model.evaluate", description=__doc__)
+    for name in ("store", "model", "dataset"):
+        parser.add_argument(f"--{name}", required=True, help=f"the {name}")
+    parser.add_argument("--split", default="test", choices=SPLITS)
+    parser.add_argument("--limit", type=int, default=0, help="so many drawings; 0: all")
+    parser.add_argument("--bayes", action="store_true", help="classify by Bayes' rule too")
+    parser.add_argument("--cache", required=True, type=Path, help="folder of memory maps")
+    parser.add_argument("--progress-json", action="store_true", help="progress on stdout")
+    return parser
 
 
 def open_model(store: Store, manifest: Manifest) -> PixelCNN:
@@ -135,9 +214,7 @@ def match_classes(drawings: Drawings, class_names: Sequence[str]) -> Drawings:
 
     Raises ValueError if a class of the drawings is not among them.
     """
-    unknown = [name for name in drawings.class_names if name not in class_names]
-    if unknown:
-        raise ValueError(f"the model was not trained on these classes: {', '.join(unknown)}")
+    check_classes(drawings.class_names, class_names)
     if not class_names or tuple(class_names) == drawings.class_names:
         return drawings
     positions = np.array([list(class_names).index(name) for name in drawings.class_names])

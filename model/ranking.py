@@ -8,16 +8,17 @@ from typing import Any
 import numpy as np
 import torch
 
+from model.bayes import split_class_nats
 from model.data import Drawings, open_split
-from model.evaluate import match_classes, open_model
+from model.evaluate import Evaluation, check_evaluation, match_classes, open_model
 from model.pixelcnn import PixelCNN
 from model.progress import Progress, no_progress
+from model.ranks import Ranks
 from model.report.pictures import grid, to_png
-from model.score import Batch, Score, class_log_probs, posterior, score_batches, worst
+from model.score import BATCH_SIZE, Batch, Score, posterior, score_batches, worst
 from pipelines.schema import Manifest
 from pipelines.store import Store
 
-BATCH_SIZE = 64
 COLUMNS = 20
 
 
@@ -34,17 +35,20 @@ def rank_split(
     model: Manifest,
     dataset: Manifest,
     store: Store,
-    split: str,
+    wanted: Evaluation,
     *,
     cache_dir: Path,
+    device: torch.device | None = None,
     progress: Progress = no_progress,
 ) -> Ranked:
     """Score every drawing of a split under its own label.
 
-    Raises ValueError if the model does not know one of the dataset's classes.
+    wanted: the split; with_bayes says that a posterior will be asked for. Raises ValueError as
+    check_evaluation does, before anything is scored.
     """
-    network = open_model(store, model)
-    drawings = open_split(store, dataset, split=split, cache_dir=cache_dir)
+    check_evaluation(model, dataset, store, wanted)
+    network = open_model(store, model).to(device or torch.device("cpu"))
+    drawings = open_split(store, dataset, split=wanted.split, cache_dir=cache_dir)
     drawings = match_classes(drawings, model.summary["class_names"])
     scores = []
     for score in score_batches(network, _batches(drawings)):
@@ -53,12 +57,9 @@ def rank_split(
     return Ranked(network, drawings, scores)
 
 
-def suspects(ranked: Ranked, num: int, *, with_posterior: bool = False) -> list[dict[str, Any]]:
-    """Return the `num` least likely drawings as JSON values, the least likely first.
-
-    With the posterior each also says which class it most likely is, and how likely its own is.
-    """
-    rows = [
+def suspects(ranked: Ranked, num: int) -> list[dict[str, Any]]:
+    """Return the `num` least likely drawings as JSON values, the least likely first."""
+    return [
         {
             "row": score.row,
             "class_name": ranked.drawings.class_names[score.label],
@@ -66,10 +67,24 @@ def suspects(ranked: Ranked, num: int, *, with_posterior: bool = False) -> list[
         }
         for score in worst(ranked.scores, num)
     ]
-    if with_posterior:
-        for row in rows:
-            row |= _judged(ranked, row["row"])
-    return rows
+
+
+def judge_suspects(
+    ranked: Ranked, rows: list[dict[str, Any]], *, progress: Progress = no_progress
+) -> list[dict[str, Any]]:
+    """Return suspects with the class that each most likely is, and how likely its own is."""
+    chosen = np.array([row["row"] for row in rows], dtype=np.int64)
+    ranks = Ranks(device=ranked.network.network.output.bias.device)
+    nats = split_class_nats(
+        ranked.network, ranked.drawings, ranks=ranks, rows=chosen, progress=progress
+    )
+    probabilities = posterior(-torch.from_numpy(nats)).numpy()
+    own = probabilities[np.arange(len(chosen)), ranked.drawings.labels[chosen]]
+    names = ranked.drawings.class_names
+    return [
+        row | {"likely_class": names[best], "own_probability": float(probability)}
+        for row, best, probability in zip(rows, probabilities.argmax(1), own, strict=True)
+    ]
 
 
 def sheet_png(ranked: Ranked, rows: list[dict[str, Any]]) -> bytes:
@@ -83,16 +98,3 @@ def _batches(drawings: Drawings) -> Iterator[Batch]:
     for start in range(0, len(drawings), BATCH_SIZE):
         stop = min(start + BATCH_SIZE, len(drawings))
         yield drawings.tensors(np.arange(start, stop, dtype=np.int64))
-
-
-def _judged(ranked: Ranked, row: int) -> dict[str, Any]:
-    images, labels = ranked.drawings.tensors(np.array([row], dtype=np.int64))
-    with torch.no_grad():
-        probabilities = posterior(
-            class_log_probs(ranked.network, images, num_classes=len(ranked.drawings.class_names))
-        )[0]
-    best = int(probabilities.argmax())
-    return {
-        "likely_class": ranked.drawings.class_names[best],
-        "own_probability": float(probabilities[labels[0]]),
-    }

@@ -1,11 +1,12 @@
-"""`sketchmill evaluate`: bits/dim of a model over a split of a dataset."""
+"""`sketchmill evaluate`: bits/dim of a model over a split of a dataset, and what it classifies."""
 
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter
 
 from flows.options import Common
+from flows.progress import current
 from flows.session import run_stage
 
 ALL = Common()
@@ -15,10 +16,15 @@ def evaluate(
     *,
     model: str,
     dataset: str = "",
-    split: str = "test",
+    split: Literal["train", "validation", "test"] = "test",
+    limit: int = 0,
+    bayes: Annotated[bool, Parameter(negative=())] = False,
+    nproc_per_node: int = 0,
     common: Annotated[Common, Parameter(name="*")] = ALL,
 ) -> None:
     """Measure a model over a whole split, each drawing once.
+
+    On a GPU if there is one.
 
     Parameters
     ----------
@@ -28,24 +34,61 @@ def evaluate(
         The dataset; by default the one the model learned from.
     split
         train, validation or test.
+    limit
+        Measure so many drawings, spread over the split and always the same; 0 is all.
+    bayes
+        Also take each drawing for the class under which it is most likely: accuracy and
+        confusion. Costs a pass for each class.
+    nproc_per_node
+        Ranks that share the work; 0 is one a GPU, and one without.
     """
+    measured = {"split": split, "limit": limit, "with_bayes": bayes}
     run_stage(
         common,
-        plan=lambda: _resolved(common.store, model, dataset, split),
-        work=lambda: _evaluate(common.store, model, dataset, split),
+        plan=lambda: _resolved(common.store, model, dataset, split, limit),
+        work=lambda: _evaluate(common.store, model, dataset, measured, nproc_per_node),
     )
 
 
-def _evaluate(url: str, model_ref: str, dataset_ref: str, split: str) -> Mapping[str, Any]:
+def _evaluate(
+    url: str, model_ref: str, dataset_ref: str, measured: Mapping[str, Any], num_ranks: int
+) -> Mapping[str, Any]:
+    import torch
+
     from flows.stages import cache_folder, model_and_dataset
-    from model.evaluate import evaluate_model
+    from model.evaluate import Evaluation, check_evaluation, evaluate_model
+    from model.ranks import join_ranks
 
+    wanted = Evaluation(**measured)
     store, model, dataset = model_and_dataset(url, model_ref, dataset_ref)
-    found = evaluate_model(model, dataset, store, split, cache_dir=cache_folder() / "drawings")
-    return {"model": model.digest, "dataset": dataset.digest, "split": split} | found
+    check_evaluation(model, dataset, store, wanted)
+    num_ranks = num_ranks or max(1, torch.cuda.device_count())
+    cache = cache_folder() / "drawings"
+    if num_ranks == 1:
+        with join_ranks() as ranks:
+            return evaluate_model(
+                model, dataset, store, wanted, cache_dir=cache, ranks=ranks, progress=current()
+            )
+    return _evaluate_on_ranks(url, model, dataset, wanted, str(cache), num_ranks)
 
 
-def _resolved(url: str, model_ref: str, dataset_ref: str, split: str) -> Mapping[str, Any]:
+def _evaluate_on_ranks(
+    url: str, model: Any, dataset: Any, wanted: Any, cache: str, num_ranks: int
+) -> Mapping[str, Any]:
+    from flows.ranks import run_on_ranks
+
+    if url.startswith("memory://"):
+        raise ValueError("a memory:// store cannot be shared with ranks: use --nproc-per-node 1")
+    arguments = ["--store", url, "--model", f"{model.name}@{model.digest}"]
+    arguments += ["--dataset", f"{dataset.name}@{dataset.digest}", "--split", wanted.split]
+    arguments += ["--limit", str(wanted.limit), "--cache", cache, "--progress-json"]
+    arguments += ["--bayes"] * wanted.with_bayes
+    return run_on_ranks("model.evaluate", arguments, num=num_ranks, progress=current())
+
+
+def _resolved(
+    url: str, model_ref: str, dataset_ref: str, split: str, limit: int
+) -> Mapping[str, Any]:
     from flows.stages import model_and_dataset
 
     _, model, dataset = model_and_dataset(url, model_ref, dataset_ref)
@@ -54,5 +97,5 @@ def _resolved(url: str, model_ref: str, dataset_ref: str, split: str) -> Mapping
         "model": model.digest,
         "dataset": dataset.digest,
         "split": split,
-        "drawings": drawings,
+        "drawings": min(limit or drawings, drawings),
     }

@@ -1,7 +1,7 @@
 """`sketchmill score`: the drawings of a dataset that the model finds least likely."""
 
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter
 
@@ -16,13 +16,15 @@ def score(
     *,
     model: str,
     dataset: str = "",
-    split: str = "test",
+    split: Literal["train", "validation", "test"] = "test",
     worst: int = 100,
     sheet: str = "worst.png",
     bayes: Annotated[bool, Parameter(negative=())] = False,
     common: Annotated[Common, Parameter(name="*")] = ALL,
 ) -> None:
     """Rank drawings by bits/dim under their own label: scribbles and wrong labels come first.
+
+    On a GPU if there is one.
 
     Parameters
     ----------
@@ -58,7 +60,7 @@ def _score(
     url: str,
     model_ref: str,
     dataset_ref: str,
-    split: str,
+    split: Any,
     num: int,
     sheet: str,
     bayes: bool,
@@ -66,12 +68,25 @@ def _score(
     from pathlib import Path
 
     from flows.stages import cache_folder, model_and_dataset
-    from model.ranking import rank_split, sheet_png, suspects
+    from model.evaluate import Evaluation
+    from model.ranking import judge_suspects, rank_split, sheet_png, suspects
+    from model.ranks import join_ranks
 
+    if num < 1:
+        raise ValueError(f"--worst must be at least 1, found {num}")
     store, model, dataset = model_and_dataset(url, model_ref, dataset_ref)
-    ranked = rank_split(
-        model, dataset, store, split, cache_dir=cache_folder() / "drawings", progress=current()
-    )
-    rows = suspects(ranked, num, with_posterior=bayes)
+    with join_ranks() as alone:
+        ranked = rank_split(
+            model,
+            dataset,
+            store,
+            Evaluation(split=split, with_bayes=bayes),
+            cache_dir=cache_folder() / "drawings",
+            device=alone.device,
+            progress=current(),
+        )
+    rows = suspects(ranked, num)
+    if bayes:
+        rows = judge_suspects(ranked, rows, progress=current())
     Path(sheet).write_bytes(sheet_png(ranked, rows))
     return {"model": model.digest, "dataset": dataset.digest, "sheet": sheet, "worst": rows}

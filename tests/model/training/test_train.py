@@ -16,7 +16,7 @@ import torch
 from model.checkpoint import save_checkpoint
 from model.config import ConditionConfig
 from model.data import open_split
-from model.evaluate import evaluate_model, open_model
+from model.evaluate import Evaluation, evaluate_model, open_model
 from model.options import RunOptions, run_folder
 from model.progress import no_progress
 from model.ranks import Interrupted, Ranks, StopSignal
@@ -60,7 +60,7 @@ def model_curve(store, model) -> list[dict[str, float]]:
 def test_published_model_gives_the_likelihood_it_states(store, make_dataset, small_spec, tmp_path):
     dataset = make_dataset(store)
     model = train_model(small_spec(dataset), dataset, store, "m", options=OPTIONS)
-    found = evaluate_model(model, dataset, store, "test", cache_dir=tmp_path)
+    found = evaluate_model(model, dataset, store, Evaluation(split="test"), cache_dir=tmp_path)
     stated = json.loads(store.get(f"{model.prefix}/evaluation.json"))["test"]
     assert found["bits_per_dim"] == pytest.approx(stated["bits_per_dim"], rel=1e-6)
     assert found["classes"].keys() == {"bar", "dot", "ring"}

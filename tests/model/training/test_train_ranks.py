@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from model.evaluate import evaluate_model
+from model.evaluate import Evaluation, evaluate_model
 from model.launch import LaunchError, train_in_processes
 from model.options import RunOptions, options_to_json
 from model.ranks import Interrupted
@@ -197,7 +197,9 @@ def test_evaluation_sees_each_drawing_once_on_any_number_of_ranks(
     dataset = make_dataset(store, rows=40)
     spec = small_spec(dataset, "precision=float64", "budget_nimg=16")
     model = train_model(spec, dataset, store, "m", options=OPTIONS)
-    alone = evaluate_model(model, dataset, store, "train", cache_dir=tmp_path / "alone")
+    alone = evaluate_model(
+        model, dataset, store, Evaluation(split="train"), cache_dir=tmp_path / "alone"
+    )
     arguments = ["--store", store.url, "--model", model.digest, "--dataset", dataset.digest]
     arguments += ["--split", "train", "--cache", str(tmp_path / "shared")]
     # 40 drawings on 3 ranks: the last has fewer.
