@@ -11,22 +11,20 @@ place nobody reads. There is no lock, no rename, no compare-and-swap.
 """
 
 import hashlib
-import json
-import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 
-from pipelines.objects import ObjectInfo, Objects, StoreError, check_path, open_backend
+from pipelines import staging
+from pipelines.leases import holding
+from pipelines.objects import ObjectInfo, StoreError, check_path, open_backend
+from pipelines.refs import Refs, check_kind
 from pipelines.schema import (
-    KINDS,
     MANIFEST_NAME,
     FileEntry,
     Kind,
     Manifest,
     artifact_digest,
     artifact_prefix,
-    check_digest,
-    check_slug,
     manifest_from_json,
     manifest_to_json,
 )
@@ -37,11 +35,11 @@ MIN_DIGEST_PREFIX = 6
 # A million files take 130 MB; what is larger is not one of ours.
 MAX_MANIFEST_BYTES = 512 << 20
 _READERS = 4
+# One choice is enough but where a former one is damaged.
+_MAX_CHOICES = 10
 
-_REF = re.compile(r"[0-9]{8}\.json")
 
-
-class Store(Objects):
+class Store(Refs):
     """The artifacts under one root. All paths are relative to it, with forward slashes."""
 
     def find(self, kind: Kind, name: str, digest: str) -> Manifest | None:
@@ -73,15 +71,59 @@ class Store(Objects):
 
         Every file must have been put under `manifest.prefix` before. Returns the manifest that
         is in the store, which is another publisher's if that one came first. Raises StoreError
-        if a file is missing or has another size than its entry, or its name is not allowed.
+        if a file is missing or is not as its entry says, or its name is not allowed.
+
+        Only for files that are the same bytes whoever makes them; else use `publish_files`.
         """
         published = self.complete(manifest)
         self.add_ref(published.kind, published.name, published.digest)
         return published
 
+    def publish_files(self, manifest: Manifest, files: Mapping[str, bytes]) -> Manifest:
+        """Put an artifact's files and publish it, where another publisher may have other bytes.
+
+        For work whose bytes depend on the machine, as a model's do: two publishers at once agree
+        on the files of one (pipelines.staging), and an attempt that was cut off is completed or
+        replaced, never mixed. Use no `put` under `manifest.prefix` beside it. `files` has the
+        content of every entry of the manifest. Returns the manifest that is in the store.
+        """
+        if files.keys() != {entry.path for entry in manifest.files}:
+            raise ValueError(f"{manifest.prefix}: the manifest's entries are not the files given")
+        check_file_names(manifest)
+        with holding(self, [manifest.prefix], "publish"):
+            for _ in range(_MAX_CHOICES):
+                if self.find(manifest.kind, manifest.name, manifest.digest):
+                    break
+                self._publish_chosen(manifest, files)
+            staging.clear(self, manifest)
+            published = self.reuse(manifest.kind, manifest.name, manifest.digest)
+        if published is None:
+            raise StoreError(f"{manifest.prefix} was deleted while it was published: run it again")
+        return published
+
     def complete(self, manifest: Manifest) -> Manifest:
         """Do what `publish` does, without making the artifact the latest of its name."""
         check_file_names(manifest)
+        with holding(self, [manifest.prefix], "publish"):
+            return self._make_visible(manifest)
+
+    def _publish_chosen(self, manifest: Manifest, files: Mapping[str, bytes]) -> None:
+        """Publish the candidate that was chosen, if there is one to be had."""
+        chosen = staging.choose(self, manifest, files)
+        if chosen is None:
+            return
+        content = staging.staged_files(self, chosen)
+        # Asked after the choice was read: it is taken back once the artifact is published.
+        if self.find(manifest.kind, manifest.name, manifest.digest):
+            return
+        if content is None:
+            staging.drop(self, chosen)
+            return
+        for path in content:
+            self.put(f"{chosen.prefix}/{path}", content[path])
+        self._make_visible(chosen)
+
+    def _make_visible(self, manifest: Manifest) -> Manifest:
         self._check_files(manifest)
         self.create(f"{manifest.prefix}/{MANIFEST_NAME}", manifest_to_json(manifest))
         published = self.find(manifest.kind, manifest.name, manifest.digest)
@@ -89,31 +131,10 @@ class Store(Objects):
             raise StoreError(f"{manifest.prefix} was deleted while it was published: run it again")
         return published
 
-    def add_ref(self, kind: Kind, name: str, digest: str) -> None:
-        """Make `digest` the latest of its name, unless it already is."""
-        content = json.dumps({"digest": check_digest(digest)}).encode("ascii")
-        while True:  # a number that is taken means that another publisher came through
-            entries = self.ref_entries(kind, name)
-            if entries and self._ref_digest(entries[-1]) == digest:
-                return
-            number = int(_ref_number(entries[-1])) + 1 if entries else 0
-            if self.create(f"{_refs_prefix(kind, name)}/{number:08d}.json", content):
-                return
-
-    def ref_entries(self, kind: Kind, name: str) -> list[str]:
-        """Return the paths of a name's refs, oldest first."""
-        listed = [item.path for item in self.objects(_refs_prefix(kind, name))]
-        return [path for path in listed if _REF.fullmatch(path.rsplit("/", 1)[-1])]
-
-    def refs(self, kind: Kind, name: str) -> list[str]:
-        """Return the digests published under a name, oldest first."""
-        digests = (self._ref_digest(path) for path in self.ref_entries(kind, name))
-        return [digest for digest in digests if digest]
-
     def latest(self, kind: Kind, name: str) -> Manifest | None:
         """Return the manifest that was published last under a name."""
         for path in reversed(self.ref_entries(kind, name)):
-            digest = self._ref_digest(path)
+            digest = self.ref_digest(path)
             if digest and (manifest := self.find(kind, name, digest)):
                 return manifest
         return None
@@ -124,7 +145,7 @@ class Store(Objects):
         A ref is `name` (its latest), `name@digest`, `name@prefix of a digest`, or a digest or a
         prefix of at least 6 characters alone. Raises StoreError if none or several match.
         """
-        _check_kind(kind)
+        check_kind(kind)
         name, _, digest = ref.partition("@")
         names = self.list_dirs(kind)
         if not digest and name in names and (manifest := self.latest(kind, name)):
@@ -164,9 +185,12 @@ class Store(Objects):
         problems = []
         if artifact_digest(manifest.kind, manifest.spec, manifest.inputs) != manifest.digest:
             problems.append(f"{MANIFEST_NAME}: spec and inputs do not give its digest")
+        return problems + self._damages(manifest)
+
+    def _damages(self, manifest: Manifest) -> list[str]:
         with ThreadPoolExecutor(_READERS) as pool:
             found = pool.map(lambda entry: self._damage(manifest, entry), manifest.files)
-            return problems + [problem for problem in found if problem]
+            return [problem for problem in found if problem]
 
     def _damage(self, manifest: Manifest, entry: FileEntry) -> str | None:
         path = f"{manifest.prefix}/{entry.path}"
@@ -185,6 +209,7 @@ class Store(Objects):
         return [full for full in self.list_dirs(f"{kind}/{name}") if full.startswith(prefix)]
 
     def _check_files(self, manifest: Manifest) -> None:
+        """Raise StoreError unless every file is there with its size and its SHA-256."""
         sizes = {item.path: item.bytes for item in self.objects(manifest.prefix)}
         for entry in manifest.files:
             size = sizes.get(f"{manifest.prefix}/{entry.path}")
@@ -193,16 +218,12 @@ class Store(Objects):
                     f"cannot publish {manifest.prefix}: {entry.path} should have {entry.bytes} "
                     f"bytes, the store has {size}"
                 )
+        if problems := self._damages(manifest):
+            raise StoreError(
+                f"cannot publish {manifest.prefix}: {problems[0]}; another publisher is at work, "
+                "or the store lost what was written: run it again"
+            )
         self.sync(f"{manifest.prefix}/{entry.path}" for entry in manifest.files)
-
-    def _ref_digest(self, path: str) -> str | None:
-        """Return the digest in a ref; None if the ref was deleted since it was listed."""
-        try:
-            return check_digest(json.loads(self.get(path))["digest"])
-        except FileNotFoundError:
-            return None
-        except (ValueError, TypeError, KeyError) as error:
-            raise StoreError(f"ref {path} in {self.url} is damaged: delete it ({error})") from error
 
 
 def open_store(url: str) -> Store:
@@ -224,20 +245,6 @@ def check_file_names(manifest: Manifest) -> None:
         check_path(f"{manifest.prefix}/{entry.path}")
         if (other := seen.setdefault(entry.path.casefold(), entry.path)) is not entry.path:
             raise StoreError(f"{manifest.prefix}: {entry.path!r} collides with {other!r}")
-
-
-def _check_kind(kind: str) -> None:
-    if kind not in KINDS:
-        raise StoreError(f"kind {kind!r} is not one of {', '.join(KINDS)}")
-
-
-def _refs_prefix(kind: str, name: str) -> str:
-    _check_kind(kind)
-    return f"refs/{kind}/{check_slug(name)}"
-
-
-def _ref_number(path: str) -> str:
-    return path.rsplit("/", 1)[-1].removesuffix(".json")
 
 
 def _unresolved(kind: str, ref: str, names: list[str], found: list[Manifest], url: str) -> str:

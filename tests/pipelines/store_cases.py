@@ -73,45 +73,58 @@ class Crash(BaseException):
 OPERATIONS = ("put", "put_chunks", "create", "get", "size", "objects", "list_dirs", "delete")
 
 
-def crashing(store: Store, operation: int, *, is_done: bool) -> "CrashingStore":
-    """Return the same store, whose operation of this number raises, before or after its effect."""
-    made = CrashingStore(store.backend, store.url)
-    made.fatal, made.is_done = operation, is_done
-    return made
+class StoppedStore(Store):
+    """Counts its operations and calls `stop` once before or after the one numbered `number`."""
 
-
-class CrashingStore(Store):
-    """Counts its operations and raises Crash at one of them."""
-
-    fatal = -1
+    number = -1
     is_done = False
     count = 0
 
+    @staticmethod
+    def stop() -> None:
+        """End the process, or let others do something."""
+        raise Crash
+
     def _step(self, operation: Callable[..., Any], *arguments: Any) -> Any:
         self.count += 1
-        is_fatal = self.count - 1 == self.fatal
-        if is_fatal and not self.is_done:
-            raise Crash
+        is_here = self.count - 1 == self.number
+        if is_here and not self.is_done:
+            self.stop()
         result = operation(*arguments)
-        if is_fatal:
-            raise Crash
+        if is_here and self.is_done:
+            self.stop()
         return result
 
 
+def crashing(store: Store, operation: int, *, is_done: bool) -> StoppedStore:
+    """Return the same store, whose operation of this number raises, before or after its effect."""
+    made = StoppedStore(store.backend, store.url)
+    made.number, made.is_done = operation, is_done
+    return made
+
+
+def paused(store: Store, operation: int, meanwhile: Callable[[], Any]) -> StoppedStore:
+    """Return the same store; before its operation of this number somebody does something."""
+    made = StoppedStore(store.backend, store.url)
+    made.number, made.stop = operation, meanwhile
+    return made
+
+
 def _counted(name: str) -> Callable[..., Any]:
-    def operation(self: CrashingStore, *arguments: Any) -> Any:
-        return self._step(getattr(super(CrashingStore, self), name), *arguments)
+    def operation(self: StoppedStore, *arguments: Any) -> Any:
+        return self._step(getattr(super(StoppedStore, self), name), *arguments)
 
     return operation
 
 
 for _name in OPERATIONS:
-    setattr(CrashingStore, _name, _counted(_name))
+    setattr(StoppedStore, _name, _counted(_name))
 
 
 def content_of(store: Store) -> dict[str, bytes]:
-    """Return all that a store holds, by path."""
-    return {item.path: store.get(item.path) for item in store.objects()}
+    """Return all that a store holds, by path, but for the leases of killed processes."""
+    listed = [item.path for item in store.objects() if not item.path.startswith("running/")]
+    return {path: store.get(path) for path in listed}
 
 
 def with_file(manifest: Manifest, path: str) -> Manifest:
