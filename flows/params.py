@@ -10,6 +10,7 @@ from typing import Literal
 from flows.options import DEFAULT_STORE
 from pipelines.catalogue import SEED_CLASSES
 from pipelines.schema import slug
+from pipelines.spec import DEFAULT_SPLITS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,17 +28,21 @@ class BuildParams:
     classes: tuple[str, ...] = SEED_CLASSES
     seed: int = 0
     image_size: int = 28
+    splits: tuple[tuple[str, float], ...] = DEFAULT_SPLITS
     formats: tuple[str, ...] = ("parquet",)
     layout: str = "packed"
     rows_per_shard: int | None = None
     compression_level: int = 1
+    tfrecord_images: str = "png"
     tfds_slice: str | None = None
     max_per_class: int | None = None
     fraction: float = 1.0
     recognized_only: bool = False
     countries: tuple[str, ...] = ()
+    blank: str | None = None
     min_ink: int = 1
     max_ink: int | None = None
+    duplicates: str | None = None
     near_duplicates: int | None = None
     with_metadata: bool = False
     on_bad_file: str = "fail"

@@ -79,10 +79,10 @@ class Selection:
 
     def _cleaning(self) -> list[tuple[str, Rule]]:
         spec = self.spec
-        rules: list[tuple[str, Rule]] = [
-            ("blank", lambda t, _: column(t, "ink") == 0),
-            ("too_little_ink", lambda t, _: column(t, "ink") < spec.min_ink),
-        ]
+        rules: list[tuple[str, Rule]] = []
+        if spec.blank == "drop":
+            rules.append(("blank", lambda t, _: column(t, "ink") == 0))
+        rules.append(("too_little_ink", self._too_little_ink))
         if spec.max_ink is not None:
             most = spec.max_ink
             rules.append(("too_much_ink", lambda t, _: column(t, "ink") > most))
@@ -97,6 +97,10 @@ class Selection:
                 )
             )
         return rules
+
+    def _too_little_ink(self, table: pa.Table, _: Mask) -> Mask:
+        ink = column(table, "ink")
+        return (ink > 0) & (ink < self.spec.min_ink)
 
     def _outside_fraction(self, table: pa.Table, _: Mask) -> Mask:
         seed = text_seed(SALT_FRACTION, self.spec.seed)

@@ -17,8 +17,10 @@ DEFAULT_SPLITS: tuple[tuple[str, float], ...] = (
 FORMATS = ("parquet", "tfrecord")
 LAYOUTS = ("packed", "linked")
 IMAGE_ENCODINGS = ("png", "raw")
+CLEANING = ("drop", "keep")
 # Bumped whenever the same spec would give other bytes; it is part of every digest.
 FORMAT_VERSION = 1
+_SLICE = re.compile(r"train(?:\[(-?\d+%?)?:(-?\d+%?)?\])?")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,8 +44,10 @@ class DatasetSpec:
     recognized_only  only drawings that Google's game guessed (the source must know)
     countries        only these, if any (the source must know)
 
-    Cleaning, each with a count by class:
-    min_ink, max_ink  pixels above 0; a blank drawing is always dropped
+    Cleaning, each with a count by class. A slice means exact drawings, so under tfds_slice
+    nothing is cleaned unless asked for: duplicates and blank are then keep by default, else drop.
+    blank            drop or keep drawings without ink
+    min_ink, max_ink  pixels above 0; min_ink is of drawings that have any
     duplicates       drop: of the same pixels in the same class only the first row stays
     near_duplicates  drop a drawing whose 64-bit difference hash is at most so many bits from an
                      earlier kept one of its class; None: keep
@@ -65,22 +69,27 @@ class DatasetSpec:
     fraction: float = 1.0
     recognized_only: bool = False
     countries: tuple[str, ...] = ()
+    blank: str | None = None
     min_ink: int = 1
     max_ink: int | None = None
-    duplicates: str = "drop"
+    duplicates: str | None = None
     near_duplicates: int | None = None
     with_metadata: bool = False
     on_bad_file: str = "fail"
     format_version: int = FORMAT_VERSION
 
     def __post_init__(self) -> None:
-        """Raise ValueError for values no dataset can have."""
+        """Settle what is left open; raise ValueError for values no dataset can have."""
+        self._settle()
         _check_names(self.class_names)
         _check_splits(self.splits)
+        if self.tfds_slice is not None:
+            parse_slice(self.tfds_slice)
         _check_choice("layout", self.layout, LAYOUTS)
         if self.layout == "linked" and self.formats != ("parquet",):
             raise ValueError("the linked layout is of Parquet shards only")
-        _check_choice("duplicates", self.duplicates, ("drop", "keep"))
+        _check_choice("blank", self.blank, CLEANING)
+        _check_choice("duplicates", self.duplicates, CLEANING)
         _check_choice("on_bad_file", self.on_bad_file, ("fail", "skip"))
         _check_choice("tfrecord_images", self.tfrecord_images, IMAGE_ENCODINGS)
         if not self.formats or set(self.formats) - set(FORMATS):
@@ -97,6 +106,15 @@ class DatasetSpec:
         for country in self.countries:
             if not re.fullmatch(r"[A-Z]{2}", country):
                 raise ValueError(f"country {country!r} is not two capital letters")
+
+    def _settle(self) -> None:
+        """Give one form to what may be said in several: it is part of the digest."""
+        unsaid = "drop" if self.tfds_slice is None else "keep"
+        object.__setattr__(self, "blank", self.blank or unsaid)
+        object.__setattr__(self, "duplicates", self.duplicates or unsaid)
+        known = tuple(name for name in FORMATS if name in self.formats)
+        if known and not set(self.formats) - set(FORMATS):
+            object.__setattr__(self, "formats", known)
 
     @property
     def image_shape(self) -> tuple[int, int]:
@@ -126,6 +144,42 @@ def spec_from_json(raw: Mapping[str, Any]) -> DatasetSpec:
     return DatasetSpec(**{name: _tuples(value) for name, value in raw.items()})
 
 
+def parse_slice(text: str) -> tuple[str | None, str | None]:
+    """Return the two ends of a slice of train as they are written; None where one is open.
+
+    >>> parse_slice("train[:10%]"), parse_slice("train")
+    ((None, '10%'), (None, None))
+
+    Raises ValueError if the text is no such slice.
+    """
+    match = _SLICE.fullmatch(text.replace(" ", ""))
+    if match is None:
+        raise ValueError(
+            f"{text!r} is not a slice of train: write train[:500000] or train[10%:20%]"
+        )
+    return match[1], match[2]
+
+
+def parse_splits(text: str) -> tuple[tuple[str, float], ...]:
+    """Return the splits that a text like "train=0.9,test=0.1" names.
+
+    >>> parse_splits("train=0.9, test=0.1")
+    (('train', 0.9), ('test', 0.1))
+
+    Raises ValueError for other text; what the parts may be, DatasetSpec checks.
+    """
+    splits = []
+    for part in filter(None, map(str.strip, text.split(","))):
+        name, _, share = part.partition("=")
+        try:
+            splits.append((name.strip(), float(share)))
+        except ValueError as error:
+            raise ValueError(
+                f"{part!r} is no split: write train=0.9,validation=0.05,test=0.05"
+            ) from error
+    return tuple(splits)
+
+
 def _plain(value: Any) -> Any:
     return [_plain(item) for item in value] if isinstance(value, tuple) else value
 
@@ -149,17 +203,18 @@ def _check_splits(splits: tuple[tuple[str, float], ...]) -> None:
     fine = all(re.fullmatch(r"[a-z][a-z0-9]*", name) for name in names)
     if not names or len(set(names)) != len(names) or not fine:
         raise ValueError(f"splits need different names of a-z, 0-9, found {names}")
-    if any(part <= 0 for _, part in splits) or abs(sum(p for _, p in splits) - 1) > 1e-9:
+    if not all(part > 0 for _, part in splits) or abs(sum(p for _, p in splits) - 1) > 1e-9:
         raise ValueError(f"split fractions must be positive and add up to 1, found {splits}")
 
 
-def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
+def _check_choice(name: str, value: str | None, choices: tuple[str, ...]) -> None:
     if value not in choices:
         raise ValueError(f"{name} must be one of {', '.join(choices)}, found {value!r}")
 
 
-def _check_range(name: str, value: float | None, low: float | None, high: float | None) -> None:
+def _check_range(name: str, value: float | None, low: float, high: float | None) -> None:
     if value is None:
         return
-    if (low is not None and value < low) or (high is not None and value > high):
-        raise ValueError(f"{name} must be between {low} and {high}, found {value}")
+    if not value >= low or (high is not None and not value <= high):
+        wanted = f"at least {low}" if high is None else f"between {low} and {high}"
+        raise ValueError(f"{name} must be {wanted}, found {value}")

@@ -6,7 +6,6 @@ minute for 50 million; which rows of a class lie between them is then one compar
 """
 
 import hashlib
-import re
 from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
@@ -14,8 +13,8 @@ import numpy.typing as npt
 
 from pipelines.catalogue import catalogue
 from pipelines.sources.base import Source
+from pipelines.spec import parse_slice
 
-_SLICE = re.compile(r"train(?:\[(-?\d+%?)?:(-?\d+%?)?\])?")
 _CHUNK_ROWS = 100_000
 # The window misses with a probability below 1e-20.
 _WINDOW_SIGMAS = 10
@@ -58,13 +57,8 @@ def slice_bounds(text: str, total: int) -> tuple[int, int]:
     Percentages are rounded to the closest position, as TFDS does. Raises ValueError if the text
     is no slice of train.
     """
-    match = _SLICE.fullmatch(text.replace(" ", ""))
-    if match is None:
-        raise ValueError(
-            f"{text!r} is not a slice of train: write train[:500000] or train[10%:20%]"
-        )
-    first = _position(match[1], total, 0)
-    last = _position(match[2], total, total)
+    low, high = parse_slice(text)
+    first, last = _position(low, total, 0), _position(high, total, total)
     if first >= last:
         raise ValueError(f"slice {text!r} of {total} drawings is empty")
     return first, last

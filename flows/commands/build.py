@@ -10,6 +10,7 @@ from flows.choices import Classes
 from flows.options import Common
 from flows.params import BuildParams, source_name
 from flows.session import run_stage
+from pipelines.spec import parse_splits
 
 ALL = Common()
 SEED = Classes()
@@ -22,17 +23,21 @@ def build(
     name: str = "",
     seed: int = 0,
     image_size: int = 28,
+    splits: str = "train=0.9,validation=0.05,test=0.05",
     format_: Annotated[str, Parameter(name="--format")] = "parquet",
     layout: str = "packed",
     rows_per_shard: int | None = None,
     compression_level: int = 1,
+    tfrecord_images: str = "png",
     tfds_slice: str | None = None,
     max_per_class: int | None = None,
     fraction: float = 1.0,
     recognized_only: bool = False,
     countries: str = "",
+    blank: str | None = None,
     min_ink: int = 1,
     max_ink: int | None = None,
+    duplicates: str | None = None,
     near_duplicates: int | None = None,
     with_metadata: bool = False,
     on_bad_file: str = "fail",
@@ -52,6 +57,8 @@ def build(
         Of the doodles, the splits and the shuffle.
     image_size
         Pixels a side; only sources of strokes can be drawn at other sizes than 28.
+    splits
+        Names and fractions that add up to 1; a drawing's pixels decide its split.
     format_
         parquet, tfrecord or both: "parquet,tfrecord".
     layout
@@ -60,6 +67,8 @@ def build(
         Drawings in a shard; 65,536 or less by default.
     compression_level
         Of zstd in Parquet: 1 is fast, 8 makes files 4 % smaller and takes four times as long.
+    tfrecord_images
+        png, as TFDS writes them, or raw: 784 bytes, much faster.
     tfds_slice
         Exactly the drawings that a TFDS slice selects, such as "train[:500000]".
     max_per_class
@@ -70,10 +79,15 @@ def build(
         Only drawings that the game recognized; the source must know.
     countries
         Only these, as two capital letters each: "US,DE"; the source must know.
+    blank
+        drop or keep drawings without ink. Default: drop; keep under --tfds-slice.
     min_ink
-        Drop drawings with fewer inked pixels.
+        Drop drawings with fewer inked pixels, but some.
     max_ink
         Drop drawings with more inked pixels.
+    duplicates
+        drop or keep drawings of the same pixels as one before them in their class. Default: drop;
+        keep under --tfds-slice.
     near_duplicates
         Drop drawings whose 64-bit difference hash is so many bits from a kept one, or nearer.
     with_metadata
@@ -92,17 +106,21 @@ def build(
         classes=classes.names(),
         seed=seed,
         image_size=image_size,
+        splits=parse_splits(splits),
         formats=_listed(format_),
         layout=layout,
         rows_per_shard=rows_per_shard,
         compression_level=compression_level,
+        tfrecord_images=tfrecord_images,
         tfds_slice=tfds_slice,
         max_per_class=max_per_class,
         fraction=fraction,
         recognized_only=recognized_only,
         countries=_listed(countries),
+        blank=blank,
         min_ink=min_ink,
         max_ink=max_ink,
+        duplicates=duplicates,
         near_duplicates=near_duplicates,
         with_metadata=with_metadata,
         on_bad_file=on_bad_file,

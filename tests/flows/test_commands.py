@@ -1,16 +1,22 @@
 """Commands as a person calls them: what they refuse, how they say it, what they load."""
 
+import dataclasses
 import hashlib
+import inspect
 import json
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
 from flows.cli import COMMANDS, run_command_line
-from flows.params import ChainParams
+from flows.commands.build import build
+from flows.params import BuildParams, ChainParams
 from flows.stages import resolve_classes
+from pipelines.doodles import google_npy
 from pipelines.schema import FileEntry, Manifest, artifact_digest
+from pipelines.spec import DatasetSpec, spec_from_json
 from pipelines.store import open_store
 
 HEAVY = ("torch", "apache_beam", "tensorflow", "prefect", "pyarrow")
@@ -120,3 +126,26 @@ def test_push_copies_to_another_store(published, capsys, tmp_path):
     other = str(tmp_path / "other")
     answer(capsys, "push", "models/cats", "--to", other, "--store", published)
     assert answer(capsys, "show", "cats", "--store", other)["name"] == "cats"
+
+
+def test_every_field_of_a_dataset_spec_can_be_said_on_the_command_line():
+    fields = {field.name for field in dataclasses.fields(DatasetSpec)}
+    told = {field.name for field in dataclasses.fields(BuildParams)} | {"class_names"}
+    assert fields - told == {"format_version"}
+    options = set(inspect.signature(build).parameters) | {"class_names", "formats"}
+    assert fields - options == {"format_version"}
+
+
+def test_build_options_reach_the_spec(capsys, tmp_path):
+    (tmp_path / "source").mkdir()
+    images = np.random.default_rng(0).integers(0, 256, (40, 28, 28), np.uint8)
+    (tmp_path / "source" / "sun.npy").write_bytes(google_npy(images))
+    plan = answer(
+        capsys,
+        *("build", "--source", str(tmp_path / "source"), "--classes", "sun", "--dry-run"),
+        *("--splits", "train=0.5,test=0.5", "--format", "tfrecord", "--tfrecord-images", "raw"),
+        *("--blank", "keep", "--duplicates", "keep", "--store", str(tmp_path / "store")),
+    )
+    spec = spec_from_json(plan["spec"])
+    assert spec.splits == (("train", 0.5), ("test", 0.5))
+    assert (spec.tfrecord_images, spec.blank, spec.duplicates) == ("raw", "keep", "keep")

@@ -1,4 +1,6 @@
+import hashlib
 import io
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -14,11 +16,12 @@ from pipelines.drawings import Drawings, concatenate
 from pipelines.hashing import add_sums, choose_splits, pixel_hashes, sum_rows, unit_interval
 from pipelines.near import near_duplicates
 from pipelines.packing import num_shards
-from pipelines.selection import Selection, repeated
+from pipelines.selection import FIRST_REASON, REASONS, Selection, repeated
 from pipelines.sources.opening import open_directory, open_source
-from pipelines.spec import DatasetSpec, spec_from_json
+from pipelines.spec import DatasetSpec, parse_splits, spec_from_json
 from pipelines.store import open_store
 from pipelines.tfds_slice import slice_bounds
+from pipelines.verify import read_entry
 
 
 def some_drawings(count: int, seed: int = 0) -> np.ndarray:
@@ -136,6 +139,51 @@ def write(directory: Path, **files: np.ndarray) -> str:
     return str(directory)
 
 
+def test_a_slice_is_exact_although_rows_are_blank_or_repeated(tmp_path):
+    images = {name: some_drawings(120, seed) for seed, name in enumerate(("bee", "sun"))}
+    images["bee"][100:120] = images["bee"][:20]
+    images["sun"][30] = 0
+    source = open_directory(write(tmp_path / "source", **images), None, tmp_path / "cache")
+    order = [
+        (hashlib.md5(f"train{name}_{i}".encode()).digest(), image.tobytes())
+        for name, rows in images.items()
+        for i, image in enumerate(rows)
+    ]
+    wanted = Counter(pixels for _, pixels in sorted(order)[:200])
+    assert max(wanted.values()) > 1
+    store = open_store(str(tmp_path / "store"))
+    spec = DatasetSpec(class_names=("bee", "sun"), tfds_slice="train[:200]")
+    manifest = build_dataset(spec, source, store, "slice")
+    assert set(manifest.summary["dropped"]) == {"outside_tfds_slice"}
+    found = Counter(
+        image.tobytes()
+        for entry in manifest.files
+        if entry.split
+        for images, _ in read_entry(manifest, entry, store)
+        for image in images
+    )
+    assert found == wanted
+
+
+def test_cleaning_a_slice_is_possible_if_asked_for(tmp_path):
+    images = some_drawings(100)
+    images[50:60], images[70] = images[:10], 0
+    source = open_directory(write(tmp_path / "source", bee=images), None, tmp_path / "cache")
+    spec = DatasetSpec(
+        class_names=("bee",), tfds_slice="train", duplicates="drop", blank="drop", min_ink=225
+    )
+    manifest = build_dataset(spec, source, open_store(str(tmp_path / "store")), "clean")
+    assert {"duplicate", "blank", "too_little_ink"} == set(manifest.summary["dropped"])
+
+
+def test_blank_drawings_stay_if_they_are_wanted():
+    images = np.concatenate([some_drawings(3), np.zeros((2, 28, 28), np.uint8)])
+    spec = DatasetSpec(class_names=("bee",), blank="keep", duplicates="keep", min_ink=300)
+    codes = Selection(spec=spec).codes("bee", attributes(images))
+    assert (codes[3:] < FIRST_REASON).all()
+    assert (codes[:3] == FIRST_REASON + REASONS.index("too_little_ink")).all()
+
+
 def test_contact_sheets_show_what_was_kept_and_dropped(tmp_path):
     images = some_drawings(50)
     source_dir = write(tmp_path / "source", bee=np.concatenate([images, images[:5]]))
@@ -201,6 +249,32 @@ def test_recognized_and_countries_need_and_use_the_metadata(tmp_path):
 def test_values_that_no_dataset_can_have_are_refused(field, value):
     with pytest.raises(ValueError, match=r"."):
         DatasetSpec(**{"class_names": ("bee",)} | {field: value})
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("max_per_class", 0, "max_per_class must be at least 1, found 0"),
+        ("fraction", float("nan"), "fraction must be between 0.0 and 1.0, found nan"),
+        ("blank", "maybe", "blank must be one of drop, keep"),
+        ("tfds_slice", "test[:5]", "is not a slice of train"),
+        ("splits", (("train", float("nan")),), "must be positive and add up to 1"),
+    ],
+)
+def test_a_refused_value_is_told_what_was_expected(field, value, message):
+    with pytest.raises(ValueError, match=message):
+        DatasetSpec(class_names=("bee",), **{field: value})
+
+
+def test_the_order_of_formats_does_not_matter():
+    one = DatasetSpec(class_names=("bee",), formats=("tfrecord", "parquet", "tfrecord"))
+    assert one == DatasetSpec(class_names=("bee",), formats=("parquet", "tfrecord"))
+
+
+@pytest.mark.parametrize("text", ["train", "train=x", "train=0.5=0.5"])
+def test_splits_that_say_no_fractions_are_refused(text):
+    with pytest.raises(ValueError, match="is no split: write train="):
+        parse_splits(text)
 
 
 def test_a_spec_survives_its_json():
