@@ -160,8 +160,12 @@ def from_json(params: type, raw: Mapping[str, Any]) -> Any:
         value = raw[field.name]
         if dataclasses.is_dataclass(field.type):
             value = from_json(cast(type, field.type), value)
-        values[field.name] = tuple(value) if isinstance(value, list) else value
+        values[field.name] = _tuples(value)
     return params(**values)
+
+
+def _tuples(value: Any) -> Any:
+    return tuple(map(_tuples, value)) if isinstance(value, list) else value
 
 
 def _plan_sample(params: SampleParams) -> dict[str, Any]:
