@@ -38,6 +38,10 @@ _SHARED_FIELDS = (
 )  # fmt: skip
 
 
+# The Keras layers that have weights; each kind is created in the same order here.
+KINDS = ("Conv2D", "Conv2DTranspose", "Dense")
+
+
 @dataclass(frozen=True, slots=True)
 class TfpLayer:
     """One Keras layer: kind is its class's name, g is None without weight norm."""
@@ -110,7 +114,7 @@ def import_weights(model: PixelCNN, weights: TfpWeights) -> None:
     """
     layers = list(model.network.causal_layers())
     _check_count("layers", len(layers), len(weights.layers))
-    queues = {kind: iter([s for s in weights.layers if s.kind == kind]) for kind in _KINDS}
+    queues = {kind: iter([s for s in weights.layers if s.kind == kind]) for kind in KINDS}
     joint = _joint_skips(model)
     for index, layer in enumerate(layers):
         source = next(queues[_kind(layer)], None)
@@ -126,44 +130,34 @@ def import_weights(model: PixelCNN, weights: TfpWeights) -> None:
 
 @torch.no_grad()
 def export_weights(model: PixelCNN) -> TfpWeights:
-    """Return the model's weights in TFP's layout, masked taps as zeros."""
+    """Return the model's weights in TFP's layout, masked taps as zeros.
+
+    A table of embeddings becomes part of the kernels: TFP takes one-hot labels, or one number
+    a class, with conditional_shape (num_classes,). Raises ValueError if tfd.PixelCNN has no
+    such model: a head of levels, or a condition that differs from position to position.
+    """
+    _check_expressible(model.config)
     joint = _joint_skips(model)
     layers = [_export_layer(x, is_joint=x in joint) for x in model.network.causal_layers()]
-    projections = [(_array(p.weight.T), _array(p.bias)) for p in _projections(model)]
+    table = model.encoder.table
+    projections = [
+        (_array(p.weight.T if table is None else table @ p.weight.T), _array(p.bias))
+        for p in _projections(model)
+    ]
     return TfpWeights(layers, projections)
 
 
-def read_live(distribution: Any) -> TfpWeights:
-    """Read the weights of a live `tfd.PixelCNN`."""
-    main, projections = _live_layers(distribution)
-    layers = [
-        TfpLayer(
-            type(_inner(layer)).__name__,
-            (layer.v if _has_norm(layer) else layer.kernel).numpy(),
-            layer.g.numpy() if _has_norm(layer) else None,
-            _inner(layer).bias.numpy(),
+def _check_expressible(config: PixelCNNConfig) -> None:
+    if config.head != "logistic":
+        raise ValueError(
+            f"tfd.PixelCNN has a mixture of logistics alone, the model has the head {config.head!r}"
         )
-        for layer in main
-    ]
-    return TfpWeights(layers, [(p.kernel.numpy(), p.bias.numpy()) for p in projections])
-
-
-def write_live(distribution: Any, weights: TfpWeights) -> None:
-    """Assign weights, as export_weights gives them, to a live `tfd.PixelCNN`."""
-    main, projections = _live_layers(distribution)
-    queues = {kind: iter([s for s in weights.layers if s.kind == kind]) for kind in _KINDS}
-    for layer in main:
-        source = next(queues[type(_inner(layer)).__name__])
-        (layer.v if _has_norm(layer) else layer.kernel).assign(source.v)
-        if _has_norm(layer):
-            layer.g.assign(source.g)
-        _inner(layer).bias.assign(source.bias)
-    for layer, (kernel, bias) in zip(projections, weights.projections, strict=True):
-        layer.kernel.assign(kernel)
-        layer.bias.assign(bias)
-
-
-_KINDS = ("Conv2D", "Conv2DTranspose", "Dense")
+    if config.condition.kind in ("embedding_map", "spatial"):
+        raise ValueError(
+            "tfd.PixelCNN adds the same condition at every position, the model's condition is of "
+            f"kind {config.condition.kind!r}: none, one_hot, embedding, multi_label, vector and "
+            "scalar can be exported"
+        )
 
 
 def _kind(layer: NormedLayer) -> str:
@@ -250,39 +244,6 @@ def _live_taps(layer: NormedLayer) -> tuple[slice, slice]:
     row = taps.row + ((height - 1) // 2 if odd else (height - 2) // 2)
     col = taps.col + ((width - 1) // 2 if odd else (width - 2) // 2)
     return slice(row, row + taps.height), slice(col, col + taps.width)
-
-
-def _live_layers(distribution: Any) -> tuple[list[Any], list[Any]]:
-    """Return the layers with weights and the condition's projections, by creation."""
-    network = distribution.network._network
-    layers = list(network._flatten_layers(include_self=False, recursive=False))
-    # Keras lists layers by depth; only the numbers in their names tell the order of creation.
-    layers.sort(key=_number)
-    normed = [layer for layer in layers if _has_norm(layer)]
-    plain = [layer for layer in layers if type(layer).__name__ in _KINDS]
-    if normed:
-        return normed, plain
-    projections = [layer for layer in plain if _reads_flatten(layer)]
-    return [layer for layer in plain if layer not in projections], projections
-
-
-def _number(layer: Any) -> int:
-    suffix = layer.name.rsplit("_", 1)[-1]
-    return int(suffix) if suffix.isdigit() else 0
-
-
-def _has_norm(layer: Any) -> bool:
-    return type(layer).__name__ == "WeightNorm"
-
-
-def _inner(layer: Any) -> Any:
-    return layer.layer if _has_norm(layer) else layer
-
-
-def _reads_flatten(layer: Any) -> bool:
-    before = layer.inbound_nodes[0].inbound_layers
-    before = before[0] if isinstance(before, list | tuple) else before
-    return type(before).__name__ == "Flatten"
 
 
 def _tensor(array: Any) -> Tensor:

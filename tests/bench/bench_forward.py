@@ -21,7 +21,8 @@ from torch import Tensor
 
 from model.config import ConditionConfig, PixelCNNConfig
 from model.pixelcnn import PixelCNN
-from model.tfp_import import export_weights, write_live
+from model.tfp_import import export_weights
+from model.tfp_live import write_live
 
 BATCH_SIZE = 32
 NUM_ROUNDS = 3

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from model.config import ConditionConfig
 from model.pixelcnn import PixelCNN
 from model.tfp_import import (
     TfpWeights,
@@ -18,10 +19,9 @@ from model.tfp_import import (
     export_weights,
     import_weights,
     model_from_tfp,
-    read_live,
     read_npz,
-    write_live,
 )
+from model.tfp_live import read_live, write_live
 
 # a_scalar_init is a TFP model before its first step: its kernels look at later pixels, which no
 # causal network can equal; test_unmasked_weights_are_refused has it.
@@ -155,10 +155,40 @@ def test_live_tfp_model_agrees_both_ways(tfp: Any, use_weight_norm: bool):
     def log_prob() -> np.ndarray:
         return distribution.log_prob(pixels, conditional_input=given.numpy()).numpy()
 
-    log_prob()  # the first call initializes
     model = PixelCNN(config).eval()
-    # Our fresh weights have no masked taps, TFP's would: TFP takes ours first, then we its.
+    # Our fresh weights have no masked taps, TFP's would: TFP takes ours first, then we its. It
+    # has not been called, so nothing but our weights may decide what it says.
     write_live(distribution, export_weights(model))
-    np.testing.assert_allclose(log_prob(), model(value, given).detach().numpy(), rtol=5e-6)
+    for _ in range(2):
+        np.testing.assert_allclose(log_prob(), model(value, given).detach().numpy(), rtol=5e-6)
     again = model_from_tfp(config, read_live(distribution))
     assert torch.equal(again(value, given), model(value, given))
+
+
+def exported_model(model: PixelCNN) -> PixelCNN:
+    """Return a model of TFP's conditions that has the exported weights."""
+    vector = ConditionConfig(kind="vector", shape=(3,))
+    config = dataclasses.replace(model.config, condition=vector)
+    return model_from_tfp(config, export_weights(model))
+
+
+@pytest.mark.parametrize("kind", ["embedding", "one_hot", "multi_label"])
+def test_labels_are_exported_as_one_hot_vectors(kind: str):
+    model = families.build(families.FAMILIES[kind])
+    value, given = families.images(model.config), families.condition(model.config)
+    vectors = given if kind == "multi_label" else torch.nn.functional.one_hot(given, 3)
+    with torch.no_grad():
+        torch.testing.assert_close(exported_model(model)(value, vectors), model(value, given))
+
+
+@pytest.mark.parametrize(
+    ("family", "message"),
+    [
+        ("embedding_map", "is of kind 'embedding_map'"),
+        ("spatial", "is of kind 'spatial'"),
+        ("softmax", "a mixture of logistics alone"),
+    ],
+)
+def test_what_tfp_lacks_is_not_exported(family: str, message: str):
+    with pytest.raises(ValueError, match=message):
+        export_weights(families.build(families.FAMILIES[family]))
