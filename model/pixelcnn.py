@@ -98,21 +98,28 @@ class PixelCNN(nn.Module):
         seed: int,
         first_index: int = 0,
         temperature: float = 1.0,
+        batch_size: int = 64,
     ) -> Num[Tensor, "batch channels height width"]:
         """Draw `num` images, uint8 where low..high fits, else int64.
 
         Image i is decided by (seed, first_index + i) and its condition, whatever the batch.
-        condition: one for each image. The price is one forward pass (model.sampling.cached),
-        after a preparation that a CachedSampler of one's own does once for many batches.
+        condition: one for each image. At most `batch_size` are drawn at a time, each at the
+        price of one forward pass (model.sampling.cached), after a preparation that a
+        CachedSampler of one's own does once for many calls. Raises ValueError if num is not
+        positive.
         """
-        from model.sampling.cached import CachedSampler  # which needs this module
+        from model.sampling.cached import sample_in_batches  # which needs this module
+
+        if num < 1:
+            raise ValueError(f"the number of images must be at least 1, found {num}")
 
         height, width, _ = self.config.image_shape
         uniforms = draw_uniforms(
             num, num_draws(self.config), height, width, seed=seed, first_index=first_index
         )
-        sampler = CachedSampler(self, batch=num)
-        return sampler.sample(uniforms, condition, temperature=temperature).images
+        return sample_in_batches(
+            self, uniforms, condition, temperature=temperature, batch_size=batch_size
+        ).images
 
     def _check_images(self, value: Tensor) -> None:
         height, width, channels = self.config.image_shape

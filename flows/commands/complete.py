@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter
 
@@ -13,23 +13,31 @@ ALL = Common()
 
 
 def complete(
-    png: Path,
+    png: Path | None = None,
     /,
     *,
     model: str,
-    class_name: str,
+    class_name: str = "",
+    from_: Annotated[str, Parameter(name="--from")] = "",
+    split: Literal["train", "validation", "test"] = "test",
+    row: int = 0,
+    rows_given: int | None = None,
+    mask: Path | None = None,
     out: Path = Path("completed.png"),
     num: int = 8,
     seed: int = 0,
     temperature: float = 1.0,
     candidates: int = 1,
+    dtype: Literal["float32", "bfloat16", "float64"] = "float32",
     common: Annotated[Common, Parameter(name="*")] = ALL,
 ) -> None:
-    """Keep the opaque pixels of a picture and draw its transparent ones.
+    """Keep what is given of a drawing and draw the rest, on a GPU if there is one.
 
-    Exact where all given pixels come before all others in reading order (an upper half);
-    elsewhere approximate: the model sees given pixels only once it has passed them. More
-    candidates bring it nearer.
+    The drawing is a picture or a row of a dataset. Given are a picture's opaque pixels (not
+    its half-transparent ones), or the white pixels of a mask, or the upper rows. Exact, that
+    is draws of p(rest | given), where all given pixels come before all others in reading order,
+    as upper rows do; elsewhere approximate: the model sees given pixels only once it has passed
+    them. More candidates bring it nearer. The result says which it was (is_exact).
 
     Parameters
     ----------
@@ -38,7 +46,18 @@ def complete(
     model
         Name, name@digest, or the first characters of a digest.
     class_name
-        What it is a drawing of.
+        What it is a drawing of; by default what the dataset says. A model of several labels
+        takes several, with commas.
+    from_
+        A dataset, in place of a picture.
+    split
+        train, validation or test of the dataset.
+    row
+        Which drawing of the split, from 0.
+    rows_given
+        How many upper rows are given; of a dataset's drawing half by default.
+    mask
+        Picture that is white where pixels are given and black where they are to be drawn.
     out
         PNG file: what was given first, then the completions.
     num
@@ -49,21 +68,23 @@ def complete(
         Below 1 the completions are more alike and cleaner.
     candidates
         Drawn for each completion; one is chosen by how well it explains the given pixels.
+    dtype
+        Of the arithmetic.
     """
+    half = {"split": split, "row": row, "rows_given": rows_given}
+    wish = {
+        "class_names": [name.strip() for name in class_name.split(",") if name.strip()],
+        "num": num,
+        "seed": seed,
+        "temperature": temperature,
+        "num_candidates": candidates,
+        "dtype": dtype,
+    }
+    files = {"png": png, "mask": mask}
     run_stage(
         common,
         plan=lambda: {"model": _resolve(common.store, model).digest, "num": num},
-        work=lambda: _complete(
-            common.store,
-            png,
-            model,
-            class_name,
-            out,
-            num=num,
-            seed=seed,
-            temperature=temperature,
-            num_candidates=candidates,
-        ),
+        work=lambda: _complete(common.store, model, from_, files, half, wish, out),
     )
 
 
@@ -74,30 +95,39 @@ def _resolve(url: str, ref: str):
 
 
 def _complete(
-    url: str, png: Path, ref: str, class_name: str, out: Path, *, num: int, **options: Any
+    url: str,
+    ref: str,
+    dataset_ref: str,
+    files: Mapping[str, Path | None],
+    half: Mapping[str, Any],
+    wish: Mapping[str, Any],
+    out: Path,
 ) -> Mapping[str, Any]:
-    import torch
-
-    from model.evaluate import open_model
-    from model.report.pictures import grid, to_png
-    from model.sampling.complete import Given, complete, given_from_png, is_prefix
+    from flows.stages import cache_folder
+    from model.ranks import join_ranks
+    from model.report.pictures import to_png
+    from model.sampling.half import HalfDrawing, Wish, complete_half
     from pipelines.store import open_store
 
-    manifest = _resolve(url, ref)
-    names = list(manifest.summary["class_names"])
-    if class_name not in names:
-        raise ValueError(f"the model was not trained on {class_name!r}; it knows: {names}")
-    network = open_model(open_store(url), manifest)
-    given = given_from_png(png.read_bytes(), network.config)
-    repeated = Given(given.value.expand(num, -1, -1, -1), given.mask.expand(num, -1, -1))
-    labels = torch.full((num,), names.index(class_name))
-    condition = None if network.config.condition.kind == "none" else labels
-    images = complete(network, repeated, condition, **options)
-    shown = (given.value * given.mask[:, None]).to(torch.uint8)[:, 0]
-    out.write_bytes(to_png(grid([shown.numpy(), images[:, 0].to(torch.uint8).numpy()])))
-    return {
-        "model": manifest.digest,
-        "out": str(out),
-        "completions": num,
-        "is_exact": bool(is_prefix(given.mask).all()),
-    }
+    store, manifest = open_store(url), _resolve(url, ref)
+    drawing = HalfDrawing(
+        dataset=store.resolve("datasets", dataset_ref) if dataset_ref else None,
+        png=_content(files["png"]),
+        mask=_content(files["mask"]),
+        **half,
+    )
+    with join_ranks() as alone:
+        picture, done = complete_half(
+            drawing,
+            Wish(**wish),
+            manifest,
+            store,
+            cache_dir=cache_folder() / "drawings",
+            device=alone.device,
+        )
+    out.write_bytes(to_png(picture))
+    return {"model": manifest.digest, "out": str(out)} | done
+
+
+def _content(path: Path | None) -> bytes | None:
+    return None if path is None else path.read_bytes()

@@ -10,6 +10,7 @@ a level.
 A CUDA device replays each row as one graph (model.sampling.graphs), captured once.
 """
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -22,6 +23,9 @@ from model.sampling.evaluator import Evaluator
 from model.sampling.graphs import RowGraphs
 from model.sampling.naive import pixel_dtype
 from model.sampling.rows import Place
+
+# Images at a time where nobody says: enough for products of a good size on a CPU.
+BATCH_SIZE = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,6 +187,47 @@ class CachedSampler:
         self._drawn[column] = drawn
         pixel = self._evaluator.pixels.cols(row)[column]
         pixel.copy_(to_unit(drawn, config.low, config.high))
+
+
+def sample_in_batches(
+    model: PixelCNN,
+    uniforms: Float[Tensor, "batch draws height width"],
+    condition: Tensor | None = None,
+    *,
+    given: Given | None = None,
+    temperature: float = 1.0,
+    dtype: torch.dtype | None = None,
+    batch_size: int = BATCH_SIZE,
+) -> Sampled:
+    """Draw any number of images, at most `batch_size` at a time, with one sampler.
+
+    Batches are equal: what the last one lacks is drawn and thrown away, because memory and
+    CUDA graphs of another size would cost more. The rest is as for CachedSampler.
+    """
+    if batch_size < 1:
+        raise ValueError(f"batch_size must be at least 1, found {batch_size}")
+    if not (num := len(uniforms)):
+        raise ValueError("there are no images to draw: expected numbers for at least one")
+    batch = math.ceil(num / math.ceil(num / batch_size))
+    sampler, parts = CachedSampler(model, batch=batch, dtype=dtype), []
+    for start in range(0, num, batch):
+        rows = torch.arange(start, start + batch).clamp_max(num - 1)
+        sampled = sampler.sample(
+            uniforms[rows],
+            None if condition is None else condition[rows.to(condition.device)],
+            temperature=temperature,
+            given=None if given is None else _part(given, rows),
+        )
+        kept = slice(0, min(batch, num - start))
+        parts.append(Sampled(sampled.images[kept], sampled.log_prob_map[kept]))
+    return Sampled(
+        torch.cat([part.images for part in parts]),
+        torch.cat([part.log_prob_map for part in parts]),
+    )
+
+
+def _part(given: Given, rows: Tensor) -> Given:
+    return Given(given.value[rows.to(given.value.device)], given.mask[rows.to(given.mask.device)])
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,7 @@
 """Complete drawings of which some pixels are given; those stay as they are.
 
-The model draws in raster order, each pixel from those before it. So
+The model draws in raster order, each pixel from those before it, and the given pixels it has
+passed are what it sees. So
 
     prefix  every given pixel comes before every other one (upper rows, the first pixels of a
             row): completions are exact draws of p(rest | given)
@@ -15,17 +16,14 @@ good as the largest weights are many; for a prefix all weights are equal. At ano
 than 1 all of this holds for the sharpened conditionals, but the weights stay the model's.
 """
 
-import io
-
-import numpy as np
 import torch
-from jaxtyping import Bool, Float, Num
+from jaxtyping import Num
 from torch import Tensor
 
-from model.config import PixelCNNConfig
 from model.likelihood import num_draws, pick_option
 from model.pixelcnn import PixelCNN
-from model.sampling.cached import CachedSampler, Given, Sampled
+from model.sampling.cached import BATCH_SIZE, Given, Sampled, sample_in_batches
+from model.sampling.given import check_given
 from model.sampling.noise import draw_choices, draw_uniforms
 
 Images = Num[Tensor, "batch channels height width"]
@@ -41,11 +39,12 @@ def complete(
     num_candidates: int = 1,
     temperature: float = 1.0,
     dtype: torch.dtype | None = None,
-    batch_size: int = 64,
+    batch_size: int = BATCH_SIZE,
 ) -> Images:
     """Return a completion of each drawing in `given`; uint8 where low..high fits, else int64.
 
-    Completion i is decided by (seed, first_index + i), its condition and num_candidates.
+    Completion i is decided by (seed, first_index + i), its condition and num_candidates, up to
+    roundings that the size of batches decides: n drawings are cut into equal ones.
     Raises ValueError if shapes do not fit the model, a given value is none of its levels, or
     num_candidates is not positive.
     """
@@ -65,94 +64,19 @@ def complete(
     repeated = Given(*(_repeat(part, num_candidates) for part in (given.value, given.mask)))
     if condition is not None:
         condition = _repeat(condition, num_candidates)
-    sampled = _sample_in_batches(
-        model, uniforms, condition, repeated, temperature, dtype, batch_size
+    sampled = sample_in_batches(
+        model,
+        uniforms,
+        condition,
+        given=repeated,
+        temperature=temperature,
+        dtype=dtype,
+        batch_size=batch_size,
     )
     if num_candidates == 1:
         return sampled.images
     choice = draw_choices(num, seed=seed, first_index=first_index)
     return _resample(sampled, repeated, choice, num_candidates)
-
-
-def is_prefix(mask: Bool[Tensor, "batch height width"]) -> Bool[Tensor, " batch"]:
-    """Return whether each drawing's given pixels come before all others: exact completion."""
-    flat = mask.flatten(1)
-    return (flat[:, 1:] <= flat[:, :-1]).all(1)
-
-
-def given_rows(images: Images, num_rows: int) -> Given:
-    """Return the upper `num_rows` rows of drawings as given."""
-    mask = torch.zeros(len(images), *images.shape[2:], dtype=torch.bool, device=images.device)
-    mask[:, :num_rows] = True
-    return Given(images, mask)
-
-
-def given_from_png(content: bytes, config: PixelCNNConfig) -> Given:
-    """Read a half drawing: a picture of the model's size whose unknown pixels are transparent.
-
-    Paper is black and ink white, as in the datasets. Needs Pillow. Raises ValueError if the
-    file is no picture, has another size, or has no transparent pixel.
-    """
-    from PIL import Image, UnidentifiedImageError  # a sampling machine need not have it
-
-    height, width, channels = config.image_shape
-    try:
-        with Image.open(io.BytesIO(content)) as picture:
-            pixels = np.array(picture.convert("LA" if channels == 1 else "RGBA"))
-    except (UnidentifiedImageError, OSError) as error:
-        raise ValueError(f"the half drawing cannot be read: {error}") from error
-    if pixels.shape[:2] != (height, width):
-        found = f"{pixels.shape[0]}x{pixels.shape[1]}"
-        raise ValueError(f"the half drawing has {found} pixels, the model {height}x{width}")
-    mask = pixels[..., -1] == np.iinfo(np.uint8).max
-    if mask.all():
-        raise ValueError("the half drawing has no transparent pixel, so nothing is to be drawn")
-    value = torch.from_numpy(pixels[None, ..., :-1].copy()).permute(0, 3, 1, 2)
-    return Given(value, torch.from_numpy(mask[None]))
-
-
-def check_given(given: Given, config: PixelCNNConfig) -> None:
-    """Raise ValueError unless shapes and given values are the model's."""
-    height, width, channels = config.image_shape
-    num = len(given.mask)
-    shapes = tuple(given.value.shape), tuple(given.mask.shape)
-    if shapes != ((num, channels, height, width), (num, height, width)):
-        raise ValueError(
-            f"expected drawings (n, {channels}, {height}, {width}) and a mask (n, {height}, "
-            f"{width}), found {shapes[0]} and {shapes[1]}"
-        )
-    known = given.value[given.mask[:, None].expand_as(given.value)].double()
-    if ((known < config.low) | (known > config.high) | (known != known.round())).any():
-        raise ValueError(f"given pixels must be whole numbers {config.low}..{config.high}")
-
-
-def _sample_in_batches(
-    model: PixelCNN,
-    uniforms: Float[Tensor, "batch draws height width"],
-    condition: Tensor | None,
-    given: Given,
-    temperature: float,
-    dtype: torch.dtype | None,
-    batch_size: int,
-) -> Sampled:
-    sampler, parts = None, []
-    for start in range(0, len(uniforms), batch_size):
-        rows = slice(start, start + batch_size)
-        num = len(uniforms[rows])
-        if sampler is None or sampler.batch != num:
-            sampler = CachedSampler(model, batch=num, dtype=dtype)
-        parts.append(
-            sampler.sample(
-                uniforms[rows],
-                None if condition is None else condition[rows],
-                temperature=temperature,
-                given=Given(given.value[rows], given.mask[rows]),
-            )
-        )
-    return Sampled(
-        torch.cat([part.images for part in parts]),
-        torch.cat([part.log_prob_map for part in parts]),
-    )
 
 
 def _resample(sampled: Sampled, given: Given, choice: Tensor, num_candidates: int) -> Images:

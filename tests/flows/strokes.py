@@ -74,7 +74,7 @@ def publish_drawings(store: Store, images: np.ndarray, labels: np.ndarray) -> Ma
 
 
 def publish_model(store: Store, model: PixelCNN, dataset: Manifest, name: str) -> Manifest:
-    """Publish a model that learned from a dataset."""
+    """Publish a model that learned from a dataset; its classes are this dataset's."""
     inputs = (InputRef(role="dataset", kind="datasets", name="strokes", digest=dataset.digest),)
     kind = model.config.condition.kind
     names = CLASS_NAMES if kind != "none" else ()

@@ -11,12 +11,8 @@ from PIL import Image
 
 from model.pixelcnn import PixelCNN
 from model.sampling.cached import Given
-from model.sampling.complete import (
-    complete,
-    given_from_png,
-    given_rows,
-    is_prefix,
-)
+from model.sampling.complete import complete
+from model.sampling.given import given_from_png, given_rows, is_prefix, mask_from_png
 
 BINARY = dataclasses.replace(TINY, image_shape=(2, 2, 1), high=1)
 EVERY = torch.arange(16)[:, None].bitwise_right_shift(torch.arange(4)).bitwise_and(1)
@@ -110,7 +106,44 @@ def test_half_drawing_is_read_from_transparency() -> None:
     assert (given.value[0, 0, :3] == 200).all()
 
 
+def test_half_transparent_pixels_are_not_given() -> None:
+    pixels = np.zeros((8, 8, 2), np.uint8)
+    pixels[0, :, 1], pixels[1, :, 1] = 255, 254
+    assert given_from_png(png_of(pixels), TINY).mask[0].sum(1).tolist() == [8] + [0] * 7
+
+
+def test_colors_of_a_half_drawing_are_channels() -> None:
+    pixels = np.zeros((8, 8, 4), np.uint8)
+    pixels[:2] = (10, 20, 30, 255)
+    given = given_from_png(png_of(pixels), FAMILIES["color"])
+    assert given.value[0, :, 0, 0].tolist() == [10, 20, 30]
+    assert given.mask.sum() == 16
+
+
+def test_mask_says_what_is_given() -> None:
+    pixels = np.zeros((8, 8), np.uint8)
+    pixels[2:4, 1] = 255
+    mask = mask_from_png(png_of(pixels), TINY)
+    assert mask[0].nonzero().tolist() == [[2, 1], [3, 1]]
+    for wrong, message in [
+        (np.full((8, 8), 255, np.uint8), "no black pixel"),
+        (np.full((8, 8), 128, np.uint8), "found the gray 128"),
+        (np.zeros((4, 4), np.uint8), "mask has 4x4 pixels, the model 8x8"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            mask_from_png(png_of(wrong), TINY)
+
+
+@pytest.mark.parametrize("num_rows", [-1, 8])
+def test_given_rows_leave_a_row_to_draw(num_rows: int) -> None:
+    with pytest.raises(ValueError, match=rf"must be in 0\.\.7, found {num_rows}"):
+        given_rows(images(TINY), num_rows)
+
+
 def test_unusable_half_drawings_are_refused() -> None:
+    two = dataclasses.replace(TINY, image_shape=(8, 8, 2))
+    with pytest.raises(ValueError, match="has 1 or 3 channels, the model 2"):
+        given_from_png(png_of(np.zeros((8, 8, 2), np.uint8)), two)
     with pytest.raises(ValueError, match="cannot be read"):
         given_from_png(b"no picture", TINY)
     with pytest.raises(ValueError, match="has 4x8 pixels, the model 8x8"):
@@ -122,6 +155,14 @@ def test_unusable_half_drawings_are_refused() -> None:
         complete(model, Given(torch.zeros(1, 1, 8, 8), torch.ones(1, 4, 8).bool()), seed=0)
     with pytest.raises(ValueError, match=r"whole numbers 0\.\.255"):
         complete(model, given_rows(torch.full((1, 1, 8, 8), 0.5), 2), seed=0)
+
+
+def test_nothing_to_complete_is_refused() -> None:
+    model, given = build(TINY), given_rows(images(TINY), 2)
+    with pytest.raises(ValueError, match="num_candidates must be at least 1"):
+        complete(model, given, seed=0, num_candidates=0)
+    with pytest.raises(ValueError, match="no images to draw"):
+        complete(model, Given(given.value[:0], given.mask[:0]), seed=0)
 
 
 def png_of(pixels: np.ndarray) -> bytes:
