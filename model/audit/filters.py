@@ -6,6 +6,7 @@ A filter file is TOML with the fields of Filters:
     min_ink = 15
     max_bits_per_dim = 3.0
     min_judge_confidence = 0.5
+    min_copy_distance = 4.0
 """
 
 import dataclasses
@@ -13,12 +14,13 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from model.audit.measures import Measured, members, repeats
+from model.audit.hashes import members, repeats
+from model.audit.measures import Measured
 
 ACCEPTED = 255
 REASONS = (
@@ -30,7 +32,10 @@ REASONS = (
     "judge_unsure",
     "copy_of_training_drawing",
     "duplicate",
+    "near_copy",
+    "near_duplicate",
 )
+_FLAGS = ("judge_agrees", "drop_copies", "drop_duplicates")
 
 Mask = npt.NDArray[np.bool_]
 
@@ -45,6 +50,10 @@ class Filters:
     min_judge_confidence                ... with at least this probability
     drop_copies                         not equal to a drawing of the training split
     drop_duplicates                     not equal to an earlier drawing of the set
+    min_copy_distance                   to every training drawing of its class
+    min_twin_distance                   to every earlier accepted drawing of its class
+
+    Distances are Euclidean over the pixels, one from paper to ink counts 1 (model.audit.neighbors).
     """
 
     min_ink: int | None = None
@@ -55,6 +64,8 @@ class Filters:
     min_judge_confidence: float | None = None
     drop_copies: bool = False
     drop_duplicates: bool = False
+    min_copy_distance: float | None = None
+    min_twin_distance: float | None = None
 
     @property
     def needs_judge(self) -> bool:
@@ -77,6 +88,18 @@ class Judged:
     confidence: npt.NDArray[np.float32]
 
 
+class Nearness(Protocol):
+    """Says which drawings of a set are near others; asked only about `rows`, a mask."""
+
+    def near_copies(self, rows: Mask, *, below: float) -> Mask:
+        """Return which are nearer than `below` to a training drawing of their class."""
+        ...
+
+    def near_duplicates(self, rows: Mask, *, below: float) -> Mask:
+        """Return which are nearer than `below` to an earlier one that stays."""
+        ...
+
+
 def read_filters(path: Path) -> Filters:
     """Read a filter file; raise ValueError for a field that there is not or of another type."""
     return filters_from(read_toml(path), source=str(path))
@@ -88,7 +111,7 @@ def filters_from(raw: Mapping[str, Any], *, source: str) -> Filters:
     for name, value in raw.items():
         if name not in known:
             raise ValueError(f"{source}: no filter {name!r}; there are {', '.join(sorted(known))}")
-        wants_flag = name in ("judge_agrees", "drop_copies", "drop_duplicates")
+        wants_flag = name in _FLAGS
         if isinstance(value, bool) is not wants_flag or not isinstance(value, bool | int | float):
             wanted = "true or false" if wants_flag else "a number"
             raise ValueError(f"{source}: {name} must be {wanted}, found {value!r}")
@@ -109,21 +132,32 @@ def apply_filters(
     *,
     training_hashes: npt.NDArray[np.uint64],
     judged: Judged | None,
+    nearness: Nearness,
 ) -> npt.NDArray[np.uint8]:
     """Return a code a drawing (n,): ACCEPTED, or the position of its reason in REASONS.
 
-    Of equal drawings the first that nothing else rejects stays. Raises ValueError if a rule
-    needs the judge or bits_per_dim and they are not there.
+    Of equal or near drawings the first that nothing else rejects stays. Raises ValueError if a
+    rule needs the judge or bits_per_dim and they are not there.
     """
     codes = np.full(len(drawings), ACCEPTED, np.uint8)
     for reason, rejected in _simple_rules(filters, drawings, judged).items():
         codes[(codes == ACCEPTED) & rejected] = REASONS.index(reason)
+    left = codes == ACCEPTED
     if filters.drop_copies:
-        copied = members(drawings.hashes, training_hashes)
-        codes[(codes == ACCEPTED) & copied] = REASONS.index("copy_of_training_drawing")
+        copied = members(drawings.hashes, training_hashes, left)
+        codes[copied] = REASONS.index("copy_of_training_drawing")
+        left &= ~copied
     if filters.drop_duplicates:
-        left = np.flatnonzero(codes == ACCEPTED)
-        codes[left[repeats(drawings.hashes[left])]] = REASONS.index("duplicate")
+        repeated = repeats(drawings.hashes, left)
+        codes[repeated] = REASONS.index("duplicate")
+        left &= ~repeated
+    if filters.min_copy_distance is not None:
+        near = nearness.near_copies(left, below=filters.min_copy_distance)
+        codes[near] = REASONS.index("near_copy")
+        left &= ~near
+    if filters.min_twin_distance is not None:
+        near = nearness.near_duplicates(left, below=filters.min_twin_distance)
+        codes[near] = REASONS.index("near_duplicate")
     return codes
 
 

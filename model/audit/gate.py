@@ -1,4 +1,7 @@
-"""The gate: limits on the numbers of an audit. A file that fails one is published nowhere.
+"""The gate: limits on the numbers of an audit. What fails one is exported nowhere.
+
+The numbers are those of the accepted drawings. A class of which none was drawn or accepted has
+no numbers, and fails every limit on classes.
 
 [max]
 near_copy_rate = 0.02
@@ -9,6 +12,7 @@ judge_agreement = 0.6
 judge_agreement = 0.2
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -35,24 +39,30 @@ class Limit:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Check:
-    """A limit with what was found; `subject` is the class, or empty for the whole set."""
+    """A limit with what was found; `subject` is the class, or empty for the whole set.
+
+    found is None if there was nothing to measure: no drawing, or none to compare it with.
+    """
 
     name: str
     side: str
     limit: float
-    found: float
+    found: float | None
     subject: str = ""
 
     @property
     def is_passed(self) -> bool:
         """Whether the number keeps to its limit; what is not a number does not."""
+        if self.found is None:
+            return False
         return self.found <= self.limit if self.side == "max" else self.found >= self.limit
 
     def text(self) -> str:
         """Return the check in words."""
         where = f" of {self.subject}" if self.subject else ""
         bound = "at most" if self.side == "max" else "at least"
-        return f"{self.name}{where} is {self.found:.6g}, {bound} {self.limit:.6g} is allowed"
+        found = "not to be had: no drawings" if self.found is None else f"{self.found:.6g}"
+        return f"{self.name}{where} is {found}, {bound} {self.limit:.6g} is allowed"
 
     def to_json(self) -> dict[str, Any]:
         """Return the check as JSON values."""
@@ -77,22 +87,17 @@ def check_gate(limits: Sequence[Limit], audit: Mapping[str, Any]) -> list[Check]
     checks = []
     for limit in limits:
         places = audit["classes"] if limit.per_class else {"": audit}
-        for subject, numbers in places.items():
-            found = numbers.get(limit.name)
-            if not isinstance(found, int | float):
-                known = sorted(k for k, v in numbers.items() if isinstance(v, int | float))
-                raise ValueError(
-                    f"the gate limits {limit.name!r}, the audit has only {', '.join(known)}"
-                )
-            checks.append(
-                Check(
-                    name=limit.name,
-                    side=limit.side,
-                    limit=limit.value,
-                    found=float(found),
-                    subject=subject,
-                )
+        _check_known(limit, places)
+        checks += [
+            Check(
+                name=limit.name,
+                side=limit.side,
+                limit=limit.value,
+                found=_number(numbers, limit.name),
+                subject=subject,
             )
+            for subject, numbers in places.items()
+        ]
     return checks
 
 
@@ -106,6 +111,24 @@ def require_passed(checks: Sequence[Check]) -> None:
 def limits_to_json(limits: Sequence[Limit]) -> list[dict[str, Any]]:
     """Return the limits as JSON values, for a spec."""
     return [asdict(limit) for limit in limits]
+
+
+def _check_known(limit: Limit, places: Mapping[str, Mapping[str, Any]]) -> None:
+    """Raise ValueError for a number that no place has, unless there is nothing to measure."""
+    if any(_number(numbers, limit.name) is not None for numbers in places.values()):
+        return
+    measured = [numbers for numbers in places.values() if numbers.get("num_drawings", 1)]
+    if measured:
+        known = sorted(name for name in measured[0] if _number(measured[0], name) is not None)
+        raise ValueError(f"the gate limits {limit.name!r}, the audit has only {', '.join(known)}")
+
+
+def _number(numbers: Mapping[str, Any], name: str) -> float | None:
+    """Return a number that can be compared and written as JSON, else None."""
+    found = numbers.get(name)
+    if isinstance(found, bool) or not isinstance(found, int | float) or not math.isfinite(found):
+        return None
+    return float(found)
 
 
 def _limits(raw: Mapping[str, Any], source: str, *, per_class: bool) -> tuple[Limit, ...]:

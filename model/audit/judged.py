@@ -6,6 +6,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from model.audit.columns import Spill
 from model.audit.filters import Judged
 from model.audit.measures import read_batches
 from model.audit.numbers import Sides
@@ -15,6 +16,8 @@ from pipelines.schema import Manifest
 from pipelines.store import Store
 
 _JUDGE_ROWS = 512
+# Features are 128 numbers a drawing, and manifolds compare all pairs.
+_MAX_FEATURES = 20_000
 
 
 def judge_split(
@@ -29,13 +32,13 @@ def judge_split(
 
     relabel: the judge's label of each label of the split; None: they are the same.
     """
-    predicted, confidence = [], []
+    predicted, confidence = Spill(np.int16), Spill(np.float32)
     for images, labels, _ in read_batches(manifest, store, split=split):
         asked = labels if relabel is None else relabel[labels]
         probability = _probabilities(judge, images)
-        predicted.append(probability.argmax(1).astype(np.int16))
-        confidence.append(probability[np.arange(len(asked)), asked].astype(np.float32))
-    return Judged(np.concatenate(predicted), np.concatenate(confidence))
+        predicted.add(probability.argmax(1))
+        confidence.add(probability[np.arange(len(asked)), asked])
+    return Judged(predicted.array(), confidence.array())
 
 
 def feature_numbers(manifest: Manifest, sides: Sides, store: Store) -> dict[str, float]:
@@ -44,14 +47,13 @@ def feature_numbers(manifest: Manifest, sides: Sides, store: Store) -> dict[str,
     Of equally many samples, held-out and training drawings; real_frechet_distance is between
     the latter two, the least that can be hoped for. Empty if there are too few.
     """
-    count = min(len(part.images) for part in (sides.samples, sides.held_out, sides.training))
+    accepted = sides.mask()[sides.samples.rows]
+    parts = (sides.samples.images[accepted], sides.held_out.images, sides.training.images)
+    count = min(_MAX_FEATURES, *[len(images) for images in parts])
     if count <= NUM_NEIGHBORS:
         return {}
     judge = open_judge(store, manifest)
-    made, real, training = (
-        features(judge, part.images[:count])
-        for part in (sides.samples, sides.held_out, sides.training)
-    )
+    made, real, training = (features(judge, images[:count]) for images in parts)
     return {
         "frechet_distance": frechet_distance(real, made),
         "real_frechet_distance": frechet_distance(real, training),

@@ -1,14 +1,15 @@
 """What is known of every drawing of a split: ink, hash, columns; and a few pictures to compare.
 
-One pass, a row group at a time. 20 bytes a drawing stay in memory, whatever the pictures take.
+One pass, a row group at a time. The columns of every drawing and the pictures lie in temporary
+files (model.audit.columns), so memory does not grow with the set.
 
-    ink       pixels above 0
-    darkness  mean value of the inked pixels, 0 to 1: how thick and sharp the strokes are
-    hash      64 bits of BLAKE2b over the pixels: equal drawings have equal hashes; among 50
-              million different ones a single false match has a chance of 1 in 15,000
+    ink             pixels above 0
+    darkness        mean value of the inked pixels, 0 to 1: how thick and sharp the strokes are
+    stroke_density  strokes that a row or a column of pixels crosses: runs of pixels of at least
+                    half ink, mean over the rows and columns that have any; a ring has nearly 2
+    hash            64 bits of the pixels (model.audit.hashes)
 """
 
-import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,26 +17,36 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from model.audit.columns import Spill
+from model.audit.hashes import drawing_hashes
 from pipelines.schema import FileEntry, Manifest
 from pipelines.shards import open_shard, read_images
 from pipelines.store import Store
 
 Images = npt.NDArray[np.uint8]
+Columns = dict[str, npt.NDArray[np.generic]]
 
 BITS_PER_DIM = "bits_per_dim"
+# Pictures that are kept of a split at most, over all classes: 160 MB of 28 x 28.
+MAX_KEPT = 200_000
+# Gray from which a pixel belongs to a stroke: less is the soft edge between two.
+_STROKE_GRAY = 128
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Measured:
     """The drawings of a split, in order.
 
-    labels, ink, darkness, hashes, bits_per_dim   one a drawing; bits_per_dim is None for real ones
-    images, rows   the first drawings of each class (k, h, w), and their positions (k,)
+    labels, ink, darkness, stroke_density, hashes, bits_per_dim
+        one a drawing; bits_per_dim is None for real ones
+    images, rows
+        the first drawings of each class (k, h, w), and their positions (k,)
     """
 
     labels: npt.NDArray[np.int16]
     ink: npt.NDArray[np.uint16]
     darkness: npt.NDArray[np.float32]
+    stroke_density: npt.NDArray[np.float32]
     hashes: npt.NDArray[np.uint64]
     bits_per_dim: npt.NDArray[np.float32] | None
     images: Images
@@ -44,39 +55,44 @@ class Measured:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def kept_of(self, label: int) -> tuple[Images, npt.NDArray[np.int64]]:
-        """Return the kept pictures of a class and their positions in the split."""
+    def kept_of(
+        self, label: int, among: npt.NDArray[np.bool_] | None = None
+    ) -> tuple[Images, npt.NDArray[np.int64]]:
+        """Return the kept pictures of a class and their positions in the split.
+
+        among: of these drawings of the split only.
+        """
         mine = self.labels[self.rows] == label
+        if among is not None:
+            mine &= among[self.rows]
         return self.images[mine], self.rows[mine]
 
 
 def measure(manifest: Manifest, store: Store, *, split: str, keep_per_class: int) -> Measured:
     """Measure a split and keep the first `keep_per_class` pictures of each class.
 
-    Shards are shuffled when they are made, so the first are as good as any. Raises ValueError
-    if the split has no drawings.
+    Fewer are kept if they would be more than MAX_KEPT over all classes. Shards are shuffled when
+    they are made, so the first are as good as any. Raises ValueError if the split has no
+    drawings.
     """
     seen = np.zeros(len(manifest.summary["class_names"]), np.int64)
-    parts: list[dict[str, npt.NDArray[np.generic]]] = []
-    images, rows, row = [], [], 0
+    limit = min(keep_per_class, max(1, MAX_KEPT // len(seen)))
+    spills = {name: Spill(kind) for name, kind in _TYPES.items()}
+    images, rows, row = Spill(np.uint8), [], 0
     for found, labels, columns in read_batches(manifest, store, split=split):
-        parts.append(_measure_batch(found, labels) | columns)
-        picked = _first_of_class(labels, seen, keep_per_class)
-        images.append(np.ascontiguousarray(found[picked]))
+        for name, values in (_measure_batch(found, labels) | columns).items():
+            spills[name].add(values)
+        picked = _first_of_class(labels, seen, limit)
+        images.add(found[picked])
         rows.append(picked + row)
         row += len(labels)
+    joined: dict = {name: spill.array() for name, spill in spills.items()}
+    pictures = images.array()
     if not row:
         raise ValueError(f"{manifest.kind}/{manifest.name} has no drawings in split {split!r}")
-    joined = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-    return Measured(
-        labels=joined["label"].astype(np.int16),
-        ink=joined["ink"].astype(np.uint16),
-        darkness=joined["darkness"].astype(np.float32),
-        hashes=joined["hash"].astype(np.uint64),
-        bits_per_dim=joined[BITS_PER_DIM].astype(np.float32) if BITS_PER_DIM in joined else None,
-        images=np.concatenate(images),
-        rows=np.concatenate(rows),
-    )
+    if not len(joined[BITS_PER_DIM]):
+        joined[BITS_PER_DIM] = None
+    return Measured(**joined, images=pictures, rows=np.concatenate(rows))
 
 
 def split_entries(manifest: Manifest, split: str) -> list[FileEntry]:
@@ -98,41 +114,49 @@ def read_batches(
                     yield read_images(table["image"]), table["label"].to_numpy(), columns
 
 
-def drawing_hashes(images: Images) -> npt.NDArray[np.uint64]:
-    """Return 64 bits of BLAKE2b over each drawing's pixels (n,)."""
-    rows = np.ascontiguousarray(images).reshape(len(images), -1)
-    values = rows.view(f"V{rows.shape[1]}").ravel().tolist()
-    packed = b"".join([hashlib.blake2b(value, digest_size=8).digest() for value in values])
-    return np.frombuffer(packed, ">u8").astype(np.uint64)
-
-
-def repeats(hashes: npt.NDArray[np.uint64]) -> npt.NDArray[np.bool_]:
-    """Return which drawings are equal to an earlier one (n,)."""
-    first = np.unique(hashes, return_index=True)[1]
-    mask = np.ones(len(hashes), bool)
-    mask[first] = False
-    return mask
-
-
-def members(hashes: npt.NDArray[np.uint64], known: npt.NDArray[np.uint64]) -> npt.NDArray[np.bool_]:
-    """Return which drawings are among the known (n,)."""
-    ordered = np.sort(known)
-    place = np.minimum(np.searchsorted(ordered, hashes), max(len(ordered) - 1, 0))
-    return ordered[place] == hashes if len(ordered) else np.zeros(len(hashes), bool)
-
-
 def count_ink(images: Images) -> npt.NDArray[np.int64]:
     """Return the number of pixels above 0 of each drawing (n,)."""
     return np.count_nonzero(images.reshape(len(images), -1), axis=1)
 
 
-def _measure_batch(
-    images: Images, labels: npt.NDArray[np.int64]
-) -> dict[str, npt.NDArray[np.generic]]:
+def stroke_density(images: Images) -> npt.NDArray[np.float64]:
+    """Return how many strokes a row or column of pixels crosses, mean over those with any (n,).
+
+    >>> stroke_density(np.array([[[255, 0, 255], [0, 0, 0], [0, 0, 0]]], np.uint8)).tolist()
+    [1.3333333333333333]
+    """
+    inked = images >= _STROKE_GRAY
+    runs = np.zeros(len(images), np.int64)
+    lines = np.zeros(len(images), np.int64)
+    for axis in (1, 2):
+        first = inked.take(0, axis).sum(1)
+        begins = np.diff(inked.view(np.int8), axis=axis) > 0
+        runs += first + np.count_nonzero(begins, axis=(1, 2))
+        lines += inked.any(axis).sum(1)
+    return runs / np.maximum(lines, 1)
+
+
+# By the column's name: its type in the temporary file.
+_TYPES = {
+    "labels": np.int16,
+    "ink": np.uint16,
+    "darkness": np.float32,
+    "stroke_density": np.float32,
+    "hashes": np.uint64,
+    BITS_PER_DIM: np.float32,
+}
+
+
+def _measure_batch(images: Images, labels: npt.NDArray[np.int64]) -> Columns:
     ink = count_ink(images)
     total = images.sum(axis=(1, 2), dtype=np.int64)
-    darkness = total / np.maximum(ink, 1) / 255.0
-    return {"label": labels, "ink": ink, "darkness": darkness, "hash": drawing_hashes(images)}
+    return {
+        "labels": labels,
+        "ink": ink,
+        "darkness": total / np.maximum(ink, 1) / 255.0,
+        "stroke_density": stroke_density(images),
+        "hashes": drawing_hashes(images),
+    }
 
 
 def _first_of_class(

@@ -5,13 +5,21 @@
     near_copy_rate         nearer to a training drawing of its class than 99 of 100 held-out real
                            drawings of that class are
     near_duplicate_rate    the same, of distances within the set
-    copy_distance_ratio    median distance to the nearest training drawing, over that of held-out
+    copy_distance          median distance to the nearest training drawing; _low: of the nearest
+                           1 %; _ratio: over that of held-out drawings
+    ink, darkness, stroke_density   see model.audit.measures
     judge_agreement        the judge sees the class that was asked for
     judge_confidence       mean probability it gives that class
 
-`real_` before a name is the same number of the held-out drawings: Quick, Draw! has drawings so
-simple that real ones repeat too, so a rate means little alone. Near means are taken over a
-sample of every class; exact ones over all.
+`real_` before a name is the same number of real drawings: Quick, Draw! has drawings so simple
+that real ones repeat too, so a rate means little alone. Two of them cannot be had from the
+dataset. Its duplicates were dropped and equal drawings share a split, so no held-out drawing
+equals another one or a training drawing, by construction: the real exact rates are those of
+the source, drawings that repeat an earlier one of their class. And what is near is set by
+held-out drawings: by every other one, and the real near rates are measured on the rest; they
+come out at about 1 % if held-out drawings are alike at all.
+
+Near means are taken over a sample of every class; exact ones over all.
 """
 
 from collections.abc import Mapping
@@ -22,28 +30,45 @@ import numpy as np
 import numpy.typing as npt
 
 from model.audit.filters import Judged
-from model.audit.measures import Measured, members, rate, repeats
+from model.audit.hashes import members, repeats
+from model.audit.measures import Measured, rate
 from model.audit.neighbors import nearest
+from model.audit.reference import Repeats
 
-# Held-out drawings below this part of their distances count as near: their own rate is 1 %.
+# Held-out drawings below this part of their distances count as near.
 NEAR_QUANTILE = 0.01
 _INK_QUANTILES = {"ink_low": 0.05, "ink_median": 0.5, "ink_high": 0.95}
 _NUM_CLOSEST = 6
 _CLOSEST_OF_CLASS = 2
+_CHUNK_ROWS = 1 << 20
 
 Floats = npt.NDArray[np.float64]
+Mask = npt.NDArray[np.bool_]
+Rows = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sides:
-    """The three sets that are compared, and what the judge says of two of them."""
+    """The three sets that are compared, and what the judge says of two of them.
+
+    asked      labels of the classes that the samples are of
+    repeats    how often real drawings repeat an earlier one
+    accepted   mask of the samples that are meant; None: all
+    """
 
     class_names: list[str]
+    asked: list[int]
     samples: Measured
     training: Measured
     held_out: Measured
+    repeats: Repeats
     judged: Judged | None = None
     judged_held_out: Judged | None = None
+    accepted: Mask | None = None
+
+    def mask(self) -> Mask:
+        """Return which samples are meant (n,)."""
+        return np.ones(len(self.samples), bool) if self.accepted is None else self.accepted
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,7 +76,7 @@ class Distances:
     """Of one class: distances of samples and of held-out drawings to training, and within."""
 
     copy: Floats
-    copy_index: npt.NDArray[np.int64]
+    copy_index: Rows
     real_copy: Floats
     twin: Floats
     real_twin: Floats
@@ -59,32 +84,36 @@ class Distances:
 
 def audit_numbers(sides: Sides) -> dict[str, Any]:
     """Return every number of the audit, those of single classes under "classes"."""
+    meant = sides.mask()
     masks = _masks(sides)
     classes, near, closest = {}, [], []
-    for label, name in enumerate(sides.class_names):
-        if not (sides.samples.labels == label).any():
-            continue
-        distances = class_distances(sides, label)
-        flags = _near_flags(distances)
-        near.append((distances, flags))
-        classes[name] = _class_numbers(sides, label, masks) | _near_numbers(distances, flags)
-        closest += _closest(sides, label, distances)
+    for label in sides.asked:
+        numbers = _class_numbers(sides, label, masks)
+        if numbers["num_drawings"]:
+            distances = class_distances(sides, label)
+            near.append(distances)
+            numbers |= near_numbers([distances])
+            closest += _closest(sides, label, distances)
+        classes[sides.class_names[label]] = numbers
     numbers: dict[str, Any] = {
-        "num_drawings": len(sides.samples),
+        "num_drawings": int(meant.sum()),
         "num_held_out": len(sides.held_out),
+        "num_compared": sum(len(distances.copy) for distances in near),
     }
-    numbers |= {name: rate(mask) for name, mask in masks.items()}
-    numbers |= _near_totals(near) | _bits(sides.samples)
-    if sides.judged is not None:
-        numbers |= _judge_numbers(sides, slice(None), slice(None))
-        numbers["confusion"] = confusion(sides.samples, sides.judged, len(sides.class_names))
+    numbers |= sides.repeats.rates(sides.asked)
+    if near:
+        numbers |= {name: rate(mask[meant]) for name, mask in masks.items()}
+        numbers |= near_numbers(near) | _bits(sides.samples, meant)
+    if near and sides.judged is not None:
+        numbers |= _judge_numbers(sides, np.flatnonzero(meant), slice(None))
+        numbers["confusion"] = confusion(sides)
     closest.sort(key=lambda pair: (pair["relative_distance"], pair["sample_row"]))
     return numbers | {"classes": classes, "closest": closest[:_NUM_CLOSEST]}
 
 
 def class_distances(sides: Sides, label: int) -> Distances:
     """Return the distances of a class's kept pictures."""
-    samples, _ = sides.samples.kept_of(label)
+    samples, _ = sides.samples.kept_of(label, sides.accepted)
     training, _ = sides.training.kept_of(label)
     held_out, _ = sides.held_out.kept_of(label)
     copy, copy_index = nearest(samples, training)
@@ -98,32 +127,53 @@ def class_distances(sides: Sides, label: int) -> Distances:
     )
 
 
-def confusion(drawings: Measured, judged: Judged, num_classes: int) -> list[list[int]]:
+def near_numbers(near: list[Distances]) -> dict[str, float]:
+    """Return the rates and distances of some classes together."""
+    copies = [_near(each.copy, each.real_copy) for each in near]
+    twins = [_near(each.twin, each.real_twin) for each in near]
+    made = np.concatenate([each.copy for each in near])
+    real = np.concatenate([each.real_copy for each in near])
+    numbers = {}
+    for name, flags in (("near_copy_rate", copies), ("near_duplicate_rate", twins)):
+        numbers[name] = rate(np.concatenate([found for found, _ in flags]))
+        measured = np.concatenate([found for _, found in flags])
+        numbers |= {f"real_{name}": rate(measured)} if len(measured) else {}
+    return numbers | _ratio(made, real)
+
+
+def confusion(sides: Sides) -> list[list[int]]:
     """Return how often the judge sees class j (column) in a drawing of class i (row)."""
-    pairs = drawings.labels.astype(np.int64) * num_classes + judged.predicted
-    found = np.bincount(pairs, minlength=num_classes**2).reshape(num_classes, num_classes)
-    return found.tolist()
+    assert sides.judged is not None
+    num_classes, meant = len(sides.class_names), sides.mask()
+    found = np.zeros(num_classes**2, np.int64)
+    for start in range(0, len(meant), _CHUNK_ROWS):
+        rows = np.flatnonzero(meant[start : start + _CHUNK_ROWS]) + start
+        asked = sides.samples.labels[rows].astype(np.int64)
+        found += np.bincount(
+            asked * num_classes + sides.judged.predicted[rows], minlength=num_classes**2
+        )
+    return found.reshape(num_classes, num_classes).tolist()
 
 
-def _masks(sides: Sides) -> dict[str, npt.NDArray[np.bool_]]:
+def _masks(sides: Sides) -> dict[str, Mask]:
+    samples = sides.samples
     return {
-        "exact_duplicate_rate": repeats(sides.samples.hashes),
-        "real_exact_duplicate_rate": repeats(sides.held_out.hashes),
-        "exact_copy_rate": members(sides.samples.hashes, sides.training.hashes),
-        "real_exact_copy_rate": members(sides.held_out.hashes, sides.training.hashes),
-        "blank_rate": sides.samples.ink == 0,
+        "exact_duplicate_rate": repeats(samples.hashes, sides.accepted),
+        "exact_copy_rate": members(samples.hashes, sides.training.hashes, sides.accepted),
+        "blank_rate": samples.ink == 0,
     }
 
 
-def _class_numbers(
-    sides: Sides, label: int, masks: Mapping[str, npt.NDArray[np.bool_]]
-) -> dict[str, Any]:
-    made, real = sides.samples.labels == label, sides.held_out.labels == label
-    numbers: dict[str, Any] = {"num_drawings": int(made.sum()), "num_held_out": int(real.sum())}
-    for name, mask in masks.items():
-        numbers[name] = rate(mask[real if name.startswith("real_") else made])
-    numbers |= _ink("", sides.samples, made)
-    numbers |= _ink("real_", sides.held_out, real) if real.any() else {}
+def _class_numbers(sides: Sides, label: int, masks: Mapping[str, Mask]) -> dict[str, Any]:
+    made = np.flatnonzero((sides.samples.labels == label) & sides.mask())
+    real = np.flatnonzero(sides.held_out.labels == label)
+    numbers: dict[str, Any] = {"num_drawings": len(made), "num_held_out": len(real)}
+    numbers |= sides.repeats.rates([label])
+    numbers |= _looks("real_", sides.held_out, real) if len(real) else {}
+    if not len(made):
+        return numbers
+    numbers |= {name: rate(mask[made]) for name, mask in masks.items()}
+    numbers |= _looks("", sides.samples, made)
     if sides.samples.bits_per_dim is not None:
         numbers["bits_per_dim"] = float(sides.samples.bits_per_dim[made].mean())
     if sides.judged is not None:
@@ -131,46 +181,20 @@ def _class_numbers(
     return numbers
 
 
-def _ink(prefix: str, drawings: Measured, rows: npt.NDArray[np.bool_]) -> dict[str, float]:
+def _looks(prefix: str, drawings: Measured, rows: Rows) -> dict[str, float]:
     ink = drawings.ink[rows]
     numbers = {f"{prefix}{name}": float(np.quantile(ink, q)) for name, q in _INK_QUANTILES.items()}
     numbers[f"{prefix}ink_mean"] = float(ink.mean())
     numbers[f"{prefix}darkness"] = float(drawings.darkness[rows].mean())
+    numbers[f"{prefix}stroke_density"] = float(drawings.stroke_density[rows].mean())
     return numbers
 
 
-def _near_flags(distances: Distances) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
-    """Return which samples are near copies, and which are near duplicates."""
-    copy_limit = _limit(distances.real_copy)
-    twin_limit = _limit(distances.real_twin)
-    return distances.copy < copy_limit, distances.twin < twin_limit
-
-
-def _limit(real: Floats) -> float:
-    finite = real[np.isfinite(real)]
-    return float(np.quantile(finite, NEAR_QUANTILE)) if len(finite) else 0.0
-
-
-def _near_numbers(
-    distances: Distances, flags: tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]
-) -> dict[str, float]:
-    numbers = {"near_copy_rate": rate(flags[0]), "near_duplicate_rate": rate(flags[1])}
-    return numbers | _ratio(distances.copy, distances.real_copy)
-
-
-def _near_totals(near: list) -> dict[str, float]:
-    """Return the rates over all classes; held-out ones are near by definition in 1 of 100."""
-    copies = np.concatenate([flags[0] for _, flags in near])
-    twins = np.concatenate([flags[1] for _, flags in near])
-    made = np.concatenate([distances.copy for distances, _ in near])
-    real = np.concatenate([distances.real_copy for distances, _ in near])
-    numbers = {
-        "near_copy_rate": rate(copies),
-        "near_duplicate_rate": rate(twins),
-        "real_near_copy_rate": NEAR_QUANTILE,
-        "num_compared": len(made),
-    }
-    return numbers | _ratio(made, real)
+def _near(made: Floats, real: Floats) -> tuple[Mask, Mask]:
+    """Return which samples are near, and which of the real drawings that did not set the limit."""
+    limits = real[::2][np.isfinite(real[::2])]
+    limit = float(np.quantile(limits, NEAR_QUANTILE)) if len(limits) else 0.0
+    return made < limit, real[1::2] < limit
 
 
 def _ratio(made: Floats, real: Floats) -> dict[str, float]:
@@ -180,6 +204,8 @@ def _ratio(made: Floats, real: Floats) -> dict[str, float]:
     return {
         "copy_distance": float(np.median(made)),
         "real_copy_distance": float(np.median(real)),
+        "copy_distance_low": float(np.quantile(made, NEAR_QUANTILE)),
+        "real_copy_distance_low": float(np.quantile(real, NEAR_QUANTILE)),
         "copy_distance_ratio": float(np.median(made) / np.median(real)),
     }
 
@@ -190,7 +216,7 @@ def _closest(sides: Sides, label: int, distances: Distances) -> list[dict[str, A
     relative_distance is over the median of held-out drawings: classes differ in how near their
     drawings are to each other.
     """
-    _, rows = sides.samples.kept_of(label)
+    _, rows = sides.samples.kept_of(label, sides.accepted)
     _, training_rows = sides.training.kept_of(label)
     real = distances.real_copy[np.isfinite(distances.real_copy)]
     scale = (float(np.median(real)) if len(real) else 0.0) or 1.0
@@ -208,7 +234,7 @@ def _closest(sides: Sides, label: int, distances: Distances) -> list[dict[str, A
     ]
 
 
-def _judge_numbers(sides: Sides, made, real) -> dict[str, float]:
+def _judge_numbers(sides: Sides, made: Rows, real: Rows | slice) -> dict[str, float]:
     assert sides.judged is not None
     agrees = sides.judged.predicted[made] == sides.samples.labels[made]
     confidence = sides.judged.confidence[made]
@@ -219,11 +245,12 @@ def _judge_numbers(sides: Sides, made, real) -> dict[str, float]:
     return numbers
 
 
-def _bits(samples: Measured) -> dict[str, float]:
+def _bits(samples: Measured, meant: Mask) -> dict[str, float]:
     if samples.bits_per_dim is None:
         return {}
+    bits = samples.bits_per_dim[meant]
     return {
-        "bits_per_dim": float(samples.bits_per_dim.mean()),
-        "bits_per_dim_min": float(samples.bits_per_dim.min()),
-        "bits_per_dim_max": float(samples.bits_per_dim.max()),
+        "bits_per_dim": float(bits.mean(dtype=np.float64)),
+        "bits_per_dim_min": float(bits.min()),
+        "bits_per_dim_max": float(bits.max()),
     }

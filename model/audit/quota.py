@@ -21,7 +21,8 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from model.audit.filters import Filters
-from model.audit.measures import drawing_hashes, split_entries
+from model.audit.hashes import drawing_hashes
+from model.audit.measures import split_entries
 from model.audit.run import AuditSpec, audit_samples, kept_rows, read_audit
 from model.progress import Progress, no_progress
 from model.publish import library_versions

@@ -3,7 +3,8 @@
     reports/<name>/<digest>/audit.json            every number
     reports/<name>/<digest>/kept/00000.npy ...    of each shard, which rows are accepted
 
-It is addressed by the samples, the dataset they are held against, the judge and the spec, so
+The numbers are those of the accepted drawings, as only they are exported; "before_filters" has
+the same of all. It is addressed by the samples, the dataset they are held against, the judge and the spec, so
 asking again answers at once, even where there is no torch: only the work itself imports it. A
 gate is checked against an audit, and is no part of it.
 """
@@ -32,7 +33,7 @@ from pipelines.store import Store
 
 AUDIT_NAME = "audit.json"
 # Raised when the same samples begin to get other numbers.
-AUDIT_VERSION = 1
+AUDIT_VERSION = 2
 SAMPLES_SPLIT = "train"
 
 
@@ -75,9 +76,32 @@ def audit_samples(
     digest = artifact_digest("reports", spec.to_json(), inputs)
     if found := store.reuse("reports", name, digest):
         return found
+    numbers, codes = measure_samples(
+        samples, dataset, store, spec=spec, judge=judge, progress=progress
+    )
+    contents = {AUDIT_NAME: json.dumps(numbers, indent=1, sort_keys=True).encode() + b"\n"}
+    contents |= _masks(samples, codes)
+    return _publish(name, digest, spec, inputs, contents, numbers, store)
+
+
+def measure_samples(
+    samples: Manifest,
+    dataset: Manifest,
+    store: Store,
+    *,
+    spec: AuditSpec,
+    judge: Manifest | None = None,
+    progress: Progress = no_progress,
+) -> tuple[dict[str, Any], npt.NDArray[np.uint8]]:
+    """Return the numbers of an audit and the code of each drawing; publish nothing.
+
+    The samples need their files in the store, not to be published. Raises ValueError as
+    audit_samples does.
+    """
     if spec.filters.needs_judge and judge is None:
         raise ValueError("a filter asks the judge and there is none: train one, or name it")
     from model.audit.judged import feature_numbers
+    from model.audit.near import SetNearness
     from model.audit.numbers import audit_numbers
 
     sides = _sides(samples, dataset, store, spec, judge, progress)
@@ -86,17 +110,23 @@ def audit_samples(
         sides.samples,
         training_hashes=sides.training.hashes,
         judged=sides.judged,
+        nearness=SetNearness(
+            samples=samples, dataset=dataset, store=store, labels=sides.samples.labels
+        ),
     )
-    numbers = audit_numbers(sides)
+    accepted = dataclasses.replace(sides, accepted=codes == ACCEPTED)
+    numbers = audit_numbers(accepted)
     if judge is not None:
-        numbers |= feature_numbers(judge, sides, store)
-    numbers["filters"] = spec.filters.to_json()
-    numbers["accepted"] = int((codes == ACCEPTED).sum())
-    numbers["reasons"] = count_reasons(codes, sides.samples.labels, sides.class_names)
+        numbers |= feature_numbers(judge, accepted, store)
+    if filters := spec.filters.to_json():
+        raw = audit_numbers(sides)
+        numbers["before_filters"] = {k: v for k, v in raw.items() if k != "closest"}
+    asked = [sides.class_names[label] for label in sides.asked]
+    numbers |= {"filters": filters, "accepted": numbers["num_drawings"], "drawn": len(codes)}
+    counts = count_reasons(codes, sides.samples.labels, sides.class_names)
+    numbers["reasons"] = {name: counts[name] for name in asked}
     progress("audit", 4, 4, "done")
-    contents = {AUDIT_NAME: json.dumps(numbers, indent=1, sort_keys=True).encode() + b"\n"}
-    contents |= _masks(samples, codes)
-    return _publish(name, digest, spec, inputs, contents, numbers, store)
+    return numbers, codes
 
 
 def audit_inputs(
@@ -145,6 +175,7 @@ def _sides(
     """Return what is compared: samples, training and held-out drawings, the judge's answers."""
     from model.audit.judged import judge_split
     from model.audit.numbers import Sides
+    from model.audit.reference import count_repeats
     from model.judge import open_judge
 
     names = list(dataset.summary["class_names"])
@@ -158,7 +189,14 @@ def _sides(
     split = spec.held_out_split
     held_out = measure(dataset, store, split=split, keep_per_class=spec.samples_per_class)
     progress("audit", 3, 4, "neighbors")
-    sides = Sides(class_names=names, samples=made, training=training, held_out=held_out)
+    sides = Sides(
+        class_names=names,
+        asked=sorted(relabel.tolist()),
+        samples=made,
+        training=training,
+        held_out=held_out,
+        repeats=count_repeats(dataset, held_out),
+    )
     if judge is None:
         return sides
     network = open_judge(store, judge)

@@ -20,7 +20,11 @@ _ROWS = (
     ),
     ("copy_distance_ratio", "distance to training, over that of real drawings", None),
     ("exact_duplicate_rate", "equal to another one of the set", "real_exact_duplicate_rate"),
-    ("near_duplicate_rate", "nearer to another one than 99 % of real ones", "real_near_copy_rate"),
+    (
+        "near_duplicate_rate",
+        "nearer to another one than 99 % of real ones",
+        "real_near_duplicate_rate",
+    ),
     ("blank_rate", "without ink", None),
     ("judge_agreement", "taken for the asked class by the judge", "real_judge_agreement"),
     ("judge_confidence", "mean probability of the asked class", None),
