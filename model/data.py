@@ -27,6 +27,7 @@ import torch
 from jaxtyping import Int64, UInt8
 from torch import Tensor
 
+from pipelines.labels import class_positions
 from pipelines.schema import FileEntry, Manifest
 from pipelines.shards import open_shard, read_images
 from pipelines.store import Store, StoreError
@@ -87,6 +88,8 @@ def read_split(
 ) -> Iterator[tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]]:
     """Yield a split's drawings in the manifest's order as (images (n, h, w), labels (n,)).
 
+    Labels are positions in the manifest's class_names, whatever the layout.
+
     Images are views of the shard's memory where the shard has our layout. Every shard's SHA-256
     is checked before its first drawing is given. Raises as `open_split` does.
     """
@@ -97,11 +100,6 @@ def read_split(
 def split_files(manifest: Manifest, split: str) -> list[FileEntry]:
     """Return the shards of a split in order; raise ValueError if there is none."""
     entries = [e for e in manifest.files if e.split == split and e.path.endswith(".parquet")]
-    if "label_ids" in manifest.summary:
-        raise ValueError(
-            f"dataset {manifest.name}@{manifest.digest[:12]} has the linked layout, whose labels "
-            "are TFDS ids: build it with --layout packed to train on it"
-        )
     if not entries:
         found = sorted({entry.split for entry in manifest.files if entry.split})
         raise ValueError(
@@ -207,7 +205,8 @@ def _read_shard(
         raise StoreError(
             f"shard {path} has {shard.metadata.num_rows} rows, the manifest says {entry.rows}"
         )
-    yield from _read_batches(shard)
+    for images, labels in _read_batches(shard):
+        yield images, class_positions(labels, manifest.summary.get("label_ids"))
 
 
 def _content(store: Store, path: str) -> bytes | mmap.mmap:

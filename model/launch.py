@@ -21,11 +21,12 @@ from typing import IO
 
 import torch
 
+from model.data import SPLITS, count_rows
 from model.options import RunOptions, options_to_json, threads_per_rank
 from model.parent import PARENT_PID
 from model.progress import Progress, no_progress
 from model.ranks import Interrupted
-from model.spec import TrainSpec, run_digest, spec_to_json
+from model.spec import TrainSpec, check_fit, run_digest, spec_to_json
 from pipelines.schema import Manifest
 from pipelines.store import Store
 
@@ -56,17 +57,20 @@ def train_in_processes(
     num_processes 0 means one a GPU, or on a CPU as `default_processes` says.
     torchrun_options replace --standalone for several machines (--nnodes, --rdzv-endpoint, ...).
     Raises Interrupted if this process or the ranks were told to stop, LaunchError if they
-    failed. A memory:// store cannot be shared with other processes and is refused.
+    failed, ValueError if the spec does not fit the dataset or a split is missing. A memory://
+    store cannot be shared with other processes and is refused.
     """
     if store.url.startswith("memory://"):
         raise ValueError("a memory:// store cannot be shared with other processes")
     digest = run_digest(spec, dataset)
     if found := store.reuse("models", name, digest):
         return found
+    num_ranks = num_processes or default_processes(spec)
+    _check(spec, dataset, num_ranks)
     with tempfile.TemporaryDirectory(prefix="sketchmill-train-") as scratch:
         spec_path = Path(scratch, "spec.json")
         spec_path.write_text(json.dumps(spec_to_json(spec)))
-        command = _command(num_processes or default_processes(spec), torchrun_options)
+        command = _command(num_ranks, torchrun_options)
         command += ["--store", store.url, "--dataset", f"{dataset.name}@{dataset.digest}"]
         command += ["--name", name, "--spec-json", str(spec_path), "--progress-json"]
         command += ["--options-json", options_to_json(options or RunOptions())]
@@ -92,6 +96,13 @@ def default_processes(spec: TrainSpec) -> int:
         cores = threads_per_rank(RunOptions(), 1)
         most = min(cores, spec.batch_size // MIN_RANK_IMAGES)
     return max((n for n in range(1, most + 1) if spec.batch_size % n == 0), default=1)
+
+
+def _check(spec: TrainSpec, dataset: Manifest, num_ranks: int) -> None:
+    """Raise ValueError for what the ranks would fail of, before any is started."""
+    check_fit(spec, dataset, num_ranks=num_ranks)
+    for split in SPLITS:
+        count_rows(dataset, split)
 
 
 def _command(num_processes: int, torchrun_options: Sequence[str]) -> list[str]:

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pipelines.assemble import dataset_schema
+from pipelines.catalogue import tfds_id
 from pipelines.schema import FileEntry
 from pipelines.spec import DatasetSpec
 
@@ -100,10 +101,17 @@ def _record_set(spec: DatasetSpec) -> dict[str, Any]:
         "@type": "cr:RecordSet",
         "@id": "drawings",
         "name": "drawings",
-        "description": "One drawing a row; a label is a position in: "
-        + ", ".join(spec.class_names),
+        "description": f"One drawing a row; {_label_text(spec)}",
         "field": fields,
     }
+
+
+def _label_text(spec: DatasetSpec) -> str:
+    """Say what a label means; shards of one class have TFDS's numbers, for any list of classes."""
+    if spec.layout != "linked":
+        return "a label is a position in: " + ", ".join(spec.class_names)
+    numbers = [f"{tfds_id(name)} {name}" for name in spec.class_names]
+    return "a label is the class's number in TensorFlow Datasets: " + ", ".join(numbers)
 
 
 def _field(column: str, data_type: str, more: Mapping[str, Any]) -> dict[str, Any]:

@@ -12,6 +12,7 @@ import pyarrow as pa
 from pipelines.assemble import content_sum, count_labels, pixel_sums
 from pipelines.card import content_digest
 from pipelines.hashing import add_sums, pixel_hashes
+from pipelines.labels import class_positions
 from pipelines.schema import FileEntry, Manifest
 from pipelines.shards import open_shard, read_images
 from pipelines.spec import DatasetSpec, spec_from_json
@@ -76,10 +77,7 @@ def read_entry(
     ids = manifest.summary.get("label_ids")
     for group in range(file.num_row_groups):
         table = file.read_row_group(group, columns=["image", "label"])
-        labels = table["label"].to_numpy()
-        if ids is not None:
-            labels = np.array([ids.index(label) for label in labels.tolist()], np.int64)
-        yield read_images(table["image"]), labels
+        yield read_images(table["image"]), class_positions(table["label"].to_numpy(), ids)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

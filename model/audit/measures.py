@@ -19,6 +19,7 @@ import numpy.typing as npt
 
 from model.audit.columns import Spill
 from model.audit.hashes import drawing_hashes
+from pipelines.labels import class_positions
 from pipelines.schema import FileEntry, Manifest
 from pipelines.shards import open_shard, read_images
 from pipelines.store import Store
@@ -104,6 +105,7 @@ def read_batches(
     manifest: Manifest, store: Store, *, split: str
 ) -> Iterator[tuple[Images, npt.NDArray[np.int64], dict[str, npt.NDArray[np.generic]]]]:
     """Yield pixels, labels and bits_per_dim (if there) of each row group of a split."""
+    label_ids = manifest.summary.get("label_ids")
     for entry in split_entries(manifest, split):
         with open_shard(_source(store, f"{manifest.prefix}/{entry.path}")) as parquet:
             names = [BITS_PER_DIM] if BITS_PER_DIM in parquet.schema_arrow.names else []
@@ -111,7 +113,8 @@ def read_batches(
                 table = parquet.read_row_group(group, columns=["image", "label", *names])
                 if table.num_rows:
                     columns = {name: table[name].to_numpy() for name in names}
-                    yield read_images(table["image"]), table["label"].to_numpy(), columns
+                    labels = class_positions(table["label"].to_numpy(), label_ids)
+                    yield read_images(table["image"]), labels, columns
 
 
 def count_ink(images: Images) -> npt.NDArray[np.int64]:

@@ -1,15 +1,17 @@
 """Hugging Face: Parquet files that `datasets` opens as pictures with class names, and a card.
 
 A shard of the dataset already has the right layout: it is copied byte for byte, after a check
-against its SHA-256. Only shards too small or too large, or of which rows were filtered out, are
-cut anew; the pictures then pass as they are, without being decoded.
+against its SHA-256. Only shards too small or too large, of the linked layout, or of which rows
+were filtered out are cut anew; the pictures then pass as they are, without being decoded.
 """
 
 import hashlib
+import json
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from pipelines.export.card import hf_card
 from pipelines.export.job import Format, Job, Piece, Record, Shard, Unit
@@ -56,6 +58,8 @@ def _can_copy(job: Job, split: str) -> bool:
     shards = [shard for shard in job.shards if shard.split == split]
     if job.spec.rows_per_file is not None or any(shard.kept for shard in shards):
         return False
+    if job.label_ids:  # their labels are no positions in the export's class names
+        return False
     fits = max(shard.rows for shard in shards) <= _MAX_ROWS
     return fits and (len(shards) == 1 or job.rows(split) >= len(shards) * _MIN_MEAN_ROWS)
 
@@ -93,25 +97,49 @@ def _copy(unit: Unit, job: Job, source: Store, target: Target) -> Record:
 
 
 def _cut(unit: Unit, job: Job, source: Store, target: Target) -> Record:
+    """Write one file, a row group at a time: no more is held, whatever the size of the file."""
+    schema = _schema(source, unit.pieces[0].shard, job)
     columns = ["image", "label", *job.columns]
-    batches = list(read_rows(source, job, unit.pieces, first_row=0, columns=columns))
-    schema = _schema(source, unit.pieces[0].shard)
-    table = pa.concat_tables([batch.table for batch in batches])
-    buffer = pa.BufferOutputStream()
-    with shard_writer(buffer, schema) as writer:
-        writer.write_table(
-            table.select(schema.names).replace_schema_metadata(schema.metadata),
-            row_group_size=ROWS_PER_GROUP,
-        )
-    with target.open(unit.outputs[0]) as sink:
-        sink.write(memoryview(buffer.getvalue()))
-    counts = sum((count_labels(batch, job) for batch in batches), start=np.int64(0))
+    counts = np.zeros(len(job.class_names), np.int64)
+    group: list[pa.Table] = []
+    with (
+        target.open(unit.outputs[0]) as sink,
+        pa.PythonFile(sink, mode="w") as file,
+        shard_writer(file, schema) as writer,
+    ):
+        for batch in read_rows(source, job, unit.pieces, first_row=0, columns=columns):
+            counts += count_labels(batch, job)
+            group.append(batch.table.select(schema.names))
+            group = _write_groups(writer, group, schema, ROWS_PER_GROUP)
+        _write_groups(writer, group, schema, 1)
     return _record(unit, sink.entry(rows=unit.rows, split=unit.split), counts)
 
 
-def _schema(source: Store, shard: Shard) -> pa.Schema:
+def _write_groups(
+    writer: pq.ParquetWriter, tables: list[pa.Table], schema: pa.Schema, least_rows: int
+) -> list[pa.Table]:
+    """Write as many row groups as are full, `least_rows` and more; return what is left."""
+    if sum(table.num_rows for table in tables) < least_rows:
+        return tables
+    joined = pa.concat_tables(tables).combine_chunks()
+    joined = joined.replace_schema_metadata(schema.metadata)
+    start = 0
+    while joined.num_rows - start >= least_rows:
+        writer.write_table(joined.slice(start, ROWS_PER_GROUP), row_group_size=ROWS_PER_GROUP)
+        start += ROWS_PER_GROUP
+    return [joined.slice(start)] if start < joined.num_rows else []
+
+
+def _schema(source: Store, shard: Shard, job: Job) -> pa.Schema:
+    """Return the shards' schema; its class names are the job's, also where shards know more."""
     with open_shard(open_input(source, shard.path)) as parquet:
-        return parquet.schema_arrow
+        schema = parquet.schema_arrow
+    metadata = dict(schema.metadata or {})
+    if job.label_ids and b"huggingface" in metadata:
+        features = json.loads(metadata[b"huggingface"])
+        features["info"]["features"]["label"]["names"] = list(job.class_names)
+        metadata[b"huggingface"] = json.dumps(features).encode()
+    return schema.with_metadata(metadata)
 
 
 def _record(unit: Unit, entry, counts) -> Record:

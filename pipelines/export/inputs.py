@@ -64,6 +64,7 @@ def make_job(
         is_synthetic=is_synthetic(dataset),
         attribution=str(dataset.summary.get("attribution", ATTRIBUTION)),
         scratch=f"attempts/exports/{name}-{digest}",
+        label_ids=tuple(dataset.summary.get("label_ids", ())),
     )
 
 

@@ -46,6 +46,7 @@ class Job:
     shards       of the chosen splits, in the order of the dataset
     splits       their names, in order, those without rows left out
     columns      of the shards besides image and label
+    label_ids    of the linked layout: what stands in the shards for each of class_names
     scratch      directory of the store for records and files between stages
     """
 
@@ -60,6 +61,7 @@ class Job:
     is_synthetic: bool
     attribution: str
     scratch: str
+    label_ids: tuple[int, ...] = ()
 
     def rows(self, split: str) -> int:
         """Return the number of rows of a split."""

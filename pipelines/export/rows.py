@@ -13,6 +13,7 @@ import pyarrow as pa
 
 from pipelines.export.job import Job, Piece, Shard
 from pipelines.export.target import open_input
+from pipelines.labels import class_positions
 from pipelines.shards import IMAGE_TYPE, open_shard, read_images
 from pipelines.store import Store
 from pipelines.stored_png import PIXELS_OFFSET, encode_pngs, png_bytes, png_header
@@ -52,12 +53,13 @@ def read_rows(
 ) -> Iterator[Batch]:
     """Yield the rows of the pieces in order, at most a row group at a time.
 
+    `columns` has the label; labels are positions in the job's class_names, whatever the layout.
     Raises ValueError if labels or picture sizes are not the dataset's.
     """
     row = first_row
     for piece in pieces:
         for table in _piece_tables(store, piece, columns):
-            batch = Batch(table=table, first_row=row)
+            batch = Batch(table=_with_positions(table, job), first_row=row)
             _check_labels(batch, job, piece.shard)
             yield batch
             row += len(batch)
@@ -90,6 +92,14 @@ def _piece_tables(store: Store, piece: Piece, columns: Sequence[str]) -> Iterato
             raise ValueError(
                 f"{piece.shard.path} has {start} rows, its manifest says more: run verify"
             )
+
+
+def _with_positions(table: pa.Table, job: Job) -> pa.Table:
+    if not job.label_ids:
+        return table
+    labels = class_positions(table["label"].to_numpy(), job.label_ids)
+    place = table.schema.get_field_index("label")
+    return table.set_column(place, table.schema.field(place), pa.chunked_array([labels]))
 
 
 def _shard_rows(store: Store, piece: Piece) -> npt.NDArray[np.int64]:

@@ -61,6 +61,15 @@ class FileSink:
             self._part = self._local.with_name(f".{self._local.name}.{os.getpid()}.part")
             self._stream = self._part.open("wb", buffering=0)
 
+    # What PyArrow asks of a Python file that it writes to and does not own.
+    closed = False
+
+    def flush(self) -> None:
+        """Nothing waits here."""
+
+    def close(self) -> None:
+        """The block ends the file, not whoever writes to it."""
+
     def write(self, content: bytes | memoryview) -> None:
         """Append these bytes."""
         self._hash.update(content)
@@ -240,8 +249,10 @@ class _ObjectFile(io.RawIOBase):
 def _write_file(path: str, content: bytes) -> None:
     """Write a small file."""
     handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o644)
+    view = memoryview(content)
     try:
-        os.write(handle, content)
+        while view:  # a full disk or a signal may take a part only
+            view = view[os.write(handle, view) :]
     finally:
         os.close(handle)
 

@@ -1,9 +1,11 @@
 """How many ranks a machine gets by default."""
 
+import dataclasses
+
 import pytest
 
 from model import launch
-from model.launch import default_processes
+from model.launch import default_processes, train_in_processes
 from model.presets import preset
 from model.spec import apply_overrides
 
@@ -25,3 +27,17 @@ def test_every_gpu_gets_a_rank(monkeypatch) -> None:
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     monkeypatch.setattr("torch.cuda.device_count", lambda: 8)
     assert default_processes(preset("large")) == 8
+
+
+@pytest.mark.parametrize("split", ["train", "validation", "test"])
+def test_a_dataset_that_cannot_be_trained_on_is_refused_before_a_rank_starts(
+    store, make_dataset, small_spec, monkeypatch, split
+) -> None:
+    whole = make_dataset(store)
+    files = tuple(entry for entry in whole.files if entry.split != split)
+    dataset = dataclasses.replace(whole, files=files)
+    monkeypatch.setattr(launch, "_agent", pytest.fail)
+    with pytest.raises(ValueError, match=f"no Parquet shard of the split '{split}'"):
+        train_in_processes(small_spec(whole), dataset, store, "tiny", num_processes=1)
+    with pytest.raises(ValueError, match="the network takes images"):
+        train_in_processes(preset("tiny"), whole, store, "tiny", num_processes=1)

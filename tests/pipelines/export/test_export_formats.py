@@ -16,6 +16,7 @@ from pipelines.export.idx import label_type
 from pipelines.export.numpy_bitmap import npy_header
 from pipelines.export.run import export_dataset
 from pipelines.export.spec import ExportSpec
+from pipelines.shards import open_shard, read_images
 
 
 def leaves_files_open(test):
@@ -59,6 +60,24 @@ def test_datasets_opens_hf_as_pictures_with_class_names(export, dataset, tmp_pat
         )
         assert rows["label"][:] == dataset.labels[split].tolist()
         assert rows.features["label"].names == ["bee", "The Eiffel Tower", "sea turtle"]
+
+
+@pytest.mark.slow
+def test_a_large_parquet_file_is_written_a_row_group_at_a_time(export, make_dataset, store):
+    drawn = make_dataset(store, {"train": (30_000, 50_000, 20_000)})
+    before, pool = pa.default_memory_pool(), pa.proxy_memory_pool(pa.default_memory_pool())
+    pa.set_memory_pool(pool)
+    try:
+        root = export(drawn, "hf", rows_per_file=1_000_000)
+    finally:
+        pa.set_memory_pool(before)
+    assert pool.max_memory() < 60 << 20  # the file has 88 MB of pictures
+    shard = open_shard(root / "data/train-00000-of-00001.parquet")
+    groups = [shard.metadata.row_group(i).num_rows for i in range(shard.num_row_groups)]
+    assert groups == [8_192] * 12 + [1_696]
+    table = shard.read()
+    assert np.array_equal(read_images(table["image"]), drawn.images["train"])
+    assert table["label"].to_pylist() == drawn.labels["train"].tolist()
 
 
 @pytest.mark.slow
