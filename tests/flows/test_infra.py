@@ -1,6 +1,5 @@
 """What is in infra/: valid, safe by default, and able to run what it says it runs."""
 
-import json
 import os
 import re
 import shutil
@@ -107,58 +106,3 @@ def test_every_requirement_of_an_image_is_pinned(floor):
     lines = (INFRA / f"requirements-{floor}.txt").read_text().splitlines()
     wanted = [line.partition("[")[0] for line in lines if not line.startswith("#")]
     assert [name for name in wanted if name not in pinned] == []
-
-
-WITHOUT = """
-import json, sys
-for name in {missing!r}:
-    sys.modules[name] = None  # importing it fails, as in the image
-from flows.isolated import main
-import flows.deployed, flows.housekeeping
-sys.exit(main(sys.argv[1:]))
-"""
-MISSING = {
-    "pipelines": ("torch", "torchmetrics", "safetensors", "tensorboard"),
-    "model": ("apache_beam", "tensorflow", "tensorflow_datasets", "cairocffi", "google_crc32c"),
-}
-
-
-def run_without(floor: str, job: str, params, folder: Path) -> dict:
-    """Run a stage in a process that lacks the other floor's libraries; return its result."""
-    import dataclasses
-
-    code = WITHOUT.format(missing=MISSING[floor])
-    command = [sys.executable, "-c", code, job, json.dumps(dataclasses.asdict(params))]
-    environment = os.environ | {
-        "SKETCHMILL_CACHE": str(folder / "cache"),
-        "PREFECT_HOME": str(folder / "prefect"),
-        "OMP_NUM_THREADS": "1",
-    }
-    done = subprocess.run(command, capture_output=True, text=True, env=environment)
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout.splitlines()[-1])["result"]
-
-
-@pytest.mark.slow
-def test_each_image_can_do_its_stages(tmp_path):
-    """The stages that infra/prefect.yaml places on a pool need nothing of the other image."""
-    from flows.exporting import ExportParams
-    from flows.params import BuildParams, SampleParams, TrainParams
-
-    url = str(tmp_path / "store")
-    build = BuildParams(store=url, classes=("sun", "lightning"), max_per_class=100)
-    dataset = run_without("pipelines", "build", build, tmp_path)
-    settings = ("num_filters=4", "num_hierarchies=1", "num_resnet=1", "batch_size=8")
-    train = TrainParams(
-        store=url, name="net", dataset=dataset["digest"], settings=(*settings, "budget_nimg=16")
-    )
-    model = run_without("model", "train", train, tmp_path)
-    sample = SampleParams(store=url, name="net", model=model["digest"], per_class=1)
-    samples = run_without("model", "sample", sample, tmp_path)
-    assert samples["summary"]["num_drawings"] == 2
-    export = ExportParams(store=url, ref=f"samples/net@{samples['digest']}", name="net")
-    run_without("model", "audit", export, tmp_path)
-    exported = run_without("pipelines", "export", export, tmp_path)
-    assert exported["summary"]["num_drawings"] == 2
-    again = run_without("pipelines", "build", build, tmp_path)
-    assert again["digest"] == dataset["digest"]
