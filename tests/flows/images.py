@@ -5,11 +5,15 @@ the environment of the tests into one that has nothing else; this project's own 
 `pip install --no-deps .` does. An import of anything else fails there as it does in the image.
 """
 
+import contextlib
 import importlib.metadata
 import os
+import shutil
+import signal
 import subprocess
 import venv
 from collections import Counter
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
@@ -38,26 +42,50 @@ class Image:
         _link(own, packages, only_metadata=True)
         _write_scripts(own, self.bin)
 
-    def environment(self, **more: str) -> dict[str, str]:
-        """Return the variables of a process in the image; nothing of this process's Python."""
-        own = {k: v for k, v in os.environ.items() if not k.startswith(("PYTHON", "VIRTUAL_ENV"))}
-        return own | {"PATH": f"{self.bin}:{os.defpath}", "DO_NOT_TRACK": "1"} | more
-
     def run(self, *command: str, folder: Path, **more: str) -> subprocess.CompletedProcess[str]:
         """Run a command of the image in a folder of its own; its output is kept."""
-        variables = {
+        full, environment = self._prepared(command, folder, more)
+        return subprocess.run(full, cwd=folder, env=environment, capture_output=True, text=True)
+
+    @contextlib.contextmanager
+    def running(self, *command: str, folder: Path, log: Path, **more: str) -> Iterator[None]:
+        """Run a command of the image for as long as the block; it dies with the tests as well."""
+        full, environment = self._prepared(command, folder, more)
+        with log.open("ab") as output:
+            started = subprocess.Popen(
+                ["setpriv", "--pdeathsig", "KILL", *full],
+                cwd=folder,
+                env=environment,
+                stdout=output,
+                stderr=output,
+                stdin=subprocess.DEVNULL,
+                start_new_session=True,
+            )
+        try:
+            yield
+        finally:
+            started.terminate()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                started.wait(20)
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(started.pid, signal.SIGKILL)
+            started.wait()
+
+    def _prepared(
+        self, command: tuple[str, ...], folder: Path, more: dict[str, str]
+    ) -> tuple[list[str], dict[str, str]]:
+        """Return a command and its variables; nothing of this process's own Python."""
+        environment = {
+            "PATH": f"{self.bin}:{os.defpath}",
             "HOME": str(folder),
             "PREFECT_HOME": str(folder / "prefect"),
             "XDG_CACHE_HOME": str(folder / "cache"),
             "OMP_NUM_THREADS": "1",
-        }
-        return subprocess.run(
-            [str(self.bin / command[0]), *command[1:]],
-            cwd=folder,
-            env=self.environment(**variables | more),
-            capture_output=True,
-            text=True,
-        )
+            "DO_NOT_TRACK": "1",
+        } | more
+        program = shutil.which(command[0], path=environment["PATH"])
+        assert program is not None, command[0]
+        return [program, *command[1:]], environment
 
 
 def requirements(floor: str) -> list[Requirement]:

@@ -17,47 +17,9 @@ MANIFESTS = sorted((INFRA / "kubernetes").glob("*.yaml"))
 LOADED = sorted([*INFRA.glob("*.yaml"), *INFRA.glob("helm/*.yaml")])
 
 
-@pytest.fixture(scope="module")
-def compose() -> dict:
-    return yaml.safe_load((INFRA / "compose.yaml").read_text())
-
-
 @pytest.mark.parametrize("file", LOADED, ids=lambda file: file.name)
 def test_file_is_yaml(file):
     assert yaml.safe_load(file.read_text())
-
-
-def test_compose_file_follows_the_specification(compose):
-    specification = pytest.importorskip("compose_spec", reason="pip install compose-spec")
-    model = specification.ComposeSpecification.model_validate(compose)
-    assert set(model.services) == set(compose["services"])
-
-
-def test_compose_publishes_on_loopback_alone(compose):
-    ports = [port for service in compose["services"].values() for port in service.get("ports", ())]
-    assert ports
-    assert [port for port in ports if not port.startswith("127.0.0.1:")] == []
-
-
-def test_compose_pins_every_image(compose):
-    images = {name: service["image"] for name, service in compose["services"].items()}
-    floating = [name for name, image in images.items() if not re.search(r":\d+\.\d+", image)]
-    assert floating == []
-
-
-def test_server_asks_for_a_password_and_tells_nobody(compose):
-    environment = compose["services"]["server"]["environment"]
-    assert environment["PREFECT_SERVER_API_AUTH_STRING"].startswith("${PREFECT_AUTH:?")
-    assert environment["PREFECT_SERVER_CSRF_PROTECTION_ENABLED"] == "true"
-    assert environment["PREFECT_SERVER_ANALYTICS_ENABLED"] == "false"
-    assert environment["DO_NOT_TRACK"] == "1"
-
-
-def test_every_client_knows_what_the_server_asks_for(compose):
-    for name in ("bootstrap", "worker-cpu", "worker-gpu"):
-        environment = compose["services"][name]["environment"]
-        assert environment["PREFECT_API_AUTH_STRING"].startswith("${PREFECT_AUTH:?"), name
-        assert environment["PREFECT_CLIENT_CSRF_SUPPORT_ENABLED"] == "true", name
 
 
 @pytest.mark.parametrize("file", [*LOADED, *MANIFESTS], ids=lambda file: file.name)
