@@ -254,9 +254,9 @@ def _extras(params: ExportParams, dataset: Manifest, audit: Manifest | None, sto
     checks = check_audit(params, audit, store)
     report = _audited_report(dataset, audit, checks, store, name=dataset.name)
     attachments = {
-        AUDIT_NAME: store.get(f"{audit.prefix}/{AUDIT_NAME}"),
+        AUDIT_NAME: store.read(audit, AUDIT_NAME),
         "gate.json": json.dumps(checks, indent=1).encode() + b"\n",
-        REPORT_NAME: store.get(f"{report.prefix}/{REPORT_NAME}"),
+        REPORT_NAME: store.read(report, REPORT_NAME),
     }
     ref = InputRef(role="audit", kind=audit.kind, name=audit.name, digest=audit.digest)
     kept = kept_rows(audit, dataset) if params.filters else None

@@ -13,7 +13,6 @@ index of 50 million rows takes 400 MB a rank.
 
 import functools
 import hashlib
-import mmap
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -21,7 +20,6 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 from jaxtyping import Int64, UInt8
@@ -195,27 +193,13 @@ def _read_shard(
     store: Store, manifest: Manifest, entry: FileEntry
 ) -> Iterator[tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]]:
     path = f"{manifest.prefix}/{entry.path}"
-    content = _content(store, path)
-    if hashlib.sha256(content).hexdigest() != entry.sha256:
-        raise StoreError(
-            f"shard {path} does not match its SHA-256: rebuild the dataset, or fetch it again"
-        )
-    shard = open_shard(pa.BufferReader(pa.py_buffer(content)))
+    shard = open_shard(store.view_entry(manifest, entry))
     if shard.metadata.num_rows != entry.rows:
         raise StoreError(
             f"shard {path} has {shard.metadata.num_rows} rows, the manifest says {entry.rows}"
         )
     for images, labels in _read_batches(shard):
         yield images, class_positions(labels, manifest.summary.get("label_ids"))
-
-
-def _content(store: Store, path: str) -> bytes | mmap.mmap:
-    """Return an object's bytes, as a memory map where the store is a local directory."""
-    local = store.local_path(path)
-    if local is None or not local.is_file() or not local.stat().st_size:
-        return store.get(path)
-    with local.open("rb") as file:
-        return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
 
 
 def _read_batches(

@@ -156,7 +156,7 @@ def check_evaluation(model: Manifest, dataset: Manifest, store: Store, wanted: E
     if wanted.limit < 0:
         raise ValueError(f"limit must be at least 1, or 0 for all, found {wanted.limit}")
     if wanted.with_bayes:
-        check_classifies(read_config(store.get(f"{model.prefix}/{CONFIG_NAME}")))
+        check_classifies(read_config(store.read(model, CONFIG_NAME)))
 
 
 def check_classes(class_names: Sequence[str], known: Sequence[str]) -> None:
@@ -206,7 +206,7 @@ def _parser() -> argparse.ArgumentParser:
 def open_model(store: Store, manifest: Manifest) -> PixelCNN:
     """Load a published model, in evaluation mode on the CPU."""
     names = (WEIGHTS_NAME, CONFIG_NAME)
-    return load_model({name: store.get(f"{manifest.prefix}/{name}") for name in names}).model
+    return load_model({name: store.read(manifest, name) for name in names}).model
 
 
 def match_classes(drawings: Drawings, class_names: Sequence[str]) -> Drawings:

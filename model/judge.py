@@ -184,7 +184,7 @@ def open_judge(store: Store, manifest: Manifest) -> Judge:
     if manifest.summary.get("role") != "judge":
         raise ValueError(f"model {manifest.name}@{manifest.digest[:12]} is not a judge")
     judge = Judge(manifest.spec["num_classes"])
-    judge.load_state_dict(load(store.get(f"{manifest.prefix}/judge.safetensors")))
+    judge.load_state_dict(load(store.read(manifest, "judge.safetensors")))
     return judge.eval()
 
 

@@ -8,47 +8,33 @@ and symbolic links that leave the root are refused, because obstore follows them
 
 import contextlib
 import hashlib
+import mmap
 import os
 import re
 import secrets
+import tempfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import IO
 
 import obstore
 from obstore.exceptions import AlreadyExistsError
-from obstore.store import LocalStore, MemoryStore, from_url
-
-if TYPE_CHECKING:  # obstore has these for type checkers alone
-    from obstore.store import ClientConfig, RetryConfig
+from obstore.store import LocalStore
 
 CHUNK_BYTES = 4 << 20
 _UPLOADS = 4
 # S3 allows keys of 1024 bytes, file systems names of 255.
 MAX_PATH_CHARS = 1024
 MAX_NAME_CHARS = 255
-# obstore's own retries: 5xx answers, lost connections and time-outs; full jitter. Two minutes
-# stay below the five after which a signed request expires.
-RETRY_CONFIG: "RetryConfig" = {
-    "max_retries": 8,
-    "retry_timeout": timedelta(seconds=120),
-    "backoff": {
-        "init_backoff": timedelta(milliseconds=100),
-        "max_backoff": timedelta(seconds=15),
-        "base": 2,
-    },
-}
-# The default of 30 s for a whole request is less than 8 MiB take on a slow line.
-CLIENT_OPTIONS: "ClientConfig" = {
-    "timeout": timedelta(seconds=300),
-    "connect_timeout": timedelta(seconds=10),
-}
+_MAX_IN_MEMORY_BYTES = 64 << 20
 # Beyond so many files one sync of all file systems is faster than one fsync each.
 _MAX_FSYNCS = 1000
 
 _NAME = re.compile(r"[A-Za-z0-9._+=@,~()'-][A-Za-z0-9 ._+=@,~()'-]*")
+
+Content = bytes | mmap.mmap
 
 
 class StoreError(ValueError):
@@ -68,7 +54,7 @@ class Objects:
     """Objects under one root. All paths are relative to it, with forward slashes."""
 
     def __init__(self, backend: obstore.store.ObjectStore, url: str) -> None:
-        """Wrap an obstore backend; `open_backend` makes one from a URL."""
+        """Wrap an obstore backend; `pipelines.backends` makes one from a URL."""
         self.backend = backend
         self.url = url
 
@@ -123,6 +109,22 @@ class Objects:
         """Return an object's content; raise FileNotFoundError if there is none."""
         self._file(path)
         return bytes(obstore.get(self.backend, path).bytes())
+
+    def view(self, path: str) -> Content:
+        """Return an object's content as `get` does, mapped where it need not be in memory.
+
+        That is where it is a local file, and where it is large: then it goes to a temporary file.
+        """
+        if (local := self._file(path)) is not None:
+            with local.open("rb") as file:
+                return _mapped(file)
+        found = obstore.get(self.backend, path)
+        if found.meta["size"] <= _MAX_IN_MEMORY_BYTES:
+            return bytes(found.bytes())
+        with tempfile.TemporaryFile() as file:
+            for chunk in found.stream(min_chunk_size=CHUNK_BYTES):
+                file.write(chunk)
+            return _mapped(file)
 
     def chunks(self, path: str) -> Iterator[bytes]:
         """Yield an object's content in pieces of some MiB; FileNotFoundError if there is none."""
@@ -221,22 +223,11 @@ class _Tally:
             yield chunk
 
 
-def open_backend(url: str) -> tuple[obstore.store.ObjectStore, str]:
-    """Return the backend of a directory path, `file://`, `s3://`, `gs://` or `memory://` URL.
-
-    A local directory is made if needed. Credentials and endpoints of remote stores come from
-    the environment alone (AWS_*, GOOGLE_*). Also returns the URL, absolute for directories.
-    """
-    if url.startswith("memory://"):
-        return MemoryStore(), url
-    if "://" not in url or url.startswith("file://"):
-        root = Path(url.removeprefix("file://")).expanduser().resolve()
-        root.mkdir(parents=True, exist_ok=True)
-        return LocalStore(root), str(root)
-    # Whoever writes http:// into the endpoint has chosen it.
-    is_plain = os.environ.get("AWS_ENDPOINT_URL", "").startswith("http://")
-    options: ClientConfig = {**CLIENT_OPTIONS, **({"allow_http": True} if is_plain else {})}
-    return from_url(url, client_options=options, retry_config=RETRY_CONFIG), url
+def _mapped(file: IO[bytes]) -> Content:
+    file.flush()
+    if not os.fstat(file.fileno()).st_size:  # which mmap refuses
+        return b""
+    return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
 
 
 def check_path(path: str) -> None:

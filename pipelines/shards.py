@@ -10,6 +10,7 @@ are the same for the same rows and the same PyArrow version; another version may
 
 import io
 import json
+import mmap
 import struct
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -119,10 +120,10 @@ def shard_writer(
     )
 
 
-def open_shard(source: bytes | Path | str | BinaryIO) -> pq.ParquetFile:
+def open_shard(source: bytes | mmap.mmap | Path | str | BinaryIO) -> pq.ParquetFile:
     """Open a shard from its bytes, a path or an open file."""
-    if isinstance(source, bytes):
-        return pq.ParquetFile(pa.BufferReader(source))
+    if isinstance(source, bytes | mmap.mmap):
+        return pq.ParquetFile(pa.BufferReader(pa.py_buffer(source)))
     return pq.ParquetFile(source)
 
 

@@ -15,8 +15,9 @@ from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 
 from pipelines import staging
+from pipelines.backends import open_backend
 from pipelines.leases import holding
-from pipelines.objects import ObjectInfo, StoreError, check_path, open_backend
+from pipelines.objects import Content, ObjectInfo, StoreError, check_path
 from pipelines.refs import Refs, check_kind
 from pipelines.schema import (
     MANIFEST_NAME,
@@ -174,11 +175,31 @@ class Store(Refs):
         """Return the content of an artifact's file; raise StoreError if it is not as published."""
         for entry in manifest.files:
             if entry.path == path:
-                content = self.get(f"{manifest.prefix}/{path}")
-                if hashlib.sha256(content).hexdigest() != entry.sha256:
-                    raise StoreError(f"{manifest.prefix}/{path} is damaged: delete and remake it")
-                return content
-        raise StoreError(f"{manifest.prefix} has no file {path!r}")
+                return bytes(self.view_entry(manifest, entry))
+        raise StoreError(f"{manifest.prefix} in {self.url} has no file {path!r}")
+
+    def view_entry(self, manifest: Manifest, entry: FileEntry) -> Content:
+        """Return what `read` does of an entry, mapped where it need not be in memory."""
+        return self.checked(f"{manifest.prefix}/{entry.path}", entry.bytes, entry.sha256)
+
+    def checked(self, path: str, size: int, sha256: str) -> Content:
+        """Return an object's content; raise StoreError unless it has this size and SHA-256.
+
+        Every file of an artifact that work uses is read through here.
+        """
+        remedy = (
+            f"delete {'/'.join(path.split('/')[:3])} in {self.url} and run again what made it, "
+            "or pull it from another store"
+        )
+        try:
+            content = self.view(path)
+        except FileNotFoundError as error:
+            raise StoreError(f"{path} is missing: {remedy}") from error
+        if len(content) != size:
+            raise StoreError(f"{path} is damaged, {len(content)} bytes instead of {size}: {remedy}")
+        if hashlib.sha256(content).hexdigest() != sha256:
+            raise StoreError(f"{path} is damaged, it does not match its SHA-256: {remedy}")
+        return content
 
     def damaged(self, manifest: Manifest) -> list[str]:
         """Return what is wrong with an artifact after reading every byte of its files."""

@@ -12,7 +12,6 @@ files (model.audit.columns), so memory does not grow with the set.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -107,7 +106,7 @@ def read_batches(
     """Yield pixels, labels and bits_per_dim (if there) of each row group of a split."""
     label_ids = manifest.summary.get("label_ids")
     for entry in split_entries(manifest, split):
-        with open_shard(_source(store, f"{manifest.prefix}/{entry.path}")) as parquet:
+        with open_shard(store.view_entry(manifest, entry)) as parquet:
             names = [BITS_PER_DIM] if BITS_PER_DIM in parquet.schema_arrow.names else []
             for group in range(parquet.num_row_groups):
                 table = parquet.read_row_group(group, columns=["image", "label", *names])
@@ -175,12 +174,6 @@ def _first_of_class(
     return np.sort(np.concatenate(picked))
 
 
-def _source(store: Store, path: str) -> Path | bytes:
-    """Return a local file to read in parts, or a remote object's bytes."""
-    local = store.local_path(path)
-    return store.get(path) if local is None else local
-
-
 def rate(mask: Sequence[bool] | npt.NDArray[np.bool_]) -> float:
     """Return the part of a mask that is true; 0 for none at all."""
     return float(np.mean(mask)) if len(mask) else 0.0
@@ -194,7 +187,7 @@ def pick_rows(manifest: Manifest, store: Store, *, split: str, rows: Sequence[in
         stop = start + int(entry.rows or 0)
         wanted = [row for row in rows if start <= row < stop]
         if wanted:
-            with open_shard(_source(store, f"{manifest.prefix}/{entry.path}")) as parquet:
+            with open_shard(store.view_entry(manifest, entry)) as parquet:
                 table = parquet.read(columns=["image"]).take([row - start for row in wanted])
             found |= dict(zip(wanted, read_images(table["image"]), strict=True))
         start = stop

@@ -193,8 +193,10 @@ def _take_round(
     )
     masks = kept_rows(audit, drawn)
     for entry in split_entries(drawn, SPLIT):
-        mask = np.load(io.BytesIO(store.get(masks[entry.path][0])), allow_pickle=False)
-        table = open_shard(store.get(f"{drawn.prefix}/{entry.path}")).read()
+        kept = masks[entry.path]
+        content = bytes(store.checked(kept.path, kept.bytes, kept.sha256))
+        mask = np.load(io.BytesIO(content), allow_pickle=False)
+        table = open_shard(store.view_entry(drawn, entry)).read()
         rows = _wanted_rows(spec, tally, drawn, table, mask)
         tally.picked.append((drawn, entry.path, rows))
 
@@ -264,7 +266,7 @@ def _shard_tables(spec: QuotaSpec, store: Store, tally: Tally) -> Iterator[pa.Ta
     """Yield the accepted rows in tables of ROWS_PER_SHARD, labels as positions in the quotas."""
     waiting: list[pa.Table] = []
     for drawn, path, rows in tally.picked:
-        table = open_shard(store.get(f"{drawn.prefix}/{path}")).read().take(pa.array(rows))
+        table = open_shard(store.read(drawn, path)).read().take(pa.array(rows))
         waiting.append(_relabel(table, drawn.summary["class_names"], list(spec.counts)))
         joined = pa.concat_tables(waiting)
         while joined.num_rows >= ROWS_PER_SHARD:

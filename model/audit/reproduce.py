@@ -66,7 +66,7 @@ def read_recipe(samples: Manifest, store: Store, *, row: int) -> Recipe:
     for entry in split_entries(samples, SPLIT):
         stop = start + int(entry.rows or 0)
         if start <= row < stop:
-            content = store.get(f"{samples.prefix}/{entry.path}")
+            content = store.view_entry(samples, entry)
             table = open_shard(content).read().slice(row - start, 1)
             picked = table.select(["class_name", "seed", "sample_index", "model"]).to_pylist()[0]
             return Recipe(image=read_images(table["image"])[0], **picked)

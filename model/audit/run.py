@@ -141,16 +141,16 @@ def audit_inputs(
 
 def read_audit(audit: Manifest, store: Store) -> dict[str, Any]:
     """Return the numbers of a published audit."""
-    return json.loads(store.get(f"{audit.prefix}/{AUDIT_NAME}"))
+    return json.loads(store.read(audit, AUDIT_NAME))
 
 
-def kept_rows(audit: Manifest, samples: Manifest) -> dict[str, tuple[str, int]]:
-    """Return of each shard of the samples the mask's path in the store and its accepted rows."""
-    rows = {entry.path: int(entry.rows or 0) for entry in audit.files}
+def kept_rows(audit: Manifest, samples: Manifest) -> dict[str, FileEntry]:
+    """Return of each shard of the samples its mask: path in the store, accepted rows, hash."""
+    entries = {entry.path: entry for entry in audit.files}
     masks = [mask_name(index) for index in range(len(split_entries(samples, SAMPLES_SPLIT)))]
     shards = split_entries(samples, SAMPLES_SPLIT)
     return {
-        shard.path: (f"{audit.prefix}/{mask}", rows[mask])
+        shard.path: dataclasses.replace(entries[mask], path=f"{audit.prefix}/{mask}")
         for shard, mask in zip(shards, masks, strict=True)
     }
 

@@ -178,7 +178,7 @@ def _page_values(
 ) -> dict[str, Any]:
     """Return what the page shows of dataset, model and samples."""
     dataset, model, samples = subject.dataset, subject.model, subject.samples
-    test = json.loads(store.get(f"{model.prefix}/evaluation.json"))["test"]
+    test = json.loads(store.read(model, "evaluation.json"))["test"]
     by_class = test["classes"]
     bpd = {name: row["bits_per_dim"] for name, row in by_class.items()}
     error = {name: row["bits_per_dim_stderr"] for name, row in by_class.items()}
@@ -212,7 +212,7 @@ def _audit_values(subject: Subject, store: Store) -> dict[str, Any]:
     """Return what the page shows of the audit; `audit` is None without one."""
     if subject.audit is None:
         return {"audit": None}
-    numbers = json.loads(store.get(f"{subject.audit.prefix}/audit.json"))
+    numbers = json.loads(store.read(subject.audit, "audit.json"))
     classes = numbers["classes"]
     pairs, captions = closest_pairs(numbers, subject.samples, subject.dataset, store)
     confusion = numbers.get("confusion")
@@ -240,7 +240,7 @@ def _audit_values(subject: Subject, store: Store) -> dict[str, Any]:
 
 
 def _curve(model: Manifest, store: Store) -> list[dict[str, float]]:
-    content = store.get(f"{model.prefix}/curve.jsonl")
+    content = store.read(model, "curve.jsonl")
     return [json.loads(line) for line in content.splitlines() if line.strip()]
 
 

@@ -66,9 +66,7 @@ def open_drawer(store: Store, manifest: Manifest, spec: SampleSpec) -> Drawer:
 
     Raises ValueError for a class that the model does not know or a model that is none.
     """
-    saved = load_model(
-        {name: store.get(f"{manifest.prefix}/{name}") for name in (WEIGHTS_NAME, CONFIG_NAME)}
-    )
+    saved = load_model({name: store.read(manifest, name) for name in (WEIGHTS_NAME, CONFIG_NAME)})
     labels = spec_labels(spec, saved.class_names, saved.model.config)
     dtype = torch.float64 if spec.dtype == "float64" else torch.float32
     device = "cuda" if torch.cuda.is_available() else "cpu"

@@ -5,7 +5,6 @@ against its SHA-256. Only shards too small or too large, of the linked layout, o
 were filtered out are cut anew; the pictures then pass as they are, without being decoded.
 """
 
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
 
@@ -16,8 +15,8 @@ import pyarrow.parquet as pq
 from pipelines.export.card import hf_card
 from pipelines.export.job import Format, Job, Piece, Record, Shard, Unit
 from pipelines.export.plan import range_units
-from pipelines.export.rows import count_labels, read_rows
-from pipelines.export.target import Target, open_input, read_chunks
+from pipelines.export.rows import count_labels, read_rows, read_shard
+from pipelines.export.target import Target
 from pipelines.shards import ROWS_PER_GROUP, open_shard, shard_name, shard_writer
 from pipelines.store import Store
 
@@ -83,13 +82,8 @@ def _copies(job: Job, split: str) -> list[Unit]:
 
 def _copy(unit: Unit, job: Job, source: Store, target: Target) -> Record:
     shard = unit.pieces[0].shard
-    digest = hashlib.sha256()
     with target.open(unit.outputs[0]) as sink:
-        for chunk in read_chunks(source, shard.path, shard.bytes):
-            digest.update(chunk)
-            sink.write(chunk)
-        if digest.hexdigest() != shard.sha256:
-            raise ValueError(f"{shard.path} does not match its SHA-256: run verify")
+        sink.write(memoryview(read_shard(source, shard)))
     counts = np.zeros(len(job.class_names), np.int64)
     for batch in read_rows(source, job, unit.pieces, first_row=0, columns=["label"]):
         counts += count_labels(batch, job)
@@ -132,7 +126,7 @@ def _write_groups(
 
 def _schema(source: Store, shard: Shard, job: Job) -> pa.Schema:
     """Return the shards' schema; its class names are the job's, also where shards know more."""
-    with open_shard(open_input(source, shard.path)) as parquet:
+    with open_shard(read_shard(source, shard)) as parquet:
         schema = parquet.schema_arrow
     metadata = dict(schema.metadata or {})
     if job.label_ids and b"huggingface" in metadata:

@@ -5,8 +5,7 @@ from dataclasses import dataclass, field
 
 from pipelines.export.job import Job, Shard
 from pipelines.export.spec import ExportSpec
-from pipelines.export.target import open_input
-from pipelines.schema import ATTRIBUTION, InputRef, Manifest, artifact_digest
+from pipelines.schema import ATTRIBUTION, FileEntry, InputRef, Manifest, artifact_digest
 from pipelines.shards import open_shard
 from pipelines.store import Store
 
@@ -22,7 +21,7 @@ class Extras:
     """
 
     inputs: tuple[InputRef, ...] = ()
-    kept: Mapping[str, tuple[str, int]] | None = None
+    kept: Mapping[str, FileEntry] | None = None
     attachments: Mapping[str, bytes] = field(default_factory=dict)
 
 
@@ -48,8 +47,9 @@ def make_job(
     shards = [s for s in shards if s.rows and s.split in (spec.splits or known)]
     if not shards:
         raise ValueError(f"{dataset.kind}/{dataset.name} has no drawings to export")
+    first = shards[0]
     digest = artifact_digest("exports", spec.to_json(), export_inputs(dataset, extras))
-    with open_shard(open_input(store, shards[0].path)) as parquet:
+    with open_shard(store.checked(first.path, first.bytes, first.sha256)) as parquet:
         columns = [c for c in parquet.schema_arrow.names if c not in ("image", "label")]
     splits = spec.splits or known
     return Job(
@@ -68,9 +68,7 @@ def make_job(
     )
 
 
-def dataset_shards(
-    dataset: Manifest, kept: Mapping[str, tuple[str, int]] | None = None
-) -> list[Shard]:
+def dataset_shards(dataset: Manifest, kept: Mapping[str, FileEntry] | None = None) -> list[Shard]:
     """Return the Parquet shards of a dataset in order; raise ValueError if it has none."""
     entries = [e for e in dataset.files if e.path.endswith(".parquet") and e.rows is not None]
     if not entries:
@@ -78,15 +76,14 @@ def dataset_shards(
             f"{dataset.kind}/{dataset.name} has no Parquet shards; build it with "
             "formats=parquet to export it"
         )
-    masks = {e.path: ("", int(e.rows or 0)) for e in entries} if kept is None else kept
     return [
         Shard(
             path=f"{dataset.prefix}/{entry.path}",
-            rows=masks[entry.path][1],
+            rows=(entry if kept is None else kept[entry.path]).rows or 0,
             split=entry.split or "train",
             bytes=entry.bytes,
             sha256=entry.sha256,
-            kept=masks[entry.path][0],
+            kept=None if kept is None else kept[entry.path],
         )
         for entry in entries
     ]

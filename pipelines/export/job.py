@@ -20,14 +20,14 @@ from pipelines.store import Store
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shard:
-    """One input shard; `kept` is the path of a mask of its rows, `rows` counts the kept ones."""
+    """One input shard; `kept` is the mask of its rows, `rows` counts the kept ones."""
 
     path: str
     rows: int
     split: str
     bytes: int
     sha256: str
-    kept: str = ""
+    kept: FileEntry | None = None
 
 
 @dataclass(frozen=True, slots=True)

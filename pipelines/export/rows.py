@@ -3,6 +3,7 @@
 No more than one row group (8,192 drawings, 7 MB) is held, whatever the size of a shard.
 """
 
+import functools
 import io
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -12,8 +13,8 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from pipelines.export.job import Job, Piece, Shard
-from pipelines.export.target import open_input
 from pipelines.labels import class_positions
+from pipelines.objects import Content
 from pipelines.shards import IMAGE_TYPE, open_shard, read_images
 from pipelines.store import Store
 from pipelines.stored_png import PIXELS_OFFSET, encode_pngs, png_bytes, png_header
@@ -65,6 +66,22 @@ def read_rows(
             row += len(batch)
 
 
+def read_shard(store: Store, shard: Shard) -> Content:
+    """Return a shard's content; raise StoreError if it is not what the dataset's manifest says.
+
+    Units one after another that read the same shard have it checked once.
+    """
+    local = store.local_path(shard.path)
+    stamp = local.stat() if local is not None and local.exists() else None
+    changed = (stamp.st_mtime_ns, stamp.st_ino) if stamp else ()
+    return _checked(store, shard.path, shard.bytes, shard.sha256, changed)
+
+
+@functools.lru_cache(maxsize=2)
+def _checked(store: Store, path: str, size: int, sha256: str, _changed: tuple[int, ...]) -> Content:
+    return store.checked(path, size, sha256)
+
+
 def count_labels(batch: Batch, job: Job) -> npt.NDArray[np.int64]:
     """Return the number of drawings of each class in a batch."""
     return np.bincount(batch.labels, minlength=len(job.class_names)).astype(np.int64)
@@ -79,7 +96,7 @@ def check_shape(images: Images, job: Job) -> Images:
 
 def _piece_tables(store: Store, piece: Piece, columns: Sequence[str]) -> Iterator[pa.Table]:
     rows = _shard_rows(store, piece)
-    with open_shard(open_input(store, piece.shard.path)) as parquet:
+    with open_shard(read_shard(store, piece.shard)) as parquet:
         start = 0
         for index in range(parquet.num_row_groups):
             stop = start + parquet.metadata.row_group(index).num_rows
@@ -104,9 +121,11 @@ def _with_positions(table: pa.Table, job: Job) -> pa.Table:
 
 def _shard_rows(store: Store, piece: Piece) -> npt.NDArray[np.int64]:
     """Return the positions in the shard's file of the piece's rows, ascending."""
-    if not piece.shard.kept:
+    if piece.shard.kept is None:
         return np.arange(piece.start, piece.stop)
-    mask = np.load(io.BytesIO(store.get(piece.shard.kept)), allow_pickle=False)
+    kept = piece.shard.kept
+    content = store.checked(kept.path, kept.bytes, kept.sha256)
+    mask = np.load(io.BytesIO(content), allow_pickle=False)
     return np.flatnonzero(mask)[piece.start : piece.stop]
 
 

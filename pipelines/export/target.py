@@ -5,14 +5,13 @@ that nobody sees before it is complete. Neither is ever whole in memory.
 """
 
 import hashlib
-import io
 import os
 import re
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, Protocol, cast
+from typing import Protocol
 
 import obstore
 
@@ -207,43 +206,6 @@ def read_range(store: Store, path: str, start: int, length: int) -> bytes:
     if length == 0:
         return b""
     return bytes(obstore.get_range(store.backend, path, start=start, length=length))
-
-
-def open_input(store: Store, path: str) -> Path | BinaryIO:
-    """Return what PyArrow opens to read parts of an object: a path or a seekable file."""
-    if (local := store.local_path(path)) is not None:
-        store.size(path)  # refuses a symlink that leaves the store
-        return local
-    if (size := store.size(path)) is None:
-        raise FileNotFoundError(f"{path} is not in {store.url}")
-    return cast(BinaryIO, _ObjectFile(store, path, size))
-
-
-class _ObjectFile(io.RawIOBase):
-    """A remote object as a file to read: every read is one request for a range."""
-
-    def __init__(self, store: Store, path: str, size: int) -> None:
-        self._store, self._path, self._size, self._place = store, path, size, 0
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def tell(self) -> int:
-        return self._place
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        origin = {io.SEEK_SET: 0, io.SEEK_CUR: self._place, io.SEEK_END: self._size}[whence]
-        self._place = origin + offset
-        return self._place
-
-    def readinto(self, buffer: bytearray | memoryview) -> int:  # type: ignore[override]
-        length = max(0, min(len(buffer), self._size - self._place))
-        buffer[:length] = read_range(self._store, self._path, self._place, length)
-        self._place += length
-        return length
 
 
 def _write_file(path: str, content: bytes) -> None:

@@ -1,6 +1,7 @@
 """What the deployed flows are made of, without a server."""
 
 import dataclasses
+import hashlib
 import json
 
 import pytest
@@ -100,12 +101,13 @@ def test_housekeeping_comes_to_every_artifact_in_turn(percent):
 
 def test_housekeeping_names_what_is_damaged(tmp_path):
     store = open_store(str(tmp_path))
-    file = FileEntry(path="a", bytes=1, sha256="0" * 64)
+    file = FileEntry(path="a", bytes=1, sha256=hashlib.sha256(b"x").hexdigest())
     spec = {"seed": 0}
     digest = artifact_digest("datasets", spec, ())
     manifest = Manifest(kind="datasets", name="cats", digest=digest, spec=spec, files=(file,))
     store.put(f"{manifest.prefix}/a", b"x")
     store.publish(manifest)
+    store.put(f"{manifest.prefix}/a", b"y")
     store.put("attempts/build/old/part", b"x")
     assert verify.fn(str(tmp_path), 100.0) == [manifest.prefix]
     assert sweep.fn(str(tmp_path), 0.0, 3) == {

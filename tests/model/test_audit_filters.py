@@ -42,7 +42,7 @@ def rejected(numbers: dict) -> dict[str, int]:
 
 def kept(store: Store, made: Manifest, samples: Manifest) -> np.ndarray:
     masks = kept_rows(made, samples)
-    return np.concatenate([np.load(store.local_path(path)) for path, _ in masks.values()])
+    return np.concatenate([np.load(store.local_path(mask.path)) for mask in masks.values()])
 
 
 def test_filters_count_each_rejection_once_and_masks_follow(store, dataset):
@@ -56,7 +56,7 @@ def test_filters_count_each_rejection_once_and_masks_follow(store, dataset):
     numbers, made = audit(store, samples, dataset, filters=filters)
     assert rejected(numbers) == {"too_little_ink": 1, "copy_of_training_drawing": 1, "duplicate": 1}
     assert numbers["accepted"] == 87
-    assert sum(rows for _, rows in kept_rows(made, samples).values()) == 87
+    assert sum(mask.rows for mask in kept_rows(made, samples).values()) == 87
     assert np.flatnonzero(~kept(store, made, samples)).tolist() == [0, 1, 3]
     assert ACCEPTED not in range(len(REASONS))
 

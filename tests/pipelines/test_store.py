@@ -18,7 +18,7 @@ from store_cases import (
     with_file,
 )
 
-from pipelines.objects import RETRY_CONFIG
+from pipelines.backends import RETRY_CONFIG
 from pipelines.schema import MANIFEST_NAME, Manifest
 from pipelines.store import Store, StoreError, open_store
 

@@ -9,8 +9,9 @@ import torch
 
 from model.config import ConditionConfig, PixelCNNConfig
 from model.pixelcnn import PixelCNN
+from model.publish import artifact_entries
 from model.weights import CONFIG_NAME, WEIGHTS_NAME, load_model, model_files
-from pipelines.schema import FileEntry, InputRef, Manifest, artifact_digest
+from pipelines.schema import InputRef, Manifest, artifact_digest
 from pipelines.store import Store, open_store
 
 CLASS_NAMES = ("ant", "bee", "cat")
@@ -49,15 +50,10 @@ def publish_random_model(
         digest=digest,
         spec=spec,
         inputs=(InputRef(role="dataset", kind="datasets", name="drawings", digest="0" * 64),),
-        files=tuple(
-            FileEntry(path=path, bytes=len(content), sha256="0" * 64)
-            for path, content in files.items()
-        ),
+        files=artifact_entries(files),
         summary={"class_names": list(CLASS_NAMES), "image_shape": list(config.image_shape[:2])},
     )
-    for path, content in files.items():
-        store.put(f"{manifest.prefix}/{path}", content)
-    return store.publish(manifest)
+    return store.publish_files(manifest, files)
 
 
 @pytest.fixture

@@ -121,7 +121,7 @@ def test_damaged_shard_is_refused(store, make_dataset, tmp_path: Path) -> None:
     content = bytearray(store.get(path))
     content[200] ^= 1
     store.put(path, bytes(content))
-    with pytest.raises(StoreError, match="does not match its SHA-256"):
+    with pytest.raises(StoreError, match="is damaged, it does not match its SHA-256"):
         open_split(store, manifest, split="train", cache_dir=tmp_path)
     assert not list(tmp_path.rglob("*.npy"))
 

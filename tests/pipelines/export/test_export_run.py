@@ -17,6 +17,7 @@ from pipelines.export.registry import FORMATS as WRITERS
 from pipelines.export.run import ExportOptions, ExportWork, export_dataset, export_part
 from pipelines.export.spec import FORMATS, ExportSpec
 from pipelines.export.target import Target
+from pipelines.schema import FileEntry
 from pipelines.shards import open_shard, read_images
 from pipelines.store import open_store
 
@@ -183,7 +184,12 @@ def test_only_kept_rows_are_exported(store, dataset):
         buffer = io.BytesIO()
         np.save(buffer, mask)
         store.put(f"attempts/masks/{index}.npy", buffer.getvalue())
-        masks[entry.path] = (f"attempts/masks/{index}.npy", int(mask.sum()))
+        masks[entry.path] = FileEntry(
+            path=f"attempts/masks/{index}.npy",
+            bytes=len(buffer.getvalue()),
+            sha256=store.sha256(f"attempts/masks/{index}.npy"),
+            rows=int(mask.sum()),
+        )
         kept[entry.split].append(mask)
     spec = ExportSpec(formats=("hf", "numpy_bitmap", "webdataset"), filters={"min_ink": 1})
     export = export_dataset(dataset.manifest, store, spec, name="small", extras=Extras(kept=masks))
@@ -290,13 +296,15 @@ def test_progress_ends_at_every_drawing_of_every_format(store, dataset):
     assert ("join", 24, 24) in [call[:3] for call in calls]
 
 
-def test_a_shard_that_does_not_match_its_manifest_stops_the_export(store, dataset):
+@pytest.mark.parametrize("format_name", FORMATS)
+def test_a_shard_that_does_not_match_its_manifest_stops_the_export(store, dataset, format_name):
     path = f"{dataset.manifest.prefix}/data/test-00000-of-00001.parquet"
     content = bytearray(store.get(path))
     content[100] ^= 1
     store.put(path, bytes(content))
-    with pytest.raises(Exception, match="does not match its SHA-256"):
-        export_dataset(dataset.manifest, store, ExportSpec(formats=("hf",)), name="small")
+    spec = ExportSpec(formats=(format_name,))
+    with pytest.raises(Exception, match=r"test-00000-of-00001\.parquet is damaged"):
+        export_dataset(dataset.manifest, store, spec, name="small")
 
 
 def test_a_dataset_without_parquet_says_what_to_do(store, dataset):
