@@ -92,6 +92,12 @@ def make_progress(*, quiet: bool) -> Silent | LogLines | LiveBars:
     return LiveBars() if sys.stderr.isatty() else LogLines()
 
 
+def warn(message: str) -> None:
+    """Print a line on stderr that a person should read, unless it is empty."""
+    if message:
+        print(f"sketchmill: {message}", file=sys.stderr, flush=True)  # noqa: T201
+
+
 def print_result(result: Mapping[str, Any], *, as_json: bool) -> None:
     """Print a command's result on stdout: aligned lines, or one JSON object."""
     if as_json:

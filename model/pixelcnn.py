@@ -7,7 +7,6 @@
 torch.Size([3])
 """
 
-import contextlib
 import math
 
 import torch
@@ -19,6 +18,7 @@ from model.config import PixelCNNConfig
 from model.dropout import DropoutKey, image_keys, key_tensor
 from model.likelihood import Params, num_draws, num_params, read_params, to_unit
 from model.network import PixelCNNNetwork
+from model.precision import fast_autocast
 from model.sampling.noise import draw_uniforms
 
 Images = Num[Tensor, "batch channels height width"]
@@ -128,20 +128,3 @@ class PixelCNN(nn.Module):
                 f"expected images of shape (batch, {channels}, {height}, {width}), found "
                 f"{tuple(value.shape)}"
             )
-
-
-# oneDNN says whether this CPU multiplies 16-bit numbers; where it does not they are emulated.
-_CPU_HAS_BFLOAT16 = torch.backends.mkldnn.is_available() and bool(
-    torch.ops.mkldnn._is_mkldnn_bf16_supported()
-)
-
-
-def fast_autocast(device: torch.device) -> contextlib.AbstractContextManager[object]:
-    """Return a context without autocast on a CPU that only emulates bfloat16.
-
-    There it is 8 times (convolutions) to 50 times (products) slower than the float32 that it is
-    meant to speed up, so float32 it is: more digits, less time.
-    """
-    if device.type == "cpu" and torch.is_autocast_enabled("cpu") and not _CPU_HAS_BFLOAT16:
-        return torch.autocast("cpu", enabled=False)
-    return contextlib.nullcontext()

@@ -18,6 +18,8 @@ import numpy.typing as npt
 import torch
 import torch.distributed as dist
 
+from model.precision import sum_in_float32
+
 # A rank that was told to stop and still runs after this is stuck in a collective whose other
 # side is gone; its last checkpoint stands.
 GRACE_SEC = 120.0
@@ -71,6 +73,7 @@ def join_ranks(device: str = "auto") -> Iterator[Ranks]:
     device is "cpu", "cuda" or "auto" (cuda where there is one); gloo connects CPUs, nccl GPUs.
     """
     kind = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+    sum_in_float32(torch.device(kind))
     if "WORLD_SIZE" not in os.environ:
         yield Ranks(device=torch.device(kind))
         return

@@ -103,7 +103,11 @@ def _complete(
     wish: Mapping[str, Any],
     out: Path,
 ) -> Mapping[str, Any]:
+    import torch
+
+    from flows.console import warn
     from flows.stages import cache_folder
+    from model.precision import emulation_warning
     from model.ranks import join_ranks
     from model.report.pictures import to_png
     from model.sampling.half import HalfDrawing, Wish, complete_half
@@ -117,6 +121,7 @@ def _complete(
         **half,
     )
     with join_ranks() as alone:
+        warn(emulation_warning(getattr(torch, wish["dtype"]), alone.device))
         picture, done = complete_half(
             drawing,
             Wish(**wish),

@@ -34,7 +34,9 @@ def sample(
 ) -> None:
     """Draw new labelled drawings into a dataset of the standard layout.
 
-    Repeat the command after an interruption: only missing shards are made.
+    Repeat the command after an interruption: only missing shards are made. Several GPUs share
+    the batches of this command; several machines take --shards, or torchrun's ranks on
+    `python -m model.sampling`.
 
     Parameters
     ----------
@@ -51,7 +53,7 @@ def sample(
     batch
         Drawings computed together; it is part of what decides their last digits.
     dtype
-        Of the arithmetic.
+        Of the arithmetic; bfloat16 is fast on GPUs and on CPUs that have it.
     rows_per_shard
         Drawings in a Parquet file, the unit that a restart repeats.
     shards
@@ -60,7 +62,7 @@ def sample(
     name
         Name in the store; the model's by default.
     processes
-        How many at once; 0 is one a core.
+        How many at once; 0 is one a GPU, each on its own, or without GPUs one a core.
     """
     params = SampleParams(
         store=common.store,
@@ -115,9 +117,14 @@ def plan_sample(params: SampleParams) -> Mapping[str, Any]:
 
 def work_sample(params: SampleParams, shards: tuple[int, int] | None = None) -> Mapping[str, Any]:
     """Draw all shards or some, and return the samples' digest."""
+    import torch
+
+    from flows.console import warn
     from flows.stages import sample as sample_stage
     from flows.stages import sample_range
+    from model.precision import default_device, emulation_warning
 
+    warn(emulation_warning(getattr(torch, params.dtype), default_device()))
     if shards:
         return sample_range(named(params), *shards)
     manifest = sample_stage(named(params))

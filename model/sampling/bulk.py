@@ -33,7 +33,7 @@ from model.sampling.spec import (
     shard_size,
     spec_to_json,
 )
-from model.sampling.workers import drawing_processes
+from model.sampling.workers import drawing_processes, visible_gpus
 from pipelines.schema import FileEntry, Manifest, artifact_prefix
 from pipelines.shards import open_shard, shard_name, shard_schema, write_shard
 from pipelines.store import Store
@@ -61,8 +61,9 @@ def sample_dataset(
 ) -> Manifest:
     """Return the drawings that `spec` makes with `model`, drawn now unless the store has them.
 
-    processes: 0 is one a core. Shards that an interrupted run has put are kept. Raises
-    ValueError if the model cannot draw the spec, WorkerError if a process fails.
+    processes: 0 is one a GPU, or without GPUs one a core. Shards that an interrupted run has
+    put are kept. Raises ValueError if the model cannot draw the spec, WorkerError if a process
+    fails.
     """
     if found := store.reuse("samples", name, samples_digest(spec, model)):
         return found
@@ -191,9 +192,11 @@ def _drawing(
     spec: SampleSpec, model: Manifest, store: Store, batches: Sequence[slice], *, processes: int
 ) -> Iterator[Iterator[Drawn]]:
     """Yield drawings batch by batch, from processes or, for one or a memory store, from here."""
-    num = min(processes or num_cores(), len(batches))
-    if num > 1 and not store.url.startswith("memory://") and not torch.cuda.is_available():
-        with drawing_processes(spec, model, store, batches, num=num) as drawn:
+    gpus = visible_gpus()
+    wanted = min(processes or len(gpus), len(gpus)) if gpus else processes or num_cores()
+    num = min(wanted, len(batches))
+    if num > 1 and not store.url.startswith("memory://"):
+        with drawing_processes(spec, model, store, batches, num=num, gpus=gpus) as drawn:
             yield drawn
         return
     threads = torch.get_num_threads()

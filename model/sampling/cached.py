@@ -19,6 +19,7 @@ from torch import Tensor
 
 from model.likelihood import num_draws, num_params, read_params, to_unit
 from model.pixelcnn import PixelCNN
+from model.precision import warn_if_emulated
 from model.sampling.evaluator import Evaluator
 from model.sampling.graphs import RowGraphs
 from model.sampling.naive import pixel_dtype
@@ -64,11 +65,15 @@ class CachedSampler:
     ) -> None:
         """Prepare for batches of `batch` images on the model's device.
 
-        dtype: of the arithmetic, the model's own by default; with bfloat16 the sums over
-        blocks, the first and the last layers and the head are float32.
+        dtype: of the arithmetic, the model's own by default. With bfloat16 (or float16) the
+        products within blocks are of that dtype: each tap's product is summed in float32, but
+        a convolution's running sum over taps, skips and bias is rounded to 8 bits after each
+        of them (a dozen at most), and so are activations. The sums over blocks, strided and
+        transposed layers, the first and the last layer and the head are float32.
         poison: fill memory that must not be read with NaN; for tests.
         """
         weight = model.network.output.bias
+        warn_if_emulated(dtype or weight.dtype, weight.device)
         narrow = dtype or weight.dtype
         wide = torch.float32 if narrow in (torch.bfloat16, torch.float16) else narrow
         self._place = place = Place(

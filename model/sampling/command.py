@@ -2,24 +2,30 @@
 
     python -m model.sampling --store URL --model NAME@DIGEST --name NAME --spec-json FILE
 
-Under torchrun each rank draws every size-th shard on its own device, and the first one
-publishes. With --progress-json progress is one JSON object a line on standard output; the last
+Under torchrun, on any number of machines that share the store, each rank draws every size-th
+shard on its own device; the first one waits until the store has all and publishes. Ranks talk to
+nobody but the store, so a slow one makes the others wait and no more. Without torchrun one
+process a GPU shares the batches of this machine. With --progress-json progress is one JSON object a line on standard output; the last
 line is {"digest": ...}.
 """
 
 import argparse
 import json
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
 from model.parent import die_with_parent
 from model.progress import JsonProgress, Progress, no_progress
 from model.ranks import Ranks, join_ranks
-from model.sampling.bulk import make_shards, publish_samples, sample_dataset
+from model.sampling.bulk import make_shards, missing_shards, publish_samples, sample_dataset
 from model.sampling.spec import SampleSpec, samples_digest, spec_from_json
 from pipelines.schema import Manifest
 from pipelines.store import Store, open_store
+
+# Between looks into the store while other ranks draw.
+POLL_SEC = 1.0
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -52,18 +58,23 @@ def sample_on_ranks(
     *,
     progress: Progress = no_progress,
 ) -> Manifest:
-    """Draw a dataset with the ranks of one run; all call it with the same arguments."""
+    """Draw a dataset with the ranks of one run; all call it with the same arguments.
+
+    Returns on every rank once the store has the dataset. A rank that fails is torchrun's to
+    notice, which ends the others.
+    """
     digest = samples_digest(spec, model)
     if found := store.reuse("samples", name, digest):
         return found
     mine = range(spec.num_shards)[ranks.rank :: ranks.size]
     make_shards(spec, model, store, name, shards=mine, processes=1, progress=progress)
-    ranks.barrier()
     if ranks.is_first:
-        publish_samples(spec, model, store, name)
-    ranks.barrier()
-    found = store.find("samples", name, digest)
-    assert found is not None
+        for shard in range(spec.num_shards):
+            while missing_shards(spec, model, store, name, shards=[shard]):
+                time.sleep(POLL_SEC)
+        return publish_samples(spec, model, store, name)
+    while (found := store.find("samples", name, digest)) is None:
+        time.sleep(POLL_SEC)
     return found
 
 
@@ -73,7 +84,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--model", required=True, help="the model, NAME@DIGEST")
     parser.add_argument("--name", required=True, help="the samples' name in the store")
     parser.add_argument("--spec-json", required=True, help="file with the sampling spec")
-    parser.add_argument("--processes", type=int, default=0, help="0 is one a core")
+    parser.add_argument("--processes", type=int, default=0, help="0 is one a GPU, or one a core")
     parser.add_argument("--progress-json", action="store_true", help="progress on stdout")
     parser.add_argument("--parent", type=int, default=0, help="end when this process does")
     return parser

@@ -5,7 +5,8 @@
 
 A worker is `python -m model.sampling.workers` with the store, the model and the spec; it shares
 no state with the parent, so it runs under any parent and is gone when that is. Small matrix
-products lose by threading: a process a core is what a CPU is for.
+products lose by threading: a process a core is what a CPU is for. Of several GPUs each is for a
+process of its own, which sees no other (CUDA_VISIBLE_DEVICES).
 """
 
 import argparse
@@ -30,6 +31,7 @@ from pipelines.schema import Manifest
 from pipelines.store import Store, open_store
 
 _ERROR_LINES = 20
+_ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 
 
 class WorkerError(RuntimeError):
@@ -39,8 +41,10 @@ class WorkerError(RuntimeError):
 class Worker:
     """One process, as its parent sees it."""
 
-    def __init__(self, spec: SampleSpec, model: Manifest, store: Store) -> None:
-        """Start the process."""
+    def __init__(
+        self, spec: SampleSpec, model: Manifest, store: Store, *, gpu: str | None = None
+    ) -> None:
+        """Start the process; `gpu` is the one it may use, as CUDA_VISIBLE_DEVICES names it."""
         height, width = model.summary["image_shape"][:2]
         self._shape = (height, width)
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115  (closed in stop)
@@ -52,7 +56,7 @@ class Worker:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._errors,
-            env=os.environ | {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"},
+            env=os.environ | _ONE_THREAD | ({"CUDA_VISIBLE_DEVICES": gpu} if gpu else {}),
         )
 
     def draw(self, batch: slice) -> Drawn:
@@ -90,11 +94,17 @@ class Worker:
 
 @contextlib.contextmanager
 def drawing_processes(
-    spec: SampleSpec, model: Manifest, store: Store, batches: Sequence[slice], *, num: int
+    spec: SampleSpec,
+    model: Manifest,
+    store: Store,
+    batches: Sequence[slice],
+    *,
+    num: int,
+    gpus: Sequence[str] = (),
 ) -> Iterator[Iterator[Drawn]]:
     """Yield the drawings of each batch, in order, drawn by `num` processes.
 
-    On any way out the processes are ended. Raises WorkerError if one fails.
+    gpus: the names of the GPUs, which the processes take in turn. On any way out the processes are ended. Raises WorkerError if one fails.
     """
     idle: queue.SimpleQueue[Worker] = queue.SimpleQueue()
     workers: list[Worker] = []
@@ -109,14 +119,23 @@ def drawing_processes(
 
     try:
         # The kernel ends them when the thread that started them ends: that is this one.
-        for _ in range(num):
-            workers.append(Worker(spec, model, store))
+        for index in range(num):
+            gpu = gpus[index % len(gpus)] if gpus else None
+            workers.append(Worker(spec, model, store, gpu=gpu))
             idle.put(workers[-1])
         yield pool.map(draw, batches)
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
         for worker in workers:
             worker.stop()
+
+
+def visible_gpus() -> list[str]:
+    """Return the GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them."""
+    count = torch.cuda.device_count()
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    names = named.split(",") if named else [str(index) for index in range(count)]
+    return [name.strip() for name in names[:count]]
 
 
 def serve(drawer: Drawer, requests: BinaryIO, answers: BinaryIO) -> None:

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from model import precision
 from model.config import PixelCNNConfig
 from model.likelihood import (
     LevelLogits,
@@ -133,19 +134,53 @@ def test_network_of_bfloat16_weights_has_finite_gradients(num_mixtures: int):
         assert parameter.grad.isfinite().all(), name
 
 
-@pytest.mark.parametrize("num_mixtures", [5, 30])
+@pytest.fixture
+def _cpu_with_bfloat16(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let autocast be as where the CPU has bfloat16; here it may be emulated."""
+    monkeypatch.setattr(precision, "cpu_has_bfloat16", lambda: True)
+
+
+@pytest.mark.usefixtures("_cpu_with_bfloat16")
+@pytest.mark.parametrize("num_mixtures", [1, 5, 30])
 def test_network_in_bfloat16_autocast_has_finite_gradients(num_mixtures: int):
     config = PixelCNNConfig(
         image_shape=(8, 8, 1), num_resnet=1, num_filters=8, num_logistic_mix=num_mixtures
     )
-    model = families.build(config, dtype=torch.float32)
+    model, value = families.build(config, dtype=torch.float32), families.images(config)
+    exact = model(value)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        log_prob = model(families.images(config))
+        log_prob = model(value)
+    # Otherwise nothing was rounded, and the rest says nothing of bfloat16.
+    assert not torch.equal(log_prob, exact)
+    torch.testing.assert_close(log_prob, exact, rtol=0.05, atol=0)
     log_prob.sum().backward()
     assert log_prob.dtype == torch.float32
     for name, parameter in model.named_parameters():
         assert parameter.grad is not None, name
         assert parameter.grad.isfinite().all(), name
+
+
+def test_autocast_is_left_out_where_bfloat16_is_emulated(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(precision, "cpu_has_bfloat16", lambda: False)
+    model, value = (
+        families.build(families.TINY, dtype=torch.float32),
+        families.images(families.TINY),
+    )
+    exact = model(value)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(model(value), exact)
+
+
+@pytest.mark.parametrize(("has_bfloat16", "says"), [(False, 1), (True, 0)])
+def test_emulated_sampling_is_warned_of_once(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, has_bfloat16: bool, says: int
+):
+    monkeypatch.setattr(precision, "cpu_has_bfloat16", lambda: has_bfloat16)
+    precision._warn_once.cache_clear()
+    for dtype in (torch.bfloat16, torch.bfloat16, torch.float32):
+        precision.warn_if_emulated(dtype, torch.device("cpu"))
+    assert len(caplog.messages) == says
+    assert not says or "emulates it, up to 50 times slower" in caplog.messages[0]
 
 
 def test_option_is_picked_by_cumulative_probability():
