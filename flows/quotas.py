@@ -20,6 +20,7 @@ class QuotaParams:
 
     per_class  of each class that the model knows
     counts     CSV file of class,count instead; empty: none
+    gate       TOML file of limits that the accepted drawings must keep to; empty: none
     """
 
     store: str = DEFAULT_STORE
@@ -28,6 +29,7 @@ class QuotaParams:
     per_class: int = 0
     counts: str = ""
     filters: str = ""
+    gate: str = ""
     judge: str = ""
     seed: int = 0
     temperature: float = 1.0
@@ -53,6 +55,7 @@ def plan_quota(params: QuotaParams) -> Mapping[str, Any]:
 
     store = open_store(params.store)
     spec, sources = _work(params)
+    _gate(params)
     digest = artifact_digest("samples", spec.to_json(), sources.inputs())
     name = params.name or sources.model.name
     found = store.find("samples", name, digest)
@@ -66,7 +69,15 @@ def work_quota(params: QuotaParams) -> Mapping[str, Any]:
     spec, sources = _work(params)
     store = open_store(params.store)
     name = params.name or sources.model.name
-    made = fill_quotas(spec, sources, store, name, processes=params.processes, progress=current())
+    made = fill_quotas(
+        spec,
+        sources,
+        store,
+        name,
+        gate=_gate(params),
+        processes=params.processes,
+        progress=current(),
+    )
     rejected: dict[str, int] = {}
     for reasons in made.summary["rejected"].values():
         for reason, count in reasons.items():
@@ -104,6 +115,12 @@ def work_reproduce(store_url: str, ref: str, row: int) -> Mapping[str, Any]:
         "model": recipe.model,
         "bytes": recipe.image.size,
     }
+
+
+def _gate(params: QuotaParams):
+    from model.audit.gate import read_gate
+
+    return read_gate(Path(params.gate)) if params.gate else ()
 
 
 def _work(params: QuotaParams):

@@ -17,6 +17,7 @@ def quota(
     per_class: int = 0,
     counts: str = "",
     filters: str = "",
+    gate: str = "",
     judge: str = "",
     seed: int = 0,
     temperature: float = 1.0,
@@ -36,6 +37,8 @@ def quota(
         CSV file of class,count instead.
     filters
         TOML file of rules that a drawing must keep to.
+    gate
+        TOML file of limits on the audit of the accepted drawings; beyond one nothing is published.
     judge
         A classifier of the store, if a rule asks it.
     seed
@@ -54,6 +57,7 @@ def quota(
         per_class=per_class,
         counts=counts,
         filters=filters,
+        gate=gate,
         judge=judge,
         seed=seed,
         temperature=temperature,

@@ -4,37 +4,34 @@
 
 Every round is a samples dataset of its own with an audit, so an interrupted run goes on with
 the round it was in. The result is a samples dataset of the accepted drawings, in the order of
-the rounds, with what was rejected for which reason.
+the rounds, with what was rejected for which reason; the rounds may be deleted then.
 """
 
 import hashlib
 import io
 import json
 import math
-from collections import Counter
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
-import pyarrow as pa
 
 from model.audit.filters import Filters
-from model.audit.hashes import drawing_hashes
+from model.audit.gate import Limit, check_gate, require_passed
 from model.audit.measures import split_entries
-from model.audit.run import AuditSpec, audit_samples, kept_rows, read_audit
+from model.audit.quota_shards import SPLIT, Filled, Pick, put_samples
+from model.audit.run import AuditSpec, audit_samples, kept_rows, measure_samples, read_audit
+from model.audit.tally import Tally, read_drawn, reject_known, wanted_rows
 from model.progress import Progress, no_progress
-from model.publish import library_versions
 from model.sampling.bulk import sample_dataset
 from model.sampling.spec import SampleSpec
-from pipelines.schema import FileEntry, InputRef, Manifest, artifact_digest, artifact_prefix
-from pipelines.shards import open_shard, read_images, shard_name, shard_writer
+from pipelines.schema import InputRef, Manifest, artifact_digest
 from pipelines.store import Store
 
-SPLIT = "train"
-ROWS_PER_SHARD = 8_192
 MAX_ROUNDS = 12
+# Raised when equal specs begin to give other files.
+QUOTA_VERSION = 2
 # A class of which hardly anything is accepted is drawn at most so many times over in a round.
 _MAX_FACTOR = 20.0
 
@@ -57,6 +54,7 @@ class QuotaSpec:
         """Return the spec as JSON values."""
         return {
             "task": "quota",
+            "version": QUOTA_VERSION,
             "counts": dict(self.counts),
             "filters": self.filters.to_json(),
             "seed": self.seed,
@@ -83,33 +81,24 @@ class Sources:
         )
 
 
-@dataclass(slots=True)
-class Tally:
-    """How far the quotas are filled: accepted and drawn by class, reasons, rounds, tables."""
-
-    accepted: Counter[str] = field(default_factory=Counter)
-    drawn: Counter[str] = field(default_factory=Counter)
-    reasons: dict[str, Counter[str]] = field(default_factory=dict)
-    rounds: list[dict[str, Any]] = field(default_factory=list)
-    hashes: set[int] = field(default_factory=set)
-    picked: list[tuple[Manifest, str, npt.NDArray[np.int64]]] = field(default_factory=list)
-
-
 def fill_quotas(
     spec: QuotaSpec,
     sources: Sources,
     store: Store,
     name: str,
     *,
+    gate: Sequence[Limit] = (),
     processes: int = 0,
     progress: Progress = no_progress,
 ) -> Manifest:
     """Return a samples dataset with exactly the accepted drawings that are wanted.
 
-    Raises QuotaError if a class is not filled after MAX_ROUNDS rounds.
+    Raises QuotaError if a class is not filled after MAX_ROUNDS rounds, GateError if the accepted
+    drawings fail a limit of the gate; nothing is published then.
     """
     digest = artifact_digest("samples", spec.to_json(), sources.inputs())
     if found := store.reuse("samples", name, digest):
+        _check(found, sources, store, gate)
         return found
     tally, total = Tally(), sum(spec.counts.values())
     for number in range(MAX_ROUNDS):
@@ -125,7 +114,9 @@ def fill_quotas(
     if missing := missing_counts(spec, tally):
         worst = ", ".join(f"{c}: {tally.accepted[c]} of {spec.counts[c]}" for c in missing)
         raise QuotaError(f"after {MAX_ROUNDS} rounds the filters have accepted too few: {worst}")
-    return _publish(spec, sources, store, name, digest, tally)
+    manifest = put_samples(_filled(spec, sources, name, tally), store)
+    _check(manifest, sources, store, gate)
+    return store.publish(manifest)
 
 
 def missing_counts(spec: QuotaSpec, tally: Tally) -> dict[str, int]:
@@ -179,117 +170,56 @@ def _take_round(
     )
     numbers = read_audit(audit, store)
     for class_name, counts in numbers["reasons"].items():
-        if class_name in drawn.summary["class_names"]:
-            tally.drawn[class_name] += sum(counts.values())
-            reasons = tally.reasons.setdefault(class_name, Counter())
-            reasons.update({k: v for k, v in counts.items() if k != "accepted"})
+        tally.drawn[class_name] += sum(counts.values())
+        for reason in sorted(set(counts) - {"accepted"}):
+            tally.reject(class_name, reason, counts[reason])
     tally.rounds.append(
         {
             "name": drawn.name,
             "digest": drawn.digest,
             "audit": audit.digest,
             "seed": drawn.spec["seed"],
+            "spec": drawn.spec,
         }
     )
     masks = kept_rows(audit, drawn)
+    earlier, hashes = list(tally.picks), [tally.hashes]
     for entry in split_entries(drawn, SPLIT):
         kept = masks[entry.path]
         content = bytes(store.checked(kept.path, kept.bytes, kept.sha256))
         mask = np.load(io.BytesIO(content), allow_pickle=False)
-        table = open_shard(store.view_entry(drawn, entry)).read()
-        rows = _wanted_rows(spec, tally, drawn, table, mask)
-        tally.picked.append((drawn, entry.path, rows))
+        shard = read_drawn(drawn, entry.path, store)
+        reject_known(spec.filters, tally, shard, mask, earlier=earlier, store=store)
+        rows = wanted_rows(spec.counts, tally, shard, mask)
+        tally.picks.append(Pick(drawn, entry.path, rows))
+        hashes.append(shard.hashes[rows])
+    tally.hashes = np.sort(np.concatenate(hashes))
 
 
-def _wanted_rows(
-    spec: QuotaSpec,
-    tally: Tally,
-    drawn: Manifest,
-    table: pa.Table,
-    mask: npt.NDArray[np.bool_],
-) -> npt.NDArray[np.int64]:
-    """Return the accepted rows that a class still lacks; duplicates of earlier rounds are none."""
-    names = drawn.summary["class_names"]
-    labels = table["label"].to_numpy()
-    hashes = drawing_hashes(read_images(table["image"])).tolist()
-    rows = []
-    for row in np.flatnonzero(mask).tolist():
-        class_name = names[labels[row]]
-        if spec.filters.drop_duplicates and hashes[row] in tally.hashes:
-            tally.reasons[class_name]["duplicate"] += 1
-        elif tally.accepted[class_name] < spec.counts[class_name]:
-            tally.hashes.add(hashes[row])
-            tally.accepted[class_name] += 1
-            rows.append(row)
-        else:
-            tally.reasons[class_name]["more_than_wanted"] += 1
-    return np.array(rows, np.int64)
-
-
-def _publish(
-    spec: QuotaSpec, sources: Sources, store: Store, name: str, digest: str, tally: Tally
-) -> Manifest:
-    prefix = artifact_prefix("samples", name, digest)
-    total = sum(spec.counts.values())
-    count = math.ceil(total / ROWS_PER_SHARD)
-    entries = []
-    for index, table in enumerate(_shard_tables(spec, store, tally)):
-        sink = pa.BufferOutputStream()
-        with shard_writer(sink, table.schema) as writer:
-            writer.write_table(table, row_group_size=ROWS_PER_SHARD)
-        entries.append(_put(store, prefix, shard_name(SPLIT, index, count), sink, table.num_rows))
-    summary = {
-        "class_names": list(spec.counts),
-        "image_shape": list(sources.dataset.summary["image_shape"][:2]),
-        "num_drawings": total,
-        "counts": {SPLIT: dict(spec.counts)},
-        "drawn": dict(tally.drawn),
-        "rejected": {name: dict(reasons) for name, reasons in tally.reasons.items()},
-        "rounds": tally.rounds,
-        "is_synthetic": True,
-    }
-    return store.publish(
-        Manifest(
-            kind="samples",
-            name=name,
-            digest=digest,
-            spec=spec.to_json(),
-            inputs=sources.inputs(),
-            files=tuple(entries),
-            summary=summary,
-            versions=library_versions(),
-        )
+def _filled(spec: QuotaSpec, sources: Sources, name: str, tally: Tally) -> Filled:
+    rules = json.dumps(spec.filters.to_json())
+    return Filled(
+        name=name,
+        spec=spec.to_json(),
+        inputs=sources.inputs(),
+        model=sources.model,
+        class_names=tuple(spec.counts),
+        picks=tally.picks,
+        how=f"with seed {spec.seed} and others that follow from it (`rounds` in manifest.json)\n"
+        f"at temperature {spec.temperature:g}, until the filters `{rules}`\n"
+        f"had accepted them: {tally.drawn.total():,} were drawn",
+        details={
+            "drawn": dict(tally.drawn),
+            "rejected": {name: dict(reasons) for name, reasons in tally.reasons.items()},
+            "rounds": tally.rounds,
+        },
     )
 
 
-def _shard_tables(spec: QuotaSpec, store: Store, tally: Tally) -> Iterator[pa.Table]:
-    """Yield the accepted rows in tables of ROWS_PER_SHARD, labels as positions in the quotas."""
-    waiting: list[pa.Table] = []
-    for drawn, path, rows in tally.picked:
-        table = open_shard(store.read(drawn, path)).read().take(pa.array(rows))
-        waiting.append(_relabel(table, drawn.summary["class_names"], list(spec.counts)))
-        joined = pa.concat_tables(waiting)
-        while joined.num_rows >= ROWS_PER_SHARD:
-            yield joined.slice(0, ROWS_PER_SHARD)
-            joined = joined.slice(ROWS_PER_SHARD)
-        waiting = [joined]
-    if waiting and waiting[0].num_rows:
-        yield waiting[0]
-
-
-def _relabel(table: pa.Table, names: list[str], wanted: list[str]) -> pa.Table:
-    """Return the table with labels and class names of the result."""
-    places = np.array([wanted.index(name) for name in names], np.int64)
-    labels = pa.array(places[table["label"].to_numpy()], pa.int64())
-    table = table.set_column(table.schema.get_field_index("label"), "label", labels)
-    metadata = dict(table.schema.metadata or {})
-    features = json.loads(metadata[b"huggingface"])
-    features["info"]["features"]["label"]["names"] = wanted
-    return table.replace_schema_metadata(metadata | {b"huggingface": json.dumps(features).encode()})
-
-
-def _put(store: Store, prefix: str, path: str, sink: pa.BufferOutputStream, rows: int) -> FileEntry:
-    content = sink.getvalue().to_pybytes()
-    store.put(f"{prefix}/{path}", content)
-    digest = hashlib.sha256(content).hexdigest()
-    return FileEntry(path=path, bytes=len(content), sha256=digest, rows=rows, split=SPLIT)
+def _check(samples: Manifest, sources: Sources, store: Store, gate: Sequence[Limit]) -> None:
+    """Raise GateError if the drawings fail a limit."""
+    if gate:
+        numbers, _ = measure_samples(
+            samples, sources.dataset, store, spec=AuditSpec(), judge=sources.judge
+        )
+        require_passed(check_gate(gate, numbers))

@@ -1,10 +1,13 @@
 """Make one drawing of a samples dataset again and compare it byte for byte.
 
-A row says which class, seed and sample_index it is; its samples' spec says with which others it
-was computed, because the last bit of a sum may depend on them. Only that batch is drawn.
+A row says which class, seed and sample_index it is; its samples' spec, or in a quota the spec of
+its round, says with which others it was computed, because the last bit of a sum may depend on
+them. Only that batch is drawn, and nothing but the model is needed.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -46,12 +49,11 @@ class Reproduced:
 def reproduce(samples: Manifest, store: Store, *, row: int) -> Reproduced:
     """Draw row number `row` of the samples again.
 
-    Raises ValueError if there is no such row, or its model or samples are not in the store.
+    Raises ValueError if there is no such row, or its model is not in the store.
     """
     recipe = read_recipe(samples, store, row=row)
-    drawn_in = _drawn_in(samples, store, recipe.seed)
-    spec = spec_from_json(drawn_in.spec)
-    ref = next(ref for ref in drawn_in.inputs if ref.role == "model")
+    spec = spec_from_json(_drawn_with(samples, recipe.seed))
+    ref = next(ref for ref in samples.inputs if ref.role == "model")
     model = store.find("models", ref.name, ref.digest)
     if model is None:
         raise ValueError(f"model {ref.name}@{ref.digest[:12]} is not in {store.url}")
@@ -83,12 +85,8 @@ def find_batch(spec: SampleSpec, class_name: str, sample_index: int) -> tuple[sl
     raise AssertionError("the batches of a shard hold all of its rows")
 
 
-def _drawn_in(samples: Manifest, store: Store, seed: int) -> Manifest:
-    """Return the samples that a row was drawn in: these, or the round of a quota."""
-    rounds = [each for each in samples.summary.get("rounds", ()) if each["seed"] == seed]
-    if not rounds:
-        return samples
-    found = store.find("samples", rounds[0]["name"], rounds[0]["digest"])
-    if found is None:
-        raise ValueError(f"round {rounds[0]['name']} of {samples.name} is not in {store.url}")
-    return found
+def _drawn_with(samples: Manifest, seed: int) -> Mapping[str, Any]:
+    """Return the spec that a row was drawn with: the samples', or that of a quota's round."""
+    if "rounds" not in samples.summary:
+        return samples.spec
+    return next(each["spec"] for each in samples.summary["rounds"] if each["seed"] == seed)

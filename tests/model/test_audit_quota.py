@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,8 @@ import torch
 from flows.cli import run_command_line
 from flows.counts import read_counts
 from model.audit.filters import Filters
+from model.audit.gate import GateError, gate_from
+from model.audit.measures import split_entries
 from model.audit.quota import QuotaError, QuotaSpec, Sources, fill_quotas, round_seed
 from model.audit.reproduce import reproduce
 from model.config import ConditionConfig, PixelCNNConfig
@@ -20,6 +23,7 @@ from model.weights import model_files
 from pipelines.schema import FileEntry, InputRef, Manifest, artifact_digest, artifact_prefix
 from pipelines.shards import open_shard, read_images, shard_name, shard_schema, write_shard
 from pipelines.store import Store, open_store
+from pipelines.transfer import copy_artifact
 
 NAMES = ("ant", "bee", "cat")
 NETWORK = PixelCNNConfig(
@@ -80,7 +84,7 @@ def publish_model(store: Store, dataset: Manifest) -> Manifest:
     }
     ref = InputRef(role="dataset", kind="datasets", name="tiny", digest=dataset.digest)
     files = {path: (content, None, None) for path, content in texts.items()}
-    return publish(store, "models", files, (ref,))
+    return publish(store, "models", files, (ref,), attribution="Drawn by a friend, CC BY 4.0.")
 
 
 @pytest.fixture
@@ -95,9 +99,8 @@ def sources(store) -> Sources:
 
 
 def read(store: Store, samples: Manifest):
-    tables = [open_shard(store.get(f"{samples.prefix}/{e.path}")).read() for e in samples.files]
-    assert len(tables) == 1
-    return tables[0]
+    [shard] = split_entries(samples, "train")
+    return open_shard(store.get(f"{samples.prefix}/{shard.path}")).read()
 
 
 @pytest.fixture
@@ -132,6 +135,79 @@ def test_every_row_is_drawn_again_bit_for_bit(store, sources, spec):
     assert not changed.is_equal
     with pytest.raises(ValueError, match="rows 0 to 13, there is no row 14"):
         reproduce(made, store, row=14)
+
+
+def forget_rounds(store: Store, samples: Manifest) -> None:
+    """Delete the rounds and their audits as gc does."""
+    assert samples.summary["rounds"]
+    for each in samples.summary["rounds"]:
+        shutil.rmtree(store.local_path(f"samples/{each['name']}"))
+        shutil.rmtree(store.local_path(f"reports/{each['name']}-audit"))
+
+
+def test_rows_are_drawn_again_from_the_model_alone(store, sources, spec, tmp_path):
+    made = fill_quotas(spec, sources, store, "wanted", processes=1)
+    assert len(made.summary["rounds"]) > 1
+    forget_rounds(store, made)
+    assert all(reproduce(made, store, row=row).is_equal for row in (0, 13))
+    other = open_store(str(tmp_path / "other"))
+    copy_artifact(made, store, other)
+    shutil.rmtree(store.local_path("samples"))
+    there = other.latest("samples", "wanted")
+    assert all(reproduce(there, other, row=row).is_equal for row in (0, 13))
+
+
+def test_a_quota_says_of_itself_what_other_samples_say(store, sources, spec):
+    made = fill_quotas(spec, sources, store, "wanted", processes=1)
+    summary = made.summary
+    assert summary["attribution"] == "Drawn by a friend, CC BY 4.0."
+    assert summary["splits"] == {"train": 14}
+    assert summary["counts"] == {"train": {"cat": 9, "ant": 5}}
+    assert summary["model"] == sources.model.digest
+    table = read(store, made)
+    bits = table["bits_per_dim"].to_numpy()
+    cats = np.array(table["class_name"].to_pylist()) == "cat"
+    assert np.isclose(summary["bits_per_dim_by_class"]["cat"], bits[cats].mean())
+    card = store.get(f"{made.prefix}/README.md").decode()
+    assert "Drawn by a friend" in card
+    assert '"min_ink": 14' in card
+    assert f"num_examples: {len(table)}" in card
+
+
+@pytest.mark.slow
+def test_hugging_face_opens_a_quota(store, sources, spec, tmp_path):
+    import datasets
+
+    made = fill_quotas(spec, sources, store, "wanted", processes=1)
+    root = str(store.local_path(made.prefix))
+    loaded = datasets.load_dataset(root, cache_dir=str(tmp_path / "cache"))["train"]
+    assert loaded.features["label"].names == ["cat", "ant"]
+    assert loaded["class_name"] == read(store, made)["class_name"].to_pylist()
+
+
+def test_no_accepted_drawing_is_near_one_of_another_round(store, sources):
+    filters = Filters(min_twin_distance=1.2)
+    spec = QuotaSpec(counts={"ant": 12, "cat": 12}, filters=filters, batch_size=8)
+    made = fill_quotas(spec, sources, store, "wanted", processes=1)
+    assert len(made.summary["rounds"]) > 1
+    table = read(store, made)
+    for label in (0, 1):
+        images = read_images(table["image"])[table["label"].to_numpy() == label]
+        flat = images.reshape(12, -1) / 255.0
+        distance = np.linalg.norm(flat[:, None] - flat[None], axis=2)
+        assert distance[~np.eye(12, dtype=bool)].min() >= 1.2
+
+
+def test_a_closed_gate_publishes_no_quota(store, sources, spec):
+    closed = gate_from({"class": {"min": {"ink_mean": 100}}}, source="gate")
+    with pytest.raises(GateError, match=r"ink_mean of ant is .*; ink_mean of cat is"):
+        fill_quotas(spec, sources, store, "wanted", gate=closed, processes=1)
+    assert store.latest("samples", "wanted") is None
+    opened = gate_from({"class": {"min": {"ink_mean": 14}}}, source="gate")
+    made = fill_quotas(spec, sources, store, "wanted", gate=opened, processes=1)
+    with pytest.raises(GateError):
+        fill_quotas(spec, sources, store, "wanted", gate=closed, processes=1)
+    assert store.latest("samples", "wanted") == made
 
 
 def test_a_quota_that_cannot_be_filled_says_how_far_it_came(store, sources, monkeypatch):
