@@ -6,18 +6,19 @@ record is what says "done": a run that was killed builds only the shards that ha
 
 import hashlib
 import json
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from pipelines.attributes import column, table_from_bytes
+from pipelines.attributes import column
 from pipelines.catalogue import catalogue, tfds_id
 from pipelines.drawings import METADATA_COLUMNS, Drawings
 from pipelines.hashing import add_sums, order_rows, pixel_hashes, sum_rows
+from pipelines.kept_tables import read_table_rows
 from pipelines.packing import ShardPlan
 from pipelines.readers import open_reader
 from pipelines.scan import ScanUnit, pixels_file
@@ -69,16 +70,25 @@ def record_from_bytes(content: bytes) -> ShardRecord:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ShardUnit:
-    """A shard to build: its plan and the units that its pieces come from, by their index."""
+    """A shard to build, and which of the works of the run builds it."""
 
     plan: ShardPlan
-    units: dict[int, ScanUnit]
+    work: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DroppedUnit:
+    """Rows that the plan drops, by reason: nothing to do but to count them where Beam counts."""
+
+    rows: dict[str, int]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BuildWork:
     """The work of one shard.
 
+    units         ranges that the plan's pieces refer to; here, as it is pickled once and not for
+                  every shard
     prefix        the dataset's directory in the store
     scratch       where the records go
     dataset_name  names the TFRecord files
@@ -86,6 +96,7 @@ class BuildWork:
     """
 
     spec: DatasetSpec
+    units: tuple[ScanUnit, ...]
     prefix: str
     scratch: str
     dataset_name: str
@@ -103,7 +114,12 @@ class BuildWork:
             files.append((path, len(content), hashlib.sha256(content).hexdigest()))
         record = self._record(unit.plan, drawings, hashes, tuple(files))
         store.put(record_path(self.scratch, unit.plan), record.to_bytes())
-        return {"rows_written": len(drawings), "bytes_written": sum(size for _, size, _ in files)}
+        return {
+            "rows_kept": len(drawings),
+            "bytes_read": drawings.images.nbytes,
+            "rows_written": len(drawings),
+            "bytes_written": sum(size for _, size, _ in files),
+        }
 
     def _gather(self, unit: ShardUnit, store: Store) -> Drawings:
         """Return the planned rows, unit after unit; labels are positions in the spec's classes."""
@@ -112,7 +128,7 @@ class BuildWork:
         parts: dict[str, list[npt.NDArray[Any]]] = {"label": []}
         start = 0
         for piece in unit.plan.pieces:
-            scan_unit, rows = unit.units[piece.unit_index], piece.rows()
+            scan_unit, rows = self.units[piece.unit_index], piece.rows()
             file, first = pixels_file(scan_unit, store, size)
             images[start : start + len(rows)] = open_reader(file, size).read_rows(rows + first)
             start += len(rows)
@@ -127,7 +143,7 @@ class BuildWork:
         class_name = unit.file.class_name
         if class_name is not None and not self.spec.with_metadata:
             return {"label": np.full(len(rows), self.spec.class_names.index(class_name))}
-        table = table_from_bytes(store.get(unit.path)).take(rows)
+        table = read_table_rows(store, unit.path, rows)
         if class_name is not None:
             columns = {"label": np.full(len(rows), self.spec.class_names.index(class_name))}
         else:
@@ -174,6 +190,34 @@ class BuildWork:
             pixel_sum=pixel_sum,
             pixel_square_sum=square_sum,
         )
+
+
+@dataclass(frozen=True, slots=True)
+class BuildWorks:
+    """The work of shards of several datasets in one graph."""
+
+    works: tuple[BuildWork, ...]
+
+    def __call__(self, unit: ShardUnit | DroppedUnit, store: Store) -> dict[str, int]:
+        """Build and put the shard, or count what is dropped."""
+        if isinstance(unit, DroppedUnit):
+            return {f"rows_dropped_{reason}": rows for reason, rows in unit.rows.items()}
+        return self.works[unit.work](unit, store)
+
+
+def needed_to_build(units: Sequence[ScanUnit]) -> tuple[ScanUnit, ...]:
+    """Return the units without what only the scan needs: indices of lines, joined files."""
+    return tuple(
+        replace(
+            unit,
+            file=replace(
+                unit.file,
+                layout=unit.file.layout if unit.pixels_path is None else {},
+                metadata=None,
+            ),
+        )
+        for unit in units
+    )
 
 
 def record_path(scratch: str, plan: ShardPlan) -> str:

@@ -11,28 +11,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import metadata
 
-from pipelines.assemble import (
-    BuildWork,
-    ShardRecord,
-    ShardUnit,
-    dataset_schema,
-    record_from_bytes,
-    record_path,
-)
+from pipelines.assemble import dataset_schema
 from pipelines.card import Described, describe, publish_files
 from pipelines.contact_sheet import contact_sheets
-from pipelines.engine import run_units, runner_flags, runner_name
-from pipelines.linked import link_classes
+from pipelines.engine import runner_flags, runner_name
+from pipelines.jobs import Built, Job, Run, build_jobs, dataset_digest, source_inputs
+from pipelines.linked import class_jobs, link_parts
 from pipelines.packing import num_shards
-from pipelines.plan import BuildPlan, make_plan
-from pipelines.scan import ScanUnit, ScanWork, missing_units, scan_units
-from pipelines.schema import InputRef, Manifest, artifact_digest, artifact_prefix
-from pipelines.selection import Selection
+from pipelines.schema import Manifest
 from pipelines.sources.base import BadFileError, Source
 from pipelines.spec import DatasetSpec
 from pipelines.store import Store
-from pipelines.tfds_slice import slice_rule
-from pipelines.watching import ProgressCallback, Rate, watch
+from pipelines.watching import ProgressCallback
+
+__all__ = ["DatasetPlan", "build_dataset", "dataset_digest", "library_versions", "plan_dataset"]
 
 # Measured on the twenty classes of the seed; used to tell the size before the work.
 _PARQUET_BYTES = 298
@@ -56,11 +48,6 @@ class DatasetPlan:
     shards: int
     bytes: int
     is_built: bool
-
-
-def dataset_digest(spec: DatasetSpec, source: Source) -> str:
-    """Return the address of the dataset that this spec makes of this source."""
-    return artifact_digest("datasets", spec.to_json(), _inputs(source))
 
 
 def plan_dataset(spec: DatasetSpec, source: Source, store: Store, name: str) -> DatasetPlan:
@@ -103,26 +90,40 @@ def build_dataset(
     """
     _check(spec, source)
     flags = runner_flags(beam_args, workers)
-    digest = dataset_digest(spec, source)
-    if manifest := store.reuse("datasets", name, digest):
+    job = Job(spec=spec, source=source, name=name)
+    if manifest := store.reuse("datasets", name, job.digest):
         return manifest
-
-    def build_one(spec: DatasetSpec, source: Source, name: str) -> Manifest:
-        digest = dataset_digest(spec, source)
-        if manifest := store.reuse("datasets", name, digest):
-            return manifest
-        job = _Job(spec, source, store, name, digest, beam_args, workers, progress)
-        plan = job.plan(job.scan())
-        records = job.build(plan)
-        described = describe(spec, source, plan, records, contact_sheets(spec, plan, store))
-        return _publish(spec, source, store, name, described, versions)
-
+    run = Run(store=store, beam_args=beam_args, workers=workers, progress=progress)
     versions = library_versions() | {"runner": runner_name(flags) or "FnApiRunner"}
-    if spec.layout == "packed":
-        return build_one(spec, source, name)
-    prefix = artifact_prefix("datasets", name, digest)
-    described = link_classes(spec, source, store, prefix, build_one)
-    return _publish(spec, source, store, name, described, versions)
+    if spec.layout == "linked":
+        return _publish(job, store, _linked(job, run, versions), versions)
+    (built,) = build_jobs([job], run)
+    return _publish(job, store, _described(built, store), versions)
+
+
+def _linked(job: Job, run: Run, versions: dict[str, str]) -> Described:
+    """Build the classes that are missing, all in one graph, and link what there is of all."""
+    jobs = class_jobs(job)
+    store = run.store
+    found = [store.reuse("datasets", each.name, each.digest) for each in jobs]
+    missing = [each for each, part in zip(jobs, found, strict=True) if part is None]
+    built = {each.job.name: each for each in build_jobs(missing, run)}
+    parts, bad_files = [], list(job.source.bad_files)
+    for each, part in zip(jobs, found, strict=True):
+        if part is None:
+            one = built[each.name]
+            if not one.plan.shards:  # its only file is bad, and bad files are skipped
+                bad_files += one.plan.tally.bad_files
+                continue
+            part = _publish(each, store, _described(one, store), versions)
+        parts.append(part)
+    return link_parts(job, parts, bad_files, store)
+
+
+def _described(built: Built, store: Store) -> Described:
+    spec, plan = built.job.spec, built.plan
+    sheets = contact_sheets(spec, plan, store)
+    return describe(spec, built.job.source, plan, built.records, sheets)
 
 
 def library_versions() -> dict[str, str]:
@@ -137,104 +138,18 @@ def library_versions() -> dict[str, str]:
     return found
 
 
-@dataclass(frozen=True, slots=True)
-class _Job:
-    """One build's settings and its three stages."""
-
-    spec: DatasetSpec
-    source: Source
-    store: Store
-    name: str
-    digest: str
-    beam_args: Sequence[str]
-    workers: int
-    progress: ProgressCallback | None
-
-    def scan(self) -> tuple[ScanUnit, ...]:
-        """Make sure that every range has its attributes in the store."""
-        near = self.spec.near_duplicates is not None
-        units = scan_units(self.source, self.spec.image_size, with_difference_hash=near)
-        work = ScanWork(image_size=self.spec.image_size, with_difference_hash=near)
-        todo = missing_units(units, self.store)
-        done = self.source.rows - sum(unit.rows for unit in todo)
-        rate = Rate("scan", self.source.rows, self.progress)
-        pending = {unit.path: unit.rows for unit in todo}
-        with watch(self.store, pending, lambda rows: rate(done + rows)):
-            self._run("Scan", todo, work)
-        return units
-
-    def plan(self, units: tuple[ScanUnit, ...]) -> BuildPlan:
-        """Decide every row and lay out the shards."""
-        rule = None
-        if self.spec.tfds_slice is not None:
-            rule = slice_rule(self.spec.tfds_slice, self.source)
-        selection = Selection(spec=self.spec, in_slice=rule)
-        return make_plan(self.source, self.spec, units, self.store.get, selection)
-
-    def build(self, plan: BuildPlan) -> tuple[ShardRecord, ...]:
-        """Build the shards that have no record yet and return the records of all, in order."""
-        scratch = f"attempts/shards/{self.name}-{self.digest}"
-        prefix = artifact_prefix("datasets", self.name, self.digest)
-        todo = []
-        for shard in plan.shards:
-            if not self._is_done(record_path(scratch, shard), prefix):
-                needed = {piece.unit_index: plan.units[piece.unit_index] for piece in shard.pieces}
-                todo.append(ShardUnit(plan=shard, units=needed))
-        work = BuildWork(
-            spec=self.spec,
-            prefix=prefix,
-            scratch=scratch,
-            dataset_name=self.name,
-            class_names=self.source.class_names,
-        )
-        total = sum(shard.rows for shard in plan.shards)
-        done = total - sum(unit.plan.rows for unit in todo)
-        rate = Rate("build", total, self.progress)
-        pending = {record_path(scratch, unit.plan): unit.plan.rows for unit in todo}
-        with watch(self.store, pending, lambda rows: rate(done + rows)):
-            self._run("Build", todo, work)
-        paths = [record_path(scratch, shard) for shard in plan.shards]
-        return tuple(record_from_bytes(self.store.get(path)) for path in paths)
-
-    def _run(self, label: str, todo: Sequence[object], work: ScanWork | BuildWork) -> None:
-        run_units(
-            todo, work, self.store, label=label, beam_args=self.beam_args, workers=self.workers
-        )
-
-    def _is_done(self, path: str, prefix: str) -> bool:
-        """Whether a shard has its record and its files have the size recorded."""
-        if self.store.size(path) is None:
-            return False
-        record = record_from_bytes(self.store.get(path))
-        return all(self.store.size(f"{prefix}/{file}") == size for file, size, _ in record.files)
-
-
-def _publish(
-    spec: DatasetSpec,
-    source: Source,
-    store: Store,
-    name: str,
-    described: Described,
-    versions: dict[str, str],
-) -> Manifest:
-    digest = dataset_digest(spec, source)
-    files = publish_files(spec, name, artifact_prefix("datasets", name, digest), described, store)
+def _publish(job: Job, store: Store, described: Described, versions: dict[str, str]) -> Manifest:
     manifest = Manifest(
         kind="datasets",
-        name=name,
-        digest=digest,
-        spec=spec.to_json(),
-        inputs=_inputs(source),
-        files=files,
+        name=job.name,
+        digest=job.digest,
+        spec=job.spec.to_json(),
+        inputs=source_inputs(job.source),
+        files=publish_files(job.spec, job.name, job.prefix, described, store),
         summary=described.summary,
         versions=versions,
     )
     return store.publish(manifest)
-
-
-def _inputs(source: Source) -> tuple[InputRef, ...]:
-    ref = InputRef(role="source", kind="source", name=source.name, digest=source.fingerprint)
-    return (ref,)
 
 
 def _check(spec: DatasetSpec, source: Source) -> None:

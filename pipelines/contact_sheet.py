@@ -9,11 +9,13 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 
 from pipelines.plan import BuildPlan
 from pipelines.readers import open_reader
 from pipelines.scan import ScanUnit, pixels_file
 from pipelines.selection import CLEANING_REASONS, FIRST_REASON, REASONS
+from pipelines.shards import read_images
 from pipelines.spec import DatasetSpec
 from pipelines.store import Store
 from pipelines.stored_png import encode_pngs
@@ -38,6 +40,28 @@ def contact_sheets(spec: DatasetSpec, plan: BuildPlan, store: Store) -> dict[str
             images = _read(places, plan.units, store, spec.image_size)
             sheets[f"sheets/{name}.png"] = sheet_png(images, columns)
     return sheets
+
+
+def joined_sheets(sheets: Sequence[Mapping[str, bytes]], image_size: int) -> dict[str, bytes]:
+    """Return one sheet for each name in any of `sheets` (path to PNG), one cell of each in turn."""
+    columns = max(1, _SHEET_PIXELS // image_size)
+    joined = {}
+    for name in sorted({name for each in sheets for name in each}):
+        parts = [sheet_cells(each[name], image_size) for each in sheets if name in each]
+        turns = range(max(map(len, parts)))
+        cells = [part[turn] for turn in turns for part in parts if turn < len(part)]
+        joined[name] = sheet_png(np.stack(cells[: columns * columns]), columns)
+    return joined
+
+
+def sheet_cells(png: bytes, image_size: int) -> npt.NDArray[np.uint8]:
+    """Return the images (n, size, size) of a sheet, one at least, without what fills its end."""
+    sheet = _PAPER - read_images(pa.array([png], pa.binary()))[0]
+    rows, columns = (pixels // image_size for pixels in sheet.shape)
+    cells = sheet.reshape(rows, image_size, columns, image_size).swapaxes(1, 2)
+    cells = np.ascontiguousarray(cells.reshape(-1, image_size, image_size))
+    inked = np.flatnonzero(cells.any(axis=(1, 2)))
+    return cells[: max(1, inked[-1] + 1 if len(inked) else 1)]
 
 
 def choose_places(

@@ -8,57 +8,89 @@ Labels in such shards are TFDS ids; the manifest's `label_ids[i]` is that of cla
 
 import dataclasses
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import obstore
 
-from pipelines.card import Described, content_digest, statistics
+from pipelines.card import Described, content_digest, source_files, statistics
 from pipelines.catalogue import class_entry
+from pipelines.contact_sheet import joined_sheets
 from pipelines.hashing import add_sums
+from pipelines.jobs import Job
+from pipelines.plan import INK_BINS
 from pipelines.schema import FileEntry, Manifest, slug
 from pipelines.sources.base import Source
-from pipelines.spec import DatasetSpec
 from pipelines.store import Store
 
-BuildOne = Callable[[DatasetSpec, Source, str], Manifest]
 
+def class_jobs(job: Job) -> list[Job]:
+    """Return the jobs of the classes that a linked dataset is to be made of.
 
-def link_classes(
-    spec: DatasetSpec, source: Source, store: Store, prefix: str, build_one: BuildOne
-) -> Described:
-    """Build the classes that are missing, link all, and return what describes the whole.
-
-    Raises ValueError if a class is none of Google's, or the source mixes classes in its files.
+    What a class's dataset says depends on nothing but that class. A class whose file was left
+    out as bad has none. Raises ValueError if a class is none of Google's, or the source mixes
+    classes in its files.
     """
-    parts = [
-        build_one(
-            dataclasses.replace(spec, class_names=(class_name,)),
-            one_class(source, class_name),
-            f"class-{slug(class_name)}",
-        )
-        for class_name in spec.class_names
-    ]
+    jobs = []
+    for class_name in job.spec.class_names:
+        source = one_class(job.source, class_name)
+        if not source.files and job.spec.on_bad_file == "skip" and job.source.bad_files:
+            continue
+        if not source.files:
+            raise ValueError(
+                f"source {source.name} has no file of class {class_name!r} alone: the linked "
+                "layout needs a file for each class"
+            )
+        spec = dataclasses.replace(job.spec, class_names=(class_name,))
+        jobs.append(Job(spec=spec, source=source, name=f"class-{slug(class_name)}"))
+    return jobs
+
+
+def link_parts(
+    job: Job,
+    parts: Sequence[Manifest],
+    bad_files: Sequence[tuple[str, str]],
+    store: Store,
+) -> Described:
+    """Copy the shards of the classes under the dataset's own names and describe the whole.
+
+    Raises ValueError if there is no class left.
+    """
+    if not parts:
+        raise ValueError("no drawing is left: every file was bad or every drawing dropped")
     entries = [
-        _link(part, entry, store, prefix)
+        _link(part, entry, store, job.prefix)
         for part in parts
         for entry in part.files
         if entry.split is not None
     ]
-    entries.sort(key=lambda entry: (spec.split_names.index(entry.split or ""), entry.path))
-    return Described(summary=_summary(spec, source, parts), shards=tuple(entries), records=())
+    names = job.spec.split_names
+    entries.sort(key=lambda entry: (names.index(entry.split or ""), entry.path))
+    return Described(
+        summary=_summary(job, parts, bad_files),
+        shards=tuple(entries),
+        records=(),
+        sheets=joined_sheets([_sheets(part, store) for part in parts], job.spec.image_size),
+    )
 
 
 def one_class(source: Source, class_name: str) -> Source:
-    """Return the part of a source that holds one class."""
+    """Return the part of a source that holds one class, as if nothing else were in it."""
     class_entry(class_name)
     files = tuple(file for file in source.files if file.class_name == class_name)
-    if not files:
-        raise ValueError(
-            f"source {source.name} has no file of class {class_name!r} alone: the linked layout "
-            "needs a file for each class"
-        )
-    return dataclasses.replace(source, class_names=(class_name,), files=files)
+    repairs = Counter(str(file.layout.get("repair", "")) for file in files)
+    repairs.pop("", None)
+    return dataclasses.replace(
+        source, class_names=(class_name,), files=files, bad_files=(), repairs=dict(repairs)
+    )
+
+
+def _sheets(part: Manifest, store: Store) -> dict[str, bytes]:
+    return {
+        entry.path: store.read(part, entry.path)
+        for entry in part.files
+        if entry.path.startswith("sheets/")
+    }
 
 
 def _link(part: Manifest, entry: FileEntry, store: Store, prefix: str) -> FileEntry:
@@ -71,7 +103,10 @@ def _link(part: Manifest, entry: FileEntry, store: Store, prefix: str) -> FileEn
     return dataclasses.replace(entry, path=path)
 
 
-def _summary(spec: DatasetSpec, source: Source, parts: Sequence[Manifest]) -> dict[str, Any]:
+def _summary(
+    job: Job, parts: Sequence[Manifest], bad_files: Sequence[tuple[str, str]]
+) -> dict[str, Any]:
+    spec, source = job.spec, job.source
     summaries = [part.summary for part in parts]
     splits = Counter[str]()
     for summary in summaries:
@@ -90,17 +125,26 @@ def _summary(spec: DatasetSpec, source: Source, parts: Sequence[Manifest]) -> di
         "image_shape": list(spec.image_shape),
         "num_drawings": sum(rows.values()),
         "splits": rows,
-        "counts": {split: _merged(s["counts"][split] for s in summaries) for split in rows},
+        "counts": {
+            split: dict.fromkeys(spec.class_names, 0)
+            | _merged(s["counts"][split] for s in summaries)
+            for split in rows
+        },
         "dropped": _merged_twice([summary["dropped"] for summary in summaries]),
-        "bad_files": [bad for summary in summaries for bad in summary["bad_files"]],
+        "bad_files": [{"file": file, "reason": reason} for file, reason in bad_files]
+        + [bad for summary in summaries for bad in summary["bad_files"]],
         "repairs": dict(source.repairs),
         "content_digest": content_digest(spec, rows, total),
         "content_sum": f"{total:032x}",
         "statistics": statistics(spec, sum(rows.values()), *sums)
-        | {"ink_histogram": _merged(s["statistics"]["ink_histogram"] for s in summaries)},
+        | {
+            "ink_histogram": {name: [0] * INK_BINS for name in spec.class_names}
+            | _merged(s["statistics"]["ink_histogram"] for s in summaries)
+        },
         "parts": [f"{part.name}@{part.digest}" for part in parts],
         "is_synthetic": source.is_synthetic,
         "source": source.name,
+        "source_files": source_files(source),
         "attribution": source.attribution,
     }
 

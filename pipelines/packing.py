@@ -62,6 +62,8 @@ def pack_split(
     spec: DatasetSpec,
 ) -> list[ShardPlan]:
     """Return the shards of one split: the rows whose code is `position`."""
+    if not codes:
+        return []
     together = (
         _SMALL_SET_TOGETHER if sum(map(len, codes.values())) < _SMALL_SET_ROWS else BLOCK_ROWS
     )

@@ -87,7 +87,8 @@ class ScanWork:
             store.put(unit.path, table_to_bytes(failed_attributes(str(error))))
             return {"ranges_failed": 1}
         store.put(unit.path, table_to_bytes(table))
-        return {"rows_read": unit.rows}
+        share = unit.file.bytes * unit.rows // max(unit.file.rows, 1)
+        return {"rows_read": unit.rows, "bytes_read": share}
 
     def _scan(self, unit: ScanUnit, store: Store) -> pa.Table:
         reader = open_reader(unit.file, self.image_size)

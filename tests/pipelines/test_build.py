@@ -1,4 +1,5 @@
 import hashlib
+import json
 from pathlib import Path
 
 import numpy as np
@@ -162,6 +163,34 @@ def test_equal_drawings_of_a_class_stay_once(tmp_path):
     assert build(tmp_path, source_dir, duplicates="keep").summary["dropped"] == {
         "blank": {"bee": 3}
     }
+
+
+@pytest.mark.parametrize("layout", ["packed", "linked"])
+def test_what_beam_counts_is_what_the_manifest_says(tmp_path, layout, caplog):
+    source_dir = write_bitmaps(tmp_path / "source")
+    images = np.load(source_dir / "bee.npy").reshape(-1, 28, 28)
+    doubled = np.concatenate([images, images[:25], np.zeros((3, 28, 28), np.uint8)])
+    (source_dir / "bee.npy").write_bytes(google_npy(doubled))
+    with caplog.at_level("INFO", "pipelines.jobs"):
+        manifest = build(tmp_path, source_dir, layout=layout, rows_per_shard=100)
+    store = open_store(str(tmp_path / "store"))
+    paths = [i.path for i in store.objects("attempts") if i.path.endswith("counters.json")]
+    counters = [json.loads(store.get(path)) for path in paths]
+    assert all(each == counters[0] for each in counters)
+    dropped = {reason: sum(by.values()) for reason, by in manifest.summary["dropped"].items()}
+    shards = [entry for entry in manifest.files if entry.path.endswith(".parquet")]
+    assert dropped == {"blank": 3, "duplicate": 25}
+    assert counters[0] == {
+        "rows_kept": manifest.summary["num_drawings"],
+        "rows_written": manifest.summary["num_drawings"],
+        "rows_dropped_blank": 3,
+        "rows_dropped_duplicate": 25,
+        "bytes_read": manifest.summary["num_drawings"] * 784,
+        "bytes_written": sum(entry.bytes for entry in shards),
+    }
+    scanned = f"'rows_read': {manifest.summary['num_drawings'] + 28}"
+    assert any(scanned in text and "'bytes_read': " in text for text in caplog.messages)
+    assert not [record for record in caplog.records if record.levelname == "WARNING"]
 
 
 def test_an_unfinished_build_is_continued_to_the_same_bytes(tmp_path):

@@ -1,11 +1,15 @@
+import io
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from pipelines import jobs
 from pipelines.build import build_dataset
+from pipelines.contact_sheet import sheet_cells
 from pipelines.doodles import google_npy
-from pipelines.sources.opening import open_directory
+from pipelines.provenance import lineage_text, trace
+from pipelines.sources.opening import open_directory, open_source
 from pipelines.spec import DatasetSpec
 from pipelines.store import open_store
 from pipelines.verify import diff_datasets, read_entry, verify_dataset
@@ -67,6 +71,85 @@ def test_the_linked_layout_refuses_classes_that_are_not_googles(source_dir):
     (source_dir / "my class.npy").write_bytes((source_dir / "sun.npy").read_bytes())
     with pytest.raises(ValueError, match="'my class' is not in the catalogue"):
         build(source_dir, layout="linked", class_names=("my class",))
+
+
+def build_skipping(source_dir: Path, classes, store_name: str):
+    root = source_dir.parent
+    source = open_source(str(source_dir), classes, root / "cache", skip_bad_files=True)
+    spec = DatasetSpec(class_names=tuple(classes), on_bad_file="skip", layout="linked")
+    store = open_store(str(root / store_name))
+    return build_dataset(spec, source, store, "linked"), store
+
+
+def test_bad_files_are_skipped_and_named_once(source_dir):
+    (source_dir / "cat.npy").write_bytes(b"<html>")  # is seen when the source is opened
+    images = np.load(source_dir / "sun.npy")
+    images[:300] = 0  # is seen by the scan
+    (source_dir / "sun.npy").write_bytes(google_npy(images))
+    manifest, store = build_skipping(source_dir, ["bee", "sea turtle", "sun", "cat"], "store")
+    bad = [Path(each["file"]).name for each in manifest.summary["bad_files"]]
+    assert bad == ["cat.npy", "sun.npy"]
+    totals = {
+        name: sum(by[name] for by in manifest.summary["counts"].values())
+        for name in manifest.summary["class_names"]
+    }
+    assert totals == {"bee": 400, "sea turtle": 400, "sun": 0, "cat": 0}
+    assert verify_dataset(manifest, store) == []
+
+
+def test_no_class_left_is_said(source_dir):
+    (source_dir / "cat.npy").write_bytes(b"<html>")
+    with pytest.raises(ValueError, match="no drawing is left"):
+        build_skipping(source_dir, ["cat"], "store")
+
+
+def test_a_class_says_the_same_whatever_classes_were_asked_for_beside_it(source_dir):
+    (source_dir / "cat.npy").write_bytes(b"<html>")
+    images = np.load(source_dir / "sun.npy").reshape(-1, 28, 28)
+    (source_dir / "sun.npy").write_bytes(_npy(images))
+    _, few = build_skipping(source_dir, ["bee"], "few")
+    _, many = build_skipping(source_dir, ["sun", "bee", "cat"], "many")
+    one, other = (store.latest("datasets", "class-bee") for store in (few, many))
+    assert one == other
+    assert one.summary["bad_files"] == []
+    assert one.summary["repairs"] == {}
+    assert sum(many.latest("datasets", "linked").summary["repairs"].values()) == 1
+
+
+def _npy(images: np.ndarray) -> bytes:
+    """Return what NumPy writes of images (n, 28, 28, 1), which the source puts right."""
+    sink = io.BytesIO()
+    np.save(sink, images[..., None])
+    return sink.getvalue()
+
+
+def test_the_whole_names_its_files_and_shows_its_drawings(source_dir):
+    images = np.load(source_dir / "sun.npy")
+    images[:7] = 0
+    (source_dir / "sun.npy").write_bytes(google_npy(images))
+    manifest, store = build(source_dir, layout="linked")
+    files = [each["file"] for each in manifest.summary["source_files"]]
+    assert files == ["bee.npy", "sea turtle.npy", "sun.npy"]
+    assert lineage_text(trace(manifest, store)).count("file: ") == 3
+    sheets = {e.path for e in manifest.files if e.path.startswith("sheets/")}
+    assert sheets == {"sheets/kept.png", "sheets/dropped-blank.png"}
+    cells = sheet_cells(store.read(manifest, "sheets/kept.png"), 28)
+    sources = [np.load(source_dir / f"{name}.npy").reshape(-1, 28, 28) for name in CLASSES]
+    for place, cell in enumerate(cells[:6]):
+        assert any((image == cell).all() for image in sources[place % 3]), place
+
+
+def test_all_missing_classes_are_built_in_one_graph_a_pass(source_dir, monkeypatch):
+    labels = []
+    real = jobs.run_units
+
+    def counted(units, work, store, *, label, **rest):
+        labels.append(label)
+        return real(units, work, store, label=label, **rest)
+
+    monkeypatch.setattr(jobs, "run_units", counted)
+    build(source_dir, layout="linked")
+    assert labels == ["Scan", "Build"]
 
 
 def test_verify_finds_a_changed_byte_and_a_missing_file(source_dir):

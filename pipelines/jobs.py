@@ -1,0 +1,208 @@
+"""Datasets that are scanned, planned and built together: one graph a pass, however many.
+
+Everything is found by its key, so what an interrupted run has done is not done again. What Beam
+counts is kept beside the records of the shards, and held against the plan.
+"""
+
+import json
+import logging
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from pipelines.assemble import (
+    BuildWork,
+    BuildWorks,
+    DroppedUnit,
+    ShardRecord,
+    ShardUnit,
+    needed_to_build,
+    record_from_bytes,
+    record_path,
+)
+from pipelines.engine import Work, run_units
+from pipelines.plan import BuildPlan, make_plan
+from pipelines.scan import ScanUnit, ScanWork, missing_units, scan_units
+from pipelines.schema import InputRef, artifact_digest, artifact_prefix
+from pipelines.selection import Selection
+from pipelines.sources.base import Source
+from pipelines.spec import DatasetSpec
+from pipelines.store import Store
+from pipelines.tfds_slice import slice_rule
+from pipelines.watching import ProgressCallback, Rate, watch
+
+_LOGGER = logging.getLogger(__name__)
+COUNTERS_NAME = "counters.json"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """One dataset to make of a source."""
+
+    spec: DatasetSpec
+    source: Source
+    name: str
+
+    @property
+    def digest(self) -> str:
+        """The dataset's address."""
+        return dataset_digest(self.spec, self.source)
+
+    @property
+    def prefix(self) -> str:
+        """The dataset's directory in the store."""
+        return artifact_prefix("datasets", self.name, self.digest)
+
+    @property
+    def scratch(self) -> str:
+        """The directory of the shards' records."""
+        return f"attempts/shards/{self.name}-{self.digest}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Run:
+    """Where and how the work is done; none of it changes a byte."""
+
+    store: Store
+    beam_args: Sequence[str] = ()
+    workers: int = 1
+    progress: ProgressCallback | None = None
+
+    def units(self, label: str, todo: Sequence[object], work: Work) -> dict[str, int]:
+        """Do units on Beam and return what it counted."""
+        return run_units(
+            todo, work, self.store, label=label, beam_args=self.beam_args, workers=self.workers
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Built:
+    """A dataset whose shards are in the store."""
+
+    job: Job
+    plan: BuildPlan
+    records: tuple[ShardRecord, ...]
+
+
+@dataclass(slots=True)
+class _Shards:
+    """Shards to build, of all jobs; `pending` are their records and drawings."""
+
+    works: list[BuildWork] = field(default_factory=list)
+    todo: list[ShardUnit] = field(default_factory=list)
+    pending: dict[str, int] = field(default_factory=dict)
+    total: int = 0
+
+
+def dataset_digest(spec: DatasetSpec, source: Source) -> str:
+    """Return the address of the dataset that this spec makes of this source."""
+    return artifact_digest("datasets", spec.to_json(), source_inputs(source))
+
+
+def source_inputs(source: Source) -> tuple[InputRef, ...]:
+    """Return the lineage of a dataset."""
+    ref = InputRef(role="source", kind="source", name=source.name, digest=source.fingerprint)
+    return (ref,)
+
+
+def build_jobs(jobs: Sequence[Job], run: Run) -> list[Built]:
+    """Scan and build what is missing of all jobs, which differ in classes and files alone."""
+    if not jobs:
+        return []
+    units = _scan(jobs, run)
+    plans = [_plan(job, found, run.store) for job, found in zip(jobs, units, strict=True)]
+    _build(jobs, plans, run)
+    return [
+        Built(job, plan, _records(job, plan, run.store))
+        for job, plan in zip(jobs, plans, strict=True)
+    ]
+
+
+def _scan(jobs: Sequence[Job], run: Run) -> list[tuple[ScanUnit, ...]]:
+    """Make sure that every range has its attributes in the store; return the ranges by job."""
+    spec = jobs[0].spec
+    near = spec.near_duplicates is not None
+    units = [scan_units(job.source, spec.image_size, with_difference_hash=near) for job in jobs]
+    work = ScanWork(image_size=spec.image_size, with_difference_hash=near)
+    todo = missing_units([unit for found in units for unit in found], run.store)
+    total = sum(job.source.rows for job in jobs)
+    done = total - sum(unit.rows for unit in todo)
+    rate = Rate("scan", total, run.progress)
+    pending = {unit.path: unit.rows for unit in todo}
+    with watch(run.store, pending, lambda rows: rate(done + rows)):
+        counters = run.units("Scan", todo, work)
+    _LOGGER.info("scan: %s", counters)
+    return units
+
+
+def _plan(job: Job, units: tuple[ScanUnit, ...], store: Store) -> BuildPlan:
+    """Decide every row and lay out the shards."""
+    rule = None
+    if job.spec.tfds_slice is not None:
+        rule = slice_rule(job.spec.tfds_slice, job.source)
+    selection = Selection(spec=job.spec, in_slice=rule)
+    return make_plan(job.source, job.spec, units, store.get, selection)
+
+
+def _build(jobs: Sequence[Job], plans: Sequence[BuildPlan], run: Run) -> None:
+    """Build the shards that have no record yet."""
+    shards = _Shards()
+    for job, plan in zip(jobs, plans, strict=True):
+        _add_missing(shards, job, plan, run.store)
+    if not shards.todo:
+        return
+    dropped = Counter[str]()
+    for plan in plans:
+        dropped.update({reason: sum(by.values()) for reason, by in plan.tally.dropped.items()})
+    done = shards.total - sum(shards.pending.values())
+    rate = Rate("build", shards.total, run.progress)
+    todo = [*shards.todo, DroppedUnit(rows=dict(dropped))]
+    with watch(run.store, shards.pending, lambda rows: rate(done + rows)):
+        counters = run.units("Build", todo, BuildWorks(tuple(shards.works)))
+    _check_counters(counters, sum(shards.pending.values()), dropped)
+    for job in jobs:
+        content = json.dumps(counters, sort_keys=True).encode("ascii")
+        run.store.put(f"{job.scratch}/{COUNTERS_NAME}", content)
+
+
+def _add_missing(shards: _Shards, job: Job, plan: BuildPlan, store: Store) -> None:
+    index = len(shards.works)
+    shards.works.append(
+        BuildWork(
+            spec=job.spec,
+            units=needed_to_build(plan.units),
+            prefix=job.prefix,
+            scratch=job.scratch,
+            dataset_name=job.name,
+            class_names=job.source.class_names,
+        )
+    )
+    for shard in plan.shards:
+        shards.total += shard.rows
+        path = record_path(job.scratch, shard)
+        if not _is_done(path, job.prefix, store):
+            shards.todo.append(ShardUnit(plan=shard, work=index))
+            shards.pending[path] = shard.rows
+
+
+def _is_done(path: str, prefix: str, store: Store) -> bool:
+    """Whether a shard has its record and its files have the size recorded."""
+    if store.size(path) is None:
+        return False
+    record = record_from_bytes(store.get(path))
+    return all(store.size(f"{prefix}/{file}") == size for file, size, _ in record.files)
+
+
+def _records(job: Job, plan: BuildPlan, store: Store) -> tuple[ShardRecord, ...]:
+    paths = [record_path(job.scratch, shard) for shard in plan.shards]
+    return tuple(record_from_bytes(store.get(path)) for path in paths)
+
+
+def _check_counters(counters: dict[str, int], rows: int, dropped: Counter[str]) -> None:
+    """Say if Beam counted other rows than were planned; some runners count retries too."""
+    _LOGGER.info("build: %s", counters)
+    expected = {"rows_kept": rows} | {f"rows_dropped_{k}": n for k, n in dropped.items()}
+    for name, planned in expected.items():
+        if counters and counters.get(name, 0) != planned:
+            found = counters.get(name, 0)
+            _LOGGER.warning("the runner counted %s %d, the plan has %d", name, found, planned)
