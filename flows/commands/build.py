@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter
 
@@ -25,22 +25,22 @@ def build(
     image_size: int = 28,
     splits: str = "train=0.9,validation=0.05,test=0.05",
     format_: Annotated[str, Parameter(name="--format")] = "parquet",
-    layout: str = "packed",
+    layout: Literal["packed", "linked"] = "packed",
     rows_per_shard: int | None = None,
     compression_level: int = 1,
-    tfrecord_images: str = "png",
+    tfrecord_images: Literal["png", "raw"] = "png",
     tfds_slice: str | None = None,
     max_per_class: int | None = None,
     fraction: float = 1.0,
     recognized_only: bool = False,
     countries: str = "",
-    blank: str | None = None,
+    blank: Literal["keep", "drop"] | None = None,
     min_ink: int = 1,
     max_ink: int | None = None,
-    duplicates: str | None = None,
+    duplicates: Literal["keep", "drop"] | None = None,
     near_duplicates: int | None = None,
     with_metadata: bool = False,
-    on_bad_file: str = "fail",
+    on_bad_file: Literal["fail", "skip"] = "fail",
     workers: int = 1,
     beam: Annotated[tuple[str, ...], Parameter(allow_leading_hyphen=True, negative=())] = (),
     common: Annotated[Common, Parameter(name="*")] = ALL,
