@@ -2,20 +2,29 @@
 
     progress    an artifact of the task run, updated at most every ten seconds
     result      a table: digest, place, drawings by split and class, bits/dim
-    report      a link to the page, and its two-row pictures: real above generated
+    report      its two-row pictures, real above generated, and where the page is
+    name        of the run: what it has made
+
+A browser opens no file of a worker and no s3:// URL: where the store's root is served by HTTP,
+$SKETCHMILL_PUBLIC_URL says its URL and the page is linked; else its path is told. Small pictures
+are part of the artifact.
 
 All of it is for people and may be lost: a server that does not answer is logged once a minute and
 never disturbs the work.
 """
 
+import base64
 import contextvars
 import logging
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
+from uuid import UUID
 
 from prefect.artifacts import (
     create_link_artifact,
@@ -24,9 +33,16 @@ from prefect.artifacts import (
     create_table_artifact,
     update_progress_artifact,
 )
+from prefect.client.orchestration import get_client
+from prefect.runtime import flow_run
 
 from flows.console import ProgressCallback
-from pipelines.schema import slug
+from pipelines.schema import artifact_prefix, slug
+from pipelines.store import Store, open_store
+
+PUBLIC_URL = "SKETCHMILL_PUBLIC_URL"
+# Of a report's pictures in an artifact, which is a row in the server's database.
+MAX_EMBEDDED_BYTES = 200_000
 
 # Every update is a row in the server's database.
 UPDATE_SEC = 10.0
@@ -49,8 +65,8 @@ def showing_progress(title: str, logger: Any) -> Iterator[ProgressCallback]:
         thread.join(UPDATE_SEC)
 
 
-def show_result(result: Mapping[str, Any]) -> None:
-    """Show what a stage made: its digest and place first, then its numbers."""
+def show_result(result: Mapping[str, Any], store: str) -> None:
+    """Show what a stage made in a store: its digest and place first, then its numbers."""
     key = artifact_key(result["kind"], result["name"])
     _try(
         lambda: create_table_artifact(
@@ -60,7 +76,12 @@ def show_result(result: Mapping[str, Any]) -> None:
         )
     )
     if result["kind"] == "reports":
-        _show_report(result)
+        _try(lambda: _show_report(result, open_store(store)))
+
+
+def name_run(name: str) -> None:
+    """Give the flow run that we are in another name."""
+    _try(lambda: _rename(name))
 
 
 def result_rows(result: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -87,19 +108,43 @@ def artifact_key(kind: str, name: str) -> str:
     return slug(f"{kind}-{name}")
 
 
-def _show_report(result: Mapping[str, Any]) -> None:
+def public_url(result: Mapping[str, Any], path: str) -> str:
+    """Return the URL of an artifact's file for browsers, empty if the store is not served."""
+    root = os.environ.get(PUBLIC_URL, "").rstrip("/")
+    return f"{root}/{quote(f'{_prefix(result)}/{path}')}" if root else ""
+
+
+def report_markdown(result: Mapping[str, Any], store: Store) -> str:
+    """Return where a report is and its pictures, as far as they are small enough to be shown."""
     place, page = result["place"], result["summary"].get("page", "report.html")
-    link = _url(f"{place}/{page}")
+    url = public_url(result, page)
+    lines = [f"[Report]({url})" if url else f"Report: `{place}/{page}`"]
+    left = MAX_EMBEDDED_BYTES
+    for path in [path for path in result["files"] if path.startswith("pictures/")]:
+        picture = store.get(f"{_prefix(result)}/{path}")
+        left -= len(picture)
+        if left < 0:
+            lines.append(f"More pictures: `{place}/pictures`")
+            break
+        embedded = base64.b64encode(picture).decode("ascii")
+        lines.append(f"![{Path(path).stem}](data:image/png;base64,{embedded})")
+    return "\n\n".join(lines)
+
+
+def _rename(name: str) -> None:
+    with get_client(sync_client=True) as client:
+        client.set_flow_run_name(UUID(flow_run.id), name)
+
+
+def _prefix(result: Mapping[str, Any]) -> str:
+    return artifact_prefix(result["kind"], result["name"], result["digest"])
+
+
+def _show_report(result: Mapping[str, Any], store: Store) -> None:
     key = artifact_key("report", result["name"])
-    _try(lambda: create_link_artifact(link=link, link_text="report", key=f"{key}-page"))
-    pictures = [path for path in result["files"] if path.endswith(".png")]
-    lines = [f"![{Path(path).stem}]({_url(f'{place}/{path}')})" for path in pictures]
-    text = "Real above generated drawings.\n\n" + "\n\n".join(lines)
-    _try(lambda: create_markdown_artifact(markdown=text, key=f"{key}-pictures"))
-
-
-def _url(place: str) -> str:
-    return place if "://" in place else Path(place).as_uri()
+    if link := public_url(result, result["summary"].get("page", "report.html")):
+        create_link_artifact(link=link, link_text="report", key=f"{key}-page")
+    create_markdown_artifact(markdown=report_markdown(result, store), key=f"{key}-pictures")
 
 
 class _Reporter:

@@ -36,11 +36,16 @@ from pipelines.catalogue import read_classes_file
 from pipelines.schema import slug
 
 ZOMBIES = "sketchmill: runs without a heartbeat have crashed"
-# Three heartbeats of three minutes, Prefect's default.
-HEARTBEAT_LIMIT = timedelta(seconds=540)
+# Ten heartbeats of three minutes, Prefect's default. While its server is down none arrives: with
+# the three that its manual shows, an outage of over six minutes would crash every healthy run.
+HEARTBEAT_LIMIT = timedelta(seconds=1800)
 # A server on SQLite that is busy fails a request now and then; applying the file again is harmless.
 DEPLOY_ATTEMPTS = 3
-ONE_AT_A_TIME = "one-at-a-time"
+# Queues of the pool cpu, one run at a time in each; the first two wait there for their stages.
+WAITING_QUEUES = ("chains", "bulk")
+QUEUES = (*WAITING_QUEUES, "housekeeping")
+# So that a stage finds a slot while a run of each queue waits.
+MIN_CPU = len(WAITING_QUEUES) + 1
 CHANGED_EVENT = "sketchmill.class-list.changed"
 
 
@@ -50,7 +55,7 @@ class Target:
 
     file          the deployments
     pool_type     process, docker or kubernetes
-    pools         runs at once by work pool; cpu needs two or more, for a flow waits for stages
+    pools         runs at once by work pool; cpu needs MIN_CPU, for flows wait there for stages
     environment   values of the $SKETCHMILL_ variables in the file
     """
 
@@ -65,7 +70,8 @@ def deploy(target: Target) -> dict[str, Any]:
     with get_client(sync_client=True) as client:
         for name, limit in target.pools.items():
             ensure_pool(client, name, target.pool_type, limit)
-        ensure_queue(client, "cpu", ONE_AT_A_TIME, 1)
+        for name in QUEUES:
+            ensure_queue(client, "cpu", name, 1)
     apply_file(target)
     with get_client(sync_client=True) as client:
         deployments = sorted(each.name for each in client.read_deployments())
@@ -160,8 +166,7 @@ def set_class_list(name: str, file: Path) -> bool:
     ValueError for unknown classes.
     """
     classes = list(read_classes_file(file))
-    stored = Variable.get(CLASS_LISTS)
-    lists: dict[str, Any] = dict(stored) if isinstance(stored, dict) else {}
+    lists = _class_lists()
     if lists.get(slug(name)) == classes:
         return False
     Variable.set(CLASS_LISTS, lists | {slug(name): classes}, overwrite=True)
@@ -171,6 +176,22 @@ def set_class_list(name: str, file: Path) -> bool:
         payload={"name": slug(name), "num_classes": len(classes)},
     )
     return True
+
+
+def remove_class_list(name: str) -> None:
+    """Forget a class list of the server; what was made of it stays in the store.
+
+    Raises ValueError if there is none of that name.
+    """
+    lists = _class_lists()
+    if lists.pop(slug(name), None) is None:
+        raise ValueError(f"no class list {name!r}; the server has: {', '.join(lists) or 'none'}")
+    Variable.set(CLASS_LISTS, lists, overwrite=True)
+
+
+def _class_lists() -> dict[str, Any]:
+    stored = Variable.get(CLASS_LISTS)
+    return dict(stored) if isinstance(stored, dict) else {}
 
 
 _ENDS = ("Completed", "Failed", "Cancelled", "Crashed")

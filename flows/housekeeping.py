@@ -7,6 +7,7 @@ from typing import Any
 from prefect import flow, get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 
+from flows.launcher import end_with_worker
 from pipelines.retention import Collector
 from pipelines.schema import KINDS, Manifest
 from pipelines.store import Store, open_store
@@ -23,6 +24,7 @@ def housekeeping(
     grace_days: how long something must have been unneeded, more than the longest run;
     keep: latest versions of each name; verify_percent: another part of the artifacts each day.
     """
+    end_with_worker()
     swept = sweep(store, grace_days, keep)
     get_run_logger().info("swept %s", swept)
     if damaged := verify(store, verify_percent):

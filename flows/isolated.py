@@ -20,6 +20,7 @@ from flows.console import ProgressCallback
 from flows.exporting import ExportParams
 from flows.launcher import ChildError, launch
 from flows.params import BuildParams, ReportParams, SampleParams, TrainParams
+from flows.parts import ExportPartParams, ShardsParams
 from pipelines.schema import Kind, Manifest
 from pipelines.store import Store, open_store
 
@@ -28,24 +29,6 @@ BAD_INPUT_CODE = 2
 # A mistake in the program: trying again cannot help either.
 MISTAKE_CODE = 70
 MISTAKES = (LookupError, TypeError, AttributeError, AssertionError)
-
-
-@dataclass(frozen=True, kw_only=True)
-class ShardsParams:
-    """Some shards of a samples artifact, from start up to stop; none published."""
-
-    sample: SampleParams
-    start: int = 0
-    stop: int = 0
-
-
-@dataclass(frozen=True, kw_only=True)
-class ExportPartParams:
-    """One of several parts of an export's files; none published."""
-
-    export: ExportParams
-    part: int = 0
-    parts: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,12 +152,17 @@ def _tuples(value: Any) -> Any:
 
 
 def _plan_sample(params: SampleParams) -> dict[str, Any]:
-    """Return how many shards there are, and those that the store lacks."""
+    """Return how many shards there are, how many the store lacks, and ranges that hold these."""
+    from flows.ranges import ranges_of
     from model.sampling.bulk import missing_shards
 
     store, model, spec = _sample_work(params)
     missing = missing_shards(spec, model, store, params.name)
-    return {"shards": spec.num_shards, "missing": missing, "drawings": spec.num_rows}
+    return {
+        "shards": spec.num_shards,
+        "missing": len(missing),
+        "ranges": ranges_of(missing, spec.num_shards),
+    }
 
 
 def _sample_shards(params: ShardsParams) -> dict[str, Any]:

@@ -28,11 +28,14 @@ from flows import guard
 GRACE_SEC = 20.0
 # A variable that names the launch in all processes below it.
 MARK = "SKETCHMILL_LAUNCH"
+# A command that was told to stop ends so.
+STOPPED_CODE = 128 + signal.SIGTERM
 _TAIL_LINES = 30
 _POLL_SEC = 0.5
 # What the guard needs beyond the grace period to kill and to notice.
 _MARGIN_SEC = 5.0
 
+_PARENT = os.getppid()
 _running: set[subprocess.Popen] = set()
 _lock = threading.Lock()
 
@@ -94,10 +97,13 @@ def stopping_children() -> Iterator[None]:
 def end_with_worker() -> None:
     """Let a flow run that a Prefect worker has started get SIGTERM when the worker dies.
 
-    It would go on without anybody to cancel it. Elsewhere, and not on Linux, nothing happens.
+    It would go on without anybody to cancel it. Elsewhere, and not on Linux, nothing happens. To
+    be called in the main thread: the kernel forgets what a thread has asked for when that ends.
     """
     if "PREFECT__FLOW_RUN_ID" in os.environ:
         guard.end_with_parent()
+        if os.getppid() != _PARENT:  # it has died before we asked
+            signal.raise_signal(signal.SIGTERM)
 
 
 def stop_all() -> None:

@@ -98,11 +98,12 @@ class PrefectServer:
 
 @contextlib.contextmanager
 def worker(
-    pool: str, folder: Path, environment: dict[str, str], *, name: str = ""
+    pool: str, folder: Path, environment: dict[str, str], *, name: str = "", limit: int = 0
 ) -> Iterator[subprocess.Popen]:
-    """Run a process worker of a pool."""
+    """Run a process worker of a pool, with a limit of runs at once if one is given."""
     name = name or pool
     command = [PREFECT, "worker", "start", "--pool", pool, "--type", "process", "--name", name]
+    command += ["--limit", str(limit)] if limit else []
     log = folder / f"worker-{name}.log"
     with _process(command, log, environment | QUICK_WORKER) as started:
         yield started

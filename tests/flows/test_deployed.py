@@ -3,17 +3,22 @@
 import dataclasses
 import hashlib
 import json
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from typing import get_args, get_type_hints
 
 import pytest
 
-from flows.dashboard import result_rows
-from flows.deployed import is_worth_retrying, split_ranges
 from flows.exporting import ExportParams
 from flows.housekeeping import is_due, sweep, verify
-from flows.isolated import MISTAKE_CODE, ShardsParams, from_json, jobs, run_isolated
+from flows.isolated import MISTAKE_CODE, from_json, jobs, run_isolated
 from flows.launcher import ChildError, DeadlineError
 from flows.params import BuildParams, SampleParams, TrainParams
+from flows.parts import BulkParams, ShardsParams
+from flows.ranges import MAX_RANGES, SomeFailedError, ranges_of, run_window
+from flows.steps import is_worth_retrying
 from pipelines.schema import FileEntry, Manifest, artifact_digest
+from pipelines.spec import CLEANING, IMAGE_ENCODINGS, LAYOUTS
 from pipelines.store import open_store
 
 PARAMS = [
@@ -39,6 +44,19 @@ def test_child_without_its_input_is_bad_input_and_not_tried_again(tmp_path):
         run_isolated("train", params)
 
 
+def test_forms_offer_the_choices_that_a_spec_has():
+    hints = get_type_hints(BuildParams)
+    choices = {"layout": LAYOUTS, "tfrecord_images": IMAGE_ENCODINGS, "blank": CLEANING}
+    choices |= {"duplicates": CLEANING, "on_bad_file": ("fail", "skip")}
+    for name, expected in choices.items():
+        offered = {each for part in (get_args(hints[name]) or ()) for each in choices_of(part)}
+        assert offered == set(expected), name
+
+
+def choices_of(hint) -> tuple[str, ...]:
+    return (hint,) if isinstance(hint, str) else get_args(hint)
+
+
 class State:
     def __init__(self, error):
         self.error = error
@@ -54,41 +72,78 @@ class State:
         (ValueError("unknown class"), False),
         (DeadlineError(["x"], 124, ""), False),
         (ChildError(["x"], MISTAKE_CODE, "KeyError"), False),
+        (ChildError(["x"], 143, "told to stop"), False),
         (ChildError(["x"], 137, "killed"), True),
         (OSError("connection reset"), True),
     ],
-    ids=["input", "deadline", "mistake", "killed", "network"],
+    ids=["input", "deadline", "mistake", "stopped", "killed", "network"],
 )
 def test_only_what_may_pass_is_tried_again(error, expected):
     assert is_worth_retrying(None, None, State(error)) == expected
 
 
-@pytest.mark.parametrize("missing", [[], [7], list(range(5)), [0, 2, 4], list(range(1037))])
-def test_ranges_cover_the_missing_shards_once_and_no_other(missing):
-    ranges = split_ranges(missing)
-    assert [shard for start, stop in ranges for shard in range(start, stop)] == missing
-    assert len(ranges) <= 110
+@pytest.mark.parametrize(
+    ("missing", "num_shards"),
+    [([], 9), ([7], 8), (range(5), 5), ([0, 2, 4], 5), (range(0, 4000, 2), 4000), ([4001], 4003)],
+    ids=["none", "last", "all", "some", "every second", "odd"],
+)
+def test_ranges_hold_every_missing_shard_once_and_are_few(missing, num_shards):
+    ranges = ranges_of(missing, num_shards)
+    covered = [shard for start, stop in ranges for shard in range(start, stop)]
+    assert len(covered) == len(set(covered))
+    assert set(missing) <= set(covered) <= set(range(num_shards))
+    assert len(ranges) <= MAX_RANGES
 
 
-def test_table_of_a_result_begins_with_its_digest():
-    result = {
-        "digest": "d",
-        "place": "/p",
-        "bytes": 5,
-        "summary": {
-            "counts": {"train": {"bee": 2}},
-            "test_bits_per_dim": 1.5,
-            "bits_per_dim_by_class": {"bee": 1.4},
-        },
-    }
-    rows = [(row["what"], row["value"]) for row in result_rows(result)]
-    assert rows[0] == ("digest", "d")
-    assert rows[3:] == [("train bee", 2), ("test_bits_per_dim", 1.5), ("bits_per_dim bee", 1.4)]
+def test_ranges_stay_where_they_are_when_some_shards_are_drawn():
+    before = ranges_of(range(4000), 4000)
+    assert set(ranges_of(range(1234, 4000, 7), 4000)) < set(before)
 
 
-def test_table_of_an_export_has_its_counts_by_class_alone():
-    result = {"digest": "d", "place": "/p", "bytes": 5, "summary": {"counts": {"bee": 2}}}
-    assert result_rows(result)[-1] == {"what": "bee", "value": 2}
+class Futures:
+    """A task that Prefect would run in threads: each call says what it returns or raises."""
+
+    def __init__(self, work, workers: int) -> None:
+        self.work, self.pool = work, ThreadPoolExecutor(workers)
+
+    def submit(self, each, _places):
+        return self.pool.submit(self.work, each)
+
+
+def test_window_is_always_full_and_never_overfull():
+    running, most, blocked = set(), [], threading.Event()
+
+    def work(each):
+        running.add(each)
+        most.append(len(running))
+        if each == 0:  # the first is slow: the others must not wait for it
+            assert blocked.wait(20)
+        if each == 9:
+            blocked.set()
+        running.discard(each)
+
+    run_window(Futures(work, 5), range(10), None, at_once=3)
+    assert max(most) <= 3
+
+
+def test_every_range_is_tried_and_all_failures_are_told():
+    tried = []
+
+    def work(each):
+        tried.append(each)
+        if each % 2:
+            raise OSError(f"first line of {each}\nlast line of {each}")
+
+    with pytest.raises(SomeFailedError, match=r"2 of 5 failed") as caught:
+        run_window(Futures(work, 1), range(5), None, at_once=1)
+    assert tried == list(range(5))
+    for text in ("OSError: first line of 1 ... last line of 1", "last line of 3"):
+        assert text in str(caught.value)
+
+
+def test_number_of_tasks_that_draws_nothing_is_refused():
+    with pytest.raises(ValueError, match="tasks must be 1 or more, found 0"):
+        BulkParams(tasks=0)
 
 
 @pytest.mark.parametrize("percent", [1.0, 5.0, 30.0, 100.0])

@@ -1,6 +1,5 @@
 """A real Prefect server with PostgreSQL, a real worker, the real deployments: run, cancel, kill."""
 
-import contextlib
 import os
 import signal
 import sys
@@ -14,155 +13,25 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))
 
 import servers
+from sites import CLASSES, Site, build_dataset, client, running_site, settings_of
 
-from flows.params import SampleParams
-from pipelines.store import Store, open_store
+from pipelines.store import open_store
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
-ROOT = Path(__file__).parents[2]
-MARK = "SKETCHMILL_TEST_SITE"
-CLASSES = ("sun", "lightning")
-# A network that learns nothing, in seconds; every process is the real one.
-SMALL = ("num_filters=4", "num_hierarchies=1", "num_resnet=1", "batch_size=8")
-LIMIT_SEC = 240
-GONE_SEC = 30
 # Longer than the client's own retries last.
 OUTAGE_SEC = 90
 
 
-class Site:
-    """The server, its worker and the store, as a test sees them."""
-
-    def __init__(self, server: servers.PrefectServer, folder: Path) -> None:
-        self.server, self.folder = server, folder
-        self.store_url = str(folder / "store")
-        self.mark = f"{folder}-{os.getpid()}"
-        self.environment = server.environment | {
-            "SKETCHMILL_CACHE": str(folder / "cache"),
-            "OMP_NUM_THREADS": "1",
-            MARK: self.mark,
-        }
-
-    @property
-    def store(self) -> Store:
-        return open_store(self.store_url)
-
-    def deploy(self) -> dict:
-        from flows.deploy import Target, deploy
-
-        values = {"STORE": self.store_url, "SOURCE": "doodles", "PRESET": "tiny"}
-        return deploy(
-            Target(
-                file=ROOT / "infra" / "prefect.yaml",
-                pool_type="process",
-                pools={"cpu": 4, "gpu": 2},
-                environment={f"SKETCHMILL_{name}": value for name, value in values.items()},
-            )
-        )
-
-    def start(self, deployment: str, **parameters):
-        """Start a run of a deployment; return its id."""
-        from prefect.deployments import run_deployment
-
-        return run_deployment(deployment, parameters=parameters, timeout=0, as_subflow=False).id
-
-    def state(self, run_id) -> str:
-        with client() as api:
-            return api.read_flow_run(run_id).state.name
-
-    def finish(self, run_id, expected: str = "Completed") -> None:
-        final = {"Completed", "Failed", "Crashed", "Cancelled"}
-        servers.wait_until(lambda: self.state(run_id) in final, LIMIT_SEC, f"end of {run_id}")
-        with client() as api:
-            state = api.read_flow_run(run_id).state
-        assert state.name == expected, f"{state.name}: {state.message}"
-
-    def processes(self, text: str) -> list[int]:
-        """Return the site's processes with this in their command line."""
-        found = []
-        for entry in Path("/proc").glob("[0-9]*"):
-            with contextlib.suppress(OSError):
-                line = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode()
-                marked = f"{MARK}={self.mark}".encode() in (entry / "environ").read_bytes()
-                if marked and text in line:
-                    found.append(int(entry.name))
-        return found
-
-    def train(self, budget_nimg: int, name: str):
-        params = {
-            "store": self.store_url,
-            "name": name,
-            "dataset": "doodles",
-            "settings": [*SMALL, f"budget_nimg={budget_nimg}"],
-        }
-        return self.start("train/gpu", params=params)
-
-    def wait_for_ranks(self) -> None:
-        servers.wait_until(lambda: self.processes("model.train"), LIMIT_SEC, "ranks")
-        time.sleep(2)  # they import torch, or train: to be ended at any moment
-        assert self.processes("model.train")
-
-    def wait_until_nothing_is_left(self) -> None:
-        servers.wait_until(
-            lambda: (
-                not [
-                    *self.processes("flows.isolated"),
-                    *self.processes("model.train"),
-                    *self.processes("model.agent"),
-                    *self.processes("guard.py"),
-                ]
-            ),
-            GONE_SEC,
-            "the end of all processes",
-        )
-
-
-def client():
-    from prefect.client.orchestration import get_client
-
-    return get_client(sync_client=True)
-
-
-@contextlib.contextmanager
-def settings_of(environment):
-    """Let this process be a client of the server."""
-    from prefect.context import SettingsContext, get_settings_context
-    from prefect.settings import Settings
-
-    profile = get_settings_context().profile
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in environment.items():
-            patch.setenv(name, value)
-        # Not temporary_settings(): within another server's settings it keeps that server's URL.
-        with SettingsContext(profile=profile, settings=Settings()):
-            yield
-
-
 @pytest.fixture(scope="module")
 def site(tmp_path_factory):
-    if servers.postgres_programs() is None:
-        pytest.skip("PostgreSQL is missing: apt install postgresql")
-    folder = tmp_path_factory.mktemp("site")
-    with contextlib.ExitStack() as stack:
-        url = stack.enter_context(servers.postgres(folder / "postgres"))
-        server = servers.PrefectServer(folder / "server", url)
-        server.start()
-        stack.callback(server.stop)
-        made = Site(server, folder)
-        stack.enter_context(settings_of(made.environment))
-        made.deploy()
-        stack.enter_context(servers.worker("cpu", folder, made.environment))
-        made.gpu = stack.enter_context(servers.worker("gpu", folder, made.environment))
+    with running_site(tmp_path_factory.mktemp("site")) as made:
         yield made
 
 
 @pytest.fixture(scope="module")
 def dataset(site):
-    """A dataset that the deployment build/cpu has made."""
-    params = {"store": site.store_url, "classes": CLASSES, "max_per_class": 100}
-    site.finish(site.start("build/cpu", params=params))
-    return site.store.resolve("datasets", "doodles")
+    return build_dataset(site)
 
 
 def test_deploying_again_changes_nothing(site):
@@ -172,7 +41,7 @@ def test_deploying_again_changes_nothing(site):
             return sorted((str(each.id), len(each.schedules)) for each in found)
 
     before = state()
-    assert len(before) == 12
+    assert len(before) == 13
     again = site.deploy()
     assert state() == before
     assert again["pools"] == ["cpu", "gpu"]
@@ -208,7 +77,7 @@ def fire_soon_and_wait(site) -> None:
             completed = [run for run in runs if run.state.is_completed() and run.auto_scheduled]
             return bool(completed)
 
-        servers.wait_until(done, LIMIT_SEC, "a scheduled run")
+        servers.wait_until(done, 240, "a scheduled run")
         api.delete_deployment_schedule(housekeeping.id, made.id)
 
 
@@ -217,28 +86,44 @@ def make_something(url: str) -> None:
 
 
 def test_cancelled_training_leaves_no_process(site, dataset):
-    from prefect.states import Cancelling
-
     run_id = site.train(10**6, "cancelled")
     site.wait_for_ranks()
-    with client() as api:
-        api.set_flow_run_state(run_id, Cancelling())
+    site.cancel(run_id)
     site.wait_until_nothing_is_left()
     site.finish(run_id, "Cancelled")
 
 
-def test_killed_flow_leaves_no_process_and_its_retry_goes_on(site, dataset):
-    run_id = site.train(64, "killed")
+def test_cancelled_sampling_leaves_no_process(site, dataset):
+    site.finish(site.train(8, "sampled"))
+    params = {"store": site.store_url, "name": "long", "model": "sampled", "per_class": 10**5}
+    run_id = site.start("sample/gpu", params=params)
+    servers.wait_until(lambda: site.processes("flows.isolated sample"), 120, "sampling")
+    site.cancel(run_id)
+    site.wait_until_nothing_is_left()
+    site.finish(run_id, "Cancelled")
+
+
+def test_flow_that_is_told_to_stop_leaves_no_process(site, dataset):
+    run_id = site.train(10**6, "stopped")
     site.wait_for_ranks()
-    (flow,) = [pid for pid in site.processes("prefect") if "engine" in _line(pid)]
+    (flow,) = site.flow_processes()
+    os.kill(flow, signal.SIGTERM)
+    site.wait_until_nothing_is_left()
+    site.finish(run_id, "Crashed")
+
+
+def test_killed_flow_leaves_no_process_and_its_retry_goes_on(site, dataset):
+    run_id = site.train(800, "killed")
+    site.wait_for_ranks()
+    (flow,) = site.flow_processes()
     os.kill(flow, signal.SIGKILL)
     site.wait_until_nothing_is_left()
     site.finish(run_id, "Crashed")
-    site.finish(site.train(64, "killed"))
-    assert site.store.latest("models", "killed").summary["trained_nimg"] == 64
+    site.finish(site.train(800, "killed"))
+    assert site.store.latest("models", "killed").summary["trained_nimg"] == 800
 
 
-def test_killed_worker_leaves_no_process(site, dataset):
+def test_killed_worker_leaves_no_process_and_its_run_is_crashed(site, dataset):
     """The run ends with its worker: nobody could cancel it any more."""
     with servers.worker("gpu", site.folder, site.environment, name="victim") as victim:
         site.gpu.send_signal(signal.SIGSTOP)  # the victim gets the run
@@ -249,11 +134,7 @@ def test_killed_worker_leaves_no_process(site, dataset):
             site.wait_until_nothing_is_left()
         finally:
             site.gpu.send_signal(signal.SIGCONT)
-    assert site.state(run_id) != "Completed"
-
-
-def _line(pid: int) -> str:
-    return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode()
+    site.finish(run_id, "Crashed")
 
 
 def test_server_that_is_down_for_a_while_disturbs_no_training(site, dataset):
@@ -268,36 +149,28 @@ def test_server_that_is_down_for_a_while_disturbs_no_training(site, dataset):
 
 def test_changed_class_list_starts_the_chain_for_it_alone(site, dataset):
     from prefect.client.schemas.actions import DeploymentUpdate
-    from prefect.client.schemas.filters import FlowRunFilter
 
-    from flows.deploy import set_class_list
+    from flows.deploy import remove_class_list, set_class_list
 
-    chain = {
-        "store": site.store_url,
-        "max_per_class": 100,
-        "samples_per_class": 2,
-        "settings": [*SMALL, "budget_nimg=16"],
-    }
     with client() as api:
         found = api.read_deployment_by_name("rebuild/class-list-changed")
-        api.update_deployment(found.id, DeploymentUpdate(parameters={"chain": chain}))
+        api.update_deployment(found.id, DeploymentUpdate(parameters={"chain": site.chain(16)}))
     file = site.folder / "pair.txt"
     file.write_text("sun\nlightning\n")
     assert set_class_list("pair", file)
     assert not set_class_list("pair", file)
-
-    def runs():
-        with client() as api:
-            chosen = FlowRunFilter(deployment_id={"any_": [found.id]})
-            return api.read_flow_runs(flow_run_filter=chosen)
-
-    servers.wait_until(runs, 60, "a run of the changed list")
-    (run,) = runs()
+    servers.wait_until(lambda: site.runs("rebuild/class-list-changed"), 60, "a run of the list")
+    (run,) = site.runs("rebuild/class-list-changed")
     site.finish(run.id)
-    assert site.store.latest("reports", "pair").summary["class_names"] == list(CLASSES)
+    report = site.store.latest("reports", "pair")
+    assert report.summary["class_names"] == list(CLASSES)
     with client() as api:
+        assert api.read_flow_run(run.id).name == f"rebuild pair @{report.digest[:12]}"
         keys = {artifact.key for artifact in api.read_artifacts()}
     assert {"datasets-pair", "models-pair", "report-pair-page", "report-pair-pictures"} <= keys
+    remove_class_list("pair")
+    with pytest.raises(ValueError, match="the server has: none"):
+        remove_class_list("pair")
 
 
 def test_run_without_a_heartbeat_is_marked_as_crashed(site):
@@ -318,36 +191,6 @@ def test_run_without_a_heartbeat_is_marked_as_crashed(site):
         servers.wait_until(lambda: site.state(lost.id) == "Crashed", 90, "the automation")
     finally:
         ensure_zombie_automation(HEARTBEAT_LIMIT)
-
-
-def test_ranges_of_shards_are_drawn_by_runs_of_another_pool(site, dataset):
-    if not (models := list(site.store.manifests("models"))):
-        site.finish(site.train(8, "drawn"))
-        models = list(site.store.manifests("models"))
-    sample = SampleParams(
-        store=site.store_url, name="drawn", model=models[0].digest, per_class=2, rows_per_shard=2
-    )
-    export = {"ref": "", "rows_per_file": 2}
-    params = {"sample": vars(sample), "tasks": 2, "export": export}
-    places = {
-        "sample": "sample-shards/gpu",
-        "audit": "audit/gpu",
-        "export_part": "export-part/cpu",
-        "export": "export/cpu",
-    }
-    site.finish(site.start("bulk-export/bulk", params=params, places=places))
-    samples = site.store.latest("samples", "drawn")
-    assert samples.summary["num_drawings"] == 4
-    assert len([entry for entry in samples.files if entry.rows]) == 2
-    assert site.store.damaged(samples) == []
-    exported = site.store.latest("exports", "drawn")
-    assert exported is not None
-    assert site.store.damaged(exported) == []
-    assert {ref.role for ref in exported.inputs} == {"samples", "audit"}
-    with client() as api:
-        runs = api.read_flow_runs()
-    parts = [run for run in runs if run.name.startswith("part ")]
-    assert [run.state.name for run in parts] == ["Completed"] * 2
 
 
 def test_schedule_fires_with_sqlite(tmp_path):

@@ -157,6 +157,31 @@ def test_exception_in_the_main_thread_ends_the_commands_of_other_threads(mark):
     stop_all()  # with none running, nothing happens
 
 
+FLOW = """
+import os, time
+from flows.launcher import end_with_worker
+worker = os.getppid()
+print("ready", flush=True)
+while os.getppid() == worker:
+    time.sleep(0.01)
+end_with_worker()
+print("goes on", flush=True)
+"""
+WORKER = "import subprocess, sys; subprocess.run([sys.executable, '-c', sys.argv[1]])"
+
+
+def test_flow_whose_worker_has_died_before_it_asked_ends_as_well():
+    with subprocess.Popen(
+        [*python(WORKER), FLOW],
+        env=os.environ | {"PREFECT__FLOW_RUN_ID": "x"},
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as worker:
+        assert worker.stdout.readline() == "ready\n"
+        worker.kill()
+        assert worker.stdout.read() == ""
+
+
 # Words of each process's command line; the guard's has those of the command as well.
 VICTIMS = {"parent": ("from flows.launcher",), "guard": ("guard.py",), "command": ()}
 

@@ -1,0 +1,42 @@
+"""Parameters of parts of a stage, and of the flow that splits stages into parts."""
+
+from dataclasses import dataclass, field
+
+from flows.exporting import ExportParams
+from flows.params import SampleParams
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShardsParams:
+    """Some shards of a samples artifact, from start up to stop; none published."""
+
+    sample: SampleParams
+    start: int = 0
+    stop: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportPartParams:
+    """One of several parts of an export's files; none published."""
+
+    export: ExportParams
+    part: int = 0
+    parts: int = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class BulkParams:
+    """Draw many drawings and export them.
+
+    tasks     most ranges of shards to draw, and parts of the export to write, at once
+    export    formats and gate; its `ref` is the samples drawn
+    """
+
+    sample: SampleParams = field(default_factory=SampleParams)
+    tasks: int = 2
+    export: ExportParams = field(default_factory=lambda: ExportParams(ref=""))
+
+    def __post_init__(self) -> None:
+        """Raise ValueError for a number of tasks that draws nothing."""
+        if self.tasks < 1:
+            raise ValueError(f"tasks must be 1 or more, found {self.tasks}")

@@ -1,0 +1,143 @@
+"""Flows whose stages run on other workers: a pool gpu of one slot, a worker of one run, a server."""
+
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+import servers
+from sites import FINAL, ROOT, build_dataset, client, running_site
+
+from flows.params import SampleParams
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
+
+DEPLOYMENTS = yaml.safe_load((ROOT / "infra" / "prefect.yaml").read_text())["deployments"]
+PLACES = {each["name"]: each.get("parameters", {}).get("places") for each in DEPLOYMENTS}
+# A chain of four stages, each with a process of Prefect and one of its own.
+CHAIN_SEC = 600
+# Longer than the client's own retries last.
+OUTAGE_SEC = 90
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
+    with running_site(tmp_path_factory.mktemp("placed")) as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def dataset(site):
+    return build_dataset(site)
+
+
+def rebuild(site, chain, **parameters):
+    return site.start("rebuild/nightly", chain=chain, places=PLACES["nightly"], **parameters)
+
+
+def test_each_class_list_is_rebuilt_and_one_that_changes_alone(site):
+    lists = {"one": ["sun", "lightning"], "two": ["sun", "bee"]}
+    site.finish(rebuild(site, site.chain(8), class_lists=lists), limit_sec=2 * CHAIN_SEC)
+
+    def made():
+        found = {name: site.store.latest("reports", name) for name in lists}
+        return {name: (each.digest, each.summary["class_names"]) for name, each in found.items()}
+
+    before = made()
+    assert [classes for _, classes in before.values()] == list(lists.values())
+    (run, *_) = site.runs("build/cpu")
+    assert run.name.startswith("build one: sun, lightning @")
+    lists["two"] = ["lightning", "bee"]
+    site.finish(rebuild(site, site.chain(8), class_lists=lists), limit_sec=2 * CHAIN_SEC)
+    after = made()
+    assert after["one"] == before["one"]
+    assert after["two"][1] == ["lightning", "bee"]
+
+
+def test_bulk_export_needs_one_slot_of_the_gpu(site, dataset):
+    """Ranges, publishing and the audit run there; export-part and export in the pool cpu."""
+    site.finish(site.train(8, "drawn"))
+    sample = SampleParams(
+        store=site.store_url,
+        name="drawn",
+        model=site.store.latest("models", "drawn").digest,
+        per_class=2,
+        rows_per_shard=2,
+    )
+    params = {"sample": vars(sample), "tasks": 2, "export": {"ref": "", "rows_per_file": 2}}
+    run_id = site.start("bulk-export/bulk", params=params, places=PLACES["bulk"])
+    site.finish(run_id, limit_sec=CHAIN_SEC)
+    samples = site.store.latest("samples", "drawn")
+    assert samples.summary["num_drawings"] == 4
+    assert len([entry for entry in samples.files if entry.rows]) == 2
+    assert site.store.damaged(samples) == []
+    exported = site.store.latest("exports", "drawn")
+    assert exported is not None
+    assert site.store.damaged(exported) == []
+    assert {ref.role for ref in exported.inputs} == {"samples", "audit"}
+    for deployment in ("sample-shards/gpu", "export-part/cpu"):
+        assert [run.state.name for run in site.runs(deployment)] == ["Completed"] * 2, deployment
+    name = f"bulk-export drawn @{samples.digest[:12]} @{exported.digest[:12]}"
+    with client() as api:
+        assert api.read_flow_run(run_id).name == name
+
+
+def test_placed_stage_that_is_killed_runs_again_and_the_parent_completes(site, dataset):
+    known = {run.id for run in site.runs("train/gpu")}
+    run_id = rebuild(site, site.chain(1600, name="lost"))
+    site.wait_for_ranks()
+    (lost,) = [run for run in site.runs("train/gpu") if run.id not in known]
+    os.kill(process_of(site, lost.id), signal.SIGKILL)
+    site.finish(run_id, limit_sec=CHAIN_SEC)
+    states = [run.state.name for run in site.runs("train/gpu") if run.id not in known]
+    assert states == ["Crashed", "Completed"]
+
+
+def process_of(site, run_id) -> int:
+    """Return the process of a flow run."""
+
+    def is_it(pid: int) -> bool:
+        return f"FLOW_RUN_ID={run_id}".encode() in Path(f"/proc/{pid}/environ").read_bytes()
+
+    (found,) = [pid for pid in site.flow_processes() if is_it(pid)]
+    return found
+
+
+def test_server_that_is_down_for_a_while_disturbs_no_placed_stage(site, dataset):
+    known = {run.id for run in site.runs("train/gpu")}
+    run_id = rebuild(site, site.chain(4000, name="outage"))
+    site.wait_for_ranks()
+    site.server.stop()
+    time.sleep(OUTAGE_SEC)
+    site.server.start()
+    site.finish(run_id, limit_sec=CHAIN_SEC)
+    states = [run.state.name for run in site.runs("train/gpu") if run.id not in known]
+    assert states == ["Completed"]
+
+
+def test_cancelled_bulk_export_cancels_what_runs_elsewhere(site, dataset):
+    known = {run.id for run in site.runs("sample-shards/gpu")}
+    site.finish(site.train(16, "endless"))
+    model = site.store.latest("models", "endless").digest
+    sample = SampleParams(
+        store=site.store_url, name="endless", model=model, per_class=10**5, rows_per_shard=10**4
+    )
+    params = {"sample": vars(sample), "tasks": 2, "export": {"ref": ""}}
+    run_id = site.start("bulk-export/bulk", params=params, places=PLACES["bulk"])
+
+    def asked():
+        return [run for run in site.runs("sample-shards/gpu") if run.id not in known]
+
+    servers.wait_until(lambda: len(asked()) == 2, CHAIN_SEC, "two ranges")
+    servers.wait_until(lambda: site.processes("flows.isolated sample-shards"), 120, "sampling")
+    site.cancel(run_id)
+    servers.wait_until(lambda: {run.state.name for run in asked()} <= FINAL, 60, "their end")
+    assert [run.state.name for run in asked()] == ["Cancelled"] * 2
+    site.wait_until_nothing_is_left()
+    site.finish(run_id, "Cancelled")
