@@ -19,6 +19,8 @@ import yaml
 from prefect._vendor.croniter import croniter
 from prefect.flows import load_flow_from_entrypoint
 
+from pipelines.catalogue import read_classes_file
+
 _log = logging.getLogger(__name__)
 _VARIABLE = re.compile(r"\{\{ *\$(\w+) *\}\}")
 
@@ -32,6 +34,7 @@ class Entry:
     cron: str
     timezone: str
     parameters: Mapping[str, Any] = field(default_factory=dict)
+    class_lists: Mapping[str, Path] = field(default_factory=dict)
 
     def next_time(self, after: datetime) -> datetime:
         """Return the first time of the schedule after a moment, in its time zone."""
@@ -43,16 +46,36 @@ class Entry:
         return found if found.astimezone(UTC) > after else found.replace(fold=1)
 
     def run(self) -> None:
-        """Run the flow here: stages are not placed on work pools, for there are none."""
+        """Run the flow here."""
+        load_flow_from_entrypoint(self.entrypoint)(**self.flow_parameters())
+
+    def flow_parameters(self) -> dict[str, Any]:
+        """Return what the flow is run with.
+
+        Stages are not placed on work pools, for there are none. Class lists are read anew, so a
+        file that has changed is noticed.
+        """
         parameters = {name: value for name, value in self.parameters.items() if name != "places"}
-        load_flow_from_entrypoint(self.entrypoint)(**parameters)
+        if self.class_lists and "chain" in parameters:
+            parameters["class_lists"] = read_class_lists(self.class_lists)
+        return parameters
 
 
-def read_entries(file: Path, environment: Mapping[str, str]) -> list[Entry]:
-    """Return what the file schedules, with $VARIABLES replaced.
+def read_class_lists(files: Mapping[str, Path]) -> dict[str, list[str]]:
+    """Return the classes of each list; raise ValueError for unknown ones."""
+    return {name: list(read_classes_file(file)) for name, file in files.items()}
 
-    Raises ValueError for a variable that is not set.
+
+def read_entries(
+    file: Path,
+    environment: Mapping[str, str],
+    class_lists: Mapping[str, Path] | None = None,
+) -> list[Entry]:
+    """Return what the file schedules, with $VARIABLES replaced; chains run for the class lists.
+
+    Raises ValueError for a variable that is not set or an unknown class.
     """
+    read_class_lists(class_lists or {})
     raw = _filled(yaml.safe_load(file.read_text(encoding="utf-8")), environment)
     return [
         Entry(
@@ -61,6 +84,7 @@ def read_entries(file: Path, environment: Mapping[str, str]) -> list[Entry]:
             cron=schedule["cron"],
             timezone=schedule.get("timezone", "UTC"),
             parameters=deployment.get("parameters", {}),
+            class_lists=class_lists or {},
         )
         for deployment in raw["deployments"]
         for schedule in deployment.get("schedules", ())

@@ -1,5 +1,6 @@
 """`sketchmill deploy | serve`: the schedules, on a Prefect server or on this machine alone."""
 
+import logging
 import os
 from datetime import UTC, datetime
 from pathlib import Path
@@ -24,6 +25,7 @@ def deploy(
     source: str = "quickdraw",
     preset: str = "small",
     class_list: Annotated[tuple[str, ...], Parameter(negative=())] = (),
+    remove_class_list: Annotated[tuple[str, ...], Parameter(negative=())] = (),
     common: Annotated[Common, Parameter(name="*")] = ALL,
 ) -> None:
     """Bring the Prefect server at $PREFECT_API_URL to what the file describes; repeat at will.
@@ -35,7 +37,8 @@ def deploy(
     pool_type
         Of the work pools: process, docker or kubernetes.
     cpu
-        Runs at once in the pool cpu; two or more, because a flow waits for its stages.
+        Runs at once in the pool cpu; three or more, for a chain and a bulk export may both wait
+        there for a stage.
     gpu
         Runs at once in the pool gpu.
     source
@@ -44,14 +47,18 @@ def deploy(
         Training preset of the scheduled chain.
     class_list
         NAME=FILE: set a class list of the chain; a changed one is built at once. Repeatable.
+    remove_class_list
+        NAME: forget a class list; what was made of it stays in the store. Repeatable.
     """
-    from flows.deploy import Target, set_class_list
-    from flows.deploy import deploy as deploy_all
+    from flows import deploy as server
 
-    if cpu < 2:
-        raise ValueError("--cpu must be 2 or more: a flow waits there while its stage runs")
+    if cpu < server.MIN_CPU:
+        raise ValueError(
+            f"--cpu must be {server.MIN_CPU} or more: a chain and a bulk export may both wait "
+            "there while a stage runs"
+        )
     lists = dict(_named(text) for text in class_list)
-    target = Target(
+    target = server.Target(
         file=file,
         pool_type=pool_type,
         pools={"cpu": cpu, "gpu": gpu},
@@ -60,8 +67,10 @@ def deploy(
     if common.dry_run:
         print_result({"file": str(file), "pools": dict(target.pools)}, as_json=common.json)
         return
-    result = deploy_all(target)
-    changed = [name for name, path in lists.items() if set_class_list(name, path)]
+    result = server.deploy(target)
+    changed = [name for name, path in lists.items() if server.set_class_list(name, path)]
+    for name in remove_class_list:
+        server.remove_class_list(name)
     print_result(result | {"changed_class_lists": changed}, as_json=common.json)
 
 
@@ -70,6 +79,7 @@ def serve(
     file: Path = FILE,
     source: str = "quickdraw",
     preset: str = "small",
+    class_list: Annotated[tuple[str, ...], Parameter(negative=())] = (),
     common: Annotated[Common, Parameter(name="*")] = ALL,
 ) -> None:
     """Run the file's schedules on this machine, without a Prefect server, until interrupted.
@@ -82,16 +92,19 @@ def serve(
         Of the scheduled chain: quickdraw, doodles, a path or a URL.
     preset
         Training preset of the scheduled chain.
+    class_list
+        NAME=FILE: run the chain for this class list, read anew each time. Repeatable.
     """
-    from flows.serve import read_entries
-    from flows.serve import serve as serve_entries
+    lists = dict(_named(text) for text in class_list)
+    with session(common):  # before Prefect is imported, which reads the settings then
+        from flows import serve as schedules
 
-    entries = read_entries(file, _environment(common.store, source, preset))
-    now = datetime.now(UTC)
-    print_result({e.name: e.next_time(now).isoformat() for e in entries}, as_json=common.json)
-    if not common.dry_run:
-        with session(common):
-            serve_entries(entries, now=lambda: datetime.now(UTC))
+        entries = schedules.read_entries(file, _environment(common.store, source, preset), lists)
+        now = datetime.now(UTC)
+        print_result({e.name: e.next_time(now).isoformat() for e in entries}, as_json=common.json)
+        if not common.dry_run:
+            logging.getLogger(schedules.__name__).setLevel(logging.INFO)
+            schedules.serve(entries, now=lambda: datetime.now(UTC))
 
 
 def _environment(store: str, source: str, preset: str) -> dict[str, str]:

@@ -1,12 +1,20 @@
 """The schedules on one machine: their times, what fails, what is missed."""
 
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+import yaml
 
 from flows.cli import run_command_line
 from flows.serve import Entry, read_entries, serve
+from pipelines.store import open_store
 
 FILE = Path(__file__).parents[2] / "infra" / "prefect.yaml"
 VALUES = {"SKETCHMILL_STORE": "/s", "SKETCHMILL_SOURCE": "doodles", "SKETCHMILL_PRESET": "tiny"}
@@ -108,8 +116,8 @@ def test_times_that_were_missed_are_made_up_for_once():
 
 
 def test_commands_refuse_what_cannot_work(capsys):
-    assert run_command_line(["deploy", "--cpu", "1"]) == 2
-    assert "waits there" in capsys.readouterr().err
+    assert run_command_line(["deploy", "--cpu", "2"]) == 2
+    assert "wait there" in capsys.readouterr().err
     assert run_command_line(["deploy", "--class-list", "cats"]) == 2
     assert "NAME=FILE" in capsys.readouterr().err
 
@@ -118,3 +126,107 @@ def test_serve_says_what_comes_next(capsys, monkeypatch):
     monkeypatch.chdir(FILE.parents[1])
     assert run_command_line(["serve", "--dry-run", "--json"]) == 0
     assert "nightly" in capsys.readouterr().out
+
+
+def test_chains_run_for_the_class_lists_and_nothing_else_does(tmp_path):
+    file = tmp_path / "pair.txt"
+    file.write_text("sun\nbee\n")
+    entries = {entry.name: entry for entry in read_entries(FILE, VALUES, {"pair": file})}
+    assert entries["nightly"].flow_parameters()["class_lists"] == {"pair": ["sun", "bee"]}
+    assert entries["housekeeping"].flow_parameters() == {"store": "/s"}
+    file.write_text("sun\n")
+    assert entries["nightly"].flow_parameters()["class_lists"] == {"pair": ["sun"]}
+    file.write_text("sunn\n")
+    with pytest.raises(ValueError, match="sunn"):
+        read_entries(FILE, VALUES, {"pair": file})
+
+
+MARK = "SKETCHMILL_TEST_SERVE"
+PROGRAM = str(Path(sys.executable).with_name("sketchmill"))
+
+
+class Service:
+    """`sketchmill serve` in a process: the chain for one list of classes, every few seconds."""
+
+    def __init__(self, folder: Path, budget_nimg: int) -> None:
+        self.folder, self.mark = folder, f"{MARK}={folder}"
+        small = ["num_filters=4", "num_hierarchies=1", "num_resnet=1", "batch_size=8"]
+        chain = {
+            "store": "{{ $SKETCHMILL_STORE }}",
+            "max_per_class": 100,
+            "samples_per_class": 2,
+            "settings": [*small, f"budget_nimg={budget_nimg}"],
+        }
+        nightly = {
+            "name": "nightly",
+            "entrypoint": "flows.deployed.rebuild",
+            "schedules": [{"cron": "* * * * * */5"}],
+            "parameters": {"chain": chain, "places": {"build": "build/cpu"}},
+        }
+        (folder / "prefect.yaml").write_text(yaml.safe_dump({"deployments": [nightly]}))
+        (folder / "pair.txt").write_text("sun\nlightning\n")
+
+    @contextlib.contextmanager
+    def running(self):
+        command = [PROGRAM, "serve", "--store", str(self.folder / "store")]
+        command += ["--file", str(self.folder / "prefect.yaml"), "--quiet"]
+        command += ["--class-list", f"pair={self.folder / 'pair.txt'}"]
+        environment = os.environ | {
+            MARK: str(self.folder),
+            "PREFECT_HOME": str(self.folder / "prefect"),
+            "SKETCHMILL_CACHE": str(self.folder / "cache"),
+        }
+        with (self.folder / "log").open("wb") as log:
+            started = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
+            try:
+                yield started
+            finally:
+                for pid in self.processes():
+                    with contextlib.suppress(ProcessLookupError):
+                        os.kill(pid, signal.SIGKILL)
+                started.wait()
+
+    def log(self) -> str:
+        return (self.folder / "log").read_text()
+
+    def processes(self, text: str = "") -> list[int]:
+        found = []
+        for entry in Path("/proc").glob("[0-9]*"):
+            with contextlib.suppress(OSError):
+                line = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+                if self.mark.encode() in (entry / "environ").read_bytes() and text in line:
+                    found.append(int(entry.name))
+        return found
+
+    def wait_for(self, condition, limit_sec: float) -> None:
+        limit = time.monotonic() + limit_sec
+        while not condition():
+            assert time.monotonic() < limit, self.log()
+            time.sleep(0.2)
+
+    def stop(self, started: subprocess.Popen) -> None:
+        os.kill(started.pid, signal.SIGTERM)
+        assert started.wait(30) == 128 + signal.SIGTERM
+        self.wait_for(lambda: not self.processes(), 10)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_serve_runs_the_chain_says_so_and_leaves_no_process(tmp_path):
+    service = Service(tmp_path, budget_nimg=8)
+    with service.running() as started:
+        service.wait_for(lambda: "nightly has completed" in service.log(), 400)
+        service.stop(started)
+    assert "nightly begins" in service.log()
+    assert "Traceback" not in service.log()
+    report = open_store(str(tmp_path / "store")).latest("reports", "pair")
+    assert report.summary["class_names"] == ["sun", "lightning"]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_serve_that_is_stopped_while_it_trains_leaves_no_process(tmp_path):
+    service = Service(tmp_path, budget_nimg=10**7)
+    with service.running() as started:
+        service.wait_for(lambda: service.processes("model.train"), 400)
+        service.stop(started)
