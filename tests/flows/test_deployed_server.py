@@ -113,14 +113,23 @@ def test_flow_that_is_told_to_stop_leaves_no_process(site, dataset):
 
 
 def test_killed_flow_leaves_no_process_and_its_retry_goes_on(site, dataset):
+    """What is left is the checkpoint that the ranks have saved when they were told to stop."""
     run_id = site.train(800, "killed")
-    site.wait_for_ranks()
+    known, saved = scratch(site, "curve.jsonl"), scratch(site, "checkpoints/step-*")
+    servers.wait_until(lambda: scratch(site, "curve.jsonl") - known, 240, "a step")
     (flow,) = site.flow_processes()
     os.kill(flow, signal.SIGKILL)
     site.wait_until_nothing_is_left()
     site.finish(run_id, "Crashed")
+    (checkpoint,) = scratch(site, "checkpoints/step-*") - saved
+    assert int(checkpoint.name.removeprefix("step-")) > 0
     site.finish(site.train(800, "killed"))
     assert site.store.latest("models", "killed").summary["trained_nimg"] == 800
+
+
+def scratch(site, pattern: str) -> set[Path]:
+    """Return files that training keeps in the store until it has published."""
+    return set(Path(site.store_url).glob(f"attempts/train-*/{pattern}"))
 
 
 def test_killed_worker_leaves_no_process_and_its_run_is_crashed(site, dataset):
