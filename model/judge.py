@@ -28,7 +28,7 @@ from model.options import RunOptions, drawings_folder
 from model.progress import Progress, no_progress
 from model.publish import artifact_entries, library_versions
 from model.spec import dataset_ref
-from pipelines.schema import ATTRIBUTION, Manifest, artifact_digest, artifact_prefix
+from pipelines.schema import ATTRIBUTION, Manifest, artifact_digest
 from pipelines.store import Store
 
 NUM_FEATURES = 128
@@ -214,9 +214,6 @@ def _publish_judge(
         "README.md": card.encode(),
     }
     digest = judge_digest(spec, dataset)
-    prefix = artifact_prefix("models", name, digest)
-    for path, content in files.items():
-        store.put(f"{prefix}/{path}", content)
     manifest = Manifest(
         kind="models",
         name=name,
@@ -227,7 +224,7 @@ def _publish_judge(
         summary={"role": "judge", "class_names": class_names, "test_accuracy": accuracy},
         versions=library_versions(),
     )
-    return store.publish(manifest)
+    return store.publish_files(manifest, files)
 
 
 def _stage(num_in: int, num_out: int) -> nn.Sequential:

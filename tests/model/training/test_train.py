@@ -17,6 +17,7 @@ from model.checkpoint import save_checkpoint
 from model.config import ConditionConfig
 from model.data import open_split
 from model.evaluate import Evaluation, evaluate_model, open_model
+from model.histogram import histogram_nats
 from model.options import RunOptions, run_folder
 from model.progress import no_progress
 from model.ranks import Interrupted, Ranks, StopSignal
@@ -67,6 +68,23 @@ def test_published_model_gives_the_likelihood_it_states(store, make_dataset, sma
     assert store.damaged(model) == []
 
 
+def test_published_model_is_beside_its_training_split_and_a_histogram(
+    store, make_dataset, small_spec, tmp_path
+) -> None:
+    dataset = make_dataset(store)
+    model = train_model(small_spec(dataset, "budget_nimg=16"), dataset, store, "m", options=OPTIONS)
+    found = json.loads(store.read(model, "evaluation.json"))
+    assert found["train"]["num_drawings"] == 48
+    train, test = (
+        open_split(store, dataset, split=split, cache_dir=tmp_path) for split in ("train", "test")
+    )
+    expected = histogram_nats(train, test).mean() / 64 / math.log(2)
+    assert found["test_histogram"]["bits_per_dim"] == pytest.approx(expected)
+    card = store.read(model, "README.md").decode()
+    assert f"{expected:.4f} on the test drawings" in card
+    assert f"{model.summary['train_bits_per_dim']:.4f}. A model without a network" in card
+
+
 @pytest.mark.slow
 def test_training_twice_gives_the_same_bytes_and_a_third_time_reads_them(
     store, make_dataset, small_spec, tmp_path
@@ -85,6 +103,24 @@ def test_training_twice_gives_the_same_bytes_and_a_third_time_reads_them(
 
 def refuse(stage: str, done: int, total: int, message: str) -> None:
     raise AssertionError("a finished model was trained again")
+
+
+def test_two_trainers_whose_bytes_differ_publish_one_model_whole(
+    store, make_dataset, small_spec, monkeypatch, tmp_path
+) -> None:
+    monkeypatch.setattr("model.telemetry.MIN_INTERVAL_SEC", 0.0)
+    dataset = make_dataset(store)
+    spec = small_spec(dataset, "budget_nimg=24")
+    elsewhere = dataclasses.replace(OPTIONS, work_dir=tmp_path / "two", micro_batch_size=3)
+    first = []
+
+    def publish_another(stage: str, done: int, total: int, message: str) -> None:
+        if done == total:
+            first.append(train_model(spec, dataset, store, "m", options=OPTIONS))
+
+    second = train_model(spec, dataset, store, "m", options=elsewhere, progress=publish_another)
+    assert first == [second]
+    assert store.damaged(second) == []
 
 
 @pytest.mark.parametrize(
