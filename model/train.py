@@ -20,7 +20,8 @@ from typing import Any
 import torch
 from torch.distributed.elastic.multiprocessing.errors import record
 
-from model.data import Drawings, open_split
+from model.data import SPLITS, Drawings, open_split
+from model.lock import only_trainer
 from model.options import (
     RunOptions,
     drawings_folder,
@@ -28,7 +29,7 @@ from model.options import (
     run_folder,
     threads_per_rank,
 )
-from model.progress import JsonProgress, Progress, no_progress
+from model.progress import JsonProgress, JsonWarnings, Progress, no_progress
 from model.publish import publish_model
 from model.ranks import Ranks, StopSignal, join_ranks
 from model.run import Run
@@ -50,20 +51,24 @@ def train_model(
 ) -> Manifest:
     """Return the model that `spec` makes of `dataset`, trained now unless the store has it.
 
-    All ranks call it with the same arguments. Raises Interrupted after SIGTERM or SIGINT with
-    the state saved, NonFiniteError if training diverges, ValueError if the spec does not fit
+    All ranks call it with the same arguments; if another process trains the same model in the
+    same place, its model is waited for. Raises Interrupted after SIGTERM or SIGINT with the state saved, NonFiniteError if training diverges, ValueError if the spec does not fit
     the dataset or the number of ranks.
     """
     options, ranks = options or RunOptions(), ranks or Ranks()
-    digest = run_digest(spec, dataset)
-    if found := store.reuse("models", name, digest):
-        return found
     check_fit(spec, dataset, num_ranks=ranks.size)
+    digest = run_digest(spec, dataset)
     folder = run_folder(options, store, digest)
-    with _torch_settings(options, ranks), StopSignal() as signal:
+    with (
+        _torch_settings(options, ranks),
+        StopSignal() as signal,
+        only_trainer(folder, ranks=ranks, signal=signal, progress=progress),
+    ):
+        if found := _published(store, name, digest, ranks=ranks):
+            return found
         splits = {
             split: _open_on_ranks(store, dataset, split, ranks=ranks, options=options)
-            for split in ("train", "validation", "test")
+            for split in SPLITS
         }
         run = Run(
             spec, splits["train"], dataset_digest=dataset.digest, ranks=ranks, options=options
@@ -83,6 +88,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     run_options = options_from_json(options.options_json)
     with join_ranks(run_options.device) as ranks:
         shows = options.progress_json and ranks.is_first
+        if shows:
+            logging.getLogger().addHandler(JsonWarnings(sys.stdout))
         manifest = train_model(
             spec,
             store.resolve("datasets", options.dataset),
@@ -106,6 +113,13 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--options-json", default="{}", help="RunOptions as a JSON object")
     parser.add_argument("--progress-json", action="store_true", help="progress lines on stdout")
     return parser.parse_args(arguments)
+
+
+def _published(store: Store, name: str, digest: str, *, ranks: Ranks) -> Manifest | None:
+    """Return the model if the store had it when the first rank looked: all ranks agree."""
+    found = store.reuse("models", name, digest) if ranks.is_first else None
+    (is_there,) = ranks.sum([float(found is not None)])
+    return store.find("models", name, digest) if is_there else None
 
 
 def _open_on_ranks(
