@@ -10,6 +10,7 @@ step, save and exit with 143. Whatever is left after that is killed.
 
 import contextlib
 import json
+import logging
 import os
 import signal
 import subprocess
@@ -29,6 +30,8 @@ from model.ranks import Interrupted
 from model.spec import TrainSpec, check_fit, run_digest, spec_to_json
 from pipelines.schema import Manifest
 from pipelines.store import Store
+
+_LOG = logging.getLogger(__name__)
 
 # What ranks get to finish a step and save before the agent kills them, and the parent the agent.
 SHUTDOWN_SEC = 60
@@ -144,13 +147,15 @@ def _agent(command: Sequence[str], errors: IO[bytes]) -> Iterator[subprocess.Pop
 
 
 def _follow(agent: subprocess.Popen[str], progress: Progress) -> None:
-    """Show progress lines until the agent and its ranks have closed their output."""
+    """Show progress and warnings until the agent and its ranks have closed their output."""
     assert agent.stdout is not None
     for line in agent.stdout:
         with contextlib.suppress(ValueError):
             event = json.loads(line)
             if isinstance(event, dict) and "stage" in event:
                 progress(event["stage"], event["done"], event["total"], event["message"])
+            elif isinstance(event, dict) and "warning" in event:
+                _LOG.warning("%s", event["warning"])
 
 
 def _failure(code: int, errors: str) -> BaseException:

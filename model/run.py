@@ -8,7 +8,6 @@ batch, and DistributedDataParallel averages their gradients.
 import contextlib
 import logging
 import math
-import shutil
 import time
 from dataclasses import dataclass
 
@@ -32,6 +31,7 @@ from model.optimizer import (
 )
 from model.options import RunOptions
 from model.pixelcnn import PixelCNN
+from model.precision import cpu_has_bfloat16
 from model.ranks import Ranks
 from model.spec import TrainSpec
 
@@ -81,12 +81,16 @@ class Run:
         self.step = 0
         self.elapsed_sec = 0.0
         self.pending_nats: list[float] = []
+        _warn_of_emulation(spec, ranks.device)
         self._order = order_key(dataset_digest, split="train", seed=spec.seed)
         self.network = build_network(spec, ranks.device)
         self._initialize()
         self.average = WeightAverage(self.network)
         self.optimizers = make_optimizers(spec, self.network)
-        self._forward = parallel(self.network, ranks, options)
+        self._forward: nn.Module = self.network
+        if options.compile:
+            self._forward = self._compiled()
+        self._forward = parallel(self._forward, ranks)
 
     @property
     def num_steps(self) -> int:
@@ -161,6 +165,26 @@ class Run:
         images, labels = self._tensors(mine)
         initialize_from_data(self.network, images, labels)
 
+    def _compiled(self) -> nn.Module:
+        """Return the network compiled; as it is if that fails on any rank.
+
+        What a machine lacks for it (a compiler, its headers, Triton, a temporary folder that may
+        be executed) shows only when it compiles, so a batch is tried, without a step.
+        """
+        compiled = torch.compile(self.network)
+        problem = ""
+        try:
+            self._forward = compiled
+            self._backward(self.next_rows())
+        except Exception as error:
+            problem = f"{type(error).__name__}: {error}".splitlines()[0]
+        self.network.zero_grad(set_to_none=True)
+        (num_failed,) = self.ranks.sum([float(bool(problem))])
+        if not num_failed:
+            return compiled
+        _LOG.warning("training runs without torch.compile: %s", problem or "another rank failed")
+        return self.network
+
     def _backward(self, rows: npt.NDArray[np.int64]) -> float:
         """Add up the gradients of this rank's part of a batch; return its loss in nats."""
         mine = rank_rows(rows, rank=self.ranks.rank, num_ranks=self.ranks.size)
@@ -207,19 +231,17 @@ def build_network(spec: TrainSpec, device: torch.device) -> PixelCNN:
     return network.to(device=device, dtype=kind).train()
 
 
-def parallel(network: PixelCNN, ranks: Ranks, options: RunOptions) -> nn.Module:
-    """Return the callable that computes log p: compiled if wanted, averaging gradients."""
-    forward = compiled(network) if options.compile else network
+def parallel(forward: nn.Module, ranks: Ranks) -> nn.Module:
+    """Return the callable that computes log p and averages gradients over ranks."""
     if ranks.size == 1:
         return forward
     ids = [ranks.device] if ranks.device.type == "cuda" else None
     return DistributedDataParallel(forward, device_ids=ids, gradient_as_bucket_view=True)
 
 
-def compiled(network: nn.Module) -> nn.Module:
-    """Let torch.compile compile a network, unless there is no compiler for its device."""
-    if shutil.which("c++") is None and shutil.which("g++") is None:
-        _LOG.warning("no C++ compiler found: training runs without torch.compile")
-        return network
-    network.compile()
-    return network
+def _warn_of_emulation(spec: TrainSpec, device: torch.device) -> None:
+    if spec.precision == "bfloat16" and device.type == "cpu" and not cpu_has_bfloat16():
+        _LOG.warning(
+            "this CPU only emulates bfloat16, so training computes in float32: the model has the "
+            "address of a bfloat16 one, its weights are a little more exact"
+        )
