@@ -24,11 +24,12 @@ from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from model.data import Drawings, batch_rows, count_rows, open_split, order_key
-from model.options import RunOptions, drawings_folder
+from model.options import Device, RunOptions, drawings_folder
 from model.progress import Progress, no_progress
-from model.publish import artifact_entries, library_versions
+from model.publish import artifact_entries, attribution, library_versions
+from model.ranks import device_kind
 from model.spec import dataset_ref
-from pipelines.schema import ATTRIBUTION, Manifest, artifact_digest
+from pipelines.schema import Manifest, artifact_digest
 from pipelines.store import Store
 
 NUM_FEATURES = 128
@@ -98,7 +99,13 @@ def train_judge(
         split: open_split(store, dataset, split=split, cache_dir=folder)
         for split in ("train", "test")
     }
-    judge = fit_judge(spec, splits["train"], dataset_digest=dataset.digest, progress=progress)
+    judge = fit_judge(
+        spec,
+        splits["train"],
+        dataset_digest=dataset.digest,
+        device=(options or RunOptions()).device,
+        progress=progress,
+    )
     predicted = predict(judge, splits["test"].images)
     accuracy = float((predicted == splits["test"].labels).mean())
     return _publish_judge(judge, spec, dataset, store, name, accuracy=accuracy)
@@ -125,13 +132,18 @@ def fit_judge(
     drawings: Drawings,
     *,
     dataset_digest: str,
+    device: Device = "auto",
     progress: Progress = no_progress,
 ) -> Judge:
-    """Train a judge: AdamW, one-cycle learning rate, random shifts of `max_shift` pixels."""
+    """Train a judge: AdamW, one-cycle learning rate, random shifts of `max_shift` pixels.
+
+    Returns it on the device that it was trained on: the GPU if device is "auto" and there is one.
+    """
+    place = torch.device(device_kind(device))
     generator = torch.Generator().manual_seed(spec.seed)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(spec.seed)
-        judge = Judge(spec.num_classes)
+        judge = Judge(spec.num_classes).to(place)
     num_steps = max(1, spec.budget_nimg // spec.batch_size)
     optimizer = torch.optim.AdamW(
         judge.parameters(), lr=spec.learning_rate, weight_decay=spec.weight_decay
@@ -143,7 +155,8 @@ def fit_judge(
     for step in range(num_steps):
         rows = batch_rows(len(drawings), spec.batch_size, key=key, step=step)
         images, labels = drawings.tensors(rows)
-        loss = F.cross_entropy(judge(shift(images, spec.max_shift, generator)), labels)
+        images = shift(images, spec.max_shift, generator).to(place)
+        loss = F.cross_entropy(judge(images), labels.to(place))
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -179,22 +192,23 @@ def features(judge: Judge, images: npt.NDArray[np.uint8]) -> npt.NDArray[np.floa
     return _apply(judge, judge.features, images)
 
 
-def open_judge(store: Store, manifest: Manifest) -> Judge:
-    """Load a published judge; raise ValueError if the model is something else."""
+def open_judge(store: Store, manifest: Manifest, *, device: Device = "auto") -> Judge:
+    """Load a published judge onto a device; raise ValueError if the model is something else."""
     if manifest.summary.get("role") != "judge":
         raise ValueError(f"model {manifest.name}@{manifest.digest[:12]} is not a judge")
     judge = Judge(manifest.spec["num_classes"])
     judge.load_state_dict(load(store.read(manifest, "judge.safetensors")))
-    return judge.eval()
+    return judge.eval().to(device_kind(device))
 
 
 def _apply(judge: Judge, function: Any, images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float64]:
     parts = []
     judge.eval()
+    place = judge.output.weight.device
     with torch.inference_mode():
         for start in range(0, len(images), _BATCH_SIZE):
             batch = torch.from_numpy(np.array(images[start : start + _BATCH_SIZE]))
-            parts.append(function(batch[:, None]).double().numpy())
+            parts.append(function(batch[:, None].to(place)).double().cpu().numpy())
     return np.concatenate(parts)
 
 
@@ -205,9 +219,10 @@ def _publish_judge(
     config = {"class_names": class_names, "spec": dataclasses.asdict(spec)}
     card = (
         f"# Judge of drawings in {len(class_names)} classes\n\nA fixed classifier that scores "
-        f"generated drawings. Accuracy on real test drawings: {accuracy:.4f}.\n\n{dataset.summary.get('attribution', ATTRIBUTION)}\n"
+        f"generated drawings. Accuracy on real test drawings: {accuracy:.4f}.\n\n"
+        f"{attribution(dataset)}\n"
     )
-    state = {key: value.contiguous() for key, value in judge.state_dict().items()}
+    state = {key: value.cpu().contiguous() for key, value in judge.state_dict().items()}
     files = {
         "judge.safetensors": save(state),
         "config.json": (json.dumps(config, indent=1) + "\n").encode(),

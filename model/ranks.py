@@ -72,7 +72,7 @@ def join_ranks(device: str = "auto") -> Iterator[Ranks]:
 
     device is "cpu", "cuda" or "auto" (cuda where there is one); gloo connects CPUs, nccl GPUs.
     """
-    kind = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+    kind = device_kind(device)
     sum_in_float32(torch.device(kind))
     if "WORLD_SIZE" not in os.environ:
         yield Ranks(device=torch.device(kind))
@@ -87,6 +87,14 @@ def join_ranks(device: str = "auto") -> Iterator[Ranks]:
         yield Ranks(dist.get_rank(), dist.get_world_size(), local_rank, local_size, place)
     finally:
         dist.destroy_process_group()
+
+
+def device_kind(device: str) -> str:
+    """Return "cpu" or "cuda" for "cpu", "cuda" or "auto"; raise ValueError if there is no GPU."""
+    has_gpu = torch.cuda.is_available()
+    if device == "cuda" and not has_gpu:
+        raise ValueError("device cuda: torch finds no GPU here; use cpu or auto")
+    return ("cuda" if has_gpu else "cpu") if device == "auto" else device
 
 
 class Interrupted(SystemExit):

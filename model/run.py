@@ -172,6 +172,7 @@ class Run:
         be executed) shows only when it compiles, so a batch is tried, without a step.
         """
         compiled = torch.compile(self.network)
+        assert isinstance(compiled, nn.Module)
         problem = ""
         try:
             self._forward = compiled

@@ -5,6 +5,7 @@ measures themselves are in model.quality, the judge in model.judge.
 """
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import numpy.typing as npt
 from model.data import Drawings, batch_rows, open_split
 from model.evaluate import match_classes
 from model.judge import JudgeSpec, features, fit_judge, open_judge, predict
+from model.options import artifact_label
 from model.progress import Progress, no_progress
 from model.quality import frechet_distance, manifolds, memorization, nearest_distance
 from pipelines.schema import Manifest
@@ -39,18 +41,12 @@ def score_samples(
 
     `real` is the same number for real test drawings (accuracy, memorization) or for as many
     real test drawings in the samples' place (Frechet distance), or training ones (manifolds).
-    Raises ValueError if the samples have a class that the dataset lacks.
+    Raises ValueError if the samples have a class that the dataset lacks, or the judge is of other
+    classes than the dataset.
     """
-    fake = match_classes(
-        open_split(store, samples, split="train", cache_dir=cache_dir),
-        dataset.summary["class_names"],
-    )
-    train, test = (
-        open_split(store, dataset, split=split, cache_dir=cache_dir) for split in ("train", "test")
-    )
-    classes = np.unique(fake.labels)
-    train, test = (_of_classes(drawings, classes) for drawings in (train, test))
+    _check_judge(judge, dataset)
     network = open_judge(store, judge)
+    fake, train, test = _open_comparable(samples, dataset, store, cache_dir=cache_dir)
     return {
         "samples": samples.digest,
         "judge": judge.digest,
@@ -77,20 +73,50 @@ def classification_accuracy_score(
 ) -> dict[str, float]:
     """Train judges on samples and on as many real drawings; test both on real ones.
 
-    Ravuri and Vinyals 2019. The spec's budget holds for both.
+    Ravuri and Vinyals 2019. The spec's budget holds for both, and the real drawings are of the
+    samples' classes alone: no judge is asked for what it was not shown.
     """
-    fake = match_classes(
-        open_split(store, samples, split="train", cache_dir=cache_dir),
-        dataset.summary["class_names"],
-    )
-    test = open_split(store, dataset, split="test", cache_dir=cache_dir)
-    train = open_split(store, dataset, split="train", cache_dir=cache_dir)
+    fake, train, test = _open_comparable(samples, dataset, store, cache_dir=cache_dir)
     real = _take(train, min(len(fake), len(train)))
     found = {}
     for name, drawings in (("samples", fake), ("real", real)):
         judge = fit_judge(spec, drawings, dataset_digest=name, progress=progress)
         found[name] = _accuracy(predict(judge, test.images), test.labels)
     return found
+
+
+def _open_comparable(
+    samples: Manifest, dataset: Manifest, store: Store, *, cache_dir: Path
+) -> tuple[Drawings, Drawings, Drawings]:
+    """Return samples, and the training and test drawings of their classes, labelled alike."""
+    names: Sequence[str] = dataset.summary["class_names"]
+    unknown = [name for name in samples.summary["class_names"] if name not in names]
+    if unknown:
+        raise ValueError(
+            f"dataset {artifact_label(dataset)} has no drawings of {', '.join(unknown)}, which the "
+            "samples have: score them against the dataset that their model learned from"
+        )
+    fake = match_classes(open_split(store, samples, split="train", cache_dir=cache_dir), names)
+    classes = np.unique(fake.labels)
+    train, test = (
+        _of_classes(open_split(store, dataset, split=split, cache_dir=cache_dir), classes)
+        for split in ("train", "test")
+    )
+    return fake, train, test
+
+
+def _check_judge(judge: Manifest, dataset: Manifest) -> None:
+    known, names = (list(artifact.summary["class_names"]) for artifact in (judge, dataset))
+    if known != names:
+        raise ValueError(
+            f"judge {artifact_label(judge)} tells {len(known)} classes apart ({_few(known)}), "
+            f"dataset {artifact_label(dataset)} has {len(names)} ({_few(names)}): use the judge "
+            "that was trained on this dataset"
+        )
+
+
+def _few(names: Sequence[str]) -> str:
+    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
 
 
 def _feature_scores(

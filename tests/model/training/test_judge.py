@@ -1,15 +1,18 @@
 """The judge tells classes apart, is published once, and scores samples beside real drawings."""
 
 import dataclasses
+import hashlib
 
 import numpy as np
 import pytest
 import torch
 
-from model.data import open_split
+from model.data import open_split, read_split
 from model.judge import JudgeSpec, judge_spec, open_judge, predict, shift, train_judge
 from model.options import RunOptions
 from model.scores import classification_accuracy_score, score_samples
+from pipelines.schema import FileEntry, Manifest, artifact_digest
+from pipelines.shards import shard_schema, write_shard
 from pipelines.store import Store, open_store
 
 SPEC = JudgeSpec(image_shape=(8, 8), num_classes=3, budget_nimg=960, batch_size=32, max_shift=1)
@@ -70,6 +73,65 @@ def test_classification_accuracy_score_of_real_drawings_is_that_of_real_ones(
     samples = make_dataset(store, rows=48, seed=5)
     found = classification_accuracy_score(samples, dataset, store, spec=SPEC, cache_dir=tmp_path)
     assert min(found.values()) > 0.8
+
+
+def two_classes(store, dataset, name: str) -> Manifest:
+    """Publish the dots and rings of a dataset as a set of samples with two class names."""
+    content = {"image": [], "label": []}
+    for images, labels in read_split(store, dataset, split="train"):
+        chosen = labels > 0
+        content["image"].append(images[chosen])
+        content["label"].append(labels[chosen] - 1)
+    images, labels = (np.concatenate(parts) for parts in content.values())
+    shard = write_shard(images, {"label": labels}, shard_schema(("dot", "ring"), (8, 8)))
+    sha256 = hashlib.sha256(shard).hexdigest()
+    entry = FileEntry(
+        path="data/train-0.parquet",
+        bytes=len(shard),
+        sha256=sha256,
+        rows=len(labels),
+        split="train",
+    )
+    spec = {"of": dataset.digest}
+    manifest = Manifest(
+        kind="samples",
+        name=name,
+        digest=artifact_digest("samples", spec, ()),
+        spec=spec,
+        files=(entry,),
+        summary={"class_names": ["dot", "ring"], "image_shape": [8, 8]},
+    )
+    return store.publish_files(manifest, {entry.path: shard})
+
+
+@pytest.mark.slow
+def test_scores_of_samples_of_two_classes_are_beside_real_drawings_of_these_two(
+    store, judged, make_dataset, tmp_path
+) -> None:
+    dataset, judge = judged
+    samples = two_classes(store, make_dataset(store, rows=48, seed=5), "two")
+    found = classification_accuracy_score(samples, dataset, store, spec=SPEC, cache_dir=tmp_path)
+    # A third of the test drawings is of the class that neither judge was shown.
+    assert min(found.values()) > 0.8
+    found = score_samples(samples, judge, dataset, store, cache_dir=tmp_path)
+    assert set(found["accuracy"]["classes"]) == {"dot", "ring"}
+    assert found["accuracy"]["samples"] > 0.9
+
+
+def test_judge_of_other_classes_is_refused(store, judged, make_dataset, tmp_path) -> None:
+    dataset, judge = judged
+    names = ["ring", "dot", "bar"]
+    other = dataclasses.replace(judge, summary=judge.summary | {"class_names": names})
+    with pytest.raises(ValueError, match="use the judge that was trained on this dataset"):
+        score_samples(dataset, other, dataset, store, cache_dir=tmp_path)
+
+
+def test_samples_of_a_class_that_the_dataset_lacks_are_refused(store, judged, tmp_path) -> None:
+    dataset, _ = judged
+    names = ["bar", "dot", "house"]
+    samples = dataclasses.replace(dataset, summary=dataset.summary | {"class_names": names})
+    with pytest.raises(ValueError, match="has no drawings of house"):
+        classification_accuracy_score(samples, dataset, store, spec=SPEC, cache_dir=tmp_path)
 
 
 def test_shift_moves_whole_drawings() -> None:
