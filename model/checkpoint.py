@@ -3,9 +3,10 @@
     <folder>/step-00001200/
         weights.safetensors    the network as it trains
         average.safetensors    the average of its weights
+        config.json            network, class names, image shape, dataset digest (model.weights)
         optimizer.pt           the optimizers' moments; read with weights_only
         state.json             step, identity of the run, counters, versions
-        COMPLETE               SHA-256 of the four files; without it the folder does not count
+        COMPLETE               SHA-256 of the five files; without it the folder does not count
 
 Data order, dropout and schedule are functions of the step, so no generator state is kept. A
 checkpoint that is torn or damaged is passed over for the one before it.
@@ -24,6 +25,8 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+
+from model.weights import CONFIG_NAME, WEIGHTS_NAME, SavedModel, load_model
 
 _LOG = logging.getLogger(__name__)
 
@@ -56,6 +59,7 @@ class Checkpoint:
     weights: dict[str, Tensor]
     average: dict[str, Tensor]
     optimizer: dict[str, Any]
+    config: bytes
 
 
 def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> Path:
@@ -93,6 +97,17 @@ def latest_checkpoint(folder: Path, *, run_digest: str) -> Checkpoint | None:
     return None
 
 
+def open_checkpoint(path: Path) -> SavedModel:
+    """Load the averaged weights of one checkpoint as a model; no dataset is needed.
+
+    Raises ValueError if the checkpoint is not whole.
+    """
+    if not is_complete(path):
+        raise ValueError(f"checkpoint {path} is damaged or torn: use another one")
+    weights = (path / "average.safetensors").read_bytes()
+    return load_model({WEIGHTS_NAME: weights, CONFIG_NAME: (path / CONFIG_NAME).read_bytes()})
+
+
 def is_complete(path: Path) -> bool:
     """Return whether every file of a checkpoint is there with the content that was written."""
     try:
@@ -116,6 +131,7 @@ def durable_write(path: Path, content: bytes) -> None:
 def _write_files(scratch: Path, checkpoint: Checkpoint) -> None:
     save_file(_contiguous(checkpoint.weights), scratch / "weights.safetensors")
     save_file(_contiguous(checkpoint.average), scratch / "average.safetensors")
+    (scratch / CONFIG_NAME).write_bytes(checkpoint.config)
     torch.save(checkpoint.optimizer, scratch / "optimizer.pt")
     (scratch / "state.json").write_text(json.dumps(asdict(checkpoint.state), indent=1))
     digests = {path.name: _sha256(path) for path in sorted(scratch.iterdir())}
@@ -133,6 +149,7 @@ def _read_files(path: Path) -> Checkpoint:
         load_file(path / "weights.safetensors"),
         load_file(path / "average.safetensors"),
         torch.load(path / "optimizer.pt", map_location="cpu", weights_only=True),
+        (path / CONFIG_NAME).read_bytes(),
     )
 
 

@@ -23,11 +23,11 @@ from typing import IO
 import torch
 
 from model.data import SPLITS, count_rows
-from model.options import RunOptions, options_to_json, threads_per_rank
+from model.options import Device, RunOptions, options_to_json, threads_per_rank
 from model.parent import PARENT_PID
 from model.progress import Progress, no_progress
-from model.ranks import Interrupted
-from model.spec import TrainSpec, check_fit, run_digest, spec_to_json
+from model.ranks import Interrupted, device_kind
+from model.spec import TrainSpec, check_fit, check_splits, run_digest, spec_to_json
 from pipelines.schema import Manifest
 from pipelines.store import Store
 
@@ -65,18 +65,20 @@ def train_in_processes(
     """
     if store.url.startswith("memory://"):
         raise ValueError("a memory:// store cannot be shared with other processes")
+    options = options or RunOptions()
     digest = run_digest(spec, dataset)
     if found := store.reuse("models", name, digest):
         return found
-    num_ranks = num_processes or default_processes(spec)
-    _check(spec, dataset, num_ranks)
+    num_processes = num_processes or default_processes(spec, device=options.device)
+    # With several machines only the ranks know how many they are.
+    _check(spec, dataset, num_ranks=1 if torchrun_options else num_processes)
     with tempfile.TemporaryDirectory(prefix="sketchmill-train-") as scratch:
         spec_path = Path(scratch, "spec.json")
         spec_path.write_text(json.dumps(spec_to_json(spec)))
-        command = _command(num_ranks, torchrun_options)
+        command = _command(num_processes, torchrun_options)
         command += ["--store", store.url, "--dataset", f"{dataset.name}@{dataset.digest}"]
         command += ["--name", name, "--spec-json", str(spec_path), "--progress-json"]
-        command += ["--options-json", options_to_json(options or RunOptions())]
+        command += ["--options-json", options_to_json(options)]
         with Path(scratch, "stderr").open("w+b") as errors, _agent(command, errors) as agent:
             _follow(agent, progress)
             code = agent.wait()
@@ -87,13 +89,15 @@ def train_in_processes(
     raise _failure(code, tail)
 
 
-def default_processes(spec: TrainSpec) -> int:
+def default_processes(spec: TrainSpec, *, device: Device = "auto") -> int:
     """Return how many ranks this machine should have for a spec.
+
+    Raises ValueError if the device is "cuda" and there is no GPU.
 
     On a CPU ranks of one thread beat threads (measured: 2.2 times on two cores), as long as a
     rank has MIN_RANK_IMAGES of the batch.
     """
-    if torch.cuda.is_available():
+    if device_kind(device) == "cuda":
         most = torch.cuda.device_count()
     else:
         cores = threads_per_rank(RunOptions(), 1)
@@ -101,9 +105,10 @@ def default_processes(spec: TrainSpec) -> int:
     return max((n for n in range(1, most + 1) if spec.batch_size % n == 0), default=1)
 
 
-def _check(spec: TrainSpec, dataset: Manifest, num_ranks: int) -> None:
+def _check(spec: TrainSpec, dataset: Manifest, *, num_ranks: int) -> None:
     """Raise ValueError for what the ranks would fail of, before any is started."""
     check_fit(spec, dataset, num_ranks=num_ranks)
+    check_splits(dataset)
     for split in SPLITS:
         count_rows(dataset, split)
 

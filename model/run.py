@@ -34,6 +34,7 @@ from model.pixelcnn import PixelCNN
 from model.precision import cpu_has_bfloat16
 from model.ranks import Ranks
 from model.spec import TrainSpec
+from model.weights import config_file
 
 _LOG = logging.getLogger(__name__)
 
@@ -86,6 +87,9 @@ class Run:
         self.network = build_network(spec, ranks.device)
         self._initialize()
         self.average = WeightAverage(self.network)
+        self._config = config_file(
+            spec.network, class_names=drawings.class_names, dataset_digest=dataset_digest
+        )
         self.optimizers = make_optimizers(spec, self.network)
         self._forward: nn.Module = self.network
         if options.compile:
@@ -144,6 +148,7 @@ class Run:
             self.network.state_dict(),
             self.average.network.state_dict(),
             {"optimizers": [optimizer.state_dict() for optimizer in self.optimizers]},
+            self._config,
         )
 
     def restore(self, checkpoint: Checkpoint) -> None:

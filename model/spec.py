@@ -117,6 +117,18 @@ def check_fit(spec: TrainSpec, dataset: Manifest, *, num_ranks: int) -> None:
         )
 
 
+def check_splits(dataset: Manifest) -> None:
+    """Raise ValueError unless the dataset has what training, choosing and testing need."""
+    found = {entry.split for entry in dataset.files if entry.rows}
+    missing = [split for split in ("train", "validation", "test") if split not in found]
+    if missing:
+        raise ValueError(
+            f"dataset {dataset.name}@{dataset.digest[:12]} has no drawings in "
+            f"{' and '.join(missing)}, and training needs train, validation and test: build it "
+            "with --splits train=0.9,validation=0.05,test=0.05, or with more drawings"
+        )
+
+
 def apply_overrides(spec: TrainSpec, assignments: Sequence[str]) -> TrainSpec:
     """Return the spec with each "field=value" applied, the network's fields included.
 

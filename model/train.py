@@ -34,7 +34,7 @@ from model.publish import publish_model
 from model.ranks import Ranks, StopSignal, join_ranks
 from model.run import Run
 from model.session import Session
-from model.spec import TrainSpec, check_fit, run_digest, spec_from_json
+from model.spec import TrainSpec, check_fit, check_splits, run_digest, spec_from_json
 from pipelines.schema import Manifest
 from pipelines.store import Store, open_store
 
@@ -57,6 +57,7 @@ def train_model(
     """
     options, ranks = options or RunOptions(), ranks or Ranks()
     check_fit(spec, dataset, num_ranks=ranks.size)
+    check_splits(dataset)
     digest = run_digest(spec, dataset)
     folder = run_folder(options, store, digest)
     with (

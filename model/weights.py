@@ -38,20 +38,27 @@ def model_files(
 
     Raises ValueError if the number of class names is not the config's number of classes.
     """
-    num_classes = model.config.condition.num_classes
+    config = config_file(model.config, class_names=class_names, dataset_digest=dataset_digest)
+    tensors = {
+        name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()
+    }
+    return {WEIGHTS_NAME: save(tensors), CONFIG_NAME: config}
+
+
+def config_file(
+    config: PixelCNNConfig, *, class_names: Sequence[str], dataset_digest: str | None
+) -> bytes:
+    """Return the content of config.json; raises ValueError as `model_files` does."""
+    num_classes = config.condition.num_classes
     if class_names and num_classes is not None and len(class_names) != num_classes:
         raise ValueError(f"the model has {num_classes} classes, but {len(class_names)} names")
     header = {
         "format_version": FORMAT_VERSION,
-        "config": model.config.to_json_dict(),
+        "config": config.to_json_dict(),
         "class_names": list(class_names),
         "dataset_digest": dataset_digest,
     }
-    tensors = {
-        name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()
-    }
-    text = json.dumps(header, indent=1, sort_keys=True) + "\n"
-    return {WEIGHTS_NAME: save(tensors), CONFIG_NAME: text.encode()}
+    return (json.dumps(header, indent=1, sort_keys=True) + "\n").encode()
 
 
 def load_model(files: Mapping[str, bytes]) -> SavedModel:

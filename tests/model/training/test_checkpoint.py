@@ -29,6 +29,7 @@ def make_checkpoint(step: int, run_digest: str = "a" * 64) -> Checkpoint:
         network.state_dict(),
         {name: value / 2 for name, value in network.state_dict().items()},
         optimizer.state_dict(),
+        b"{}",
     )
 
 
@@ -55,7 +56,8 @@ def test_only_the_newest_are_kept(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["weights.safetensors", "average.safetensors", "optimizer.pt", "state.json"]
+    "name",
+    ["weights.safetensors", "average.safetensors", "config.json", "optimizer.pt", "state.json"],
 )
 def test_torn_file_sends_back_to_the_checkpoint_before(tmp_path: Path, name: str) -> None:
     save_checkpoint(tmp_path, make_checkpoint(1))
@@ -108,7 +110,7 @@ def test_kill_while_writing_leaves_a_whole_checkpoint(tmp_path: Path) -> None:
         "for step in itertools.count(1):\n"
         "    weights['w'] += 1\n"
         "    state = RunState(step=step, run_digest='a' * 64)\n"
-        "    save_checkpoint(Path(sys.argv[1]), Checkpoint(state, weights, weights, {}))\n"
+        "    save_checkpoint(Path(sys.argv[1]), Checkpoint(state, weights, weights, {}, b''))\n"
         "    print(step, flush=True)\n"
     )
     for num_written in (1, 2, 3, 5):
