@@ -5,7 +5,7 @@ import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 from pipelines.schema import Manifest
 from pipelines.store import Store
@@ -22,9 +22,8 @@ class RunOptions:
     num_threads              of torch in each rank; 0: the cores this process may use / ranks
     micro_batch_size         drawings a rank puts through at a time; 0: its whole part
     checkpoint_interval_sec  by the clock, since steps differ in length
-    grid_interval_sec        between pictures of drawings, at most one a look at the validation
-                             split; 0: none
-    compile                  torch.compile, where a compiler is found
+    num_grids                pictures of drawings in the whole run, evenly spaced; 0: none
+    compile                  torch.compile, where it works
     """
 
     work_dir: Path | None = None
@@ -32,9 +31,19 @@ class RunOptions:
     num_threads: int = 0
     micro_batch_size: int = 0
     checkpoint_interval_sec: float = 120.0
-    grid_interval_sec: float = 600.0
+    num_grids: int = 4
     compile: bool = False
     tensorboard: bool = True
+
+    def __post_init__(self) -> None:
+        """Raise ValueError if an option is out of range."""
+        if self.device not in get_args(Device):
+            raise ValueError(f"device {self.device!r}: expected {', '.join(get_args(Device))}")
+        for name in ("num_threads", "micro_batch_size", "checkpoint_interval_sec", "num_grids"):
+            if not getattr(self, name) >= 0:
+                raise ValueError(f"{name} must not be negative, found {getattr(self, name)}")
+        if self.work_dir is not None and self.work_dir.exists() and not self.work_dir.is_dir():
+            raise ValueError(f"work_dir {self.work_dir} is no folder: name a folder, or nothing")
 
 
 def options_to_json(options: RunOptions) -> str:

@@ -1,7 +1,7 @@
 """What a run says while it goes: the curve (JSONL), TensorBoard events, one live line.
 
     curve.jsonl   {"step": 40, "nimg": 1280, "loss_bpd": ..., "grad_norm": ..., "learning_rate": ...}
-                  {"step": 400, "nimg": 12800, "validation_bpd": ...}
+                  {"step": 400, "nimg": 12800, "validation_bpd": ..., "validation_bpd/cat": ...}
 
 The curve holds nothing of the clock, so that a run that was interrupted writes the same bytes
 as one that was not; rates and times are in the live line and in TensorBoard.
@@ -20,6 +20,8 @@ from model.progress import Progress
 _LOG = logging.getLogger(__name__)
 
 CURVE_NAME = "curve.jsonl"
+# Before a class name: its own bits/dim on the validation split. TensorBoard groups by the slash.
+CLASS_PREFIX = "validation_bpd/"
 # Five a second are as many as a person can read.
 MIN_INTERVAL_SEC = 0.2
 

@@ -9,6 +9,8 @@ from collections.abc import Mapping, Sequence
 import matplotlib as mpl
 import matplotlib.figure
 
+from model.telemetry import CLASS_PREFIX
+
 INK, ACCENT, GRID = "#333333", "#1f6feb", "#dddddd"
 STYLE = {
     "svg.hashsalt": "sketchmill",
@@ -27,7 +29,8 @@ STYLE = {
 def curve_svg(rows: Sequence[Mapping[str, float]]) -> str:
     """Plot training loss and validation against images seen, both in bits/dim.
 
-    rows: the training log; each has "nimg" and "loss_bpd", some have "validation_bpd".
+    rows: the training log; each has "nimg" and "loss_bpd" or "validation_bpd", and with the
+    latter each class's own, which is a thin line.
     """
     with mpl.rc_context(STYLE):
         figure, axes = _axes(7.5, 3.2)
@@ -35,6 +38,8 @@ def curve_svg(rows: Sequence[Mapping[str, float]]) -> str:
         valid = [(row["nimg"], row["validation_bpd"]) for row in rows if "validation_bpd" in row]
         axes.plot(*_columns(train), color=GRID, lw=1.2, label="training batch")
         axes.plot(*_columns(_smoothed(train)), color=INK, lw=1.4, label="training, smoothed")
+        for points in _class_curves(rows):
+            axes.plot(*_columns(points), color=ACCENT, lw=0.5, alpha=0.35)
         if valid:
             axes.plot(
                 *_columns(valid), "o-", color=ACCENT, ms=4, label="validation, averaged weights"
@@ -46,6 +51,11 @@ def curve_svg(rows: Sequence[Mapping[str, float]]) -> str:
         axes.set_ylabel("bits/dim")
         axes.legend(frameon=False)
         return _to_svg(figure)
+
+
+def _class_curves(rows: Sequence[Mapping[str, float]]) -> list[list[tuple[float, float]]]:
+    names = dict.fromkeys(name for row in rows for name in row if name.startswith(CLASS_PREFIX))
+    return [[(row["nimg"], row[name]) for row in rows if name in row] for name in names]
 
 
 def per_class_svg(bpd: Mapping[str, float], standard_error: Mapping[str, float]) -> str:

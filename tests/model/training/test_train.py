@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from model.checkpoint import save_checkpoint
+from model.checkpoint import open_checkpoint, save_checkpoint
 from model.config import ConditionConfig
 from model.data import open_split
 from model.evaluate import Evaluation, evaluate_model, open_model
@@ -26,7 +26,7 @@ from model.session import NON_FINITE_NAME, Session
 from model.spec import run_digest
 from model.train import train_model
 
-OPTIONS = RunOptions(num_threads=1, tensorboard=False)
+OPTIONS = RunOptions(num_threads=1, tensorboard=False, num_grids=0)
 
 
 def weights(store, manifest) -> bytes:
@@ -168,6 +168,23 @@ def test_state_after_resumption_equals_the_uninterrupted_state(
     assert same_tensors(left, right)
 
 
+def test_checkpoint_opens_as_a_model_without_its_dataset(
+    store, make_dataset, small_spec, tmp_path
+) -> None:
+    dataset = make_dataset(store)
+    run = make_run(store, dataset, small_spec(dataset), tmp_path)
+    run.advance()
+    path = save_checkpoint(tmp_path / "checkpoints", run.checkpoint("a" * 64))
+    saved = open_checkpoint(path)
+    assert saved.class_names == ("bar", "dot", "ring")
+    assert saved.dataset_digest == dataset.digest
+    assert saved.model.config == run.spec.network
+    assert same_tensors(run.average.network.state_dict(), saved.model.state_dict())
+    (path / "config.json").unlink()
+    with pytest.raises(ValueError, match="damaged or torn"):
+        open_checkpoint(path)
+
+
 @pytest.mark.parametrize("micro_batch_size", [1, 2, 3])
 def test_accumulated_gradients_equal_those_of_the_whole_batch(
     store, make_dataset, small_spec, tmp_path, micro_batch_size: int
@@ -201,6 +218,34 @@ def test_spec_of_another_dataset_is_refused(store, make_dataset, small_spec) -> 
     spec = small_spec(dataset, "batch_size=6")
     with pytest.raises(ValueError, match="does not divide among 4"):
         train_model(spec, dataset, store, "m", ranks=Ranks(size=4), options=OPTIONS)
+
+
+def test_dataset_without_a_split_is_refused_with_what_to_do(
+    store, make_dataset, small_spec
+) -> None:
+    dataset = make_dataset(store)
+    files = tuple(entry for entry in dataset.files if entry.split != "validation")
+    with pytest.raises(ValueError, match=r"no drawings in validation.*--splits"):
+        train_model(
+            small_spec(dataset), dataclasses.replace(dataset, files=files), store, "m",
+            options=OPTIONS,
+        )  # fmt: skip
+
+
+def test_curve_has_each_class_of_the_validation_split_and_pictures_are_drawn(
+    store, make_dataset, small_spec, tmp_path
+) -> None:
+    dataset = make_dataset(store)
+    spec = small_spec(dataset, "budget_nimg=64")
+    options = dataclasses.replace(OPTIONS, work_dir=tmp_path, num_grids=2)
+    model = train_model(spec, dataset, store, "m", options=options)
+    looks = [row for row in model_curve(store, model) if "validation_bpd" in row]
+    assert looks
+    for row in looks:
+        own = [row[f"validation_bpd/{name}"] for name in ("bar", "dot", "ring")]
+        assert row["validation_bpd"] == pytest.approx(np.mean(own))
+    grids = (run_folder(options, store, model.digest) / "grids").iterdir()
+    assert sorted(path.name for path in grids) == ["0000000032.png", "0000000064.png"]
 
 
 def test_unconditional_model_trains(store, make_dataset, small_spec) -> None:

@@ -2,11 +2,13 @@
 
 import dataclasses
 import json
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from model.options import RunOptions
 from model.presets import PRESETS, preset
 from model.spec import (
     TrainSpec,
@@ -130,3 +132,18 @@ def test_budget_is_whole_batches_nearest_to_the_epochs(num_rows, num_epochs, bat
     assert total % batch == 0
     assert total >= batch
     assert abs(total - num_epochs * num_rows) <= max(batch, 1)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"device": "tpu"}, "expected auto, cpu, cuda"),
+        ({"checkpoint_interval_sec": -1.0}, "checkpoint_interval_sec must not be negative"),
+        ({"num_grids": -1}, "num_grids must not be negative"),
+        ({"micro_batch_size": -8}, "micro_batch_size must not be negative"),
+        ({"work_dir": Path(__file__)}, "is no folder"),
+    ],
+)
+def test_bad_run_option_is_explained(options: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        RunOptions(**options)
