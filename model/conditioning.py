@@ -70,7 +70,8 @@ class ConditionEncoder(nn.Module):
             return self.table[condition.long()]
         if kind == "multi_label":
             assert self.table is not None
-            return condition.to(dtype) @ self.table
+            # The table's dtype is the model's, a sampler's may be another.
+            return condition.to(self.table.dtype) @ self.table
         if kind == "one_hot":
             return F.one_hot(condition.long(), self.code_dim).to(dtype)
         if kind == "spatial":

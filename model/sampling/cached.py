@@ -17,6 +17,7 @@ import torch
 from jaxtyping import Bool, Float, Num
 from torch import Tensor
 
+from model.conditioning import check_condition
 from model.likelihood import num_draws, num_params, read_params, to_unit
 from model.pixelcnn import PixelCNN
 from model.precision import warn_if_emulated
@@ -128,12 +129,15 @@ class CachedSampler:
         )
         if given is None:
             self._mask.zero_()
-        run = self._row_runner(temperature)
+        self._prepare_graphs(temperature)
         height = config.image_shape[0]
         images, raw = (_stack_of(row, height) for row in (self._drawn, self._raw))
         for row in range(height):
             self._load(row, inputs)
-            run(row)
+            if self._graphs is None:
+                self._run_row(row)
+            else:
+                self._graphs.run(row, self._run_row)
             images[row], raw[row] = self._drawn, self._raw
         value = images.permute(2, 3, 0, 1)
         log_prob = read_params(raw.permute(2, 3, 0, 1), config).log_prob(value)
@@ -143,6 +147,9 @@ class CachedSampler:
         """Project a condition for all blocks; return spatial codes by rows."""
         place = self._place
         if condition is not None:
+            if self.config.condition.kind != "none":
+                # On the CPU still, where a look at labels costs nothing.
+                check_condition(self.config.condition, condition, batch=place.batch)
             condition = condition.to(place.device)
         codes = self._encoder(condition, batch=place.batch, dtype=place.wide)
         codes = [None if code is None else code.to(place.wide) for code in codes]
@@ -167,14 +174,12 @@ class CachedSampler:
             if code is not None and here is not None:
                 here.copy_(code[row >> level])
 
-    def _row_runner(self, temperature: float):
-        if self._graphs is None or temperature != self._temperature:
+    def _prepare_graphs(self, temperature: float) -> None:
+        """Forget graphs of another temperature, which is part of what they do."""
+        if temperature != self._temperature:
             self._temperature, self._graphs = temperature, None
-        if self._place.device.type != "cuda":
-            return self._run_row
-        if self._graphs is None:
-            self._graphs = RowGraphs(self._run_row, period=self._evaluator.period)
-        return self._graphs.run
+        if self._place.device.type == "cuda" and self._graphs is None:
+            self._graphs = RowGraphs(period=self._evaluator.period)
 
     def _run_row(self, row: int) -> None:
         """Draw a row; apart from the first rows it depends on `row` modulo the period only."""

@@ -36,30 +36,48 @@ class Drawer:
         """Take the model's label of each of the spec's classes."""
         check_drawable(model.config)
         self.spec, self.labels, self.model = spec, labels, model
-        self._sampler: CachedSampler | None = None
+        self._samplers: dict[int, CachedSampler] = {}
 
     def draw(self, batch: slice) -> Drawn:
-        """Draw one batch of the spec's rows."""
+        """Draw one batch of the spec's rows; raise ValueError if the model's numbers are NaN."""
         rows = spec_rows(self.spec, batch)
         labels = self.labels[rows.labels]
+        sampler = self._sampler_of(len(rows))
         height, width, _ = self.model.config.image_shape
         shape = (num_draws(self.model.config), height, width)
-        uniforms = class_uniforms(labels, rows.indices, shape, seed=self.spec.seed)
-        sampled = self._sampler_of(len(rows)).sample(
-            uniforms,
+        indices, labels = _padded(rows.indices, sampler.batch), _padded(labels, sampler.batch)
+        sampled = sampler.sample(
+            class_uniforms(labels, indices, shape, seed=self.spec.seed),
             label_condition(self.model.config, labels),
             temperature=self.spec.temperature,
         )
-        nats = sampled.log_prob_map.double().sum((1, 2))
-        return Drawn(sampled.images[:, 0].cpu().numpy(), nats.cpu().numpy())
+        nats = sampled.log_prob_map[: len(rows)].double().sum((1, 2)).cpu().numpy()
+        if not np.isfinite(nats).all():
+            raise ValueError(
+                f"the model gives {int((~np.isfinite(nats)).sum())} of {len(nats)} drawings a "
+                "likelihood that is not finite: its weights are broken (NaN or far too large); "
+                "evaluate it, and train it again with a lower learning rate"
+            )
+        return Drawn(sampled.images[: len(rows), 0].cpu().numpy(), nats)
 
     def _sampler_of(self, batch: int) -> CachedSampler:
-        """Return a sampler of this batch size; the last one is kept, most batches are equal."""
-        if self._sampler is None or self._sampler.batch != batch:
-            self._sampler = None  # its memory is needed
+        """Return a sampler for a batch of this size or a larger one.
+
+        On a GPU one sampler of the largest size serves all, and a shard's last batch is filled
+        up: its memory and graphs are dear. On a CPU each size has its own, of which a spec has
+        three at most.
+        """
+        if self.model.network.output.bias.device.type == "cuda":
+            batch = min(self.spec.batch_size, self.spec.rows_per_shard, self.spec.num_rows)
+        if batch not in self._samplers:
             dtype = getattr(torch, self.spec.dtype)
-            self._sampler = CachedSampler(self.model, batch=batch, dtype=dtype)
-        return self._sampler
+            self._samplers[batch] = CachedSampler(self.model, batch=batch, dtype=dtype)
+        return self._samplers[batch]
+
+
+def _padded(values: npt.NDArray[np.int64], size: int) -> npt.NDArray[np.int64]:
+    """Return `size` values, the last one repeated."""
+    return np.pad(values, (0, size - len(values)), mode="edge")
 
 
 def open_drawer(store: Store, manifest: Manifest, spec: SampleSpec) -> Drawer:

@@ -20,25 +20,29 @@ def graph_key(row: int, period: int) -> int:
 
 
 class RowGraphs:
-    """Runs rows: a kind of row that is new eagerly, while it is captured; others by replay."""
+    """Runs rows: a kind of row that is new eagerly, while it is captured; others by replay.
 
-    def __init__(self, run: Callable[[int], None], *, period: int) -> None:
-        """Take the function that runs a row on static memory."""
-        self._run, self._period = run, period
+    It keeps no reference to who runs rows: that would be a cycle, and gigabytes of a sampler
+    that nobody uses would wait for Python's collector.
+    """
+
+    def __init__(self, *, period: int) -> None:
+        """Begin with no graph."""
+        self._period = period
         self._graphs: dict[int, torch.cuda.CUDAGraph] = {}
         self._pool = torch.cuda.graph_pool_handle()
 
-    def run(self, row: int) -> None:
-        """Run one row."""
+    def run(self, row: int, run_row: Callable[[int], None]) -> None:
+        """Run one row; `run_row` runs it on static memory, the same at every call."""
         key = graph_key(row, self._period)
         if key in self._graphs:
             self._graphs[key].replay()
             return
         # Running first also makes the libraries allocate what they may not while capturing.
-        self._run(row)
+        run_row(row)
         torch.cuda.synchronize()
         graph = torch.cuda.CUDAGraph()
         # Results are in static memory and rows run one after the other: graphs share a pool.
         with torch.cuda.graph(graph, pool=self._pool):
-            self._run(row)
+            run_row(row)
         self._graphs[key] = graph

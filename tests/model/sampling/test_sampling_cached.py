@@ -11,7 +11,7 @@ from families import FAMILIES, TINY, build, condition, images
 from model.config import ConditionConfig, PixelCNNConfig
 from model.likelihood import num_draws
 from model.pixelcnn import PixelCNN
-from model.sampling.cached import CachedSampler, Given, Sampled
+from model.sampling.cached import CachedSampler, Given, Sampled, sample_in_batches
 from model.sampling.naive import sample_naive
 from model.sampling.noise import draw_uniforms
 
@@ -144,3 +144,34 @@ def test_wrong_batch_is_refused() -> None:
         sampler.sample(uniforms_of(TINY))
     with pytest.raises(ValueError, match="temperature must be positive"):
         sampler.sample(uniforms_of(TINY, 2), temperature=0.0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_several_labels_are_drawn_in_any_dtype(dtype: torch.dtype) -> None:
+    model = build(FAMILIES["multi_label"], dtype=torch.float32)
+    given = condition(model.config)
+    sampled = CachedSampler(model, batch=3, dtype=dtype).sample(uniforms_of(model.config), given)
+    with torch.no_grad():
+        expected = model.log_prob(sampled.images, given)
+    found = sampled.log_prob_map.sum((1, 2)).float()
+    torch.testing.assert_close(found, expected, rtol=2e-2, atol=2e-2)
+
+
+def test_wrong_labels_are_refused_before_they_leave_the_cpu() -> None:
+    """On another device nobody looks at them; "meta" stands for one."""
+    sampler = CachedSampler(build(FAMILIES["embedding"]), batch=3)
+    sampler._place = dataclasses.replace(sampler._place, device=torch.device("meta"))
+    with pytest.raises(ValueError, match=r"must be in 0\.\.2, found 0\.\.3"):
+        sampler._encode(torch.tensor([0, 3, 1]))
+
+
+def test_any_number_of_images_is_drawn_by_one_sampler_of_equal_batches() -> None:
+    model = build(FAMILIES["embedding"])
+    labels = torch.tensor([0, 1, 2, 0, 1])
+    uniforms = uniforms_of(model.config, 5)
+    whole = CachedSampler(model, batch=5).sample(uniforms, labels)
+    parts = sample_in_batches(model, uniforms, labels, batch_size=2)
+    assert torch.equal(parts.images, whole.images)
+    torch.testing.assert_close(parts.log_prob_map, whole.log_prob_map)
+    with pytest.raises(ValueError, match="batch_size must be at least 1"):
+        sample_in_batches(model, uniforms, labels, batch_size=0)

@@ -4,7 +4,8 @@ A graph repeats recorded operations on recorded memory, so rows that share a gra
 same operations on the same memory.
 """
 
-from collections.abc import Callable
+import gc
+import weakref
 
 import pytest
 import torch
@@ -97,7 +98,7 @@ def test_row_graphs_capture_each_kind_once(monkeypatch: pytest.MonkeyPatch) -> N
     done: list[tuple[str, int]] = []
     graphs = fake_cuda_graphs(monkeypatch, done)
     for row in range(7):
-        graphs.run(row)
+        graphs.run(row, lambda row: done.append(("run", row)))
     ran = [row for what, row in done if what == "run"]
     assert ran == [0, 0, 1, 1, 2, 2, 3, 3]  # once eagerly, once while capturing
     assert [row for what, row in done if what == "replay"] == [2, 3, 2]
@@ -130,5 +131,21 @@ def fake_cuda_graphs(monkeypatch: pytest.MonkeyPatch, done: list[tuple[str, int]
         "synchronize": lambda: None,
     }.items():
         monkeypatch.setattr(torch.cuda, name, stand_in)
-    run: Callable[[int], None] = lambda row: done.append(("run", row))  # noqa: E731
-    return RowGraphs(run, period=2)
+    return RowGraphs(period=2)
+
+
+def test_memory_of_a_sampler_is_free_once_nobody_has_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A cycle would keep it until Python's collector comes, while the next one needs memory."""
+    sampler = CachedSampler(build(FAMILIES["tiny"]), batch=3)
+    sampler._graphs = fake_cuda_graphs(monkeypatch, [("run", 0)])
+    uniforms = draw_uniforms(3, num_draws(sampler.config), 8, 8, seed=0)
+    sampler.sample(uniforms)
+    gone = weakref.ref(sampler)
+    memory = weakref.ref(sampler._evaluator._start.outs[0].value.tensor)
+    gc.disable()
+    try:
+        del sampler
+        assert gone() is None
+        assert memory() is None
+    finally:
+        gc.enable()
