@@ -28,7 +28,9 @@ class PixelCNN(nn.Module):
     """A conditional PixelCNN++, Salimans et al. 2017, exactly as `tfd.PixelCNN` but causal.
 
     Images are [batch, channels, height, width] of any dtype, values low..high; conditions are
-    what `ConditionConfig` says. Log-probabilities are in nats, float32 at least.
+    what `ConditionConfig` says. Other values raise ValueError, on a CPU and outside
+    torch.compile, where looking at them is cheap. Log-probabilities are in nats, float32 at
+    least.
     """
 
     def __init__(self, config: PixelCNNConfig) -> None:
@@ -127,4 +129,21 @@ class PixelCNN(nn.Module):
             raise ValueError(
                 f"expected images of shape (batch, {channels}, {height}, {width}), found "
                 f"{tuple(value.shape)}"
+            )
+        if value.device.type == "cpu" and not torch.compiler.is_compiling():
+            self._check_levels(value)
+
+    def _check_levels(self, value: Tensor) -> None:
+        """Raise ValueError for NaN and for what rounds down to no level.
+
+        On an accelerator a look at the values would stall it.
+        """
+        low, high = self.config.low, self.config.high
+        if not value.numel() or (value.dtype == torch.uint8 and low <= 0 and high >= 255):
+            return
+        least, most = (bound.item() for bound in value.detach().aminmax())
+        if not (least >= low and most < high + 1):
+            raise ValueError(
+                f"expected pixels in {low}..{high}, found values from {least:g} to {most:g}: scale "
+                "images to the model's levels"
             )

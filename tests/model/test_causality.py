@@ -57,6 +57,22 @@ def test_output_depends_on_its_neighbors(name: str):
     assert seen[left], name
 
 
+@pytest.mark.parametrize("name", families.FAMILIES)
+def test_output_at_a_coarse_place_depends_on_every_earlier_pixel(name: str):
+    """Where all levels have a position, two blocks a level reach all over these pictures.
+
+    Other places see less at this depth, see test_odd_rows_see_22_columns_of_their_own_row.
+    """
+    config = dataclasses.replace(families.FAMILIES[name], num_resnet=2)
+    height, width, _ = config.image_shape
+    step = 2 ** (config.num_hierarchies - 1)
+    for row, column in [(height // 2, width // 2), (height - step, width - step)]:
+        index = row * width + column
+        seen = influence(config, row, column) != 0
+        assert seen[:index].all(), (name, row, column)
+        assert not seen[index:].any(), (name, row, column)
+
+
 def test_seed_depth_sees_every_earlier_pixel_and_no_other():
     for row, column in [(14, 14), (26, 27), (27, 14)]:
         index = row * 28 + column

@@ -119,6 +119,23 @@ def test_unwanted_condition_and_wrong_image_are_refused():
         model(torch.zeros(3, 8, 8, 1))
 
 
+@pytest.mark.parametrize("family", ["tiny", "softmax"])
+@pytest.mark.parametrize("wrong", [300.0, -4.0, float("nan"), float("inf")])
+def test_values_that_are_no_levels_are_refused(family: str, wrong: float):
+    config = families.FAMILIES[family]
+    model, value = families.build(config), families.images(config).double()
+    assert model(value).isfinite().all()
+    value[1, 0, 2, 2] = wrong
+    with pytest.raises(ValueError, match=rf"expected pixels in {config.low}\.\.{config.high}"):
+        model.log_prob(value)
+
+
+def test_bytes_beyond_fewer_levels_are_refused():
+    model = families.build(families.FAMILIES["binary"])
+    with pytest.raises(ValueError, match=r"in 0\.\.1, found values from 0 to 255"):
+        model(torch.tensor([0, 255], dtype=torch.uint8).repeat(32).view(1, 1, 8, 8))
+
+
 @pytest.mark.parametrize(
     ("field", "message"),
     [
