@@ -13,11 +13,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from model.config import LABEL_KINDS, PixelCNNConfig
+from model.config import LABEL_KINDS, ConditionConfig, PixelCNNConfig
 from pipelines.schema import InputRef, Manifest, artifact_digest
 
 Decay = Literal["constant", "cosine"]
 Precision = Literal["float32", "float64", "bfloat16"]
+
+_CONDITION_FIELDS = ["condition.kind", "condition.embedding_dim"]
+# What one label, or none, can state.
+_TRAINABLE_KINDS = ("none", *LABEL_KINDS, "scalar")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -132,8 +136,9 @@ def check_splits(dataset: Manifest) -> None:
 def apply_overrides(spec: TrainSpec, assignments: Sequence[str]) -> TrainSpec:
     """Return the spec with each "field=value" applied, the network's fields included.
 
-    Values are read as the field's type says: 1e-3, true, cosine, 28,28,1. Raises ValueError
-    that names the field and what was expected, with the nearest names for an unknown one.
+    Values are read as the field's type says: 1e-3, true, cosine, 28,28,1. The condition's
+    fields are condition.kind and condition.embedding_dim. Raises ValueError that names the
+    field and what was expected, with the nearest names for an unknown one.
     """
     for assignment in assignments:
         name, separator, text = assignment.partition("=")
@@ -150,10 +155,29 @@ def _override(spec: TrainSpec, name: str, text: str) -> TrainSpec:
     if name in inner and name not in ("condition", "image_shape"):
         value = _parse(name, text, inner[name])
         return dataclasses.replace(spec, network=_replace_network(spec.network, name, value))
+    if name in _CONDITION_FIELDS:
+        condition = _override_condition(spec.network.condition, name, text)
+        return dataclasses.replace(
+            spec, network=_replace_network(spec.network, "condition", condition)
+        )
     known = sorted((set(own) | set(inner)) - {"network", "condition", "image_shape"})
+    known += _CONDITION_FIELDS
     close = difflib.get_close_matches(name, known, n=3)
     hint = f"did you mean {' or '.join(close)}?" if close else f"fields: {', '.join(known)}"
     raise ValueError(f"unknown training field {name!r}; {hint}")
+
+
+def _override_condition(condition: ConditionConfig, name: str, text: str) -> ConditionConfig:
+    if name == "condition.embedding_dim":
+        return dataclasses.replace(condition, embedding_dim=_parse_number(name, text, int))
+    if text not in _TRAINABLE_KINDS:
+        expected = ", ".join(_TRAINABLE_KINDS)
+        raise ValueError(
+            f"{name}={text}: a dataset's drawings have one label each, so expected one of {expected}"
+        )
+    # How many classes there are the dataset says (fit_to_dataset).
+    num_classes = 1 if text in LABEL_KINDS else None
+    return dataclasses.replace(condition, kind=text, num_classes=num_classes, shape=None)
 
 
 def _replace_network(network: PixelCNNConfig, name: str, value: Any) -> PixelCNNConfig:

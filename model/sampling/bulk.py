@@ -6,7 +6,7 @@ A shard is created under its final name when it is whole, and never replaced, so
 there after an interruption is good; its bytes follow from the spec and the shard's number. A
 second run makes what is missing and publishes. Columns: image, label, class_name, sample_index,
 seed, bits_per_dim (of the model's own likelihood at temperature 1), model and dataset (the
-digests of the model and of the dataset that it learned from).
+digests of the model and of the dataset that it learned from, empty if it names none).
 """
 
 import contextlib
@@ -156,7 +156,8 @@ def shard_bytes(spec: SampleSpec, model: Manifest, shard: int, parts: Sequence[D
 
 
 def _dataset_digest(model: Manifest) -> str:
-    return next(ref.digest for ref in model.inputs if ref.role == "dataset")
+    """Return the dataset that a model learned from; empty for a model that was imported."""
+    return next((ref.digest for ref in model.inputs if ref.role == "dataset"), "")
 
 
 def read_record(spec: SampleSpec, store: Store, prefix: str, shard: int) -> ShardRecord:

@@ -7,8 +7,12 @@ import pytest
 import torch
 
 from model.pixelcnn import PixelCNN
-from model.sampling.draw import Drawer
+from model.sampling.bulk import shard_bytes
+from model.sampling.draw import Drawer, Drawn
 from model.sampling.spec import SampleSpec
+from pipelines.schema import Manifest
+from pipelines.shards import open_shard
+from pipelines.store import Store
 
 SPEC = SampleSpec(class_names=("a", "b"), per_class=5, batch_size=4, rows_per_shard=10)
 
@@ -46,3 +50,13 @@ def test_a_batch_that_is_filled_up_has_the_same_drawings(
     found = plain.draw(slice(8, 10))
     assert (found.images == expected.images).all()
     np.testing.assert_allclose(found.nats, expected.nats)
+
+
+def test_an_imported_model_names_no_dataset_and_draws_all_the_same(
+    store: Store, model: Manifest
+) -> None:
+    imported = dataclasses.replace(model, inputs=())
+    spec = SampleSpec(class_names=("ant",), per_class=1)
+    drawn = Drawn(np.zeros((1, 4, 4), np.uint8), np.zeros(1))
+    table = open_shard(shard_bytes(spec, imported, 0, [drawn])).read()
+    assert table["dataset"].to_pylist() == [""]
