@@ -176,14 +176,21 @@ def audit_for_export(params: ExportParams, dataset: Manifest, store: Store) -> M
 
 def check_audit(params: ExportParams, audit: Manifest, store: Store) -> list[dict[str, Any]]:
     """Return the gate's checks; raise GateError if one failed."""
-    from model.audit.gate import check_gate, read_gate, require_passed
+    from model.audit.gate import require_passed
+
+    checks = gate_checks(params, audit, store)
+    require_passed(checks)
+    return [check.to_json() for check in checks]
+
+
+def gate_checks(params: ExportParams, audit: Manifest, store: Store):
+    """Return the gate's checks, passed or failed."""
+    from model.audit.gate import check_gate, read_gate
     from model.audit.run import read_audit
 
     if not params.gate:
         return []
-    checks = check_gate(read_gate(Path(params.gate)), read_audit(audit, store))
-    require_passed(checks)
-    return [check.to_json() for check in checks]
+    return check_gate(read_gate(Path(params.gate)), read_audit(audit, store))
 
 
 def work_export_part(params: ExportParams, part: int, parts: int) -> Mapping[str, Any]:
@@ -213,16 +220,24 @@ def work_export_part(params: ExportParams, part: int, parts: int) -> Mapping[str
 
 
 def work_audited_report(params: ExportParams, *, per_class: int) -> Manifest:
-    """Audit samples and draw the report with what was found; raise GateError if a limit failed."""
+    """Audit samples and draw the report with what was found.
+
+    Raises GateError if a limit failed; the page is made before, and shows the failed numbers.
+    """
+    from model.audit.gate import require_passed
+
     store = open_store(params.store)
     samples = find_exportable(store, params.ref)
     audit = audit_for_export(params, samples, store)
     if audit is None:
         raise ValueError(f"{params.ref} is no samples dataset: nothing to audit")
-    checks = check_audit(params, audit, store)
-    return _audited_report(
-        samples, audit, checks, store, name=params.name or samples.name, per_class=per_class
-    )
+    checks = gate_checks(params, audit, store)
+    shown = [check.to_json() for check in checks]
+    name = params.name or samples.name
+    report = _audited_report(samples, audit, shown, store, name=name, per_class=per_class)
+    page = f"{store.local_path(report.prefix) or report.prefix}/{report.summary['page']}"
+    require_passed(checks, consequence=f"as {page} shows")
+    return report
 
 
 def _audited_report(

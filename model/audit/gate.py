@@ -101,11 +101,11 @@ def check_gate(limits: Sequence[Limit], audit: Mapping[str, Any]) -> list[Check]
     return checks
 
 
-def require_passed(checks: Sequence[Check]) -> None:
-    """Raise GateError naming every number that is beyond its limit."""
+def require_passed(checks: Sequence[Check], *, consequence: str = "nothing is published") -> None:
+    """Raise GateError naming every number that is beyond its limit, and what follows from it."""
     failed = [check.text() for check in checks if not check.is_passed]
     if failed:
-        raise GateError("the gate is closed, nothing is published: " + "; ".join(failed))
+        raise GateError(f"the gate is closed, {consequence}: " + "; ".join(failed))
 
 
 def limits_to_json(limits: Sequence[Limit]) -> list[dict[str, Any]]:

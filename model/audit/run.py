@@ -155,6 +155,17 @@ def kept_rows(audit: Manifest, samples: Manifest) -> dict[str, FileEntry]:
     }
 
 
+def accepted_mask(audit: Manifest, samples: Manifest, store: Store) -> npt.NDArray[np.bool_] | None:
+    """Return which drawings of the samples are accepted (n,); None: all, there were no filters."""
+    if not audit.spec["filters"]:
+        return None
+    parts = []
+    for kept in kept_rows(audit, samples).values():
+        content = bytes(store.checked(kept.path, kept.bytes, kept.sha256))
+        parts.append(np.load(io.BytesIO(content), allow_pickle=False))
+    return np.concatenate(parts)
+
+
 def mask_name(index: int) -> str:
     """Return the path in an audit of a shard's mask.
 

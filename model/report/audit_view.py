@@ -10,28 +10,22 @@ from model.report.pictures import Images, grid
 from pipelines.schema import Manifest
 from pipelines.store import Store
 
-# Name, what it says, and the real number beside it; a rate is shown in percent.
+# Name and what it says; "real_" before a name is the real number; a rate is shown in percent.
 _ROWS = (
-    ("exact_copy_rate", "equal to a training drawing", "real_exact_copy_rate"),
-    (
-        "near_copy_rate",
-        "nearer to a training drawing than 99 % of real ones",
-        "real_near_copy_rate",
-    ),
-    ("copy_distance_ratio", "distance to training, over that of real drawings", None),
-    ("exact_duplicate_rate", "equal to another one of the set", "real_exact_duplicate_rate"),
-    (
-        "near_duplicate_rate",
-        "nearer to another one than 99 % of real ones",
-        "real_near_duplicate_rate",
-    ),
-    ("blank_rate", "without ink", None),
-    ("judge_agreement", "taken for the asked class by the judge", "real_judge_agreement"),
-    ("judge_confidence", "mean probability of the asked class", None),
-    ("frechet_distance", "Frechet distance in the judge's features", "real_frechet_distance"),
-    ("precision", "like some real drawing (precision)", None),
-    ("recall", "of real drawings, like some generated one (recall)", None),
-    ("bits_per_dim", "mean bits/dim under the model", None),
+    ("exact_copy_rate", "equal to a training drawing"),
+    ("exact_duplicate_rate", "equal to another one of the set"),
+    ("near_copy_rate", "nearer to a training drawing than 99 % of real ones"),
+    ("near_duplicate_rate", "nearer to another one than 99 % of real ones"),
+    ("copy_distance", "distance to the nearest training drawing, median"),
+    ("copy_distance_low", "... of the nearest 1 %"),
+    ("copy_distance_ratio", "... median over that of real drawings"),
+    ("blank_rate", "without ink"),
+    ("judge_agreement", "taken for the asked class by the judge"),
+    ("judge_confidence", "mean probability of the asked class"),
+    ("frechet_distance", "Frechet distance in the judge's features"),
+    ("precision", "like some real drawing (precision)"),
+    ("recall", "of real drawings, like some generated one (recall)"),
+    ("bits_per_dim", "mean bits/dim under the model"),
 )
 _PERCENT = ("_rate", "agreement", "confidence", "precision", "recall")
 
@@ -42,23 +36,24 @@ def audit_table(numbers: Mapping[str, Any]) -> list[dict[str, str]]:
         {
             "what": what,
             "found": show(name, numbers.get(name)),
-            "real": show(name, numbers.get(real)) if real else "",
+            "real": show(name, numbers[f"real_{name}"]) if f"real_{name}" in numbers else "",
         }
-        for name, what, real in _ROWS
+        for name, what in _ROWS
         if name in numbers
     ]
 
 
 def class_table(numbers: Mapping[str, Any]) -> list[dict[str, str]]:
-    """Return a row a class: accepted, ink and darkness made and real, nearness, judge."""
+    """Return a row a class: drawn and accepted, looks made and real, nearness, judge."""
     reasons = numbers.get("reasons", {})
     return [
         {
             "name": name,
-            "drawings": f"{row['num_drawings']:,}",
-            "accepted": f"{reasons.get(name, {}).get('accepted', row['num_drawings']):,}",
+            "drawn": f"{sum(reasons[name].values()) if reasons else row['num_drawings']:,}",
+            "accepted": f"{row['num_drawings']:,}",
             "ink": _pair(row, "ink_mean", "{:.0f}"),
             "darkness": _pair(row, "darkness", "{:.2f}"),
+            "strokes": _pair(row, "stroke_density", "{:.2f}"),
             "near": show("near_copy_rate", row.get("near_copy_rate")),
             "judge": _judge(row),
         }
@@ -77,16 +72,23 @@ def rejections(numbers: Mapping[str, Any]) -> list[tuple[str, str]]:
     return [(reason.replace("_", " "), f"{count:,}") for reason, count in ordered if count]
 
 
+def gate_verdict(checks: Sequence[Mapping[str, Any]]) -> str:
+    """Return what the gate says: passed, failed, or nothing without one."""
+    if not checks:
+        return ""
+    return "passed" if all(check["is_passed"] for check in checks) else "failed"
+
+
 def gate_rows(checks: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
-    """Return the gate's checks in words."""
+    """Return the gate's checks in words, those that failed first."""
     return [
         {
             "what": check["name"] + (f" of {check['subject']}" if check["subject"] else ""),
-            "found": f"{check['found']:.4g}",
+            "found": "none" if check["found"] is None else f"{check['found']:.4g}",
             "limit": f"{'at most' if check['side'] == 'max' else 'at least'} {check['limit']:.4g}",
             "result": "passed" if check["is_passed"] else "FAILED",
         }
-        for check in checks
+        for check in sorted(checks, key=lambda check: check["is_passed"])
     ]
 
 
@@ -121,8 +123,9 @@ def show(name: str, value: float | None) -> str:
 
 
 def _pair(row: Mapping[str, Any], name: str, form: str) -> str:
-    real = row.get(f"real_{name}")
-    return form.format(row[name]) + (" / " + form.format(real) if real is not None else "")
+    found, real = row.get(name), row.get(f"real_{name}")
+    shown = "-" if found is None else form.format(found)
+    return shown if real is None else f"{shown} / {form.format(real)}"
 
 
 def _judge(row: Mapping[str, Any]) -> str:

@@ -2,7 +2,8 @@
 
 `report.html` needs no network and no script. `pictures/<class>.png` shows real drawings of
 the test split in the upper row and generated ones in the lower; `generated.png` is a contact
-sheet of generated drawings alone. With an audit the page compares the two sets in numbers.
+sheet of generated drawings alone. With an audit the page compares the two sets in numbers, and if it
+had filters, everything on the page is of the drawings that they accept.
 """
 
 import base64
@@ -15,14 +16,17 @@ from typing import Any
 
 import jinja2
 import numpy as np
+import numpy.typing as npt
 from markupsafe import Markup
 
 from model.audit.measures import read_batches
+from model.audit.run import accepted_mask
 from model.report.audit_view import (
     audit_table,
     class_table,
     closest_pairs,
     gate_rows,
+    gate_verdict,
     rejections,
 )
 from model.report.pictures import Images, grid, to_png, two_rows
@@ -42,7 +46,7 @@ from pipelines.schema import FileEntry, InputRef, Manifest, artifact_digest, slu
 from pipelines.store import Store
 
 # Part of the digest: a changed page is another report of the same inputs.
-PAGE_VERSION = 2
+PAGE_VERSION = 3
 REPORT_NAME = "report.html"
 # Drawings of a class on the contact sheet.
 SHEET_COLUMNS = 24
@@ -116,7 +120,8 @@ def make_report(
         spec=spec,
         inputs=inputs,
         files=tuple(_entry(path, content) for path, content in contents.items()),
-        summary={"page": REPORT_NAME, "class_names": list(dataset.summary["class_names"])},
+        summary={"page": REPORT_NAME, "class_names": list(dataset.summary["class_names"])}
+        | ({"gate": gate_verdict(checks)} if checks else {}),
         versions=dict(versions or {}),
     )
     for path, content in contents.items():
@@ -125,18 +130,28 @@ def make_report(
 
 
 def first_of_each_class(
-    manifest: Manifest, store: Store, *, split: str, per_class: int
+    manifest: Manifest,
+    store: Store,
+    *,
+    split: str,
+    per_class: int,
+    accepted: npt.NDArray[np.bool_] | None = None,
 ) -> dict[str, Images]:
     """Return the first drawings of each class in a split, in the order of the shards.
 
-    Returns class name -> (n, height, width) uint8 with n at most `per_class`.
+    accepted: of these drawings only. Returns class name -> (n, height, width) uint8 with n at
+    most `per_class`.
     """
     names = manifest.summary["class_names"]
     found: dict[str, list[Images]] = {name: [] for name in names}
+    start = 0
     for images, labels, _ in read_batches(manifest, store, split=split):
+        meant = slice(None) if accepted is None else accepted[start : start + len(labels)]
+        start += len(labels)
         for label, name in enumerate(names):
             missing = per_class - len(found[name])
-            found[name] += list(images[np.flatnonzero(labels == label)[: max(missing, 0)]])
+            mine = images[meant][labels[meant] == label]
+            found[name] += list(mine[: max(missing, 0)])
         if all(len(rows) >= per_class for rows in found.values()):
             break
     return {name: np.stack(rows) if rows else _no_images() for name, rows in found.items()}
@@ -145,7 +160,9 @@ def first_of_each_class(
 def _contents(subject: Subject, store: Store, per_class: int) -> Iterator[tuple[str, bytes]]:
     real = first_of_each_class(subject.dataset, store, split="test", per_class=per_class)
     most = max(per_class, SHEET_COLUMNS)
-    drawn = first_of_each_class(subject.samples, store, split="train", per_class=most)
+    audit, samples = subject.audit, subject.samples
+    accepted = accepted_mask(audit, samples, store) if audit else None
+    drawn = first_of_each_class(samples, store, split="train", per_class=most, accepted=accepted)
     made = {name: images[:per_class] for name, images in drawn.items()}
     pictures = {
         name: to_png(two_rows(real.get(name, _no_images()), made[name]))
@@ -155,7 +172,8 @@ def _contents(subject: Subject, store: Store, per_class: int) -> Iterator[tuple[
     file_names = _picture_names(pictures)
     for name, picture in pictures.items():
         yield f"pictures/{file_names[name]}.png", picture
-    sheet = to_png(grid([drawn[name][:SHEET_COLUMNS] for name in pictures], scale=2))
+    rows = [drawn[name][:SHEET_COLUMNS] for name in pictures]
+    sheet = to_png(grid(rows or [_no_images()], scale=2))
     yield "generated.png", sheet
     values = _page_values(subject, store, pictures=pictures, real=real, made=made)
     values |= {"sheet": _base64(sheet), "sheet_columns": SHEET_COLUMNS}
@@ -185,7 +203,7 @@ def _page_values(
     return {
         "title": f"{samples.name}: drawings of {len(pictures)} classes",
         "real_word": "real" if is_real(dataset) else "source",
-        "numbers": key_numbers(dataset, samples, test),
+        "numbers": key_numbers(dataset, samples, test, audit=subject.audit),
         "classes": [
             {
                 "name": name,
@@ -227,11 +245,12 @@ def _audit_values(subject: Subject, store: Store) -> dict[str, Any]:
             "compared": f"{numbers['num_compared']:,}",
             "held_out": f"{numbers['num_held_out']:,}",
             "accepted": f"{numbers['accepted']:,}",
-            "all": f"{numbers['num_drawings']:,}",
+            "drawn": f"{numbers['drawn']:,}",
         },
         "rejections": rejections(numbers),
         "filters": json.dumps(numbers["filters"], indent=1) if numbers["filters"] else "",
         "gate": gate_rows(subject.checks),
+        "verdict": gate_verdict(subject.checks),
         "pairs": None if pairs is None else _base64(to_png(pairs)),
         "captions": captions,
         "ink_svg": _safe(ink),

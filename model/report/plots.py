@@ -83,9 +83,9 @@ def compare_svg(
     """Plot a number of each class, generated beside real, with the range of each.
 
     classes: name -> numbers; `name` is the mean, `low` and `high` the ends of its range, each
-    with "real_" before it for the real drawings. Classes without real numbers are left out.
+    with "real_" before it for the real drawings. Classes without numbers of both are left out.
     """
-    names = [each for each, row in classes.items() if f"real_{name}" in row][::-1]
+    names = [each for each, row in classes.items() if {name, f"real_{name}"} <= set(row)][::-1]
     with mpl.rc_context(STYLE):
         figure, axes = _axes(7.5, 0.9 + 0.3 * len(names))
         for prefix, shift, color, text in (

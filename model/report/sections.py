@@ -12,14 +12,18 @@ SPLITS = ("train", "validation", "test")
 
 
 def key_numbers(
-    dataset: Manifest, samples: Manifest, test: Mapping[str, Any]
+    dataset: Manifest, samples: Manifest, test: Mapping[str, Any], *, audit: Manifest | None = None
 ) -> list[tuple[str, str]]:
     """Return the numbers at the top of the page, each with what it counts."""
     spread = f"bits/dim on the test split, +-{test['bits_per_dim_stderr']:.3f}"
+    generated = (f"{_rows(samples):,}", "drawings generated")
+    if audit and audit.spec["filters"]:
+        accepted = audit.summary["accepted"]
+        generated = (f"{accepted:,}", f"drawings accepted of {_rows(samples):,} generated")
     return [
         (f"{test['bits_per_dim']:.3f}", spread),
         (f"{_rows(dataset):,}", "drawings in the dataset"),
-        (f"{_rows(samples):,}", "drawings generated"),
+        generated,
         (str(len(dataset.summary["class_names"])), "classes"),
     ]
 
@@ -65,10 +69,10 @@ def lineage_tree(samples: Manifest, store: Store) -> str:
 
 
 def how_to_load(samples: Manifest) -> str:
-    """Return Python that opens the samples."""
+    """Return Python that opens the samples, run in the folder of their store."""
     return (
         "from datasets import load_dataset\n"
-        f'drawings = load_dataset("<store>/{samples.prefix}")["train"]\n'
+        f'drawings = load_dataset("{samples.prefix}")["train"]\n'
         'drawings[0]["image"]  # a picture; drawings[0]["label"] is its class\n'
     )
 
