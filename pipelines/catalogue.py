@@ -7,12 +7,14 @@ classes by `sorted(names, key=lambda name: (name + ".npy").lower())`, which is n
 
 import difflib
 import functools
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 
 TFDS_PREFIX = "tfds:"
+# In place of a list of classes: every one there is.
+ALL = "all"
 
 SEED_CLASSES: tuple[str, ...] = (
     "bee",
@@ -81,17 +83,20 @@ def tfds_id(class_name: str) -> int:
     return -1 if entry is None else entry.tfds_id
 
 
-def parse_classes(text: str) -> tuple[str, ...]:
+def parse_classes(text: str, known: Sequence[str] | None = None) -> tuple[str, ...]:
     """Return the class names of a comma-separated list, in its order.
 
     A part is a name or `tfds:N`. Case and surrounding blanks do not matter.
+    known: the classes there are to choose from, Google's by default; "all" means all of them.
 
     >>> parse_classes("bee, sea turtle,tfds:308")
     ('bee', 'sea turtle', 'tent')
+    >>> parse_classes("Dress", ["shoe", "dress"]), parse_classes("all", ["shoe", "dress"])
+    (('dress',), ('shoe', 'dress'))
 
     Raises ValueError for an unknown name, one given twice, or an empty list.
     """
-    return _resolve(text.split(","))
+    return resolve_names(text.split(","), known)
 
 
 def read_classes_file(path: Path) -> tuple[str, ...]:
@@ -99,11 +104,38 @@ def read_classes_file(path: Path) -> tuple[str, ...]:
 
     Raises ValueError as `parse_classes` does, and if the file cannot be read as text.
     """
+    return resolve_names(class_lines(path))
+
+
+def class_lines(path: Path) -> tuple[str, ...]:
+    """Return the names in such a file as they are written there.
+
+    Raises ValueError if the file cannot be read as text.
+    """
     try:
         lines = path.read_text("utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise ValueError(f"cannot read class names from {path}: {error}") from error
-    return _resolve(line.split("#")[0] for line in lines)
+    stripped = (line.split("#")[0].strip() for line in lines)
+    return tuple(line for line in stripped if line)
+
+
+def resolve_names(parts: Iterable[str], known: Sequence[str] | None = None) -> tuple[str, ...]:
+    """Return the class names that these parts of a list mean; see `parse_classes`."""
+    wanted = [part for part in (part.strip() for part in parts) if part]
+    there = tuple(_by_name()) if known is None else tuple(known)
+    folded = {name.lower(): name for name in reversed(there)}
+    if [part.lower() for part in wanted] == [ALL] and ALL not in folded:
+        return there
+    names: list[str] = []
+    for part in wanted:
+        name = part if part in there else _resolve_one(part, folded)
+        if name in names:
+            raise ValueError(f"class {name!r} is named twice")
+        names.append(name)
+    if not names:
+        raise ValueError("no class is named; see `sketchmill classes` for the 345 names")
+    return tuple(names)
 
 
 def find_classes(text: str) -> tuple[ClassEntry, ...]:
@@ -121,32 +153,22 @@ def _by_folded_name() -> dict[str, str]:
     return {entry.name.lower(): entry.name for entry in catalogue()}
 
 
-def _resolve(parts: Iterable[str]) -> tuple[str, ...]:
-    names: list[str] = []
-    for part in filter(None, (part.strip() for part in parts)):
-        name = _resolve_one(part)
-        if name in names:
-            raise ValueError(f"class {name!r} is named twice")
-        names.append(name)
-    if not names:
-        raise ValueError("no class is named; see `sketchmill classes` for the 345 names")
-    return tuple(names)
-
-
-def _resolve_one(part: str) -> str:
+def _resolve_one(part: str, folded: Mapping[str, str]) -> str:
+    if name := folded.get(part.lower()) or _by_folded_name().get(part.lower()):
+        return name
     if part.lower().startswith(TFDS_PREFIX):
         number = part[len(TFDS_PREFIX) :].strip()
         if not (number.isascii() and number.isdigit() and int(number) < len(catalogue())):
             last = len(catalogue()) - 1
             raise ValueError(f"class {part!r} is not a TFDS id: expected tfds:0 to tfds:{last}")
         return catalogue()[int(number)].name
-    if name := _by_folded_name().get(part.lower()):
-        return name
-    raise ValueError(f"class {part!r} is not in the catalogue{_did_you_mean(part)}")
+    raise ValueError(
+        f"class {part!r} is not in the catalogue{_did_you_mean(part, {**_by_folded_name(), **folded})}"
+    )
 
 
-def _did_you_mean(name: str) -> str:
-    folded = _by_folded_name()
+def _did_you_mean(name: str, folded: Mapping[str, str] | None = None) -> str:
+    folded = folded or _by_folded_name()
     near = difflib.get_close_matches(name.lower(), folded, n=3, cutoff=0.5)
     near += [known for known in folded if name.lower() in known and known not in near][:3]
     if not near:

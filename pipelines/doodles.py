@@ -67,7 +67,7 @@ def write_doodles(
     progress: ProgressCallback | None = None,
 ) -> Path:
     """Draw what the cache lacks of these classes and return the directory of the formats."""
-    root = cache_dir / "doodles" / f"v{DOODLES_VERSION}-seed{seed}-{per_class}"
+    root = doodles_dir(cache_dir, seed, per_class)
     for index, class_name in enumerate(classes):
         bitmaps = root / "numpy_bitmap" / f"{class_name}.npy"
         if not bitmaps.is_file():
@@ -79,6 +79,11 @@ def write_doodles(
         if progress is not None:
             progress("doodles", (index + 1) * per_class, len(classes) * per_class, class_name)
     return root
+
+
+def doodles_dir(cache_dir: Path, seed: int, per_class: int) -> Path:
+    """Return where the doodles of a seed are kept."""
+    return cache_dir / "doodles" / f"v{DOODLES_VERSION}-seed{seed}-{per_class}"
 
 
 def draw(class_name: str, seed: int, count: int) -> list[list[npt.NDArray[np.int64]]]:

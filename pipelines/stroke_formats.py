@@ -10,7 +10,7 @@ its place; a last record that is cut short is an error, not silently dropped.
 
 import json
 import struct
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -37,11 +37,15 @@ class StrokeDrawing:
     timestamp: int
 
 
-def parse_line(line: bytes, where: str) -> StrokeDrawing:
-    """Parse a line of .ndjson, simplified or raw; `where` names it in errors."""
+def parse_line(line: bytes, where: str, class_name: str | None = None) -> StrokeDrawing:
+    """Parse a line of .ndjson, simplified or raw; `where` names it in errors.
+
+    class_name: what the file's name promises; a line whose `word` is another is refused.
+    """
     try:
         raw = json.loads(line)
         strokes = [_points(stroke) for stroke in raw["drawing"]]
+        check_word(raw, where, class_name)
         return StrokeDrawing(
             strokes,
             int(raw["key_id"]),
@@ -49,12 +53,24 @@ def parse_line(line: bytes, where: str) -> StrokeDrawing:
             bool(raw["recognized"]),
             _seconds(raw["timestamp"]),
         )
+    except BadFileError:
+        raise
     except (ValueError, KeyError, TypeError, IndexError, RecursionError) as error:
         found = line[:60].decode("utf-8", "replace")
         raise BadFileError(
             f"{where} is not a drawing in JSON ({type(error).__name__}: {error}); it begins "
             f"{found!r}; expected a line of Google's .ndjson"
         ) from error
+
+
+def check_word(raw: Mapping[str, Any], where: str, class_name: str | None) -> None:
+    """Raise BadFileError if a line says that it is a drawing of another class."""
+    word = raw.get("word", class_name)
+    if class_name is not None and word != class_name:
+        raise BadFileError(
+            f"{where} is a drawing of {word!r}, the file's name says {class_name!r}: give it the "
+            "name of its class, or fetch it again"
+        )
 
 
 def parse_records(content: bytes, count: int, where: str) -> list[StrokeDrawing]:

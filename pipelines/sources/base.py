@@ -81,8 +81,12 @@ class Source:
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 over the content of all files: what is in them, not where they lie."""
-        return digest_of({"files": sorted(map(_identity, self.files)), "size": self.image_size})
+        """SHA-256 over the content of all files: what is in them, not where they lie.
+
+        A program's drawings are another source than a copy of them that nobody calls synthetic.
+        """
+        what = {"files": sorted(map(_identity, self.files)), "size": self.image_size}
+        return digest_of(what | {"is_synthetic": True} if self.is_synthetic else what)
 
     @property
     def rows(self) -> int:

@@ -1,6 +1,6 @@
 """Finding the files of classes in a directory that somebody filled."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from pipelines.catalogue import catalogue
 from pipelines.sources.files import file_size, join_url, list_files
@@ -23,19 +23,40 @@ def find_class_files(
     """
     if directory.startswith(("http://", "https://")):
         return _probe(directory, classes, suffix)
-    found = {
-        class_of(name, suffix): (name, size)
-        for name, size in list_files(directory).items()
-        if name.endswith(suffix)
-    }
-    known = [entry.name for entry in catalogue() if entry.name in found]
-    names = list(classes or known + sorted(set(found) - set(known)))
+    found = files_by_class(directory, suffix)
+    names = classes or _ordered(found)
     if missing := [name for name in names if name not in found]:
         there = ", ".join(sorted(found)) or f"no {suffix} file"
         raise ValueError(
             f"{directory} has no {suffix} file of {', '.join(missing)}; it has {there}"
         )
-    return [(name, join_url(directory, found[name][0]), found[name][1]) for name in names]
+    for name in names:
+        if len(found[name]) > 1:
+            raise ValueError(
+                f"{directory} has {len(found[name])} files of class {name!r}: "
+                f"{', '.join(found[name])}; leave one of them"
+            )
+    chosen = [(name, *next(iter(found[name].items()))) for name in names]
+    return [(name, join_url(directory, file), size) for name, file, size in chosen]
+
+
+def class_names_in(directory: str, suffix: str) -> tuple[str, ...]:
+    """Return the classes that have files in a directory, those of the catalogue first."""
+    return _ordered(files_by_class(directory, suffix))
+
+
+def _ordered(found: Collection[str]) -> tuple[str, ...]:
+    known = [entry.name for entry in catalogue() if entry.name in found]
+    return (*known, *sorted(set(found) - set(known)))
+
+
+def files_by_class(directory: str, suffix: str) -> dict[str, dict[str, int]]:
+    """Return the names and sizes of the files of each class right in a directory."""
+    found: dict[str, dict[str, int]] = {}
+    for file, size in list_files(directory).items():
+        if file.endswith(suffix):
+            found.setdefault(class_of(file, suffix), {})[file] = size
+    return found
 
 
 def class_of(name: str, suffix: str) -> str:

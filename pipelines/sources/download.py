@@ -1,30 +1,54 @@
 """Google's bucket into the cache: each file whole and checked, or not there.
 
-A download grows in `<name>.part`; an interrupted one is continued by a range request. Only a
-file of the right size and SHA-256 (both from the catalogue) gets its name.
+A download grows in `<name>.part`; an interrupted one is continued by a range request, by this
+run or a later one, and two processes that want the same file take turns. Only a file of the
+right size and SHA-256 (both from the catalogue) gets its name; what the cache has is held
+against the same SHA-256.
 """
 
+import contextlib
+import fcntl
 import http.client
+import logging
 import os
+import random
+import time
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, NoReturn
 
 from pipelines.catalogue import ClassEntry, class_entry
 from pipelines.sources.base import BadFileError
-from pipelines.sources.files import sha256_of
+from pipelines.sources.files import content_digest, sha256_of
 
 BASE_URL = "https://storage.googleapis.com/quickdraw_dataset/full/numpy_bitmap"
 URL_VARIABLE = "SKETCHMILL_QUICKDRAW_URL"
 
 _CHUNK_BYTES = 1 << 20
 _TIMEOUT_SEC = 60.0
-_ATTEMPTS = 5
+# In a row without a byte gained; waits double from the first to the last, less up to a half.
+_ATTEMPTS = 6
+_FIRST_WAIT_SEC, _LAST_WAIT_SEC = 1.0, 30.0
+_NOT_GOOGLES = "it is not Google's file, or was damaged on the way"
 
 ProgressCallback = Callable[..., None]
+
+_HTTPError = urllib.error.HTTPError
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class _Download:
+    """One file: what it must be, where it comes from, what to call with the bytes so far."""
+
+    entry: ClassEntry
+    address: str
+    report: Callable[[int], None]
+    wait: Callable[[float], None]
 
 
 def download_classes(
@@ -33,15 +57,19 @@ def download_classes(
     *,
     base_url: str | None = None,
     entry_of: Callable[[str], ClassEntry] = class_entry,
+    cache_dir: Path | None = None,
     progress: ProgressCallback | None = None,
+    wait: Callable[[float], None] = time.sleep,
 ) -> None:
-    """Fetch the .npy files of these classes that `directory` lacks.
+    """Fetch the .npy files of these classes that `directory` lacks, or has damaged.
 
-    base_url  an http(s) or file URL, or a local directory, that stands in for Google's bucket;
-              default: $SKETCHMILL_QUICKDRAW_URL, else Google's
+    base_url   an http(s) or file URL, or a local directory, that stands in for Google's bucket;
+               default: $SKETCHMILL_QUICKDRAW_URL, else Google's
+    cache_dir  where the digests of files are remembered; default: the directory
+    wait       called with the seconds to let pass before trying again
 
-    Raises BadFileError if what came is not what the catalogue says, ConnectionError if nothing
-    came after five attempts.
+    Raises BadFileError if what came is not what the catalogue says, ConnectionError if the
+    server does not have it, or nothing more came after six attempts.
     """
     base = base_url or os.environ.get(URL_VARIABLE) or BASE_URL
     entries = [entry_of(name) for name in classes]
@@ -49,42 +77,102 @@ def download_classes(
     done = 0
     directory.mkdir(parents=True, exist_ok=True)
     for entry in entries:
-        before = done
 
-        def report(size: int, name: str = entry.name, before: int = before) -> None:
+        def report(size: int, name: str = entry.name, before: int = done) -> None:
             if progress is not None:
                 progress("download", before + size, total, name)
 
-        _fetch(entry, base, directory, report)
+        target = directory / f"{entry.name}.npy"
+        if not _is_there(target, entry, cache_dir or directory):
+            _fetch(_Download(entry, _address(base, entry.name), report, wait), target)
         done += entry.bytes
         report(entry.bytes)
 
 
-def _fetch(entry: ClassEntry, base: str, directory: Path, report: Callable[[int], None]) -> None:
-    target = directory / f"{entry.name}.npy"
-    if target.is_file() and target.stat().st_size == entry.bytes:
-        return
-    part = directory / f"{entry.name}.npy.part"
-    address = _address(base, entry.name)
-    for attempt in range(_ATTEMPTS):
-        try:
-            _continue(address, part, entry.bytes, report)
-        except (OSError, http.client.HTTPException) as error:
-            if _is_final(error) or attempt + 1 == _ATTEMPTS:
-                raise ConnectionError(
-                    f"cannot fetch {address}: {error}; run again to continue, or set "
-                    f"{URL_VARIABLE} to a copy"
-                ) from error
-            continue
-        if part.stat().st_size >= entry.bytes:
-            break
-    _check(part, entry, address)
-    part.replace(target)
+def _is_there(target: Path, entry: ClassEntry, cache_dir: Path) -> bool:
+    if not target.is_file():
+        return False
+    found = target.stat().st_size
+    if found == entry.bytes and content_digest(str(target), cache_dir) == f"sha256:{entry.sha256}":
+        return True
+    _log.warning("%s in the cache is not Google's file any more: fetching it again", target.name)
+    target.unlink(missing_ok=True)
+    return False
+
+
+def _fetch(download: _Download, target: Path) -> None:
+    part = target.with_name(f"{target.name}.part")
+    with _held(part):
+        if target.is_file():
+            return  # who held it before has finished it
+        attempt = 0
+        while True:
+            before = part.stat().st_size
+            error = _try(download, part)
+            if part.stat().st_size >= download.entry.bytes:
+                break
+            attempt = 1 if part.stat().st_size > before else attempt + 1
+            if attempt == _ATTEMPTS:
+                _give_up(download, part, error)
+            download.wait(_pause(attempt, error))
+        _check(part, download.entry, download.address)
+        part.replace(target)
+
+
+@contextlib.contextmanager
+def _held(part: Path) -> Iterator[None]:
+    """Hold the partial file: two processes that append to one file would mix its bytes."""
+    while True:
+        with part.open("ab") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            # Whoever held it may have given it its name, or thrown it away.
+            if not part.is_file() or not os.path.samestat(os.fstat(file.fileno()), part.stat()):
+                continue
+            try:
+                yield
+            finally:
+                if part.is_file() and not part.stat().st_size:
+                    part.unlink()
+            return
+
+
+def _try(download: _Download, part: Path) -> Exception | None:
+    """Fetch what the partial file lacks; return what went wrong if trying again may help."""
+    try:
+        _continue(download.address, part, download.entry.bytes, download.report)
+    except (OSError, http.client.HTTPException) as error:
+        if isinstance(error, _HTTPError):
+            error.close()  # its body is nothing to us
+            if error.code == http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
+                part.unlink()
+                raise BadFileError(f"{download.address} is too short: {_NOT_GOOGLES}") from error
+        if _is_final(error):
+            _give_up(download, part, error)
+        return error
+    return None
+
+
+def _give_up(download: _Download, part: Path, error: Exception | None) -> NoReturn:
+    have, size = part.stat().st_size, download.entry.bytes
+    why = "the connection breaks off" if error is None else str(error) or type(error).__name__
+    raise ConnectionError(
+        f"cannot fetch {download.address}: {why}; {have:,} of {size:,} bytes are there: run again "
+        f"to continue, or set {URL_VARIABLE} to a copy"
+    ) from error
+
+
+def _pause(attempt: int, error: Exception | None) -> float:
+    """Return the seconds to wait: what the server asks for, else twice as long as before."""
+    asked = error.headers.get("Retry-After", "") if isinstance(error, _HTTPError) else ""
+    if asked.isdigit():
+        return min(float(asked), _LAST_WAIT_SEC)
+    longest = min(_FIRST_WAIT_SEC * 2 ** (attempt - 1), _LAST_WAIT_SEC)
+    return longest * random.uniform(0.5, 1.0)
 
 
 def _continue(address: str, part: Path, size: int, report: Callable[[int], None]) -> None:
     """Append to the partial file what it lacks; start anew if the server ignores the range."""
-    have = part.stat().st_size if part.is_file() else 0
+    have = part.stat().st_size
     if have >= size:
         return
     request = urllib.request.Request(address, headers={"Range": f"bytes={have}-"})
@@ -93,7 +181,14 @@ def _continue(address: str, part: Path, size: int, report: Callable[[int], None]
             response.seek(have)
         elif response.status != 206:
             have = 0
-        with part.open("r+b" if part.is_file() else "wb") as file:
+        length = response.headers.get("Content-Length", "")
+        skipped = 0 if address.startswith("file:") else have
+        if length.isdigit() and skipped + int(length) != size:
+            part.unlink()
+            raise BadFileError(
+                f"{address} has {skipped + int(length)} bytes, expected {size}: {_NOT_GOOGLES}"
+            )
+        with part.open("r+b") as file:
             file.truncate(have)
             file.seek(have)
             _copy(response, file, have, size, report)
@@ -117,7 +212,7 @@ def _check(part: Path, entry: ClassEntry, address: str) -> None:
     part.unlink()
     raise BadFileError(
         f"{address} has {found} bytes and SHA-256 {digest[:12]}..., expected {entry.bytes} and "
-        f"{entry.sha256[:12]}...: it is not Google's file, or was damaged on the way"
+        f"{entry.sha256[:12]}...: {_NOT_GOOGLES}"
     )
 
 
@@ -129,4 +224,7 @@ def _address(base: str, class_name: str) -> str:
 
 def _is_final(error: Exception) -> bool:
     """Whether trying again is no use: the server answered, and the answer was no."""
-    return isinstance(error, urllib.error.HTTPError) and error.code < 500
+    if not isinstance(error, _HTTPError):
+        # A directory that stands in for the bucket and lacks the file.
+        return isinstance(getattr(error, "reason", error), FileNotFoundError)
+    return error.code < 500 and error.code != http.HTTPStatus.TOO_MANY_REQUESTS

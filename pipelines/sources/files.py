@@ -2,28 +2,41 @@
 
 A local path is read with pread: memory maps of 40 GB would count as resident. A URL (s3://,
 gs://, https://) is read with obstore; credentials come from the environment alone, and
-`quickdraw_dataset` on gs:// needs none (GOOGLE_SKIP_SIGNATURE=true).
+`quickdraw_dataset` on gs:// needs none (GOOGLE_SKIP_SIGNATURE=true). What obstore says of a
+failure fills a screen; here it is the first line of it.
 """
 
+import contextlib
 import functools
 import hashlib
+import io
 import json
 import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import quote, unquote
 
 import numpy as np
 import numpy.typing as npt
 import obstore
+from obstore.exceptions import BaseError
 from obstore.store import from_url
 
+from pipelines.objects import CLIENT_OPTIONS, RETRY_CONFIG, open_backend
 from pipelines.sources.base import BadFileError
+
+if TYPE_CHECKING:
+    from obstore.store import ClientConfig
 
 _CHUNK_BYTES = 1 << 22
 # Reading through a gap of this size is cheaper than a second request.
 _COALESCE_BYTES = 1 << 16
+
+
+class RemoteError(OSError):
+    """A remote store did not give what was asked of it; trying again may help."""
 
 
 def is_remote(url: str) -> bool:
@@ -74,32 +87,88 @@ class FileRanges:
             for offset, row in zip(offsets, target, strict=True):
                 self.read_into(offset, row)
             return
-        store, path = _remote(self.url)
         lengths = [target.shape[1]] * len(offsets)
-        pieces = obstore.get_ranges(
-            store, path, starts=list(offsets), lengths=lengths, coalesce=_COALESCE_BYTES
-        )
+        with _asking(self.url):
+            store, path = _remote(self.url)
+            pieces = obstore.get_ranges(
+                store, path, starts=list(offsets), lengths=lengths, coalesce=_COALESCE_BYTES
+            )
         target[:] = np.frombuffer(b"".join(map(bytes, pieces)), np.uint8).reshape(target.shape)
 
     def _read(self, offset: int, length: int) -> bytes:
         if self._handle is not None:
             return os.pread(self._handle, length, offset)
-        store, path = _remote(self.url)
-        return bytes(obstore.get_range(store, path, start=offset, length=length))
+        with _asking(self.url):
+            store, path = _remote(self.url)
+            return bytes(obstore.get_range(store, path, start=offset, length=length))
+
+
+class RangeFile(io.RawIOBase):
+    """One file as Python reads files, for libraries that want such a thing."""
+
+    def __init__(self, url: str, size: int) -> None:
+        """Open a file of this size in bytes."""
+        self.ranges, self.size, self.place = FileRanges(url), size, 0
+
+    def readable(self) -> bool:
+        """Return True."""
+        return True
+
+    def seekable(self) -> bool:
+        """Return True."""
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        """Move to a place counted from the start, from here or from the end."""
+        base = {io.SEEK_SET: 0, io.SEEK_CUR: self.place, io.SEEK_END: self.size}[whence]
+        self.place = base + offset
+        return self.place
+
+    def tell(self) -> int:
+        """Return the place."""
+        return self.place
+
+    def read(self, size: int = -1) -> bytes:
+        """Return the bytes from here on, at most `size`; none at the end."""
+        left = max(0, self.size - self.place)
+        content = self.ranges.read(self.place, left if size < 0 else min(size, left))
+        self.place += len(content)
+        return content
+
+
+def is_listable(directory: str) -> bool:
+    """Return whether one can ask what a directory holds; not over http(s)."""
+    return not directory.startswith(("http://", "https://"))
 
 
 def list_files(directory: str) -> dict[str, int]:
     """Return the names and sizes of the files right in a directory, sorted.
 
-    Raises ValueError for https://, which cannot be listed; see `head`.
+    Empty if it is not there. Raises ValueError for https://, which cannot be listed.
     """
+    return {name: size for name, size in _list(directory, deep=False).items() if "/" not in name}
+
+
+def list_tree(directory: str, suffix: str) -> dict[str, int]:
+    """Return the relative paths and sizes of the files below a directory that end so, sorted."""
+    found = _list(directory, deep=True)
+    return {name: size for name, size in found.items() if name.endswith(suffix)}
+
+
+def _list(directory: str, *, deep: bool) -> dict[str, int]:
     if not is_remote(directory):
-        found = [path for path in local_path(directory).iterdir() if path.is_file()]
-        return {path.name: path.stat().st_size for path in sorted(found)}
-    if directory.startswith(("http://", "https://")):
+        root = local_path(directory)
+        found = root.rglob("*") if deep else root.glob("*")
+        files = {str(path.relative_to(root)): path for path in found if path.is_file()}
+        return {name: path.stat().st_size for name, path in sorted(files.items())}
+    if not is_listable(directory):
         raise ValueError(f"{directory} cannot be listed: name the classes to read from it")
-    listing = obstore.list_with_delimiter(_remote_store(directory))
-    return {item["path"].rsplit("/", 1)[-1]: item["size"] for item in listing["objects"]}
+    with _asking(directory):
+        store = _remote_store(directory.rstrip("/"))
+        items = obstore.list_with_delimiter(store)["objects"] if not deep else ()
+        if deep:
+            items = [item for batch in obstore.list(store) for item in batch]
+    return dict(sorted((item["path"], item["size"]) for item in items))
 
 
 def join_url(directory: str, name: str) -> str:
@@ -116,11 +185,10 @@ def file_size(url: str) -> int | None:
     if not is_remote(url):
         path = local_path(url)
         return path.stat().st_size if path.is_file() else None
-    store, path = _remote(url)
-    try:
+    with contextlib.suppress(FileNotFoundError), _asking(url):
+        store, path = _remote(url)
         return int(obstore.head(store, path)["size"])
-    except FileNotFoundError:
-        return None
+    return None
 
 
 def content_digest(url: str, cache_dir: Path) -> str:
@@ -130,8 +198,9 @@ def content_digest(url: str, cache_dir: Path) -> str:
     inode stay what they are.
     """
     if is_remote(url):
-        store, path = _remote(url)
-        found = obstore.head(store, path)
+        with _asking(url):
+            store, path = _remote(url)
+            found = obstore.head(store, path)
         tag = found["e_tag"] or found["last_modified"].isoformat()
         return f"etag:{found['size']}-{tag}"
     path = local_path(url)
@@ -183,6 +252,23 @@ def _remote(url: str) -> tuple[obstore.store.ObjectStore, str]:
 
 @functools.cache
 def _remote_store(directory: str) -> obstore.store.ObjectStore:
-    if directory.startswith("http://"):
-        return from_url(directory, client_options={"allow_http": True})
-    return from_url(directory)
+    if is_listable(directory):
+        return open_backend(directory)[0]
+    options: ClientConfig = {**CLIENT_OPTIONS, "allow_http": directory.startswith("http://")}
+    return from_url(directory, client_options=options, retry_config=RETRY_CONFIG)
+
+
+@contextlib.contextmanager
+def _asking(url: str) -> Iterator[None]:
+    """Say in one line what a remote store answered."""
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"{url} is not there") from error
+    except BaseError as error:
+        raise RemoteError(f"{url} cannot be read: {first_line(error)}") from error
+
+
+def first_line(error: BaseException) -> str:
+    """Return what an error says, without what follows on further lines."""
+    return next(iter(str(error).splitlines()), "") or type(error).__name__

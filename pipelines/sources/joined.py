@@ -1,10 +1,9 @@
 """Bitmaps with what the simplified drawings know of them: line i describes row i.
 
-That is true of Google's files and need not be of others, so the first drawing of every batch is
-drawn and compared with its bitmap wherever libcairo is at hand.
+That is true of Google's files and need not be of others, so some drawings of every batch, its
+first and last among them, are drawn and compared with their bitmaps. Needs libcairo for it: what
+cannot be checked is not joined.
 """
-
-import logging
 
 import numpy as np
 import numpy.typing as npt
@@ -14,7 +13,8 @@ from pipelines.official import render_drawings
 from pipelines.sources.base import BadFileError, Reader
 from pipelines.sources.strokes import StrokeReader
 
-_log = logging.getLogger(__name__)
+# Of the 1,024 rows that a scan reads at once: 2 ms more, a tenth of parsing their lines.
+_CHECKED_ROWS = 8
 
 
 class JoinedReader:
@@ -26,10 +26,13 @@ class JoinedReader:
     def read(self, start: int, stop: int) -> Drawings:
         """Return the drawings [start, stop) with Google's columns.
 
-        Raises BadFileError if the two files are not in the same order.
+        Raises BadFileError if the two files are not in the same order, ValueError if that cannot
+        be seen for want of libcairo.
         """
         drawings = self.bitmaps.read(start, stop)
-        self._compare(start, drawings.images[0])
+        count = min(_CHECKED_ROWS, stop - start)
+        for place in np.unique(np.linspace(0, stop - start - 1, count).astype(int)).tolist():
+            self._compare(start + place, drawings.images[place])
         columns = self.strokes.read_columns(start, stop)
         return Drawings(images=drawings.images, label=drawings.label, **columns)
 
@@ -39,11 +42,7 @@ class JoinedReader:
 
     def _compare(self, row: int, image: npt.NDArray[np.uint8]) -> None:
         strokes = self.strokes.parse(row, row + 1)[0].strokes
-        try:
-            drawn = render_drawings([strokes], len(image))[0]
-        except ValueError as error:
-            _log.info("order of metadata not checked: %s", error)
-            return
+        drawn = render_drawings([strokes], len(image))[0]
         if not np.array_equal(drawn, image):
             raise BadFileError(
                 f"row {row} of the bitmaps is not line {row + 1} of {self.strokes.file.url}: the "

@@ -5,8 +5,7 @@
     PATH or URL           a directory of files: .npy bitmaps, .ndjson or .bin strokes, Parquet,
                           or a prepared TFDS directory
 
-A directory that has `numpy_bitmap`, `simplified`, `raw` or `binary` below it, as Google's bucket
-has, is entered: bitmaps first, strokes where another size than 28 is asked for.
+Which kind a directory is of is seen from the names of its files (kinds.py).
 """
 
 import dataclasses
@@ -14,25 +13,28 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from pipelines.catalogue import SEED_CLASSES
-from pipelines.doodles import DOODLES_PER_CLASS, write_doodles
+from pipelines.catalogue import SEED_CLASSES, catalogue, class_entry
+from pipelines.doodles import DOODLES_PER_CLASS, doodles_dir, write_doodles
 from pipelines.sources.base import BadFileError, Source, SourceFile
 from pipelines.sources.bitmaps import inspect_npy
-from pipelines.sources.class_files import find_class_files
+from pipelines.sources.class_files import class_names_in, find_class_files
 from pipelines.sources.download import download_classes
-from pipelines.sources.files import content_digest, file_size, is_remote, join_url, local_path
-from pipelines.sources.prepared import is_prepared, open_prepared
+from pipelines.sources.files import (
+    content_digest,
+    file_size,
+    is_listable,
+    is_remote,
+    join_url,
+)
+from pipelines.sources.kinds import BITMAP_SIZE, SUFFIXES, enter_directory
+from pipelines.sources.prepared import open_prepared, prepared_names
 from pipelines.sources.strokes import open_strokes
-from pipelines.sources.tables import open_tables
+from pipelines.sources.tables import open_tables, table_names
 
 ProgressCallback = Callable[..., None]
 
 DOODLES = "doodles"
 QUICKDRAW = "quickdraw"
-BITMAP_SIZE = 28
-# The format of a directory's files, and where Google keeps them.
-SUFFIXES = {"numpy_bitmap": ".npy", "simplified": ".ndjson", "raw": ".ndjson", "binary": ".bin"}
-
 _NOT_QUICKDRAW = "Drawings made by sketchmill's doodle program; not part of Quick, Draw!."
 
 
@@ -89,6 +91,55 @@ def open_source(
     return open_directory(text, classes, cache_dir, options=options)
 
 
+def plan_source(
+    text: str, classes: Sequence[str] | None, cache_dir: Path, options: SourceOptions
+) -> Source:
+    """Return what `open_source` would, without fetching or drawing anything.
+
+    Google's files are known from the catalogue. Of doodles that are not drawn yet the number is
+    known, not the content: their digest is empty.
+    """
+    if text == QUICKDRAW:
+        _check_quickdraw(classes, options)
+        entries = [class_entry(name) for name in classes or ()]
+        files = [(e.name, e.num_drawings, e.bytes, f"sha256:{e.sha256}") for e in entries]
+    elif text == DOODLES:
+        chosen = _check_doodles(classes, options)
+        count = options.doodles_per_class
+        root = doodles_dir(cache_dir, options.seed, count)
+        if all((root / "numpy_bitmap" / f"{name}.npy").is_file() for name in chosen):
+            return _open_doodles(chosen, cache_dir, options, None)
+        files = [(name, count, count * BITMAP_SIZE**2, "") for name in chosen]
+    else:
+        return open_directory(text, classes, cache_dir, options=options)
+    return Source(
+        name=text,
+        class_names=tuple(name for name, *_ in files),
+        files=tuple(
+            SourceFile(url="", format="npy", class_name=name, rows=rows, bytes=size, digest=digest)
+            for name, rows, size, digest in files
+        ),
+        image_size=options.image_size,
+        is_synthetic=text == DOODLES,
+    )
+
+
+def source_classes(text: str, options: SourceOptions) -> tuple[str, ...] | None:
+    """Return the names of the classes that a source has, None if it cannot be asked."""
+    if text == DOODLES:
+        return SEED_CLASSES
+    if text == QUICKDRAW:
+        return tuple(entry.name for entry in catalogue())
+    if not is_listable(text) and not text.endswith(".parquet"):
+        return None
+    kind, directory = enter_directory(text, None, options.image_size)
+    if kind == "tfds":
+        return prepared_names(directory)
+    if kind == "parquet":
+        return table_names(directory)
+    return class_names_in(directory, SUFFIXES[kind])
+
+
 def open_directory(
     directory: str,
     classes: Sequence[str] | None,
@@ -99,11 +150,11 @@ def open_directory(
 ) -> Source:
     """Return the source of a directory, local or remote, by what lies in it."""
     options = options or SourceOptions()
-    kind, directory = _enter(directory, options.image_size)
+    kind, directory = enter_directory(directory, classes, options.image_size)
     if kind == "tfds":
         return open_prepared(directory, cache_dir, name=name)
     if kind == "parquet":
-        return open_tables(directory, cache_dir, name=name)
+        return open_tables(directory, cache_dir, name=name, skip_bad_files=options.skip_bad_files)
     files, bad = [], []
     for class_name, url, size in find_class_files(directory, classes, SUFFIXES[kind]):
         try:
@@ -175,36 +226,25 @@ def _join(file: SourceFile, cache_dir: Path) -> SourceFile:
     )
 
 
-def _enter(directory: str, image_size: int) -> tuple[str, str]:
-    """Return what kind of files a source has, and the directory that holds them."""
-    if is_remote(directory):
-        last = directory.rstrip("/").rsplit("/", 1)[-1]
-        return (last if last in SUFFIXES else "numpy_bitmap"), directory
-    root = local_path(directory)
-    if not root.is_dir():
-        raise ValueError(
-            f"source {directory!r} is no directory (and neither doodles nor quickdraw)"
-        )
-    if is_prepared(root):
-        return "tfds", directory
-    order = list(SUFFIXES) if image_size == BITMAP_SIZE else [*list(SUFFIXES)[1:], "numpy_bitmap"]
-    for place in (root, *(root / kind for kind in order)):
-        for kind in order:
-            if place.is_dir() and any(place.glob(f"*{SUFFIXES[kind]}")):
-                return kind, str(place)
-    if any(root.rglob("*.parquet")):
-        return "parquet", directory
-    raise ValueError(
-        f"{directory} has no .npy, .ndjson, .bin or .parquet files and is no TFDS dataset"
-    )
-
-
 def _open_quickdraw(
     classes: Sequence[str] | None,
     cache_dir: Path,
     options: SourceOptions,
     progress: ProgressCallback | None,
 ) -> Source:
+    _check_quickdraw(classes, options)
+    directory = cache_dir / "quickdraw" / "numpy_bitmap"
+    download_classes(
+        list(classes or ()),
+        directory,
+        base_url=options.base_url,
+        cache_dir=cache_dir,
+        progress=progress,
+    )
+    return open_directory(str(directory), classes, cache_dir, name=QUICKDRAW)
+
+
+def _check_quickdraw(classes: Sequence[str] | None, options: SourceOptions) -> None:
     if not classes:
         raise ValueError("name the classes to download: all 345 are 39.5 GB")
     if options.with_metadata or options.image_size != BITMAP_SIZE:
@@ -212,9 +252,6 @@ def _open_quickdraw(
             "quickdraw downloads bitmaps only; for metadata or another size download the "
             "simplified drawings (.ndjson) and give their directory as source"
         )
-    directory = cache_dir / "quickdraw" / "numpy_bitmap"
-    download_classes(classes, directory, base_url=options.base_url, progress=progress)
-    return open_directory(str(directory), classes, cache_dir, name=QUICKDRAW)
 
 
 def _open_doodles(
@@ -223,12 +260,7 @@ def _open_doodles(
     options: SourceOptions,
     progress: ProgressCallback | None,
 ) -> Source:
-    chosen = tuple(classes or SEED_CLASSES)
-    if unknown := [name for name in chosen if name not in SEED_CLASSES]:
-        raise ValueError(
-            f"doodles cannot draw {', '.join(unknown)}; it draws {', '.join(SEED_CLASSES)}. "
-            "Use --source quickdraw or a directory for other classes"
-        )
+    chosen = _check_doodles(classes, options)
     root = write_doodles(
         cache_dir,
         chosen,
@@ -239,7 +271,17 @@ def _open_doodles(
     kind = "numpy_bitmap" if options.image_size == BITMAP_SIZE else "simplified"
     plain = dataclasses.replace(options, with_metadata=False)
     source = open_directory(str(root / kind), chosen, cache_dir, name=DOODLES, options=plain)
-    if options.with_metadata and kind == "numpy_bitmap":
+    return dataclasses.replace(source, is_synthetic=True, attribution=_NOT_QUICKDRAW)
+
+
+def _check_doodles(classes: Sequence[str] | None, options: SourceOptions) -> tuple[str, ...]:
+    chosen = tuple(classes or SEED_CLASSES)
+    if unknown := [name for name in chosen if name not in SEED_CLASSES]:
+        raise ValueError(
+            f"doodles cannot draw {', '.join(unknown)}; it draws {', '.join(SEED_CLASSES)}. "
+            "Use --source quickdraw or a directory for other classes"
+        )
+    if options.with_metadata and options.image_size == BITMAP_SIZE:
         # Their bitmaps are not cairo's, so that the join by comparison would refuse them.
         raise ValueError("doodles have no metadata of Google's to join")
-    return dataclasses.replace(source, is_synthetic=True, attribution=_NOT_QUICKDRAW)
+    return chosen

@@ -47,6 +47,9 @@ def open_strokes(
     else:
         layout = _index_binary(url, size, head) if is_binary else _index_lines(url, size, head)
         write_json(memo, layout)
+    if not is_binary:
+        # The index is of the content; the name may have changed since.
+        parse_line(_first_line(url, size), f"{url} line 1", class_name)
     return SourceFile(
         url=url,
         format=layout["format"],
@@ -92,7 +95,7 @@ class StrokeReader:
             return parse_records(content, count, where)[skip:]
         lines = content.split(b"\n")[skip:count]
         return [
-            parse_line(line, f"{self.file.url} line {start + i + 1}")
+            parse_line(line, f"{self.file.url} line {start + i + 1}", self.file.class_name)
             for i, line in enumerate(lines)
         ]
 
@@ -123,17 +126,20 @@ def _index_lines(url: str, size: int, head: bytes) -> Mapping[str, Any]:
 
 def _format_of_line(url: str, size: int) -> str:
     """Return raw if the first line's strokes have times, else simplified."""
+    line = _first_line(url, size)
+    parse_line(line, f"{url} line 1")
+    strokes = json.loads(line)["drawing"]
+    return "raw" if any(len(stroke) > 2 for stroke in strokes) else "simplified"
+
+
+def _first_line(url: str, size: int) -> bytes:
     ranges, length = FileRanges(url), 1 << 16
     while True:
         length = min(length, size)
         content = ranges.read(0, length)
         if b"\n" in content or length == size:
-            break
+            return content.split(b"\n")[0]
         length *= 4
-    line = content.split(b"\n")[0]
-    parse_line(line, f"{url} line 1")
-    strokes = json.loads(line)["drawing"]
-    return "raw" if any(len(stroke) > 2 for stroke in strokes) else "simplified"
 
 
 def _index_binary(url: str, size: int, head: bytes) -> Mapping[str, Any]:

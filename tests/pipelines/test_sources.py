@@ -10,13 +10,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipelines.build import build_dataset
-from pipelines.catalogue import ClassEntry, class_entry
 from pipelines.doodles import google_npy, write_doodles
 from pipelines.readers import open_reader
 from pipelines.shards import IMAGE_TYPE
 from pipelines.sources.base import BadFileError
-from pipelines.sources.download import download_classes
-from pipelines.sources.files import sha256_of
 from pipelines.sources.opening import open_directory, open_source
 from pipelines.spec import DatasetSpec
 from pipelines.store import open_store
@@ -42,96 +39,6 @@ def image_column(images: np.ndarray) -> pa.Array:
 def strokes_dir(tmp_path) -> Path:
     """Doodles in Google's formats: 20 drawings each of two classes."""
     return write_doodles(tmp_path / "doodles", ("bee", "sun"), per_class=20)
-
-
-class RangeServer(http.server.BaseHTTPRequestHandler):
-    """Serves one file by ranges, breaking off the first answers in the middle."""
-
-    content = b""
-    breaks = 2
-    asked: list[str] = []  # noqa: RUF012
-
-    def do_GET(self):
-        start = int(self.headers["Range"].removeprefix("bytes=").split("-")[0])
-        type(self).asked.append(self.headers["Range"])
-        rest = self.content[start:]
-        self.send_response(206)
-        self.send_header("Content-Length", str(len(rest)))
-        self.end_headers()
-        if type(self).breaks:
-            type(self).breaks -= 1
-            rest = rest[: len(rest) // 2]
-        self.wfile.write(rest)
-
-    def log_message(self, *args):
-        pass
-
-
-@pytest.fixture
-def server():
-    RangeServer.breaks, RangeServer.asked = 2, []
-    running = http.server.HTTPServer(("127.0.0.1", 0), RangeServer)
-    threading.Thread(target=running.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{running.server_address[1]}/numpy_bitmap"
-    running.shutdown()
-    running.server_close()
-
-
-def entry_for(content: bytes, tmp_path: Path):
-    path = tmp_path / "original"
-    path.write_bytes(content)
-    digest = sha256_of(path)
-
-    def entry_of(name: str) -> ClassEntry:
-        real = class_entry(name)
-        return ClassEntry(
-            name=name, tfds_id=real.tfds_id, bytes=len(content), sha256=digest, num_drawings=0
-        )
-
-    return entry_of
-
-
-def test_a_broken_download_is_continued_where_it_stopped(tmp_path, server):
-    RangeServer.content = google_npy(some_drawings(50))
-    seen = []
-    download_classes(
-        ["sea turtle"],
-        tmp_path / "cache",
-        base_url=server,
-        entry_of=entry_for(RangeServer.content, tmp_path),
-        progress=lambda stage, done, total, note: seen.append((done, total)),
-    )
-    assert (tmp_path / "cache" / "sea turtle.npy").read_bytes() == RangeServer.content
-    half, total = len(RangeServer.content) // 2, len(RangeServer.content)
-    assert RangeServer.asked[:2] == ["bytes=0-", f"bytes={half}-"]
-    assert len(RangeServer.asked) == 3
-    assert seen[-1] == (total, total)
-
-
-def test_a_download_that_is_not_googles_file_is_thrown_away(tmp_path):
-    bucket = tmp_path / "bucket"
-    bucket.mkdir()
-    (bucket / "bee.npy").write_bytes(google_npy(some_drawings(50)))
-    with pytest.raises(BadFileError, match="it is not Google's file"):
-        download_classes(
-            ["bee"],
-            tmp_path / "cache",
-            base_url=str(bucket),
-            entry_of=entry_for(google_npy(some_drawings(50, seed=1)), tmp_path),
-        )
-    assert list((tmp_path / "cache").iterdir()) == []
-
-
-def test_a_missing_file_is_not_asked_for_again(tmp_path):
-    with pytest.raises(ConnectionError, match="SKETCHMILL_QUICKDRAW_URL"):
-        download_classes(["bee"], tmp_path / "cache", base_url=str(tmp_path / "nowhere"))
-
-
-def test_quickdraw_checks_what_stands_in_for_googles_bucket(tmp_path, monkeypatch):
-    monkeypatch.setenv("SKETCHMILL_QUICKDRAW_URL", str(tmp_path))
-    (tmp_path / "bee.npy").write_bytes(google_npy(some_drawings(5)))
-    with pytest.raises(BadFileError, match=f"expected {class_entry('bee').bytes}"):
-        open_source("quickdraw", ["bee"], tmp_path / "cache")
 
 
 @pytest.mark.parametrize("kind", ["simplified", "binary"])
