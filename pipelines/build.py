@@ -22,6 +22,7 @@ from pipelines.schema import Manifest
 from pipelines.sources.base import BadFileError, Source
 from pipelines.spec import DatasetSpec
 from pipelines.store import Store
+from pipelines.tfds_slice import check_slice
 from pipelines.watching import ProgressCallback
 
 __all__ = ["DatasetPlan", "build_dataset", "dataset_digest", "library_versions", "plan_dataset"]
@@ -163,4 +164,5 @@ def _check(spec: DatasetSpec, source: Source) -> None:
     missing = [name for name in spec.class_names if name not in source.class_names]
     if missing and not source.bad_files:
         raise ValueError(f"source {source.name} has no drawings of {', '.join(missing)}")
+    check_slice(spec, source)
     dataset_schema(spec)

@@ -17,6 +17,7 @@ from pipelines.sources.base import Source
 from pipelines.spec import DatasetSpec
 from pipelines.store import Store
 from pipelines.tfds_metadata import tfds_files
+from pipelines.tfds_slice import slice_note
 
 CARD_NAME = "README.md"
 CROISSANT_NAME = "croissant.json"
@@ -51,7 +52,7 @@ def describe(
         "splits": {name: sum(tally.counts[name].values()) for name in spec.split_names},
         "counts": tally.counts,
         "dropped": tally.dropped,
-        "bad_files": [{"file": file, "reason": reason} for file, reason in tally.bad_files],
+        "bad_files": [_without_folder(file, reason) for file, reason in tally.bad_files],
         "repairs": dict(source.repairs),
         "content_digest": content_digest(
             spec, {s: sum(c.values()) for s, c in tally.counts.items()}, content_total(records)
@@ -68,6 +69,7 @@ def describe(
         "source": source.name,
         "source_files": source_files(source),
         "attribution": source.attribution,
+        **slice_note(spec, source),
     }
     shards = tuple(
         FileEntry(path=path, bytes=size, sha256=digest, rows=record.rows, split=record.split)
@@ -75,6 +77,12 @@ def describe(
         for path, size, digest in record.files
     )
     return Described(summary=summary, shards=shards, records=tuple(records), sheets=sheets)
+
+
+def _without_folder(file: str, reason: str) -> dict[str, str]:
+    """Return a bad file's entry; its folder differs from machine to machine."""
+    name = PurePosixPath(file).name
+    return {"file": name, "reason": reason.replace(file, name)}
 
 
 def source_files(source: Source) -> list[dict[str, Any]]:

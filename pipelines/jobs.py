@@ -20,12 +20,13 @@ from pipelines.assemble import (
     record_from_bytes,
     record_path,
 )
+from pipelines.card import content_total
 from pipelines.engine import Work, run_units
 from pipelines.plan import BuildPlan, make_plan
-from pipelines.scan import ScanUnit, ScanWork, missing_units, scan_units
+from pipelines.scan import ScanUnit, ScanWork, forget_changed, missing_units, scan_units
 from pipelines.schema import InputRef, artifact_digest, artifact_prefix
 from pipelines.selection import Selection
-from pipelines.sources.base import Source
+from pipelines.sources.base import BadFileError, Source
 from pipelines.spec import DatasetSpec
 from pipelines.store import Store
 from pipelines.tfds_slice import slice_rule
@@ -132,6 +133,7 @@ def _scan(jobs: Sequence[Job], run: Run) -> list[tuple[ScanUnit, ...]]:
     with watch(run.store, pending, lambda rows: rate(done + rows)):
         counters = run.units("Scan", todo, work)
     _LOGGER.info("scan: %s", counters)
+    forget_changed([unit for found in units for unit in found], todo, run.store)
     return units
 
 
@@ -194,8 +196,17 @@ def _is_done(path: str, prefix: str, store: Store) -> bool:
 
 
 def _records(job: Job, plan: BuildPlan, store: Store) -> tuple[ShardRecord, ...]:
+    """Return the records of all shards; raise BadFileError if they are not of what was planned."""
     paths = [record_path(job.scratch, shard) for shard in plan.shards]
-    return tuple(record_from_bytes(store.get(path)) for path in paths)
+    records = tuple(record_from_bytes(store.get(path)) for path in paths)
+    if content_total(records) == plan.content:
+        return records
+    for path in paths:  # one of them was not made of the drawings that were scanned
+        store.delete(path)
+    raise BadFileError(
+        f"source {job.source.name} changed while it was read: its drawings are no longer those that "
+        "were scanned, nothing is published; run it again when nobody writes to it"
+    )
 
 
 def _check_counters(counters: dict[str, int], rows: int, dropped: Counter[str]) -> None:

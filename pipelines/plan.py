@@ -15,7 +15,8 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from pipelines.attributes import column, failure, metadata_of, table_from_bytes
+from pipelines.attributes import column, failure, hashes_of, metadata_of, table_from_bytes
+from pipelines.hashing import add_sums, sum_rows
 from pipelines.packing import ShardPlan, pack_split
 from pipelines.scan import ScanUnit
 from pipelines.selection import FIRST_REASON, OTHER_CLASS, REASONS, Selection
@@ -42,12 +43,17 @@ class Tally:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BuildPlan:
-    """All shards in order, the units their pieces refer to, the code of each row, the tally."""
+    """All shards in order, the units their pieces refer to, the code of each row, the tally.
+
+    content: 128-bit sum over the planned drawings, by class and split; what is built must add up
+    to it, or the source changed since it was scanned.
+    """
 
     units: tuple[ScanUnit, ...]
     codes: dict[int, npt.NDArray[np.uint8]]
     shards: tuple[ShardPlan, ...]
     tally: Tally
+    content: int
 
 
 def make_plan(
@@ -68,10 +74,12 @@ def make_plan(
         bad_files=list(source.bad_files),
     )
     codes: dict[int, npt.NDArray[np.uint8]] = {}
+    content = 0
     for class_name, members in _rows_by_class(source, spec, units, read_object, tally):
         table = pa.concat_tables([part for _, _, part in members]).combine_chunks()
         found = selection.codes(class_name, table)
         _count(tally, spec, class_name, table, found)
+        content = add_sums(content, _content(spec, class_name, table, found))
         start = 0
         for unit_index, rows, part in members:
             target = codes.setdefault(
@@ -85,7 +93,22 @@ def make_plan(
         for position, split in enumerate(spec.split_names)
         for shard in pack_split(split, position, codes, units, spec)
     ]
-    return BuildPlan(units=tuple(units), codes=codes, shards=tuple(shards), tally=tally)
+    return BuildPlan(
+        units=tuple(units), codes=codes, shards=tuple(shards), tally=tally, content=content
+    )
+
+
+def _content(
+    spec: DatasetSpec, class_name: str, table: pa.Table, codes: npt.NDArray[np.uint8]
+) -> int:
+    """Return the sum over the kept drawings of a class that their shards must have."""
+    hashes = hashes_of(table)
+    return add_sums(
+        *(
+            sum_rows(hashes[codes == position], class_name, split)
+            for position, split in enumerate(spec.split_names)
+        )
+    )
 
 
 def _rows_by_class(

@@ -6,10 +6,11 @@ row (strokes, pictures) are decoded once, here; their pixels are put beside the 
 """
 
 import io
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
+import obstore
 import pyarrow as pa
 
 from pipelines.attributes import (
@@ -22,6 +23,7 @@ from pipelines.drawings import Drawings
 from pipelines.readers import open_reader
 from pipelines.schema import digest_of
 from pipelines.sources.base import BadFileError, Source, SourceFile
+from pipelines.sources.files import file_version
 from pipelines.store import Store
 
 # Multiples of 64, so that blocks of rows do not depend on the ranges.
@@ -29,22 +31,31 @@ DIRECT_UNIT_ROWS = 65_536
 DECODED_UNIT_ROWS = 8_192
 # What a range reads at once: 0.8 MB of 28x28 drawings, near enough to the cache.
 _BATCH_ROWS = 1_024
+# Hash, ink and bounding box of a row; and how an Arrow stream ends.
+_LEAST_ROW_BYTES = 22
+_END = b"\xff\xff\xff\xff\x00\x00\x00\x00"
 # A file of at least so many drawings of which more than this share are blank, or whose paper
 # is darker than its ink, is not what it seems. Real files have no blanks and 28 % ink.
 _PLAUSIBLE_ROWS = 20
 _MAX_BLANK_SHARE = 0.5
 _MAX_INK_SHARE = 0.65
+# Paper is mostly 0; a file whose pixels are mostly above this is inverted, not noisy.
+_DARK = 128
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScanUnit:
-    """Rows [start, stop) of one file; where its attributes, and pixels if decoded, are kept."""
+    """Rows [start, stop) of one file; where its attributes, and pixels if decoded, are kept.
+
+    pixels_bytes: size of the file of decoded pixels
+    """
 
     file: SourceFile
     start: int
     stop: int
     path: str
     pixels_path: str | None
+    pixels_bytes: int = 0
 
     @property
     def rows(self) -> int:
@@ -63,12 +74,13 @@ def scan_units(
         for start in range(0, file.rows, unit_rows):
             stop = min(start + unit_rows, file.rows)
             stem = f"attempts/attributes/{key}/{start:010d}-{stop:010d}"
-            pixels_path = None if file.is_direct else f"{stem}.npy"
-            units.append(
-                ScanUnit(
-                    file=file, start=start, stop=stop, path=f"{stem}.arrow", pixels_path=pixels_path
-                )
+            unit = ScanUnit(
+                file=file, start=start, stop=stop, path=f"{stem}.arrow", pixels_path=None
             )
+            if not file.is_direct:
+                size = _header_bytes(stop - start, image_size) + unit.rows * image_size**2
+                unit = replace(unit, pixels_path=f"{stem}.npy", pixels_bytes=size)
+            units.append(unit)
     return tuple(units)
 
 
@@ -101,7 +113,11 @@ class ScanWork:
         table = pa.concat_tables(tables).combine_chunks()
         if unit.pixels_path is not None:
             store.put(unit.pixels_path, npy_bytes(np.concatenate(images)))
-        _check_plausible(unit, table, self.image_size)
+        if problem := _implausible(table, self.image_size):
+            first = reader.read(unit.start, min(unit.start + _BATCH_ROWS, unit.stop)).images
+            is_inverted = float((first > _DARK).mean()) > _MAX_BLANK_SHARE
+            seems = "inverted" if is_inverted else "noisy, or pictures of something else"
+            raise BadFileError(f"{unit.file.url} from row {unit.start}: {problem.format(seems)}")
         return table
 
     def _attributes(self, unit: ScanUnit, drawings: Drawings) -> pa.Table:
@@ -118,8 +134,12 @@ def pixels_file(unit: ScanUnit, store: Store, image_size: int) -> tuple[SourceFi
         return unit.file, unit.start
     local = store.local_path(unit.pixels_path)
     url = f"{store.url.rstrip('/')}/{unit.pixels_path}" if local is None else str(local)
-    header = len(npy_bytes(np.empty((0, image_size, image_size), np.uint8), unit.rows))
-    layout = {"offset": header, "side": image_size, "dtype": "|u1", "repair": ""}
+    layout = {
+        "offset": _header_bytes(unit.rows, image_size),
+        "side": image_size,
+        "dtype": "|u1",
+        "repair": "",
+    }
     file = SourceFile(
         url=url,
         format="npy",
@@ -142,31 +162,58 @@ def npy_bytes(images: np.ndarray, rows: int | None = None) -> bytes:
     return sink.getvalue() + np.ascontiguousarray(images).tobytes()
 
 
-def _check_plausible(unit: ScanUnit, table: pa.Table, image_size: int) -> None:
+def _header_bytes(rows: int, image_size: int) -> int:
+    return len(npy_bytes(np.empty((0, image_size, image_size), np.uint8), rows))
+
+
+def _implausible(table: pa.Table, image_size: int) -> str | None:
+    """Return what is wrong with drawings as a whole; {} is what they seem to be instead."""
     ink = table["ink"].to_numpy()
     if len(ink) < _PLAUSIBLE_ROWS:
-        return
+        return None
     blank, share = float((ink == 0).mean()), float(ink.mean()) / image_size**2
     if blank > _MAX_BLANK_SHARE:
-        raise BadFileError(
-            f"{unit.file.url}: {blank:.0%} of the drawings from row {unit.start} are blank: "
-            "the file was padded or damaged"
-        )
+        return f"{blank:.0%} of the drawings are blank: the file was padded or damaged"
     if share > _MAX_INK_SHARE:
-        raise BadFileError(
-            f"{unit.file.url}: {share:.0%} of the pixels from row {unit.start} have ink: it seems "
-            "inverted (expected white on black, 0 = paper)"
-        )
+        return f"{share:.0%} of the pixels have ink: they seem {{}} (expected white on black, 0 = paper)"
+    return None
 
 
 def missing_units(units: Iterable[ScanUnit], store: Store) -> tuple[ScanUnit, ...]:
-    """Return the units whose attributes, or decoded pixels, are not in the store."""
-    return tuple(
-        unit
-        for unit in units
-        if store.size(unit.path) is None
-        or (unit.pixels_path is not None and store.size(unit.pixels_path) is None)
+    """Return the units whose attributes, or decoded pixels, are not in the store, or not whole.
+
+    A range that could not be read is tried again: what hindered it may have passed.
+    """
+    return tuple(unit for unit in units if not _is_whole(unit, store))
+
+
+def forget_changed(units: Sequence[ScanUnit], scanned: Iterable[ScanUnit], store: Store) -> None:
+    """Check that nobody has written to the files of `units` since they were opened.
+
+    Raises BadFileError otherwise, after deleting what was just `scanned` of such a file: it is
+    kept under a digest that is not its own.
+    """
+    files = {unit.file.url: unit.file for unit in units if unit.file.version}
+    changed = {url for url, file in files.items() if file_version(url) != file.version}
+    if not changed:
+        return
+    for unit in scanned:
+        if unit.file.url in changed:
+            store.delete(unit.path)
+    raise BadFileError(
+        f"{min(changed)} was written to while it was read: run it again when nobody does"
     )
+
+
+def _is_whole(unit: ScanUnit, store: Store) -> bool:
+    """Whether attributes end as Arrow ends a stream, after so many rows, and pixels fill a file."""
+    size = store.size(unit.path)
+    if size is None or size < unit.rows * _LEAST_ROW_BYTES:
+        return False
+    end = obstore.get_range(store.backend, unit.path, start=size - len(_END), end=size)
+    if bytes(end) != _END:
+        return False
+    return unit.pixels_path is None or store.size(unit.pixels_path) == unit.pixels_bytes
 
 
 def _file_key(file: SourceFile, image_size: int, with_difference_hash: bool) -> str:

@@ -222,7 +222,9 @@ def _decode_any(values: pa.BinaryArray) -> Uint8Array:
             with Image.open(io.BytesIO(value)) as picture:
                 images.append(np.asarray(picture.convert("L")))
         except (UnidentifiedImageError, OSError, SyntaxError) as error:
-            raise ValueError(f"a picture cannot be decoded: {error}") from error
+            # Pillow names the buffer by its address, which differs from run to run.
+            why = "unknown format" if isinstance(error, UnidentifiedImageError) else error
+            raise ValueError(f"a picture cannot be decoded: {why}") from error
     if len({image.shape for image in images}) > 1:
         raise ValueError("pictures have different sizes: " + str({i.shape for i in images}))
     return np.stack(images)

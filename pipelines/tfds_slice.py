@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from pipelines.catalogue import catalogue
 from pipelines.sources.base import Source
-from pipelines.spec import parse_slice
+from pipelines.spec import DatasetSpec, parse_slice
 
 _CHUNK_ROWS = 100_000
 # The window misses with a probability below 1e-20.
@@ -46,6 +46,40 @@ def slice_universe(source: Source) -> Mapping[str, int]:
     if all(official.get(name) == rows for name, rows in counts.items()):
         return official
     return counts
+
+
+def slice_note(spec: DatasetSpec, source: Source) -> dict[str, object]:
+    """Return what a spec's slice is a slice of, for plans and manifests; empty without one."""
+    if spec.tfds_slice is None:
+        return {}
+    counts = slice_universe(source)
+    which = "the whole quickdraw_bitmap" if _is_whole(counts) else "the classes of the source"
+    total = sum(counts.values())
+    return {
+        "tfds_slice": {
+            "of": which,
+            "classes": len(counts),
+            "drawings": total,
+            "positions": list(slice_bounds(spec.tfds_slice, total)),
+        }
+    }
+
+
+def check_slice(spec: DatasetSpec, source: Source) -> None:
+    """Raise ValueError if the source cannot be sliced, or not class by class."""
+    if spec.tfds_slice is None:
+        return
+    counts = slice_universe(source)
+    if spec.layout == "linked" and not _is_whole(counts):
+        raise ValueError(
+            f"source {source.name} is a part of Quick, Draw!, of which a slice mixes the classes: "
+            "the linked layout builds each class alone; use the packed layout"
+        )
+    slice_bounds(spec.tfds_slice, sum(counts.values()))
+
+
+def _is_whole(counts: Mapping[str, int]) -> bool:
+    return counts == {entry.name: entry.num_drawings for entry in catalogue()}
 
 
 def slice_bounds(text: str, total: int) -> tuple[int, int]:

@@ -31,6 +31,7 @@ class SourceFile:
     rows        number of drawings
     bytes       size
     digest      "sha256:..." of the content, or "etag:..." where only the server knows it
+    version     changes when somebody writes to the file; "" if nobody can tell
     layout      what the reader needs to know: offsets, an index of lines, column names
     metadata    the file whose line i describes row i, if metadata are joined
     is_direct   rows can be read in place, at no cost of decoding
@@ -42,6 +43,7 @@ class SourceFile:
     rows: int
     bytes: int
     digest: str
+    version: str = ""
     layout: Mapping[str, Any] = field(default_factory=dict)
     metadata: "SourceFile | None" = None
     is_direct: bool = False
@@ -87,6 +89,11 @@ class Source:
         """
         what = {"files": sorted(map(_identity, self.files)), "size": self.image_size}
         return digest_of(what | {"is_synthetic": True} if self.is_synthetic else what)
+
+    @property
+    def is_known(self) -> bool:
+        """Whether the content of all files is known; of doodles that are to be drawn it is not."""
+        return all(file.digest for file in self.files)
 
     @property
     def rows(self) -> int:

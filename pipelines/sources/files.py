@@ -24,7 +24,7 @@ import obstore
 from obstore.exceptions import BaseError
 from obstore.store import from_url
 
-from pipelines.objects import CLIENT_OPTIONS, RETRY_CONFIG, open_backend
+from pipelines.backends import CLIENT_OPTIONS, RETRY_CONFIG, open_backend
 from pipelines.sources.base import BadFileError
 
 if TYPE_CHECKING:
@@ -212,6 +212,14 @@ def content_digest(url: str, cache_dir: Path) -> str:
     digest = "sha256:" + sha256_of(path)
     write_atomically(memo, digest.encode())
     return digest
+
+
+def file_version(url: str) -> str:
+    """Return what changes when somebody writes to a file: cheap to ask for again."""
+    if is_remote(url):
+        return content_digest(url, Path())
+    status = local_path(url).stat()
+    return f"{status.st_size}-{status.st_mtime_ns}-{status.st_ino}"
 
 
 def sha256_of(path: Path) -> str:

@@ -22,6 +22,7 @@ from pipelines.sources.download import download_classes
 from pipelines.sources.files import (
     content_digest,
     file_size,
+    file_version,
     is_listable,
     is_remote,
     join_url,
@@ -116,7 +117,15 @@ def plan_source(
         name=text,
         class_names=tuple(name for name, *_ in files),
         files=tuple(
-            SourceFile(url="", format="npy", class_name=name, rows=rows, bytes=size, digest=digest)
+            SourceFile(
+                url="",
+                format="npy",
+                class_name=name,
+                rows=rows,
+                bytes=size,
+                digest=digest,
+                is_direct=True,
+            )
             for name, rows, size, digest in files
         ),
         image_size=options.image_size,
@@ -177,6 +186,7 @@ def open_directory(
 
 def open_bitmaps(url: str, size: int, class_name: str, cache_dir: Path) -> SourceFile:
     """Return one .npy file as a file of a source, after a look at its header."""
+    version = file_version(url)
     layout = inspect_npy(url, size)
     return SourceFile(
         url=url,
@@ -185,6 +195,7 @@ def open_bitmaps(url: str, size: int, class_name: str, cache_dir: Path) -> Sourc
         rows=int(layout["rows"]),
         bytes=size,
         digest=content_digest(url, cache_dir),
+        version=version,
         layout=layout,
         is_direct=True,
     )

@@ -18,7 +18,7 @@ from pipelines.schema import digest_of
 from pipelines.simplify import simplify
 from pipelines.sources.base import BadFileError, SourceFile
 from pipelines.sources.bitmaps import describe_content
-from pipelines.sources.files import FileRanges, content_digest, write_json
+from pipelines.sources.files import FileRanges, content_digest, file_version, write_json
 from pipelines.stroke_formats import (
     StrokeDrawing,
     columns_of,
@@ -40,7 +40,7 @@ def open_strokes(
     Raises BadFileError if it does not begin like one, or ends within a record.
     """
     head = FileRanges(url).read(0, min(size, 4_096))
-    digest = content_digest(url, cache_dir)
+    version, digest = file_version(url), content_digest(url, cache_dir)
     memo = cache_dir / "indices" / f"{digest_of([digest, is_binary])}.json"
     if memo.is_file():
         layout = json.loads(memo.read_text("ascii"))
@@ -57,6 +57,7 @@ def open_strokes(
         rows=layout["rows"],
         bytes=size,
         digest=digest,
+        version=version,
         layout=layout,
     )
 

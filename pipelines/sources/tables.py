@@ -23,6 +23,7 @@ from pipelines.sources.files import (
     RemoteError,
     content_digest,
     file_size,
+    file_version,
     first_line,
     is_remote,
     join_url,
@@ -62,6 +63,7 @@ def open_tables(
             class_name=None,
             rows=rows,
             bytes=size,
+            version=file_version(url),
             digest=content_digest(url, cache_dir),
             layout={"labels": list(class_names)},
         )

@@ -117,7 +117,11 @@ def test_wider_integers_that_are_no_pixels_are_refused(tmp_path, value):
 
 @pytest.mark.parametrize(
     ("images", "message"),
-    [(255 - some_drawings(100), "it seems inverted"), (np.zeros((100, 28, 28), np.uint8), "blank")],
+    [
+        (255 - some_drawings(100), "they seem inverted"),
+        (some_drawings(100) // 2 + 25, "they seem noisy"),
+        (np.zeros((100, 28, 28), np.uint8), "blank"),
+    ],
 )
 def test_what_only_the_pixels_tell_is_found_by_the_scan(tmp_path, images, message):
     source = save(tmp_path / "source", "bee.npy", google_npy(images))
