@@ -6,7 +6,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from pipelines.catalogue import SEED_CLASSES, parse_classes, read_classes_file
+from pipelines.catalogue import SEED_CLASSES, class_lines, resolve_names
 
 
 @Parameter(name="*")
@@ -16,16 +16,23 @@ class Classes:
 
     classes: Annotated[
         str | None,
-        Parameter(help='Class names, e.g. "bee,sea turtle,tfds:308". Default: the seed\'s 20.'),
+        Parameter(
+            help='Class names, e.g. "bee,sea turtle,tfds:308", or all. Default: the seed\'s 20.'
+        ),
     ] = None
     classes_file: Annotated[
         Path | None, Parameter(help="File of class names, one a line; # begins a comment.")
     ] = None
 
     def names(self, default: tuple[str, ...] = SEED_CLASSES) -> tuple[str, ...]:
-        """Return the class names; raise ValueError for unknown ones or two ways at once."""
+        """Return names of Google's classes; raise ValueError for unknown ones or two ways at once."""
+        written = self.written(())
+        return resolve_names(written) if written else default
+
+    def written(self, default: tuple[str, ...] = SEED_CLASSES) -> tuple[str, ...]:
+        """Return the names as they were written: what they mean, a source may know better."""
         if self.classes is not None and self.classes_file is not None:
             raise ValueError("give --classes or --classes-file, not both")
         if self.classes is not None:
-            return parse_classes(self.classes)
-        return read_classes_file(self.classes_file) if self.classes_file else default
+            return tuple(self.classes.split(","))
+        return class_lines(self.classes_file) if self.classes_file else default

@@ -1,5 +1,6 @@
 """What the store already has of a chain, found from digests alone: nothing is computed."""
 
+import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,15 +15,16 @@ STAGES = ("dataset", "model", "samples", "report")
 def find_chain(params: ChainParams, *, reuse: bool = False) -> dict[str, Manifest]:
     """Return the complete artifacts of a chain by stage, up to the first that is missing.
 
-    reuse: make each the latest of its name, as a stage that finds its result does.
+    reuse: make each the latest of its name, as a stage that finds its result does, and fetch or
+    draw the source, to know it; without, only what is known of it is looked for.
     """
     store = open_store(params.store)
     look = store.reuse if reuse else store.find
     found: dict[str, Manifest] = {}
-    for stage, kind, digest_of_stage in _steps():
+    for stage, kind, digest_of_stage in _steps(plan_only=not reuse):
         digest = digest_of_stage(params, found)
         name = params.dataset_name if stage == "dataset" else params.model_name
-        manifest = look(kind, name, digest)
+        manifest = look(kind, name, digest) if digest else None
         if manifest is None:
             break
         found[stage] = manifest
@@ -56,19 +58,23 @@ def where(store: Store, manifest: Manifest) -> str:
     return str(local) if local is not None else f"{store.url.rstrip('/')}/{manifest.prefix}"
 
 
-def _steps():
+def _steps(*, plan_only: bool):
+    dataset_digest = functools.partial(_dataset_digest, plan_only=plan_only)
     return (
-        ("dataset", "datasets", _dataset_digest),
+        ("dataset", "datasets", dataset_digest),
         ("model", "models", _model_digest),
         ("samples", "samples", _samples_digest),
         ("report", "reports", _report_digest),
     )
 
 
-def _dataset_digest(params: ChainParams, _found: Mapping[str, Manifest]) -> str:
+def _dataset_digest(
+    params: ChainParams, _found: Mapping[str, Manifest], *, plan_only: bool
+) -> str | None:
     from pipelines.build import dataset_digest
 
-    return dataset_digest(*stages.dataset_work(params.build()))
+    spec, source = stages.dataset_work(params.build(), plan_only=plan_only)
+    return dataset_digest(spec, source) if source.is_known else None
 
 
 def _model_digest(params: ChainParams, found: Mapping[str, Manifest]) -> str:

@@ -3,8 +3,9 @@
 They hold names and choices, never data; each stage resolves them to a spec and a digest.
 """
 
+import re
 from dataclasses import dataclass
-from pathlib import PurePath
+from pathlib import Path, PurePath
 from typing import Literal
 
 from flows.options import DEFAULT_STORE
@@ -12,13 +13,16 @@ from pipelines.catalogue import SEED_CLASSES
 from pipelines.schema import slug
 from pipelines.spec import DEFAULT_SPLITS
 
+# For "/" and names without a letter.
+UNNAMED_SOURCE = "source"
+
 
 @dataclass(frozen=True, kw_only=True)
 class BuildParams:
     """Make a dataset. Fields that DatasetSpec has too mean what they mean there.
 
     source   doodles, quickdraw, or a path or URL of files in a Quick, Draw! layout
-    classes  names, or "tfds:26"
+    classes  names, or "tfds:26", or "all" that the source has
     workers  processes on this machine; ignored if beam_args name a runner
     """
 
@@ -172,9 +176,13 @@ class ChainParams:
 
 
 def source_name(source: str) -> str:
-    """Return a store name for a source.
+    """Return a store name for a source: that of its directory.
 
-    >>> source_name("/data/numpy_bitmap/"), source_name("doodles")
-    ('numpy-bitmap', 'doodles')
+    >>> source_name("/data/numpy_bitmap/"), source_name("doodles"), source_name("s3://bucket")
+    ('numpy-bitmap', 'doodles', 'bucket')
     """
-    return slug(PurePath(source.split("://", 1)[-1]).name)[:48].strip("-")
+    name = PurePath(source.split("://", 1)[-1]).name
+    if "://" not in source and name in ("", ".", ".."):
+        name = Path(source).resolve().name
+    cleaned = slug(name if re.search("[A-Za-z0-9]", name) else UNNAMED_SOURCE)
+    return cleaned[:48].strip("-")

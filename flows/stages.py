@@ -12,9 +12,12 @@ from typing import Any, cast
 from flows.counts import read_counts
 from flows.params import BuildParams, ReportParams, SampleParams, TrainParams
 from flows.progress import current
-from pipelines.catalogue import parse_classes
-from pipelines.schema import Kind, Manifest
+from pipelines.catalogue import resolve_names
+from pipelines.schema import Kind, Manifest, check_slug
 from pipelines.store import Store, open_store
+
+# Of a source's classes in an error.
+SHOWN_NAMES = 25
 
 
 def cache_folder() -> Path:
@@ -28,6 +31,7 @@ def build(params: BuildParams) -> Manifest:
     """Make the dataset."""
     from pipelines.build import build_dataset
 
+    check_runner(params)
     spec, source = dataset_work(params)
     return build_dataset(
         spec,
@@ -40,26 +44,56 @@ def build(params: BuildParams) -> Manifest:
     )
 
 
-def dataset_work(params: BuildParams):
-    """Return the dataset's spec and its source, opened."""
-    from pipelines.sources.opening import open_source
+def check_runner(params: BuildParams) -> None:
+    """Raise ValueError for a name, a runner or a number of workers that cannot be."""
+    from pipelines.engine import runner_flags
+
+    check_slug(params.name)
+    runner_flags(params.beam_args, params.workers)
+
+
+def dataset_work(params: BuildParams, *, plan_only: bool = False):
+    """Return the dataset's spec and its source, opened.
+
+    plan_only: nothing is fetched or drawn for it; the content of doodles may not be known then.
+    """
+    from pipelines.sources.opening import SourceOptions, open_source, plan_source
     from pipelines.spec import DatasetSpec
 
-    names = resolve_classes(params.classes)
+    names = source_names(params)
     shared = {f.name for f in dataclasses.fields(DatasetSpec)}
     shared &= {f.name for f in dataclasses.fields(BuildParams)}
     spec = DatasetSpec(class_names=names, **{name: getattr(params, name) for name in shared})
-    source = open_source(
-        params.source,
-        names,
-        cache_folder(),
+    options = SourceOptions(
         image_size=spec.image_size,
         with_metadata=spec.needs_metadata,
         seed=params.seed,
         skip_bad_files=params.on_bad_file == "skip",
-        progress=current(),
     )
-    return spec, source
+    if plan_only:
+        return spec, plan_source(params.source, names, cache_folder(), options)
+    progress = current()
+    return spec, open_source(
+        params.source, names, cache_folder(), progress=progress, **dataclasses.asdict(options)
+    )
+
+
+def source_names(params: BuildParams) -> tuple[str, ...]:
+    """Return the names of the chosen classes as the source has them.
+
+    Raises ValueError for one that is unknown, or that the source has not.
+    """
+    from pipelines.sources.opening import SourceOptions, source_classes
+
+    known = source_classes(params.source, SourceOptions(image_size=params.image_size))
+    names = resolve_names(params.classes, known or None)
+    if known and (missing := [name for name in names if name not in known]):
+        there = ", ".join(known[:SHOWN_NAMES]) + (", ..." if len(known) > SHOWN_NAMES else "")
+        raise ValueError(
+            f"source {params.source} has no drawings of {', '.join(missing)}; it has {there} "
+            "(--classes all takes every class there is)"
+        )
+    return names
 
 
 def train(params: TrainParams) -> Manifest:
@@ -212,8 +246,3 @@ def model_and_dataset(
     if dataset_ref:
         return store, model, store.resolve("datasets", dataset_ref)
     return store, model, parent(store, model, "dataset")
-
-
-def resolve_classes(classes: tuple[str, ...]) -> tuple[str, ...]:
-    """Return class names with `tfds:N` replaced; raise ValueError for unknown ones."""
-    return parse_classes(",".join(classes))

@@ -62,7 +62,7 @@ def run(
         store=common.store,
         name=name,
         source=source,
-        classes=classes.names(),
+        classes=classes.written(),
         preset=preset,
         settings=set_,
         max_per_class=max_per_class,
@@ -79,6 +79,7 @@ def plan_chain(params: ChainParams) -> Mapping[str, Any]:
     """Return the resolved parameters and what the store already has."""
     from flows.lookup import STAGES, find_chain
 
+    check_chain(params)
     found = find_chain(params)
     state = {
         stage: f"there: {found[stage].digest}" if stage in found else "to be made"
@@ -87,10 +88,23 @@ def plan_chain(params: ChainParams) -> Mapping[str, Any]:
     return {"params": dataclasses.asdict(params)} | state
 
 
+def check_chain(params: ChainParams) -> None:
+    """Raise ValueError for what no stage could do, before the first begins."""
+    from flows.stages import check_runner
+    from model.presets import preset
+    from model.spec import apply_overrides
+    from pipelines.schema import check_slug
+
+    apply_overrides(preset(params.preset), params.settings)
+    check_slug(params.model_name)
+    check_runner(params.build())
+
+
 def work_chain(params: ChainParams) -> Mapping[str, Any]:
     """Run the chain unless the store has all of it; return digests, paths and numbers."""
     from flows.lookup import STAGES, chain_result, find_chain
 
+    check_chain(params)
     found = find_chain(params, reuse=True)
     if len(found) == len(STAGES):
         digests: Mapping[str, Any] = {stage: m.digest for stage, m in found.items()}

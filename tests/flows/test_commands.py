@@ -13,7 +13,8 @@ import pytest
 from flows.cli import COMMANDS, run_command_line
 from flows.commands.build import build
 from flows.params import BuildParams, ChainParams
-from flows.stages import resolve_classes
+from flows.stages import dataset_work, source_names
+from pipelines.catalogue import class_entry
 from pipelines.doodles import google_npy
 from pipelines.schema import FileEntry, Manifest, artifact_digest
 from pipelines.spec import DatasetSpec, spec_from_json
@@ -64,7 +65,8 @@ def test_classes_prints_the_whole_catalogue_as_json(capsys):
 
 
 def test_tfds_ids_become_names():
-    assert resolve_classes(("bee", "tfds:309")) == ("bee", "The Eiffel Tower")
+    params = BuildParams(classes=("bee", "tfds:309"))
+    assert source_names(params) == ("bee", "The Eiffel Tower")
 
 
 def test_names_come_from_the_source_and_the_preset():
@@ -149,3 +151,86 @@ def test_build_options_reach_the_spec(capsys, tmp_path):
     spec = spec_from_json(plan["spec"])
     assert spec.splits == (("train", 0.5), ("test", 0.5))
     assert (spec.tfrecord_images, spec.blank, spec.duplicates) == ("raw", "keep", "keep")
+
+
+def run(capsys, *arguments: str, code: int) -> str:
+    """Run a command that must end with this code and return what it says on stderr."""
+    assert run_command_line(list(arguments)) == code
+    return capsys.readouterr().err
+
+
+@pytest.fixture
+def bare_cache(tmp_path, monkeypatch):
+    """An empty cache folder, and no bucket of Google's to read from."""
+    monkeypatch.setenv("SKETCHMILL_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("SKETCHMILL_QUICKDRAW_URL", "http://127.0.0.1:9/nowhere")
+    return tmp_path / "cache"
+
+
+@pytest.mark.parametrize("command", ["build", "run"])
+@pytest.mark.parametrize("source", ["quickdraw", "doodles"])
+def test_a_dry_run_neither_fetches_nor_draws(command, source, bare_cache, capsys, tmp_path):
+    store = ["--store", str(tmp_path / "store"), "--dry-run"]
+    plan = answer(capsys, command, "--source", source, "--classes", "bee,sun", *store)
+    assert not bare_cache.exists()
+    if command == "build":
+        rows = class_entry("bee").num_drawings + class_entry("sun").num_drawings
+        assert plan["rows"] == (rows if source == "quickdraw" else 2_400)
+        assert plan["estimated_sec"] > 0
+        assert (plan["digest"] is None) == (source == "doodles")
+    else:
+        assert plan["dataset"] == "to be made"
+
+
+def test_the_plan_of_googles_files_is_that_of_a_copy_of_them(bare_cache, tmp_path):
+    from pipelines.build import dataset_digest
+    from pipelines.sources.base import Source, SourceFile
+
+    params = BuildParams(source="quickdraw", classes=("bee",))
+    spec, planned = dataset_work(params, plan_only=True)
+    entry = class_entry("bee")
+    file = SourceFile(
+        url="/data/bee.npy",
+        format="npy",
+        class_name="bee",
+        rows=entry.num_drawings,
+        bytes=entry.bytes,
+        digest=f"sha256:{entry.sha256}",
+        layout={"offset": 80, "side": 28, "dtype": "|u1", "repair": ""},
+        is_direct=True,
+    )
+    copy = Source(name="quickdraw", class_names=("bee",), files=(file,))
+    assert dataset_digest(spec, planned) == dataset_digest(spec, copy)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["run", "--preset", "huge"], "preset 'huge'"),
+        (["run", "--set", "colour=1"], "colour"),
+        (["run", "--name", "A B"], "is not allowed in a store"),
+        (["build", "--name", "A B"], "is not allowed in a store"),
+        (["build", "--tfds-slice", "train[a]"], "is not a slice of train"),
+        (["build", "--beam=--runner=DaskRunner"], "DaskRunner is refused"),
+        (["build", "--workers", "0"], "workers must be at least 1"),
+        (["build", "--fraction", "2"], "fraction must be between"),
+    ],
+)
+@pytest.mark.parametrize("dry", [True, False])
+def test_bad_input_is_refused_before_any_work(
+    arguments, message, dry, bare_cache, capsys, tmp_path
+):
+    more = ["--store", str(tmp_path / "store"), *(["--dry-run"] if dry else [])]
+    assert message in run(capsys, *arguments, *more, code=2)
+    assert not bare_cache.exists()
+
+
+def test_a_slice_says_of_what_it_is_one(bare_cache, capsys, tmp_path):
+    options = ["--tfds-slice", "train[:500000]", "--store", str(tmp_path / "store"), "--dry-run"]
+    plan = answer(capsys, "build", "--source", "quickdraw", *options)
+    assert plan["tfds_slice"] == {
+        "of": "the whole quickdraw_bitmap",
+        "classes": 345,
+        "drawings": 50_426_266,
+        "positions": [0, 500_000],
+    }
