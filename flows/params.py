@@ -59,9 +59,12 @@ class TrainParams:
     """Train a model on a dataset of the store; settings are spec fields as "field=value".
 
     processes         ranks on this machine; 0: what suits the cores and the batch
-    nodes, rendezvous machines that train together, and host:port of one of them (torchrun)
-    compile           torch.compile, where a compiler is found
+    nodes             machines that train together, or MIN:MAX; this and the next five are
+                      torchrun's --nnodes, --rdzv-endpoint and so on
+    compile           torch.compile, where it works
     micro_batch_size  drawings a rank puts through at a time; 0: its whole part of the batch
+    work_dir          checkpoints and curve; empty: beside the store, or the user's cache
+    num_grids         pictures of drawings in the whole run; 0: none
     """
 
     store: str = DEFAULT_STORE
@@ -71,10 +74,18 @@ class TrainParams:
     settings: tuple[str, ...] = ()
     seed: int = 0
     processes: int = 0
-    nodes: int = 1
+    nodes: str = "1"
+    node_rank: int | None = None
     rendezvous: str = ""
+    rendezvous_id: str = ""
+    rendezvous_conf: str = ""
+    local_address: str = ""
     compile: bool = False
     micro_batch_size: int = 0
+    work_dir: str = ""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    checkpoint_interval_sec: float = 120.0
+    num_grids: int = 4
 
 
 @dataclass(frozen=True, kw_only=True)

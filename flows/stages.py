@@ -6,6 +6,7 @@ has the result. Heavy libraries are imported in the stage that needs them.
 
 import dataclasses
 import os
+import re
 from pathlib import Path
 from typing import Any, cast
 
@@ -99,7 +100,6 @@ def source_names(params: BuildParams) -> tuple[str, ...]:
 def train(params: TrainParams) -> Manifest:
     """Train the model in processes of their own."""
     from model.launch import train_in_processes
-    from model.options import RunOptions
 
     store = open_store(params.store)
     dataset = store.resolve("datasets", params.dataset)
@@ -109,23 +109,51 @@ def train(params: TrainParams) -> Manifest:
         store,
         params.name,
         num_processes=params.processes,
-        options=RunOptions(compile=params.compile, micro_batch_size=params.micro_batch_size),
+        options=run_options(params),
         progress=current(),
         torchrun_options=rendezvous_options(params),
     )
 
 
+def run_options(params: TrainParams):
+    """Return how training is carried out; raise ValueError if an option is out of range."""
+    from model.options import RunOptions
+
+    return RunOptions(
+        work_dir=Path(params.work_dir).expanduser() if params.work_dir else None,
+        device=params.device,
+        micro_batch_size=params.micro_batch_size,
+        checkpoint_interval_sec=params.checkpoint_interval_sec,
+        num_grids=params.num_grids,
+        compile=params.compile,
+    )
+
+
 def rendezvous_options(params: TrainParams) -> list[str]:
-    """Return torchrun's flags for several machines; raise ValueError if one is missing."""
-    if (params.nodes > 1) != bool(params.rendezvous):
-        raise ValueError("several machines need both --nnodes and --rdzv-endpoint host:port")
-    if params.nodes == 1:
+    """Return torchrun's flags for several machines, none for one.
+
+    With a node rank the machines are counted, else the c10d rendezvous counts them. Raises
+    ValueError if a flag is missing or is of no use.
+    """
+    flags = {
+        "--node-rank": params.node_rank,
+        "--rdzv-endpoint": params.rendezvous,
+        "--rdzv-id": params.rendezvous_id,
+        "--rdzv-conf": params.rendezvous_conf,
+        "--local-addr": params.local_address,
+    }
+    given = {flag: value for flag, value in flags.items() if value not in ("", None)}
+    if not re.fullmatch(r"[1-9][0-9]*(:[1-9][0-9]*)?", params.nodes):
+        raise ValueError(f"--nnodes {params.nodes}: expected a number of machines or MIN:MAX")
+    if params.nodes == "1":
+        if given:
+            raise ValueError(f"{', '.join(given)} is for several machines: give --nnodes too")
         return []
-    return [
-        f"--nnodes={params.nodes}",
-        "--rdzv-backend=c10d",
-        f"--rdzv-endpoint={params.rendezvous}",
-    ]
+    if not params.rendezvous:
+        raise ValueError("several machines need --rdzv-endpoint host:port beside --nnodes")
+    backend = "c10d" if params.node_rank is None else "static"
+    named = [f"{flag}={value}" for flag, value in given.items()]
+    return [f"--nnodes={params.nodes}", f"--rdzv-backend={backend}", *named]
 
 
 def train_spec(params: TrainParams, dataset: Manifest):

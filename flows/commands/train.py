@@ -1,7 +1,10 @@
 """`sketchmill train`: from a dataset to a model in the store."""
 
+import dataclasses
+import json
 from collections.abc import Mapping
-from typing import Annotated, Any
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter
 
@@ -12,6 +15,49 @@ from flows.session import run_stage
 ALL = Common()
 
 
+@Parameter(name="*", group="Running")
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Running:
+    """How a run is carried out; none of it changes what is learned."""
+
+    work_dir: Annotated[
+        str, Parameter(help="Checkpoints, curve and events; by default beside the store.")
+    ] = ""
+    device: Annotated[
+        Literal["auto", "cpu", "cuda"], Parameter(help="auto is a GPU where there is one.")
+    ] = "auto"
+    checkpoint_interval_sec: Annotated[
+        float,
+        Parameter(name="--checkpoint-interval", help="Seconds between checkpoints."),
+    ] = 120.0
+    num_grids: Annotated[
+        int, Parameter(name="--grids", help="Pictures of drawings in the whole run; 0 is none.")
+    ] = 4
+
+
+@Parameter(name="*", group="Several machines, as torchrun takes them")
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Machines:
+    """Machines that share each batch: the same command on each, and a store that all reach."""
+
+    nnodes: Annotated[str, Parameter(help="Number of machines, or MIN:MAX.")] = "1"
+    node_rank: Annotated[
+        int | None,
+        Parameter(help="This machine's place, from 0; without it they agree on one themselves."),
+    ] = None
+    rdzv_endpoint: Annotated[
+        str, Parameter(help="host:port of one of them, where all of them meet.")
+    ] = ""
+    rdzv_id: Annotated[str, Parameter(help="Name of the run, the same on all of them.")] = ""
+    rdzv_conf: Annotated[
+        str, Parameter(help="key=value,...: is_host=1 on the meeting place, is_host=0 elsewhere.")
+    ] = ""
+    local_addr: Annotated[str, Parameter(help="This machine's address for the others.")] = ""
+
+
+RUNNING, ONE_MACHINE = Running(), Machines()
+
+
 def train(
     *,
     dataset: str,
@@ -20,10 +66,10 @@ def train(
     seed: int = 0,
     name: str = "",
     nproc_per_node: int = 0,
-    nnodes: int = 1,
-    rdzv_endpoint: str = "",
     compile_: Annotated[bool, Parameter(name="--compile", negative=())] = False,
     micro_batch: int = 0,
+    running: Annotated[Running, Parameter(name="*")] = RUNNING,
+    machines: Annotated[Machines, Parameter(name="*")] = ONE_MACHINE,
     common: Annotated[Common, Parameter(name="*")] = ALL,
 ) -> None:
     """Train a conditional PixelCNN++ on a dataset of the store.
@@ -44,13 +90,8 @@ def train(
         Name in the store; made from the dataset and the preset by default.
     nproc_per_node
         Processes on this machine that share each batch; 0 is what suits its cores.
-    nnodes
-        Machines that share each batch. Give the same command on each, with a store that all
-        can reach.
-    rdzv_endpoint
-        host:port of one of these machines, where torchrun on all of them meets.
     compile_
-        Use torch.compile where a compiler is found: minutes to compile, then faster.
+        Use torch.compile where it works: minutes to compile, then faster.
     micro_batch
         Drawings that a process puts through at a time, to save memory; 0 is all of its part.
     """
@@ -62,17 +103,23 @@ def train(
         settings=set_,
         seed=seed,
         processes=nproc_per_node,
-        nodes=nnodes,
-        rendezvous=rdzv_endpoint,
         compile=compile_,
         micro_batch_size=micro_batch,
+        **dataclasses.asdict(running),
+        nodes=machines.nnodes,
+        node_rank=machines.node_rank,
+        rendezvous=machines.rdzv_endpoint,
+        rendezvous_id=machines.rdzv_id,
+        rendezvous_conf=machines.rdzv_conf,
+        local_address=machines.local_addr,
     )
     run_stage(common, plan=lambda: plan_train(params), work=lambda: work_train(params))
 
 
 def plan_train(params: TrainParams) -> Mapping[str, Any]:
     """Return the resolved spec and whether the store has the model."""
-    from flows.stages import train_spec
+    from flows.stages import rendezvous_options, run_options, train_spec
+    from model.options import options_to_json
     from model.spec import run_digest, spec_to_json
     from pipelines.store import open_store
 
@@ -86,6 +133,8 @@ def plan_train(params: TrainParams) -> Mapping[str, Any]:
         "dataset": dataset.digest,
         "model": digest,
         "name": params.name,
+        "options": json.loads(options_to_json(run_options(params))),
+        "torchrun": rendezvous_options(params),
         "is_trained": store.find("models", params.name, digest) is not None,
     }
 
@@ -105,8 +154,6 @@ def work_train(params: TrainParams) -> Mapping[str, Any]:
 
 def named(params: TrainParams) -> TrainParams:
     """Return the parameters with a name for the model."""
-    import dataclasses
-
     from pipelines.schema import slug
     from pipelines.store import open_store
 

@@ -1,6 +1,5 @@
 """Two hosts, each in a network namespace of its own, train one model over a real rendezvous."""
 
-import json
 import os
 import shutil
 import subprocess
@@ -10,14 +9,23 @@ from pathlib import Path
 
 import pytest
 
-from model.options import RunOptions, options_to_json
-from model.spec import spec_to_json
+from flows.params import TrainParams
+from flows.stages import train_spec
+from model.options import RunOptions
 from model.train import train_model
 
 pytestmark = pytest.mark.slow
 
 HOSTS = (("skm-a", "skm-va", "10.77.13.1"), ("skm-b", "skm-vb", "10.77.13.2"))
-OPTIONS = RunOptions(num_threads=1, tensorboard=False)
+OPTIONS = RunOptions(num_threads=1, tensorboard=False, num_grids=0)
+SETTINGS = (
+    "precision=float64",
+    "num_filters=4",
+    "num_hierarchies=2",
+    "budget_nimg=48",
+    "batch_size=8",
+    "init_nimg=16",
+)
 
 
 def run_ip(*arguments: str) -> None:
@@ -48,34 +56,30 @@ def hosts() -> Iterator[None]:
 
 
 def start_host(index: int, arguments: list[str], log: Path) -> subprocess.Popen[bytes]:
+    """Start the command line on one of the hosts, as a person does on each."""
     name, link, address = HOSTS[index]
-    command = ["ip", "netns", "exec", name, sys.executable, "-m", "torch.distributed.run"]
-    command += ["--nnodes=2", "--nproc-per-node=1", "--rdzv-backend=c10d", "--rdzv-id=skm"]
-    command += [f"--rdzv-endpoint={HOSTS[0][2]}:29513", f"--rdzv-conf=is_host={int(index == 0)}"]
-    command += [f"--local-addr={address}", "-m", "model.train", *arguments]
+    command = ["ip", "netns", "exec", name, sys.executable, "-c"]
+    command += ["from flows.cli import main; main()", "train", *arguments, "--nproc-per-node=1"]
+    command += ["--nnodes=2", f"--rdzv-endpoint={HOSTS[0][2]}:29513", "--rdzv-id=skm"]
+    command += [f"--rdzv-conf=is_host={int(index == 0)}", f"--local-addr={address}"]
     environment = os.environ | {"GLOO_SOCKET_IFNAME": link, "OMP_NUM_THREADS": "1"}
     with log.open("wb") as file:
         return subprocess.Popen(command, env=environment, stdout=file, stderr=file)
 
 
-def test_two_hosts_follow_the_curve_of_one(
-    hosts, store, make_dataset, small_spec, tmp_path: Path
-) -> None:
+def test_two_hosts_follow_the_curve_of_one(hosts, store, make_dataset, tmp_path: Path) -> None:
     dataset = make_dataset(store)
-    spec = small_spec(dataset, "precision=float64", "budget_nimg=48")
-    alone = train_model(spec, dataset, store, "alone", options=OPTIONS)
-    spec_path = tmp_path / "spec.json"
-    spec_path.write_text(json.dumps(spec_to_json(spec)))
-    arguments = ["--store", store.url, "--dataset", f"{dataset.name}@{dataset.digest}"]
-    arguments += ["--name", "hosts", "--spec-json", str(spec_path)]
-    arguments += ["--options-json", options_to_json(OPTIONS)]
+    params = TrainParams(preset="tiny", settings=SETTINGS)
+    alone = train_model(train_spec(params, dataset), dataset, store, "alone", options=OPTIONS)
+    arguments = ["--store", store.url, "--dataset", dataset.name, "--name", "hosts"]
+    arguments += ["--preset", params.preset, *(f"--set={setting}" for setting in SETTINGS)]
     logs = [tmp_path / "a.log", tmp_path / "b.log"]
     agents = [start_host(index, arguments, log) for index, log in enumerate(logs)]
     try:
         codes = [agent.wait(200) for agent in agents]
     finally:
         for agent in agents:
-            agent.kill()
+            agent.terminate()
     assert codes == [0, 0], "\n".join(log.read_text()[-2_000:] for log in logs)
     shared = store.find("models", "hosts", alone.digest)
     assert shared is not None

@@ -1,0 +1,94 @@
+"""`sketchmill train`: its options reach torchrun and the run untouched, mistakes are named."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from flows.cli import run_command_line
+from flows.params import TrainParams
+from flows.stages import rendezvous_options
+from pipelines.schema import Manifest, artifact_digest
+from pipelines.store import open_store
+
+
+@pytest.mark.parametrize(
+    ("params", "expected"),
+    [
+        (TrainParams(), []),
+        (
+            TrainParams(nodes="2", rendezvous="host:29500"),
+            ["--nnodes=2", "--rdzv-backend=c10d", "--rdzv-endpoint=host:29500"],
+        ),
+        (
+            TrainParams(nodes="2", rendezvous="host:29500", node_rank=0),
+            ["--nnodes=2", "--rdzv-backend=static", "--node-rank=0", "--rdzv-endpoint=host:29500"],
+        ),
+        (
+            TrainParams(
+                nodes="1:4",
+                rendezvous="10.0.0.1:29500",
+                rendezvous_id="night",
+                rendezvous_conf="is_host=1,timeout=60",
+                local_address="10.0.0.1",
+            ),
+            [
+                "--nnodes=1:4",
+                "--rdzv-backend=c10d",
+                "--rdzv-endpoint=10.0.0.1:29500",
+                "--rdzv-id=night",
+                "--rdzv-conf=is_host=1,timeout=60",
+                "--local-addr=10.0.0.1",
+            ],
+        ),
+    ],
+)
+def test_rendezvous_is_what_torchrun_takes(params: TrainParams, expected: list[str]) -> None:
+    assert rendezvous_options(params) == expected
+
+
+@pytest.mark.parametrize(
+    ("params", "message"),
+    [
+        (TrainParams(nodes="2"), "need --rdzv-endpoint"),
+        (TrainParams(nodes="two"), "a number of machines or MIN:MAX"),
+        (TrainParams(nodes="0"), "a number of machines or MIN:MAX"),
+        (TrainParams(rendezvous="host:1"), "--rdzv-endpoint is for several machines"),
+        (TrainParams(node_rank=0), "--node-rank is for several machines"),
+    ],
+)
+def test_rendezvous_that_cannot_be_is_explained(params: TrainParams, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        rendezvous_options(params)
+
+
+def test_options_of_the_command_line_reach_the_run(tmp_path: Path, capsys) -> None:
+    store = open_store(str(tmp_path / "store"))
+    summary = {"class_names": ["bee", "sun"], "image_shape": [28, 28]}
+    digest = artifact_digest("datasets", {}, ())
+    store.publish(Manifest(kind="datasets", name="d", digest=digest, spec={}, summary=summary))
+    given = ["--store", store.url, "--dry-run", "--json", "--device", "cpu", "--grids", "2"]
+    given += ["--work-dir", str(tmp_path), "--checkpoint-interval", "5", "--micro-batch", "4"]
+    given += ["--compile", "--nnodes", "2", "--node-rank", "1", "--rdzv-endpoint", "host:1"]
+    given += ["--rdzv-id", "x", "--rdzv-conf", "is_host=0", "--local-addr", "10.0.0.2"]
+    assert run_command_line(["train", "--dataset", "d", *given]) == 0
+    plan = json.loads(capsys.readouterr().out.splitlines()[-1])
+    expected = {"work_dir": str(tmp_path), "device": "cpu", "num_grids": 2, "compile": True}
+    expected |= {"checkpoint_interval_sec": 5.0, "micro_batch_size": 4}
+    assert expected.items() <= plan["options"].items()
+    assert plan["torchrun"] == [
+        "--nnodes=2",
+        "--rdzv-backend=static",
+        "--node-rank=1",
+        "--rdzv-endpoint=host:1",
+        "--rdzv-id=x",
+        "--rdzv-conf=is_host=0",
+        "--local-addr=10.0.0.2",
+    ]
+
+
+@pytest.mark.parametrize(
+    "given", [["--device", "tpu"], ["--grids", "some"], ["--checkpoint-interval", "soon"]]
+)
+def test_option_of_another_type_is_bad_usage(given: list[str]) -> None:
+    assert run_command_line(["train", "--dataset", "d", *given]) == 2
