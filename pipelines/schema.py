@@ -14,7 +14,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-SCHEMA_VERSION = 1
+# 2: manifests carry a checksum of themselves.
+SCHEMA_VERSION = 2
 MANIFEST_NAME = "manifest.json"
 
 Kind = Literal["datasets", "models", "samples", "exports", "reports"]
@@ -24,6 +25,8 @@ ATTRIBUTION = (
     "The Quick, Draw! Dataset, made available by Google, Inc. under the Creative Commons "
     "Attribution 4.0 International license (CC BY 4.0)."
 )
+
+_CHECKSUM_VERSION = 2
 
 _SLUG = re.compile(r"[a-z0-9][a-z0-9-]{0,63}")
 _DIGEST = re.compile(r"[0-9a-f]{64}")
@@ -38,9 +41,7 @@ def canonical_json(value: Any) -> bytes:
     >>> canonical_json({"b": 1, "a": (1, "x")})
     b'{"a":[1,"x"],"b":1}'
     """
-    return json.dumps(_plain(value), sort_keys=True, separators=(",", ":"), allow_nan=False).encode(
-        "ascii"
-    )
+    return _canonical(_plain(value))
 
 
 def digest_of(value: Any) -> str:
@@ -145,8 +146,14 @@ def artifact_prefix(kind: str, name: str, digest: str) -> str:
 
 
 def manifest_to_json(manifest: Manifest) -> bytes:
-    """Return the manifest's file content: indented, sorted, newline at the end."""
-    text = json.dumps(_plain(manifest), sort_keys=True, indent=1, allow_nan=False)
+    """Return the manifest's file content: indented, sorted, newline at the end.
+
+    From version 2 on it has a field `checksum`, the SHA-256 of the rest's canonical JSON.
+    """
+    raw = _plain(manifest)
+    if manifest.schema_version >= _CHECKSUM_VERSION:
+        raw["checksum"] = digest_of(raw)
+    text = json.dumps(raw, sort_keys=True, indent=1, allow_nan=False)
     return text.encode("ascii") + b"\n"
 
 
@@ -158,11 +165,14 @@ def manifest_from_json(content: bytes) -> Manifest:
         raise ValueError(f"manifest is not JSON: {error}") from error
     if not isinstance(raw, dict) or "schema_version" not in raw:
         raise ValueError("manifest lacks schema_version")
+    if not isinstance(raw["schema_version"], int):
+        raise ValueError(f"manifest has schema_version {raw['schema_version']!r}, no number")
     if raw["schema_version"] > SCHEMA_VERSION:
         raise ValueError(
             f"manifest has schema_version {raw['schema_version']}, this program reads up to "
             f"{SCHEMA_VERSION}: update sketchmill"
         )
+    _check_sum(raw)
     try:
         return Manifest(
             **raw
@@ -173,6 +183,19 @@ def manifest_from_json(content: bytes) -> Manifest:
         )
     except (TypeError, KeyError) as error:
         raise ValueError(f"manifest has unexpected or missing fields: {error}") from error
+
+
+def _check_sum(raw: dict[str, Any]) -> None:
+    """Take the checksum out of a manifest; raise ValueError if it does not hold."""
+    checksum = raw.pop("checksum", None)
+    if checksum is None and raw["schema_version"] < _CHECKSUM_VERSION:
+        return
+    if checksum != hashlib.sha256(_canonical(raw)).hexdigest():
+        raise ValueError("manifest does not match its checksum: it is damaged or was edited")
+
+
+def _canonical(plain: Any) -> bytes:
+    return json.dumps(plain, sort_keys=True, separators=(",", ":"), allow_nan=False).encode("ascii")
 
 
 def _plain(value: Any) -> Any:

@@ -10,21 +10,20 @@ created; the loser of a race reads the winner's. Whatever is interrupted leaves 
 place nobody reads. There is no lock, no rename, no compare-and-swap.
 """
 
-import hashlib
+import logging
 from collections.abc import Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 
 from pipelines import staging
 from pipelines.backends import open_backend
+from pipelines.contents import Contents
 from pipelines.leases import holding
-from pipelines.objects import Content, ObjectInfo, StoreError, check_path
+from pipelines.objects import ObjectInfo, StoreError, check_path
 from pipelines.refs import Refs, check_kind
 from pipelines.schema import (
     MANIFEST_NAME,
-    FileEntry,
     Kind,
     Manifest,
-    artifact_digest,
     artifact_prefix,
     manifest_from_json,
     manifest_to_json,
@@ -40,7 +39,18 @@ _READERS = 4
 _MAX_CHOICES = 10
 
 
-class Store(Refs):
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Unreadable:
+    """A manifest that cannot be read: its path, and why, with what to do."""
+
+    path: str
+    reason: str
+
+
+class Store(Contents, Refs):
     """The artifacts under one root. All paths are relative to it, with forward slashes."""
 
     def find(self, kind: Kind, name: str, digest: str) -> Manifest | None:
@@ -54,6 +64,8 @@ class Store(Refs):
             manifest = manifest_from_json(self.get(path))
         except FileNotFoundError:  # deleted since
             return None
+        except ValueError as error:
+            raise StoreError(f"{path}: {error}; {self.remedy(path)}") from error
         if (manifest.kind, manifest.name, manifest.digest) != (kind, name, digest):
             raise StoreError(f"{path} belongs to {manifest.prefix}: delete it")
         return manifest
@@ -165,64 +177,29 @@ class Store(Refs):
         raise StoreError(_unresolved(kind, ref, names, found, self.url))
 
     def manifests(self, kind: Kind) -> Iterator[Manifest]:
-        """Yield every complete artifact of a kind."""
+        """Yield every complete artifact of a kind; warn of manifests that cannot be read."""
+        for found in self.survey(kind):
+            if isinstance(found, Unreadable):
+                _log.warning("%s", found.reason)
+            else:
+                yield found
+
+    def unreadable(self, kind: Kind) -> list["Unreadable"]:
+        """Return the manifests of a kind that cannot be read."""
+        return [found for found in self.survey(kind) if isinstance(found, Unreadable)]
+
+    def survey(self, kind: Kind) -> Iterator["Manifest | Unreadable"]:
+        """Yield every manifest of a kind, in place of a damaged one what is wrong with it."""
         for name in self.list_dirs(kind):
             for digest in self.list_dirs(f"{kind}/{name}"):
-                if manifest := self.find(kind, name, digest):
-                    yield manifest
-
-    def read(self, manifest: Manifest, path: str) -> bytes:
-        """Return the content of an artifact's file; raise StoreError if it is not as published."""
-        for entry in manifest.files:
-            if entry.path == path:
-                return bytes(self.view_entry(manifest, entry))
-        raise StoreError(f"{manifest.prefix} in {self.url} has no file {path!r}")
-
-    def view_entry(self, manifest: Manifest, entry: FileEntry) -> Content:
-        """Return what `read` does of an entry, mapped where it need not be in memory."""
-        return self.checked(f"{manifest.prefix}/{entry.path}", entry.bytes, entry.sha256)
-
-    def checked(self, path: str, size: int, sha256: str) -> Content:
-        """Return an object's content; raise StoreError unless it has this size and SHA-256.
-
-        Every file of an artifact that work uses is read through here.
-        """
-        remedy = (
-            f"delete {'/'.join(path.split('/')[:3])} in {self.url} and run again what made it, "
-            "or pull it from another store"
-        )
-        try:
-            content = self.view(path)
-        except FileNotFoundError as error:
-            raise StoreError(f"{path} is missing: {remedy}") from error
-        if len(content) != size:
-            raise StoreError(f"{path} is damaged, {len(content)} bytes instead of {size}: {remedy}")
-        if hashlib.sha256(content).hexdigest() != sha256:
-            raise StoreError(f"{path} is damaged, it does not match its SHA-256: {remedy}")
-        return content
-
-    def damaged(self, manifest: Manifest) -> list[str]:
-        """Return what is wrong with an artifact after reading every byte of its files."""
-        problems = []
-        if artifact_digest(manifest.kind, manifest.spec, manifest.inputs) != manifest.digest:
-            problems.append(f"{MANIFEST_NAME}: spec and inputs do not give its digest")
-        return problems + self._damages(manifest)
-
-    def _damages(self, manifest: Manifest) -> list[str]:
-        with ThreadPoolExecutor(_READERS) as pool:
-            found = pool.map(lambda entry: self._damage(manifest, entry), manifest.files)
-            return [problem for problem in found if problem]
-
-    def _damage(self, manifest: Manifest, entry: FileEntry) -> str | None:
-        path = f"{manifest.prefix}/{entry.path}"
-        size = self.size(path)
-        if size is None:
-            return f"{entry.path}: missing"
-        if size != entry.bytes:
-            return f"{entry.path}: {size} bytes instead of {entry.bytes}"
-        if self.sha256(path) != entry.sha256:
-            return f"{entry.path}: content does not match its SHA-256"
-        return None
+                try:
+                    found = self.find(kind, name, digest)
+                except StoreError as error:
+                    found = Unreadable(f"{kind}/{name}/{digest}/{MANIFEST_NAME}", str(error))
+                except ValueError:  # a name that no artifact has
+                    continue
+                if found:
+                    yield found
 
     def _digests(self, kind: Kind, name: str, prefix: str) -> list[str]:
         if len(prefix) < MIN_DIGEST_PREFIX:
@@ -239,7 +216,7 @@ class Store(Refs):
                     f"cannot publish {manifest.prefix}: {entry.path} should have {entry.bytes} "
                     f"bytes, the store has {size}"
                 )
-        if problems := self._damages(manifest):
+        if problems := self.damages(manifest):
             raise StoreError(
                 f"cannot publish {manifest.prefix}: {problems[0]}; another publisher is at work, "
                 "or the store lost what was written: run it again"

@@ -149,6 +149,9 @@ class Target:
             return manifest_from_json(self.store.get(self.path(MANIFEST_NAME)))
         except FileNotFoundError:
             return None
+        except ValueError as error:
+            place = f"{self.store.url.rstrip('/')}/{self.path(MANIFEST_NAME)}"
+            raise StoreError(f"{place}: {error}; delete the export and make it again") from error
 
     def publish(self, manifest: Manifest) -> Manifest:
         """Check the files, then create the manifest; in the artifact store also the ref.

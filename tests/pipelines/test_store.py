@@ -1,5 +1,6 @@
 """The store's promises, on a directory, in memory and on a real S3 server."""
 
+import dataclasses
 import hashlib
 from concurrent.futures import ThreadPoolExecutor
 
@@ -184,12 +185,36 @@ def test_manifest_at_another_address_is_refused(store):
         store.find("datasets", "cats", other.digest)
 
 
-def test_manifest_whose_spec_was_changed_is_found(store):
+@pytest.mark.parametrize(
+    "change", [(b'"seed": 0', b'"seed": 7'), (b'"train": 3', b'"train": 4'), (b"}", b"")]
+)
+def test_manifest_that_was_changed_is_refused_by_its_path(store, change):
     manifest = make(store)
+    path = f"{manifest.prefix}/{MANIFEST_NAME}"
+    store.put(path, store.get(path).replace(*change))
+    with pytest.raises(StoreError, match=rf"{path}.*delete {manifest.prefix}"):
+        store.find("datasets", "cats", manifest.digest)
+
+
+def test_old_manifest_whose_spec_was_changed_is_found(store):
+    manifest = dataclasses.replace(manifest_of(), schema_version=1)
+    put_files(store, manifest)
+    store.publish(manifest)
     path = f"{manifest.prefix}/{MANIFEST_NAME}"
     store.put(path, store.get(path).replace(b'"seed": 0', b'"seed": 7'))
     found = store.find("datasets", "cats", manifest.digest)
     assert store.damaged(found) == ["manifest.json: spec and inputs do not give its digest"]
+
+
+def test_damaged_manifest_is_named_and_the_others_are_listed(store, caplog):
+    bad, good = make(store), make(store, spec={"seed": 1})
+    path = f"{bad.prefix}/{MANIFEST_NAME}"
+    store.put(path, store.get(path)[:-20])
+    assert list(store.manifests("datasets")) == [good]
+    assert path in caplog.text
+    assert [entry.path for entry in store.unreadable("datasets")] == [path]
+    assert store.latest("datasets", "cats") == good
+    assert store.resolve("datasets", good.digest[:8]) == good
 
 
 @pytest.mark.parametrize("path", ["MANIFEST.json", "readme.MD", "Data/train-00000.parquet"])

@@ -59,11 +59,21 @@ def test_manifest_of_every_version_is_read(version):
     assert manifest.digest == artifact_digest("datasets", manifest.spec, manifest.inputs)
     assert manifest.files == golden.files
     assert manifest.inputs == golden.inputs
+    assert manifest_to_json(manifest) == (FOLDER / f"version-{version}.json").read_bytes()
+
+
+def test_flip_of_any_bit_of_a_manifest_is_found():
+    content = manifest_to_json(golden_manifest())
+    for bit in range(8 * len(content)):
+        flipped = bytearray(content)
+        flipped[bit // 8] ^= 1 << bit % 8
+        with pytest.raises(ValueError, match="manifest"):
+            manifest_from_json(bytes(flipped))
 
 
 def test_manifest_of_a_later_version_says_to_update():
     later = manifest_to_json(golden_manifest()).replace(
-        b'"schema_version": 1', b'"schema_version": 2'
+        b'"schema_version": 2', b'"schema_version": 3'
     )
     with pytest.raises(ValueError, match="update sketchmill"):
         manifest_from_json(later)

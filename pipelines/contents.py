@@ -1,0 +1,72 @@
+"""The files of artifacts, read only after a check of their size and SHA-256."""
+
+import hashlib
+from concurrent.futures import ThreadPoolExecutor
+
+from pipelines.objects import Content, Objects, StoreError
+from pipelines.schema import MANIFEST_NAME, FileEntry, Manifest, artifact_digest
+
+_READERS = 4
+
+
+class Contents(Objects):
+    """Objects under one root, and the files that manifests name among them."""
+
+    def read(self, manifest: Manifest, path: str) -> bytes:
+        """Return the content of an artifact's file; raise StoreError if it is not as published."""
+        for entry in manifest.files:
+            if entry.path == path:
+                return bytes(self.view_entry(manifest, entry))
+        raise StoreError(f"{manifest.prefix} in {self.url} has no file {path!r}")
+
+    def view_entry(self, manifest: Manifest, entry: FileEntry) -> Content:
+        """Return what `read` does of an entry, mapped where it need not be in memory."""
+        return self.checked(f"{manifest.prefix}/{entry.path}", entry.bytes, entry.sha256)
+
+    def checked(self, path: str, size: int, sha256: str) -> Content:
+        """Return an object's content; raise StoreError unless it has this size and SHA-256.
+
+        Every file of an artifact that work uses is read through here.
+        """
+        remedy = self.remedy(path)
+        try:
+            content = self.view(path)
+        except FileNotFoundError as error:
+            raise StoreError(f"{path} is missing: {remedy}") from error
+        if len(content) != size:
+            raise StoreError(f"{path} is damaged, {len(content)} bytes instead of {size}: {remedy}")
+        if hashlib.sha256(content).hexdigest() != sha256:
+            raise StoreError(f"{path} is damaged, it does not match its SHA-256: {remedy}")
+        return content
+
+    def damaged(self, manifest: Manifest) -> list[str]:
+        """Return what is wrong with an artifact after reading every byte of its files."""
+        problems = []
+        if artifact_digest(manifest.kind, manifest.spec, manifest.inputs) != manifest.digest:
+            problems.append(f"{MANIFEST_NAME}: spec and inputs do not give its digest")
+        return problems + self.damages(manifest)
+
+    def damages(self, manifest: Manifest) -> list[str]:
+        """Return which files of an artifact are missing or not as its manifest says."""
+        with ThreadPoolExecutor(_READERS) as pool:
+            found = pool.map(lambda entry: self._damage(manifest, entry), manifest.files)
+            return [problem for problem in found if problem]
+
+    def _damage(self, manifest: Manifest, entry: FileEntry) -> str | None:
+        path = f"{manifest.prefix}/{entry.path}"
+        size = self.size(path)
+        if size is None:
+            return f"{entry.path}: missing"
+        if size != entry.bytes:
+            return f"{entry.path}: {size} bytes instead of {entry.bytes}"
+        if self.sha256(path) != entry.sha256:
+            return f"{entry.path}: content does not match its SHA-256"
+        return None
+
+    def remedy(self, path: str) -> str:
+        """Return what to do about a damaged file of an artifact."""
+        prefix = "/".join(path.split("/")[:3])
+        return (
+            f"delete {prefix} in {self.url} and run again what made it, or pull it from another "
+            "store"
+        )
