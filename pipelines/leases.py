@@ -3,7 +3,8 @@
     running/<id>.json                       what one piece of work needs, renewed while it runs
     sweeping/<kind>/<name>/<digest>.json    what a collection is about to delete, renewed likewise
 
-A lease counts for LEASE_TTL after it was last written, so that of a killed process ends soon.
+A lease counts for LEASE_TTL after it was last written, a sweep for SWEEP_TTL, so those of killed
+processes end soon.
 Whoever takes a lease writes it first and looks for sweeps then; a collection announces its sweep
 first and looks for leases then. So one of the two sees the other, and work and sweep of the same
 artifact never overlap; it needs no more than reads that see what was written before.
@@ -21,8 +22,9 @@ from datetime import UTC, datetime, timedelta
 from pipelines.objects import Objects, StoreError
 
 LEASE_TTL = timedelta(hours=1)
-# Eleven renewals may fail before the lease ends.
-RENEW_SEC = 300.0
+SWEEP_TTL = timedelta(minutes=5)
+# Many renewals may fail before either ends.
+RENEW_SEC = 60.0
 # A sweep of one artifact takes seconds; who comes across one waits so long for its end.
 _WAIT_SEC = 60.0
 
@@ -57,7 +59,7 @@ def leased(store: Objects, now: datetime) -> Iterator[str]:
     for item in store.objects("running"):
         if now - item.modified < LEASE_TTL:
             with contextlib.suppress(FileNotFoundError):  # the work has ended since
-                yield from json.loads(store.get(item.path))["needs"]
+                yield from _needs(item.path, store.get(item.path))
 
 
 @contextlib.contextmanager
@@ -86,6 +88,13 @@ def renewed(
         store.delete(path)
 
 
+def _needs(path: str, content: bytes) -> list[str]:
+    try:
+        return json.loads(content)["needs"]
+    except (ValueError, TypeError, KeyError) as error:
+        raise StoreError(f"lease {path} is damaged, delete it if no work runs: {error}") from error
+
+
 def _put(store: Objects, path: str, content: bytes) -> None:
     store.put(path, content)
     store.sync([path])
@@ -95,7 +104,7 @@ def _wait_for_sweep(store: Objects, prefix: str) -> None:
     deadline = time.monotonic() + _WAIT_SEC
     while _is_swept(store, prefix):
         if time.monotonic() > deadline:
-            raise StoreError(f"{prefix} is being swept by a garbage collection: run it again later")
+            raise StoreError(f"{prefix} is being swept by a garbage collection: run it again")
         time.sleep(0.2)
 
 
@@ -105,7 +114,7 @@ def _is_swept(store: Objects, prefix: str) -> bool:
         return False
     now = datetime.now(UTC)
     found = (item for item in store.objects(path.rpartition("/")[0]) if item.path == path)
-    return any(now - item.modified < LEASE_TTL for item in found)
+    return any(now - item.modified < SWEEP_TTL for item in found)
 
 
 def _sweeping_path(prefix: str) -> str:

@@ -1,37 +1,38 @@
-"""What a store keeps and what it may lose: pins, needs of running work, garbage collection.
+"""What a store may lose: garbage collection, and pins against it.
 
-    pins/<kind>/<name>/<digest>.json        kept until unpinned
-    running/<id>.json                       inputs of work in progress, removed at its end
     condemned/<kind>/<name>/<digest>.json   when an artifact was first seen to be unneeded
 
-Needed are the last refs of every name, all pins, what running work declares, and whatever those
-were made of. The rest is condemned, and swept once it has stayed condemned for the grace period,
-so work that uses an old artifact again has that long to say so. Scratch, unfinished artifacts and
-files that no manifest names are swept by their age. A lease outlives its process when that is
-killed; it ends with the grace period, which must therefore exceed the longest run.
+What nothing needs (pipelines.needs) is condemned, and swept once it has stayed condemned for the
+grace period. Scratch, unfinished artifacts and files that no manifest names are swept by their
+age. Everything is looked at once more right before it is deleted, an artifact after its sweep
+was announced (pipelines.leases), so work that begins meanwhile is safe; what a live lease names
+is never touched, whatever the grace period. While a manifest cannot be read, no artifact is
+swept: it may be made of any.
 """
 
 import contextlib
 import json
 import logging
 import re
-import uuid
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import cast
 
+from pipelines.leases import LEASE_TTL, holding, leased, sweeping
+from pipelines.needs import Needs
 from pipelines.objects import ObjectInfo, check_path
 from pipelines.schema import KINDS, MANIFEST_NAME, Kind, Manifest, artifact_prefix
-from pipelines.store import Store, StoreError
+from pipelines.store import Store, StoreError, Unreadable
 
 GRACE = timedelta(days=14)
 KEEP_REFS = 3
 
 _log = logging.getLogger(__name__)
 _PARTIAL = re.compile(r".+#[0-9]+")
-
-Address = tuple[str, str]  # kind and digest: names are for people
+# Leases and announced sweeps, each an object that ends by its age.
+_FLAGS = ("running", "sweeping")
+_STAGING = "attempts/publish/"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,6 +44,7 @@ class Garbage:
     artifacts   to be swept, with the refs that lead to them
     objects     to be swept besides: scratch, unfinished artifacts, files without a manifest
     bytes       that sweeping frees
+    unreadable  damaged manifests; while there are any, all artifacts are kept
     """
 
     kept: tuple[str, ...]
@@ -50,32 +52,44 @@ class Garbage:
     artifacts: tuple[str, ...]
     objects: tuple[str, ...]
     bytes: int
+    unreadable: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
 class Collector:
     """Finds and sweeps garbage; `now` is an argument so that tests own the clock."""
 
-    store: Store
-    grace: timedelta = GRACE
-    keep_refs: int = KEEP_REFS
+    def __init__(
+        self, store: Store, *, grace: timedelta = GRACE, keep_refs: int = KEEP_REFS
+    ) -> None:
+        """Prepare a collection; see `Garbage` for what the grace period and refs decide."""
+        self.store = store
+        self.grace = grace
+        self._needs = Needs(store, keep_refs)
 
     def plan(self, now: datetime | None = None) -> Garbage:
         """Return what `collect` would sweep; changes nothing."""
         now = now or datetime.now(UTC)
-        artifacts = {m.prefix: m for kind in KINDS for m in self.store.manifests(kind)}
-        needed = self._needed(artifacts.values(), now)
-        kept = [p for p, m in artifacts.items() if (m.kind, m.digest) in needed]
-        unneeded = [prefix for prefix in artifacts if prefix not in set(kept)]
-        due = [prefix for prefix in unneeded if self._condemned_for(prefix, now) >= self.grace]
-        loose = list(self._loose_objects(artifacts, now))
+        found = [each for kind in KINDS for each in self.store.survey(kind)]
+        unreadable = [each for each in found if isinstance(each, Unreadable)]
+        artifacts = {each.prefix: each for each in found if isinstance(each, Manifest)}
+        for manifest in artifacts.values():
+            self._needs.learn(manifest)
+        kept = set(artifacts)
+        if not unreadable:
+            needed = self._needs.now(now)
+            kept = {p for p, m in artifacts.items() if (m.kind, m.digest) in needed}
+        since = {item.path: item.modified for item in self.store.objects("condemned")}
+        unneeded = [prefix for prefix in artifacts if prefix not in kept]
+        due = [p for p in unneeded if now - since.get(_mark(p), now) >= self.grace]
+        loose = list(self._loose_objects(artifacts, unreadable, now))
         swept = sum(item.bytes for prefix in due for item in self.store.objects(prefix))
         return Garbage(
-            kept=tuple(kept),
-            condemned=tuple(prefix for prefix in unneeded if prefix not in due),
+            kept=tuple(prefix for prefix in artifacts if prefix in kept),
+            condemned=tuple(prefix for prefix in unneeded if prefix not in set(due)),
             artifacts=tuple(due),
             objects=tuple(item.path for item in loose),
             bytes=swept + sum(item.bytes for item in loose),
+            unreadable=tuple(each.path for each in unreadable),
         )
 
     def collect(self, now: datetime | None = None) -> Garbage:
@@ -86,95 +100,78 @@ class Collector:
         """
         now = now or datetime.now(UTC)
         garbage = self.plan(now)
-        for prefix in garbage.kept:
-            self.store.delete(_condemned_path(prefix))
-        for prefix in garbage.condemned:
-            self.store.create(_condemned_path(prefix), b"{}\n")
+        if not garbage.unreadable:
+            marked = {item.path for item in self.store.objects("condemned")}
+            for prefix in garbage.kept:
+                if _mark(prefix) in marked:
+                    self.store.delete(_mark(prefix))
+            for prefix in garbage.condemned:
+                self.store.create(_mark(prefix), b"{}\n")
         for prefix in garbage.artifacts:
             self._sweep(prefix, now)
-        for path in garbage.objects:
-            self.store.delete(path)
+        for folder, paths in _by_folder(garbage.objects).items():
+            self._sweep_loose(folder, paths, now)
         self._sweep_partial_files(now)
         return garbage
-
-    def _needed(self, artifacts: Iterable[Manifest], now: datetime) -> set[Address]:
-        """Return what roots lead to, by kind and digest."""
-        inputs: dict[Address, list[Address]] = {
-            (m.kind, m.digest): [(ref.kind, ref.digest) for ref in m.inputs] for m in artifacts
-        }
-        waiting = [*self._referred(), *self._pinned(), *self._used(now)]
-        needed: set[Address] = set()
-        while waiting:
-            address = waiting.pop()
-            if address not in needed:
-                needed.add(address)
-                waiting += inputs.get(address, [])
-        return needed
-
-    def _referred(self) -> Iterator[Address]:
-        for kind in KINDS:
-            for name in self.store.list_dirs(f"refs/{kind}"):
-                latest = dict.fromkeys(reversed(self.store.refs(kind, name)))
-                yield from ((kind, digest) for digest in list(latest)[: self.keep_refs])
-
-    def _pinned(self) -> Iterator[Address]:
-        return (_address(prefix) for prefix in pins(self.store))
-
-    def _used(self, now: datetime) -> Iterator[Address]:
-        for item in self.store.objects("running"):
-            if now - item.modified < self.grace:
-                with contextlib.suppress(FileNotFoundError):  # the work has ended since
-                    yield from map(_address, json.loads(self.store.get(item.path))["needs"])
-
-    def _condemned_for(self, prefix: str, now: datetime) -> timedelta:
-        for item in self.store.objects(_condemned_path(prefix).rpartition("/")[0]):
-            if item.path == _condemned_path(prefix):
-                return now - item.modified
-        return timedelta(0)
-
-    def _loose_objects(self, artifacts: dict[str, Manifest], now: datetime) -> Iterator[ObjectInfo]:
-        for root in ("attempts", "running"):
-            yield from self._old_groups(root, now)
-        for kind in KINDS:
-            yield from self._unnamed(kind, artifacts, now)
-
-    def _old_groups(self, root: str, now: datetime) -> Iterator[ObjectInfo]:
-        """Yield the objects of every job's scratch whose newest object is old."""
-        groups: dict[str, list[ObjectInfo]] = {}
-        for item in self.store.objects(root):
-            groups.setdefault("/".join(item.path.split("/")[:3]), []).append(item)
-        for items in groups.values():
-            if now - max(item.modified for item in items) >= self.grace:
-                yield from (item for item in items if _is_ours(item.path))
-
-    def _unnamed(
-        self, kind: Kind, artifacts: dict[str, Manifest], now: datetime
-    ) -> Iterator[ObjectInfo]:
-        """Yield old files that no manifest names, unfinished artifacts among them."""
-        named = {
-            f"{prefix}/{path}"
-            for prefix, manifest in artifacts.items()
-            if manifest.kind == kind
-            for path in (MANIFEST_NAME, *(entry.path for entry in manifest.files))
-        }
-        for item in self.store.objects(kind):
-            if item.path not in named and now - item.modified >= self.grace and _is_ours(item.path):
-                yield item
 
     def _sweep(self, prefix: str, now: datetime) -> None:
         """Delete an artifact unless something has begun to need it since the plan."""
         kind, name, digest = cast(tuple[Kind, str, str], tuple(prefix.split("/")))
-        manifests = (m for each in KINDS for m in self.store.manifests(each))
-        if (kind, digest) in self._needed(manifests, now):
-            _log.info("%s is needed again: kept", prefix)
+        with sweeping(self.store, prefix):
+            if (kind, digest) in self._needs.now(now):
+                _log.info("%s is needed again: kept", prefix)
+                return
+            for path in self.store.ref_entries(kind, name):
+                if self.store.ref_digest(path) == digest:
+                    self.store.delete(path)
+            self.store.delete(f"{prefix}/{MANIFEST_NAME}")
+            for item in list(self.store.objects(prefix)):
+                self.store.delete(item.path)
+            self.store.delete(_mark(prefix))
+
+    def _sweep_loose(self, folder: str, paths: Sequence[str], now: datetime) -> None:
+        """Delete planned objects of one folder unless it has come to life since."""
+        artifact = folder.removeprefix(_STAGING).replace(".", "/")
+        if artifact.split("/")[0] not in KINDS:
+            self._delete_old(folder, paths, now)
             return
-        for path in self.store.ref_entries(kind, name):
-            if json.loads(self.store.get(path))["digest"] == digest:
+        with sweeping(self.store, artifact):
+            if artifact in set(leased(self.store, now)):
+                _log.info("%s is being made: kept", artifact)
+                return
+            self._delete_old(folder, paths, now)
+
+    def _delete_old(self, folder: str, paths: Sequence[str], now: datetime) -> None:
+        """Delete these objects if the folder's are still as old, and none has got a manifest."""
+        manifest = None
+        if folder.split("/")[0] in KINDS:
+            kind, name, digest = folder.split("/")
+            manifest = self.store.find(cast(Kind, kind), name, digest)
+        found = list(self.store.objects(folder))
+        before = self._before(folder.split("/")[0], now)
+        old = {item.path for item in _loose_in(folder, found, manifest, before)}
+        for path in paths:
+            if path in old:
                 self.store.delete(path)
-        self.store.delete(f"{prefix}/{MANIFEST_NAME}")
-        for item in list(self.store.objects(prefix)):
-            self.store.delete(item.path)
-        self.store.delete(_condemned_path(prefix))
+
+    def _loose_objects(
+        self, artifacts: dict[str, Manifest], unreadable: Iterable[Unreadable], now: datetime
+    ) -> Iterator[ObjectInfo]:
+        closed = {each.path.rpartition("/")[0] for each in unreadable}
+        for root in (*_FLAGS, "attempts", *KINDS):
+            before = self._before(root, now)
+            found = {item.path: item for item in self.store.objects(root)}
+            for folder, paths in _by_folder(found).items():
+                if folder not in closed:
+                    items = [found[path] for path in paths]
+                    yield from _loose_in(folder, items, artifacts.get(folder), before)
+
+    def _before(self, root: str, now: datetime) -> datetime:
+        """Return when garbage was last written; while work runs that may use it, long ago."""
+        if root in _FLAGS:
+            return now - LEASE_TTL
+        is_busy = any(True for _ in leased(self.store, now))
+        return now - max(self.grace, GRACE if is_busy else LEASE_TTL)
 
     def _sweep_partial_files(self, now: datetime) -> None:
         """Delete what killed writers left in a local store; obstore hides it from listings."""
@@ -182,15 +179,18 @@ class Collector:
             return
         for file in root.rglob("*#*"):
             if _PARTIAL.fullmatch(file.name) and file.is_file():
-                age = now - datetime.fromtimestamp(file.lstat().st_mtime, UTC)
-                if age >= self.grace:
-                    file.unlink(missing_ok=True)
+                with contextlib.suppress(FileNotFoundError):  # its writer was alive after all
+                    age = now - datetime.fromtimestamp(file.lstat().st_mtime, UTC)
+                    if age >= max(self.grace, LEASE_TTL):
+                        file.unlink()
 
 
 def pin(store: Store, manifest: Manifest, reason: str) -> None:
     """Keep an artifact and what it was made of, whatever refs say."""
-    content = json.dumps({"reason": reason}).encode("ascii")
-    store.put(f"pins/{manifest.prefix}.json", content + b"\n")
+    path = f"pins/{manifest.prefix}.json"
+    with holding(store, [manifest.prefix], "pin"):
+        store.put(path, json.dumps({"reason": reason}).encode("ascii") + b"\n")
+        store.sync([path])
 
 
 def unpin(store: Store, manifest: Manifest) -> None:
@@ -200,33 +200,66 @@ def unpin(store: Store, manifest: Manifest) -> None:
 
 def pins(store: Store) -> dict[str, str]:
     """Return the reasons by pinned artifact, as kind/name/digest."""
-    listed = [item.path for item in store.objects("pins")]
-    return {
-        path.removeprefix("pins/").removesuffix(".json"): json.loads(store.get(path))["reason"]
-        for path in listed
-    }
+    found = {}
+    for path in [item.path for item in store.objects("pins")]:
+        with contextlib.suppress(FileNotFoundError):  # unpinned since
+            prefix = path.removeprefix("pins/").removesuffix(".json")
+            found[prefix] = json.loads(store.get(path))["reason"]
+    return found
 
 
-@contextlib.contextmanager
-def needing(store: Store, manifests: Sequence[Manifest], what: str) -> Iterator[None]:
+def needing(
+    store: Store, manifests: Sequence[Manifest], what: str
+) -> contextlib.AbstractContextManager[None]:
     """Keep these artifacts from being swept while the block runs; `what` is for people."""
-    path = f"running/{uuid.uuid4().hex}.json"
-    lease = {"needs": [manifest.prefix for manifest in manifests], "what": what}
-    store.put(path, json.dumps(lease).encode("ascii") + b"\n")
-    try:
-        yield
-    finally:
-        store.delete(path)
+    return holding(store, [manifest.prefix for manifest in manifests], what)
 
 
-def _address(prefix: str) -> Address:
-    kind, name, digest = prefix.split("/")
-    artifact_prefix(kind, name, digest)
-    return kind, digest
-
-
-def _condemned_path(prefix: str) -> str:
+def _mark(prefix: str) -> str:
     return f"condemned/{prefix}.json"
+
+
+def _by_folder(paths: Iterable[str]) -> dict[str, list[str]]:
+    """Return paths by what lives and dies together: an artifact, a job's scratch."""
+    folders: dict[str, list[str]] = {}
+    for path in paths:
+        folders.setdefault("/".join(path.split("/")[:-1][:3]), []).append(path)
+    return {folder: found for folder, found in folders.items() if _is_known(folder)}
+
+
+def _is_known(folder: str) -> bool:
+    """Return whether we make such folders; among the artifacts only those with an address."""
+    kind, _, rest = folder.partition("/")
+    if kind not in KINDS:
+        return True
+    name, _, digest = rest.partition("/")
+    try:
+        artifact_prefix(kind, name, digest)
+    except ValueError:
+        return False
+    return True
+
+
+def _loose_in(
+    folder: str, items: Sequence[ObjectInfo], manifest: Manifest | None, before: datetime
+) -> Iterator[ObjectInfo]:
+    """Yield what is garbage in one folder: what was last written no later than `before`.
+
+    Of an artifact, files that its manifest does not name; of other folders everything, once the
+    newest object is old: what is being written to is alive as a whole. Leases end each by itself.
+    """
+    named: set[str] = set()
+    if manifest is not None:
+        named = {f"{folder}/{path}" for path in (MANIFEST_NAME, *_paths(manifest))}
+    elif folder.split("/")[0] not in _FLAGS and any(item.modified > before for item in items):
+        return
+    for item in items:
+        if item.path not in named and item.modified <= before and _is_ours(item.path):
+            yield item
+
+
+def _paths(manifest: Manifest) -> Iterator[str]:
+    return (entry.path for entry in manifest.files)
 
 
 def _is_ours(path: str) -> bool:

@@ -75,9 +75,12 @@ class Store(Contents, Refs):
 
         What a stage asks first: it also mends a publication that ended before its ref.
         """
-        if found := self.find(kind, name, digest):
-            self.add_ref(kind, name, digest)
-        return found
+        if not self.find(kind, name, digest):
+            return None
+        with holding(self, [artifact_prefix(kind, name, digest)], "reuse"):
+            if found := self.find(kind, name, digest):  # not swept meanwhile
+                self.add_ref(kind, name, digest)
+            return found
 
     def publish(self, manifest: Manifest) -> Manifest:
         """Make an artifact visible: check its files, create its manifest, append to refs.
@@ -100,6 +103,12 @@ class Store(Contents, Refs):
         replaced, never mixed. Use no `put` under `manifest.prefix` beside it. `files` has the
         content of every entry of the manifest. Returns the manifest that is in the store.
         """
+        published = self.complete_files(manifest, files)
+        self.add_ref(published.kind, published.name, published.digest)
+        return published
+
+    def complete_files(self, manifest: Manifest, files: Mapping[str, bytes]) -> Manifest:
+        """Do what `publish_files` does, without making the artifact the latest of its name."""
         if files.keys() != {entry.path for entry in manifest.files}:
             raise ValueError(f"{manifest.prefix}: the manifest's entries are not the files given")
         check_file_names(manifest)
@@ -109,7 +118,7 @@ class Store(Contents, Refs):
                     break
                 self._publish_chosen(manifest, files)
             staging.clear(self, manifest)
-            published = self.reuse(manifest.kind, manifest.name, manifest.digest)
+            published = self.find(manifest.kind, manifest.name, manifest.digest)
         if published is None:
             raise StoreError(f"{manifest.prefix} was deleted while it was published: run it again")
         return published

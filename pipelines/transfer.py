@@ -4,15 +4,19 @@ Inputs go first and the artifact itself last, each under the store's own protoco
 is cut off leaves nothing half-visible, and the same call goes on where it stopped.
 """
 
+import hashlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
+from pipelines.leases import holding
 from pipelines.provenance import OUTSIDE, Lineage, trace
 from pipelines.schema import FileEntry, InputRef, Manifest
 from pipelines.store import Store, StoreError
 
 _COPIERS = 4
+# Whose bytes depend on the machine: one that is made in the target at the same time has others.
+_OTHER_BYTES = ("models", "reports")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,23 +39,23 @@ def copy_artifact(
     """Copy an artifact and its inputs from one store to another.
 
     The artifact becomes the latest of its name in the target; an input only if it is the first
-    of its name. Raises StoreError if a file of the source is damaged; the target is then as if
-    that artifact had never been sent.
+    of its name. Raises StoreError if a file of the source is damaged; no byte of that file is
+    then in the target.
     """
     lineage = {_address(found.ref): found for found in _inputs_first(trace(manifest, source))}
     wanted = [found.manifest for found in lineage.values() if found.manifest]
     missing = [each for each in wanted if not target.find(each.kind, each.name, each.digest)]
     total = sum(entry.bytes for each in missing for entry in each.files)
     copied_bytes = 0
-    for each in missing:
-        for size in _copy_files(each, source, target):
-            copied_bytes += size
-            if progress:
-                progress("copy", copied_bytes, total, each.name)
-        target.complete(each)
-    for each in wanted:
-        if each == manifest or not target.ref_entries(each.kind, each.name):
-            target.add_ref(each.kind, each.name, each.digest)
+    with holding(target, [each.prefix for each in wanted], "copy"):
+        for each in missing:
+            for size in _copy(each, source, target):
+                copied_bytes += size
+                if progress:
+                    progress("copy", copied_bytes, total, each.name)
+        for each in wanted:
+            if each == manifest or not target.ref_entries(each.kind, each.name):
+                target.add_ref(each.kind, each.name, each.digest)
     return Transfer(
         copied=tuple(each.prefix for each in missing),
         present=tuple(each.prefix for each in wanted if each not in missing),
@@ -68,6 +72,17 @@ def _inputs_first(lineage: Lineage) -> Iterator[Lineage]:
         yield lineage
 
 
+def _copy(manifest: Manifest, source: Store, target: Store) -> Iterator[int]:
+    """Copy an artifact and yield each file's size as it is done."""
+    if manifest.kind not in _OTHER_BYTES:
+        yield from _copy_files(manifest, source, target)
+        target.complete(manifest)
+        return
+    files = {entry.path: source.read(manifest, entry.path) for entry in manifest.files}
+    target.complete_files(manifest, files)
+    yield from map(len, files.values())
+
+
 def _copy_files(manifest: Manifest, source: Store, target: Store) -> Iterator[int]:
     """Copy side by side and yield each file's size as it is done."""
     with ThreadPoolExecutor(_COPIERS) as pool:
@@ -80,10 +95,18 @@ def _copy_file(manifest: Manifest, entry: FileEntry, source: Store, target: Stor
     path = f"{manifest.prefix}/{entry.path}"
     if target.size(path) == entry.bytes and target.sha256(path) == entry.sha256:
         return entry.bytes
-    if target.put_chunks(path, source.chunks(path)) != (entry.bytes, entry.sha256):
-        target.delete(path)
-        raise StoreError(f"{path} in {source.url} is damaged: delete the artifact and remake it")
+    target.put_chunks(path, _verified(source.chunks(path), entry, f"{path}: {source.remedy(path)}"))
     return entry.bytes
+
+
+def _verified(chunks: Iterator[bytes], entry: FileEntry, where: str) -> Iterator[bytes]:
+    """Yield the chunks; raise StoreError at their end, before they are visible, if damaged."""
+    digest = hashlib.sha256()
+    for chunk in chunks:
+        digest.update(chunk)
+        yield chunk
+    if digest.hexdigest() != entry.sha256:
+        raise StoreError(f"damaged, it does not match its SHA-256: {where}")
 
 
 def _address(ref: InputRef) -> str:

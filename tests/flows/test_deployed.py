@@ -3,7 +3,9 @@
 import dataclasses
 import hashlib
 import json
+import os
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import get_args, get_type_hints
 
@@ -164,6 +166,9 @@ def test_housekeeping_names_what_is_damaged(tmp_path):
     store.publish(manifest)
     store.put(f"{manifest.prefix}/a", b"y")
     store.put("attempts/build/old/part", b"x")
+    store.put("attempts/build/new/part", b"x")
+    two_hours_ago = time.time() - 7200
+    os.utime(tmp_path / "attempts/build/old/part", (two_hours_ago, two_hours_ago))
     assert verify.fn(str(tmp_path), 100.0) == [manifest.prefix]
     assert sweep.fn(str(tmp_path), 0.0, 3) == {
         "artifacts": 0,

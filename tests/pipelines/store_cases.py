@@ -56,6 +56,14 @@ def make(store: Store, **options: Any) -> Manifest:
     return store.publish(manifest)
 
 
+def make_chain(store: Store, seed: int = 0) -> dict:
+    """Return a dataset, a model of it and samples of that, all published."""
+    dataset = make(store, spec={"seed": seed})
+    model = make(store, kind="models", name="net", spec={"seed": seed}, inputs=(dataset,))
+    samples = make(store, kind="samples", name="new", spec={"seed": seed}, inputs=(model, dataset))
+    return {"datasets": dataset, "models": model, "samples": samples}
+
+
 def check_whole(store: Store) -> None:
     """Assert what must hold at any moment: refs lead to artifacts, and those are undamaged."""
     for kind in KINDS:
@@ -80,12 +88,16 @@ class StoppedStore(Store):
     is_done = False
     count = 0
 
-    @staticmethod
-    def stop() -> None:
+    is_dead = False
+
+    def stop(self) -> None:
         """End the process, or let others do something."""
+        self.is_dead = True
         raise Crash
 
     def _step(self, operation: Callable[..., Any], *arguments: Any) -> Any:
+        if self.is_dead:  # a killed process tidies nothing up
+            raise Crash
         self.count += 1
         is_here = self.count - 1 == self.number
         if is_here and not self.is_done:
