@@ -14,7 +14,6 @@ import numpy as np
 import pytest
 
 from pipelines import engine
-from pipelines.assemble import BuildWork
 from pipelines.build import build_dataset
 from pipelines.doodles import google_npy
 from pipelines.engine import run_units, runner_flags
@@ -156,26 +155,6 @@ def test_dask_runner_is_refused_with_the_reason(flags):
         runner_flags(flags, 1)
 
 
-def test_a_bundle_that_fails_after_its_first_write_changes_nothing(source_dir, monkeypatch):
-    undisturbed = build(source_dir, "undisturbed")
-    put_shards = BuildWork.__call__
-    failed = []
-
-    def fail_after_writing(self, unit, store):
-        counters = put_shards(self, unit, store)
-        if unit.plan.index == 1 and not failed:
-            failed.append(unit)
-            # The record says that the shard is done: take it back, as a crash before it would.
-            raise OSError("the worker lost its disk")
-        return counters
-
-    monkeypatch.setattr(BuildWork, "__call__", fail_after_writing)
-    with pytest.raises(Exception, match="the worker lost its disk"):
-        build(source_dir, "failed")
-    assert failed
-    assert contents(build(source_dir, "failed")) == contents(undisturbed)
-
-
 def test_work_in_another_order_and_twice_gives_the_same_bytes(source_dir, monkeypatch):
     undisturbed = build(source_dir, "undisturbed")
     in_order = engine.run_units
@@ -217,27 +196,6 @@ if __name__ == "__main__":
     )
     build_dataset(spec, source, open_store(str(root / "killed")), "x")
 """
-
-
-@pytest.mark.slow
-def test_a_killed_build_goes_on_with_the_shards_that_are_missing(source_dir):
-    root = source_dir.parent
-    undisturbed = build(source_dir, "undisturbed")
-    script = root / "build.py"
-    script.write_text(BUILD_SCRIPT)
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
-    process = subprocess.Popen([sys.executable, str(script), str(root), "0.3"], env=environment)
-    records = root / "killed" / "attempts" / "shards"
-    deadline = time.monotonic() + 120
-    while len(list(records.rglob("*.json"))) < 2 and time.monotonic() < deadline:
-        time.sleep(0.02)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    done = {path: path.stat().st_mtime_ns for path in records.rglob("*.json")}
-    assert 2 <= len(done) < len(list((root / "undisturbed/attempts/shards").rglob("*.json")))
-    assert list((root / "killed").glob("datasets/*/*/manifest.json")) == []
-    assert contents(build(source_dir, "killed")) == contents(undisturbed)
-    assert {path: path.stat().st_mtime_ns for path in done} == done
 
 
 def free_port() -> int:
