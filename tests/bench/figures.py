@@ -24,8 +24,12 @@ def print_figure(
     peer: str | None = None,
     peer_value: float | None = None,
     ratio: float | None = None,
+    on: str | None = None,
 ) -> None:
-    """Print one figure; `ratio` says how many times better than the peer ours is."""
+    """Print one figure; `ratio` says how many times better than the peer ours is.
+
+    on: the hardware, where the processor is not what was measured
+    """
     figure = {
         "name": name,
         "value": round(value, 6),
@@ -33,6 +37,6 @@ def print_figure(
         "peer": peer,
         "peer_value": None if peer_value is None else round(peer_value, 6),
         "ratio": None if ratio is None else round(ratio, 4),
-        "hardware": hardware(),
+        "hardware": on or hardware(),
     }
     print(json.dumps(figure), flush=True)
