@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -39,7 +40,14 @@ def test_spec_survives_json(name: str) -> None:
 @pytest.mark.parametrize("name", PRESETS)
 def test_preset_states_its_result_first(name: str) -> None:
     assert PRESETS[name].__doc__ is not None
-    assert len(PRESETS[name].__doc__.splitlines()[0]) > 30
+    first = PRESETS[name].__doc__.splitlines()[0]
+    assert re.match(r"Test (1\.\d{3} bits/dim;|bits/dim not measured yet)", first)
+    assert re.search("minutes|time", first)
+    assert re.search("CPU|GPU", first)
+
+
+def test_presets_learn_with_muon_but_the_articles() -> None:
+    assert {name for name in PRESETS if not preset(name).muon_learning_rate} == {"seed"}
 
 
 def test_seed_preset_is_the_articles_configuration() -> None:
