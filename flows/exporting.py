@@ -12,6 +12,7 @@ from typing import Any
 from flows.options import DEFAULT_STORE
 from flows.progress import current
 from flows.stages import parent
+from pipelines.retention import needing
 from pipelines.schema import InputRef, Kind, Manifest
 from pipelines.store import Store, StoreError, open_store
 
@@ -95,10 +96,15 @@ def plan_export(params: ExportParams) -> Mapping[str, Any]:
 
 def work_export(params: ExportParams) -> Mapping[str, Any]:
     """Audit, check, export; return the export's digest, place and counts."""
-    from pipelines.export.run import ExportOptions, export_dataset
-
     store = open_store(params.store)
     dataset = find_exportable(store, params.ref)
+    with needing(store, [dataset], "export"):
+        return _work_export(params, dataset, store)
+
+
+def _work_export(params: ExportParams, dataset: Manifest, store: Store) -> Mapping[str, Any]:
+    from pipelines.export.run import ExportOptions, export_dataset
+
     name = params.name or dataset.name
     audit = audit_for_export(params, dataset, store)
     options = ExportOptions(
@@ -206,16 +212,17 @@ def work_export_part(params: ExportParams, part: int, parts: int) -> Mapping[str
         workers=params.workers,
         progress=current(),
     )
-    made = export_part(
-        dataset,
-        store,
-        export_spec(params),
-        name=params.name or dataset.name,
-        part=part,
-        parts=parts,
-        options=options,
-        extras=_extras(params, dataset, audit, store),
-    )
+    with needing(store, [dataset], "export"):
+        made = export_part(
+            dataset,
+            store,
+            export_spec(params),
+            name=params.name or dataset.name,
+            part=part,
+            parts=parts,
+            options=options,
+            extras=_extras(params, dataset, audit, store),
+        )
     return {"part": part, "parts": parts, "files": made}
 
 
@@ -228,13 +235,14 @@ def work_audited_report(params: ExportParams, *, per_class: int) -> Manifest:
 
     store = open_store(params.store)
     samples = find_exportable(store, params.ref)
-    audit = audit_for_export(params, samples, store)
-    if audit is None:
-        raise ValueError(f"{params.ref} is no samples dataset: nothing to audit")
-    checks = gate_checks(params, audit, store)
-    shown = [check.to_json() for check in checks]
-    name = params.name or samples.name
-    report = _audited_report(samples, audit, shown, store, name=name, per_class=per_class)
+    with needing(store, [samples], "report"):
+        audit = audit_for_export(params, samples, store)
+        if audit is None:
+            raise ValueError(f"{params.ref} is no samples dataset: nothing to audit")
+        checks = gate_checks(params, audit, store)
+        shown = [check.to_json() for check in checks]
+        name = params.name or samples.name
+        report = _audited_report(samples, audit, shown, store, name=name, per_class=per_class)
     page = f"{store.local_path(report.prefix) or report.prefix}/{report.summary['page']}"
     require_passed(checks, consequence=f"as {page} shows")
     return report

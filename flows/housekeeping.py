@@ -49,7 +49,9 @@ def sweep(url: str, grace_days: float, keep: int) -> dict[str, int]:
 def verify(url: str, percent: float) -> list[str]:
     """Verify today's part of the artifacts; return those that are damaged."""
     store = open_store(url)
-    return [found.prefix for found in damaged_today(store, percent, datetime.now(UTC).toordinal())]
+    bad = [found.path for kind in KINDS for found in store.unreadable(kind)]
+    today = datetime.now(UTC).toordinal()
+    return bad + [found.prefix for found in damaged_today(store, percent, today)]
 
 
 def damaged_today(store: Store, percent: float, day: int) -> Iterator[Manifest]:

@@ -1,7 +1,7 @@
 """The stages as plain functions: parameters in, manifest out; no Prefect here.
 
 Each resolves its parameters to a spec and asks the library, which answers at once if the store
-has the result. Heavy libraries are imported in the stage that needs them.
+has the result. While it works, a lease keeps its inputs and scratch from garbage collection. Heavy libraries are imported in the stage that needs them.
 """
 
 import dataclasses
@@ -14,6 +14,7 @@ from flows.counts import read_counts
 from flows.params import BuildParams, ReportParams, SampleParams, TrainParams
 from flows.progress import current
 from pipelines.catalogue import resolve_names
+from pipelines.retention import needing
 from pipelines.schema import Kind, Manifest, check_slug
 from pipelines.store import Store, open_store
 
@@ -34,15 +35,17 @@ def build(params: BuildParams) -> Manifest:
 
     check_runner(params)
     spec, source = dataset_work(params)
-    return build_dataset(
-        spec,
-        source,
-        open_store(params.store),
-        params.name,
-        beam_args=params.beam_args,
-        workers=params.workers,
-        progress=current(),
-    )
+    store = open_store(params.store)
+    with needing(store, [], "build"):
+        return build_dataset(
+            spec,
+            source,
+            store,
+            params.name,
+            beam_args=params.beam_args,
+            workers=params.workers,
+            progress=current(),
+        )
 
 
 def check_runner(params: BuildParams) -> None:
@@ -103,16 +106,17 @@ def train(params: TrainParams) -> Manifest:
 
     store = open_store(params.store)
     dataset = store.resolve("datasets", params.dataset)
-    return train_in_processes(
-        train_spec(params, dataset),
-        dataset,
-        store,
-        params.name,
-        num_processes=params.processes,
-        options=run_options(params),
-        progress=current(),
-        torchrun_options=rendezvous_options(params),
-    )
+    with needing(store, [dataset], "train"):
+        return train_in_processes(
+            train_spec(params, dataset),
+            dataset,
+            store,
+            params.name,
+            num_processes=params.processes,
+            options=run_options(params),
+            progress=current(),
+            torchrun_options=rendezvous_options(params),
+        )
 
 
 def run_options(params: TrainParams):
@@ -171,14 +175,15 @@ def sample(params: SampleParams) -> Manifest:
 
     store = open_store(params.store)
     model = store.resolve("models", params.model)
-    return sample_dataset(
-        sample_spec(params, model),
-        model,
-        store,
-        params.name,
-        processes=params.processes,
-        progress=current(),
-    )
+    with needing(store, [model], "sample"):
+        return sample_dataset(
+            sample_spec(params, model),
+            model,
+            store,
+            params.name,
+            processes=params.processes,
+            progress=current(),
+        )
 
 
 def sample_spec(params: SampleParams, model: Manifest):
@@ -218,19 +223,20 @@ def sample_range(params: SampleParams, first: int, last: int) -> dict[str, Any]:
             f"--shards {first}-{last}: the plan has the shards 0-{spec.num_shards - 1}"
         )
     digest = samples_digest(spec, model)
-    if not store.reuse("samples", params.name, digest):
-        make_shards(
-            spec,
-            model,
-            store,
-            params.name,
-            shards=range(first, last + 1),
-            processes=params.processes,
-            progress=current(),
-        )
-    missing = len(missing_shards(spec, model, store, params.name))
-    if not missing:
-        publish_samples(spec, model, store, params.name)
+    with needing(store, [model], "sample"):
+        if not store.reuse("samples", params.name, digest):
+            make_shards(
+                spec,
+                model,
+                store,
+                params.name,
+                shards=range(first, last + 1),
+                processes=params.processes,
+                progress=current(),
+            )
+        missing = len(missing_shards(spec, model, store, params.name))
+        if not missing:
+            publish_samples(spec, model, store, params.name)
     return {
         "samples": digest,
         "name": params.name,
@@ -249,7 +255,10 @@ def report(params: ReportParams) -> Manifest:
     model = parent(store, samples, "model")
     dataset = parent(store, model, "dataset")
     current()("report", 0, 1, "drawing")
-    made = make_report(dataset, model, samples, store, name=params.name, per_class=params.per_class)
+    with needing(store, [samples], "report"):
+        made = make_report(
+            dataset, model, samples, store, name=params.name, per_class=params.per_class
+        )
     current()("report", 1, 1, "done")
     return made
 

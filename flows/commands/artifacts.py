@@ -8,7 +8,7 @@ from flows.artifacts import overview, resolve_any, title
 from flows.console import print_result
 from flows.options import Common
 from pipelines.schema import KINDS, Manifest
-from pipelines.store import open_store
+from pipelines.store import Store, Unreadable, open_store
 
 ALL = Common()
 
@@ -59,8 +59,8 @@ def verify(*refs: str, common: Annotated[Common, Parameter(name="*")] = ALL) -> 
     """
     store = open_store(common.store)
     chosen = [resolve_any(store, ref) for ref in refs]
-    chosen = chosen or [m for kind in KINDS for m in store.manifests(kind)]
-    problems = {title(overview(m)): _problems(m, common.store) for m in chosen}
+    found = chosen or [each for kind in KINDS for each in store.survey(kind)]
+    problems = dict(_checked(each, store) for each in found)
     if common.json:
         print_result({"problems": problems}, as_json=True)
     else:
@@ -115,9 +115,15 @@ def diff(left: str, right: str, /, *, common: Annotated[Common, Parameter(name="
         print_result({diff_text(difference).rstrip(): ""}, as_json=False)
 
 
-def _problems(manifest: Manifest, url: str) -> list[str]:
+def _checked(found: Manifest | Unreadable, store: Store) -> tuple[str, list[str]]:
+    """Return what an artifact is called, and what is wrong with it."""
+    if isinstance(found, Unreadable):
+        return found.path, [found.reason]
+    return title(overview(found)), _problems(found, store)
+
+
+def _problems(manifest: Manifest, store: Store) -> list[str]:
     """Check hashes of any artifact; of a dataset also count its drawings again."""
-    store = open_store(url)
     if manifest.kind != "datasets":
         return store.damaged(manifest)
     from pipelines.verify import verify_dataset

@@ -30,7 +30,7 @@ def gc(
     delete
         Sweep what is found; without it nothing changes.
     grace_days
-        How long something must have been unneeded; more than the longest run.
+        How long something must have been unneeded. Work that runs keeps what it needs.
     keep
         How many of the latest versions of each name are needed.
     """
@@ -44,6 +44,11 @@ def gc(
     if not common.json:
         result = {name: _counted(value) for name, value in result.items()}
     print_result(result | {"deleted": sweep}, as_json=common.json)
+    if found.unreadable:
+        raise RuntimeError(
+            f"no artifact can go while manifests are damaged: {', '.join(found.unreadable)}; "
+            "`sketchmill verify` says what to do"
+        )
 
 
 def pin(

@@ -169,7 +169,10 @@ def test_housekeeping_names_what_is_damaged(tmp_path):
     store.put("attempts/build/new/part", b"x")
     two_hours_ago = time.time() - 7200
     os.utime(tmp_path / "attempts/build/old/part", (two_hours_ago, two_hours_ago))
-    assert verify.fn(str(tmp_path), 100.0) == [manifest.prefix]
+    broken = f"models/net/{digest}/manifest.json"
+    store.put(broken, b"{")
+    assert verify.fn(str(tmp_path), 100.0) == [broken, manifest.prefix]
+    store.delete(broken)
     assert sweep.fn(str(tmp_path), 0.0, 3) == {
         "artifacts": 0,
         "objects": 1,

@@ -69,6 +69,28 @@ def test_verify_fails_on_a_flipped_bit(ask, url):
     assert list(problems.values()) == [["file: content does not match its SHA-256"]]
 
 
+@pytest.fixture
+def truncated(url) -> str:
+    """The path of a manifest that has lost its end."""
+    store = open_store(url)
+    path = f"{store.resolve('models', 'net').prefix}/manifest.json"
+    store.put(path, store.get(path)[:-30])
+    return path
+
+
+def test_damaged_manifest_is_named_by_verify_and_does_not_hide_the_others(ask, truncated):
+    problems = ask("verify", code=1)["problems"]
+    assert "manifest is not JSON" in problems.pop(truncated)[0]
+    assert list(problems.values()) == [[]]
+    assert [row["name"] for row in ask("ls")["artifacts"]] == ["new"]
+
+
+def test_gc_sweeps_no_artifact_while_a_manifest_is_damaged(ask, url, truncated, capsys):
+    publish(open_store(url), "samples", "new", seed=1)
+    found = ask("gc", "--delete", "--grace-days", "0", "--keep", "1", code=1)
+    assert (found["unreadable"], found["artifacts"], found["condemned"]) == ([truncated], [], [])
+
+
 def test_diff_shows_the_field_that_differs(ask, url):
     first = open_store(url).resolve("models", "net")
     second = publish(open_store(url), "models", "net", seed=1)
