@@ -29,6 +29,7 @@ from prefect.events import emit_event
 from prefect.events.actions import ChangeFlowRunState
 from prefect.events.schemas.automations import EventTrigger, Posture
 from prefect.exceptions import ObjectNotFound
+from prefect.settings import get_current_settings
 from prefect.variables import Variable
 
 from flows.deployed import CLASS_LISTS
@@ -66,7 +67,11 @@ class Target:
 
 
 def deploy(target: Target) -> dict[str, Any]:
-    """Apply everything but class lists; return what is there now."""
+    """Apply everything but class lists; return what is there now.
+
+    Raises ValueError if no server is named, RuntimeError if it does not answer.
+    """
+    require_server()
     with get_client(sync_client=True) as client:
         for name, limit in target.pools.items():
             ensure_pool(client, name, target.pool_type, limit)
@@ -74,12 +79,23 @@ def deploy(target: Target) -> dict[str, Any]:
             ensure_queue(client, "cpu", name, 1)
     apply_file(target)
     with get_client(sync_client=True) as client:
-        deployments = sorted(each.name for each in client.read_deployments())
+        flows = {flow.id: flow.name for flow in client.read_flows()}
+        names = [f"{flows[each.flow_id]}/{each.name}" for each in client.read_deployments()]
     return {
         "pools": sorted(target.pools),
-        "deployments": deployments,
+        "deployments": sorted(names),
         "automation": ensure_zombie_automation(HEARTBEAT_LIMIT),
     }
+
+
+def require_server() -> None:
+    """Raise unless a server is named and answers; Prefect would start one for us and end it."""
+    url = get_current_settings().api.url
+    if not url:
+        raise ValueError("PREFECT_API_URL names no server: infra/README.md shows how to start one")
+    with get_client(sync_client=True) as client:
+        if error := client.api_healthcheck():
+            raise RuntimeError(f"no Prefect server answers at {url}: {error}")
 
 
 def ensure_pool(client: SyncPrefectClient, name: str, pool_type: str, limit: int) -> None:

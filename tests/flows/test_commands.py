@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import inspect
 import json
+import os
 import subprocess
 import sys
 
@@ -79,6 +80,32 @@ def test_doctor_finds_a_local_store_fit(capsys, tmp_path):
     findings = json.loads(capsys.readouterr().out.splitlines()[-1])["findings"]
     assert all(finding["is_ok"] for finding in findings if finding["is_required"])
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
+# Prefect's client asks a server that does not answer five times more.
+HASTY = {"PREFECT_CLIENT_MAX_RETRIES": "0"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("url", "code", "words"),
+    [
+        ("", 2, "PREFECT_API_URL names no server"),
+        ("http://127.0.0.1:9/api", 1, "no Prefect server"),
+    ],
+    ids=["none", "down"],
+)
+def test_deploy_says_that_there_is_no_server(tmp_path, url, code, words):
+    """Without a URL Prefect would start a server, deploy to it and end it again."""
+    command = "from flows.cli import main; main(['deploy', '--store', 'store'])"
+    done = subprocess.run(
+        [sys.executable, "-c", command],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"PREFECT_API_URL": url, "PREFECT_HOME": str(tmp_path)} | HASTY,
+    )
+    assert done.returncode == code
+    assert words in done.stderr
 
 
 @pytest.fixture
