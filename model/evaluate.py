@@ -24,6 +24,7 @@ from torch.distributed.elastic.multiprocessing.errors import record
 
 from model.bayes import split_class_nats, summarize_classes
 from model.data import SPLITS, Drawings, open_split, permute, split_files
+from model.histogram import NUM_LEVELS, histogram_nats
 from model.parent import die_with_parent
 from model.pixelcnn import PixelCNN
 from model.progress import JsonProgress, Progress, no_progress
@@ -92,13 +93,15 @@ def summarize(
 class Evaluation:
     """What to measure of a model over a dataset.
 
-    limit       so many drawings of the split, spread over it, always the same; 0: all
-    with_bayes  also classify by Bayes' rule, at a forward pass for each class
+    limit          so many drawings of the split, spread over it, always the same; 0: all
+    with_bayes     also classify by Bayes' rule, at a forward pass for each class
+    with_baseline  also the likelihood under a histogram of the dataset's training drawings
     """
 
     split: str = "test"
     limit: int = 0
     with_bayes: bool = False
+    with_baseline: bool = False
 
     def rows(self, num_rows: int) -> npt.NDArray[np.int64]:
         """Return the rows to measure, in order, of a split of `num_rows`.
@@ -122,13 +125,18 @@ def evaluate_model(
 ) -> dict[str, Any]:
     """Return what is wanted of a dataset's split under a published model, as JSON values.
 
-    With Bayes' rule the result has "bayes" too. Raises ValueError as check_evaluation does.
+    Where they are wanted the result has "bayes" and "histogram" too. Raises ValueError as
+    check_evaluation does.
     """
     ranks = ranks or Ranks()
     check_evaluation(model, dataset, store, wanted)
     network = open_model(store, model).to(ranks.device)
-    drawings = open_split(store, dataset, split=wanted.split, cache_dir=cache_dir)
-    drawings = match_classes(drawings, model.summary["class_names"])
+
+    def opened(split: str) -> Drawings:
+        drawings = open_split(store, dataset, split=split, cache_dir=cache_dir)
+        return match_classes(drawings, model.summary["class_names"])
+
+    drawings = opened(wanted.split)
     rows = wanted.rows(len(drawings))
     labels = drawings.labels[rows]
     measure = split_class_nats if wanted.with_bayes else split_nats
@@ -142,21 +150,32 @@ def evaluate_model(
         nats = nats[np.arange(len(nats)), labels]
     num_dims = math.prod(drawings.images.shape[1:])
     found |= summarize(nats, labels, class_names=names, num_dims=num_dims)
+    if wanted.with_baseline:
+        part = Drawings(drawings.images[rows], labels, names) if wanted.limit else drawings
+        found["histogram"] = _describe(histogram_nats(opened("train"), part), num_dims)
     return found | {"split": wanted.split, "model": model.digest, "dataset": dataset.digest}
 
 
 def check_evaluation(model: Manifest, dataset: Manifest, store: Store, wanted: Evaluation) -> None:
     """Raise ValueError for what cannot be evaluated, without reading weights or drawings.
 
-    That is a class that the model does not know, a split that the dataset lacks, or Bayes' rule
-    with a model that is not conditioned on a label.
+    That is a class that the model does not know, a split that the dataset lacks, Bayes' rule
+    with a model that is not conditioned on a label, or a histogram of other levels.
     """
     check_classes(dataset.summary["class_names"], model.summary["class_names"])
     split_files(dataset, wanted.split)
     if wanted.limit < 0:
         raise ValueError(f"limit must be at least 1, or 0 for all, found {wanted.limit}")
+    config = read_config(store.read(model, CONFIG_NAME))
     if wanted.with_bayes:
-        check_classifies(read_config(store.read(model, CONFIG_NAME)))
+        check_classifies(config)
+    if wanted.with_baseline:
+        split_files(dataset, "train")
+        if config.num_levels != NUM_LEVELS:
+            raise ValueError(
+                f"the histogram has {NUM_LEVELS} levels, the model {config.num_levels}: their "
+                "likelihoods cannot be compared"
+            )
 
 
 def check_classes(class_names: Sequence[str], known: Sequence[str]) -> None:
@@ -181,7 +200,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
             store.resolve("models", given.model),
             store.resolve("datasets", given.dataset),
             store,
-            Evaluation(split=given.split, limit=given.limit, with_bayes=given.bayes),
+            Evaluation(
+                split=given.split,
+                limit=given.limit,
+                with_bayes=given.bayes,
+                with_baseline=given.baseline,
+            ),
             cache_dir=given.cache,
             ranks=ranks,
             progress=JsonProgress(sys.stdout) if shows else no_progress,
@@ -198,6 +222,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--split", default="test", choices=SPLITS)
     parser.add_argument("--limit", type=int, default=0, help="so many drawings; 0: all")
     parser.add_argument("--bayes", action="store_true", help="classify by Bayes' rule too")
+    parser.add_argument("--baseline", action="store_true", help="a histogram's likelihood too")
     parser.add_argument("--cache", required=True, type=Path, help="folder of memory maps")
     parser.add_argument("--progress-json", action="store_true", help="progress on stdout")
     return parser

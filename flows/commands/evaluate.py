@@ -19,6 +19,7 @@ def evaluate(
     split: Literal["train", "validation", "test"] = "test",
     limit: int = 0,
     bayes: Annotated[bool, Parameter(negative=())] = False,
+    baseline: Annotated[bool, Parameter(negative=())] = False,
     nproc_per_node: int = 0,
     common: Annotated[Common, Parameter(name="*")] = ALL,
 ) -> None:
@@ -39,10 +40,13 @@ def evaluate(
     bayes
         Also take each drawing for the class under which it is most likely: accuracy and
         confusion. Costs a pass for each class.
+    baseline
+        Also the bits/dim of a model without a network: a histogram of gray levels by pixel and
+        class, of the dataset's training split.
     nproc_per_node
         Ranks that share the work; 0 is one a GPU, and one without.
     """
-    measured = {"split": split, "limit": limit, "with_bayes": bayes}
+    measured = {"split": split, "limit": limit, "with_bayes": bayes, "with_baseline": baseline}
     run_stage(
         common,
         plan=lambda: _resolved(common.store, model, dataset, split, limit),
@@ -82,7 +86,7 @@ def _evaluate_on_ranks(
     arguments = ["--store", url, "--model", f"{model.name}@{model.digest}"]
     arguments += ["--dataset", f"{dataset.name}@{dataset.digest}", "--split", wanted.split]
     arguments += ["--limit", str(wanted.limit), "--cache", cache, "--progress-json"]
-    arguments += ["--bayes"] * wanted.with_bayes
+    arguments += ["--bayes"] * wanted.with_bayes + ["--baseline"] * wanted.with_baseline
     return run_on_ranks("model.evaluate", arguments, num=num_ranks, progress=current())
 
 

@@ -54,7 +54,7 @@ def trained() -> PixelCNN:
 
 
 def publish_drawings(store: Store, images: np.ndarray, labels: np.ndarray) -> Manifest:
-    """Publish drawings as the test split of a dataset."""
+    """Publish drawings as both the training and the test split of a dataset."""
     content = write_shard(images, {"label": labels}, shard_schema(CLASS_NAMES, (4, 4)))
     digest = artifact_digest("datasets", {"sha": hashlib.sha256(content).hexdigest()}, ())
     return _publish(
@@ -67,9 +67,8 @@ def publish_drawings(store: Store, images: np.ndarray, labels: np.ndarray) -> Ma
             summary={"class_names": list(CLASS_NAMES), "image_shape": [4, 4]},
             files=(),
         ),
-        {"data/test-00000-of-00001.parquet": content},
+        {f"data/{split}-00000-of-00001.parquet": content for split in ("test", "train")},
         rows=len(labels),
-        split="test",
     )
 
 
@@ -90,12 +89,17 @@ def publish_model(store: Store, model: PixelCNN, dataset: Manifest, name: str) -
     return _publish(store, manifest, model_files(model, class_names=names))
 
 
-def _publish(store: Store, manifest: Manifest, files: dict[str, bytes], **fields) -> Manifest:
+def _publish(
+    store: Store, manifest: Manifest, files: dict[str, bytes], rows: int | None = None
+) -> Manifest:
     entries = []
     for path, content in files.items():
         store.put(f"{manifest.prefix}/{path}", content)
         sha256 = hashlib.sha256(content).hexdigest()
-        entries.append(FileEntry(path=path, bytes=len(content), sha256=sha256, **fields))
+        split = path.removeprefix("data/").partition("-")[0] if rows else None
+        entries.append(
+            FileEntry(path=path, bytes=len(content), sha256=sha256, rows=rows, split=split)
+        )
     return store.publish(dataclasses.replace(manifest, files=tuple(entries)))
 
 

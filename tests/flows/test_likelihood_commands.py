@@ -21,6 +21,7 @@ from pipelines.store import open_store
 
 SCRIBBLE, MISLABELED, NUM = 5, 10, 24
 PLAIN = dataclasses.replace(strokes.CONFIG, condition=ConditionConfig())
+BYTES = dataclasses.replace(strokes.CONFIG, high=255)
 
 
 @pytest.fixture(scope="module")
@@ -28,13 +29,19 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A store with a model, and a test split with a scribble and a wrong label planted."""
     folder = tmp_path_factory.mktemp("likelihood")
     store = open_store(str(folder / "store"))
+    dataset = strokes.publish_drawings(store, *planted())
+    strokes.publish_model(store, strokes.trained(), dataset, "knows")
+    strokes.publish_model(store, PixelCNN(PLAIN).eval(), dataset, "plain")
+    strokes.publish_model(store, PixelCNN(BYTES).eval(), dataset, "bytes")
+    return folder
+
+
+def planted() -> tuple[np.ndarray, np.ndarray]:
+    """Return drawings and labels with a scribble and a wrong label among them."""
     images, labels = strokes.drawings(NUM, seed=100)
     images[SCRIBBLE] = np.tile([[0, 3], [3, 0]], (2, 2))
     labels[MISLABELED] = 1 - labels[MISLABELED]
-    dataset = strokes.publish_drawings(store, images, labels)
-    strokes.publish_model(store, strokes.trained(), dataset, "knows")
-    strokes.publish_model(store, PixelCNN(PLAIN).eval(), dataset, "plain")
-    return folder
+    return images, labels
 
 
 @pytest.fixture(autouse=True)
@@ -79,6 +86,26 @@ def test_limit_measures_the_same_drawings_again(folder: Path, capsys):
     )
 
 
+def test_a_histogram_is_printed_beside_the_model(folder: Path, capsys):
+    given = ("evaluate", "--model", "bytes", "--baseline")
+    found = call(folder, capsys, *given)["histogram"]
+    images, labels = planted()
+    # Smoothed by 0.1 a level, for each pixel and class, over 256 levels.
+    nats = 0.0
+    for image, label in zip(images, labels, strict=True):
+        own = images[labels == label]
+        counts = (own == image).sum(axis=0)
+        nats -= np.log((counts + 0.1) / (len(own) + 25.6)).sum()
+    assert found["bits_per_dim"] == pytest.approx(nats / (NUM * 16 * np.log(2)))
+    assert call(folder, capsys, *given, "--limit", "3")["histogram"]["num_drawings"] == 3
+
+
+def test_a_histogram_of_other_levels_is_refused(folder: Path, capsys):
+    given = ["evaluate", "--model", "knows", "--baseline", "--store", str(folder / "store")]
+    assert run_command_line(given) == 2
+    assert "the histogram has 256 levels, the model 4" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("command", ["evaluate", "score"])
 def test_a_model_without_labels_is_refused_before_the_split_is_read(
     folder: Path, capsys, command: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
@@ -112,8 +139,7 @@ def test_score_puts_the_scribble_and_the_wrong_label_first(folder: Path, capsys,
     assert found[2]["own_probability"] > 0.5
 
     picture = np.array(Image.open(io.BytesIO(sheet.read_bytes())))
-    images, _ = strokes.drawings(NUM, seed=100)
-    images[SCRIBBLE] = np.tile([[0, 3], [3, 0]], (2, 2))
+    images, _ = planted()
     # Twice enlarged, after a gap of 4, in the order of the list; ink is dark.
     for place, row in enumerate(found):
         left = 4 + place * 12
