@@ -20,7 +20,7 @@ from torch import Tensor
 from model.conditioning import check_condition
 from model.likelihood import num_draws, num_params, read_params, to_unit
 from model.pixelcnn import PixelCNN
-from model.precision import warn_if_emulated
+from model.precision import sum_in_float32, warn_if_emulated
 from model.sampling.evaluator import Evaluator
 from model.sampling.graphs import RowGraphs
 from model.sampling.naive import pixel_dtype
@@ -75,6 +75,7 @@ class CachedSampler:
         """
         weight = model.network.output.bias
         warn_if_emulated(dtype or weight.dtype, weight.device)
+        sum_in_float32(weight.device)
         narrow = dtype or weight.dtype
         wide = torch.float32 if narrow in (torch.bfloat16, torch.float16) else narrow
         self._place = place = Place(

@@ -12,7 +12,7 @@ from torch import Tensor
 from model.config import PixelCNNConfig
 from model.likelihood import num_draws
 from model.pixelcnn import PixelCNN
-from model.precision import default_device, sum_in_float32
+from model.precision import default_device
 from model.sampling.cached import CachedSampler
 from model.sampling.noise import class_uniforms
 from model.sampling.spec import Rows, SampleSpec, model_labels, shard_size, spec_rows
@@ -89,7 +89,6 @@ def open_drawer(store: Store, manifest: Manifest, spec: SampleSpec) -> Drawer:
     labels = spec_labels(spec, saved.class_names, saved.model.config)
     dtype = torch.float64 if spec.dtype == "float64" else torch.float32
     device = default_device()
-    sum_in_float32(device)
     return Drawer(saved.model.to(device, dtype), labels, spec)
 
 
