@@ -7,6 +7,7 @@ their file system has flock (NFS since version 4 does).
 
 import contextlib
 import fcntl
+import logging
 import os
 import platform
 import time
@@ -15,6 +16,8 @@ from pathlib import Path
 
 from model.progress import Progress
 from model.ranks import Interrupted, Ranks, StopSignal
+
+_LOG = logging.getLogger(__name__)
 
 LOCK_NAME = "lock"
 _POLL_SEC = 1.0
@@ -26,8 +29,9 @@ class FolderLock:
     def __init__(self, folder: Path) -> None:
         """Open the lock without taking it."""
         folder.mkdir(parents=True, exist_ok=True)
+        self._path = folder / LOCK_NAME
         # Neither truncates what another process wrote, nor outlives this one.
-        self._file = (folder / LOCK_NAME).open("a+")
+        self._file = self._path.open("a+")
 
     def take(self) -> bool:
         """Take the lock unless another process has it; return whether we do."""
@@ -35,6 +39,9 @@ class FolderLock:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             return False
+        except OSError as error:  # object stores mounted as folders have no locks
+            _LOG.warning("%s cannot be locked (%s): start one trainer at a time", self._path, error)
+            return True
         self._file.truncate(0)
         self._file.write(f"{os.getpid()} on {platform.node()}")
         self._file.flush()

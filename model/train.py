@@ -90,7 +90,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with join_ranks(run_options.device) as ranks:
         shows = options.progress_json and ranks.is_first
         if shows:
-            logging.getLogger().addHandler(JsonWarnings(sys.stdout))
+            logging.getLogger("model").addHandler(JsonWarnings(sys.stdout))
         manifest = train_model(
             spec,
             store.resolve("datasets", options.dataset),

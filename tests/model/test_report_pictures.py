@@ -39,6 +39,14 @@ def test_png_holds_the_pixels_and_repeats_byte_for_byte():
     assert (np.asarray(Image.open(io.BytesIO(encoded))) == picture).all()
 
 
+def test_curve_has_a_line_for_each_class():
+    rows = [{"nimg": 32 * i, "loss_bpd": 3 - 0.1 * i} for i in range(1, 9)]
+    look = {"nimg": 256, "validation_bpd": 2.0}
+    classes = {"validation_bpd/bee": 1.9, "validation_bpd/sun": 2.1}
+    lines = [curve_svg([*rows, each]).count('id="line2d_') for each in (look, look | classes)]
+    assert lines[1] == lines[0] + 2
+
+
 def test_plots_are_svg_and_repeat_byte_for_byte():
     rows = [{"nimg": 32 * i, "loss_bpd": 3 - 0.1 * i} for i in range(1, 9)]
     rows[-1]["validation_bpd"] = 2.0

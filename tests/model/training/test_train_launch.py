@@ -6,6 +6,7 @@ import pytest
 
 from model import launch
 from model.launch import default_processes, train_in_processes
+from model.options import RunOptions
 from model.presets import preset
 from model.spec import apply_overrides
 
@@ -27,6 +28,23 @@ def test_every_gpu_gets_a_rank(monkeypatch) -> None:
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     monkeypatch.setattr("torch.cuda.device_count", lambda: 8)
     assert default_processes(preset("large")) == 8
+
+
+def test_gpu_that_is_not_there_is_refused_before_a_rank_starts(
+    store, make_dataset, small_spec, monkeypatch
+) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    dataset = make_dataset(store)
+    options = RunOptions(device="cuda")
+    with pytest.raises(ValueError, match="torch finds no GPU here"):
+        train_in_processes(small_spec(dataset), dataset, store, "tiny", options=options)
+
+
+def test_cpu_is_used_on_a_machine_with_gpus_if_it_is_wanted(monkeypatch) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 8)
+    monkeypatch.setattr(launch, "threads_per_rank", lambda *_: 2)
+    assert default_processes(preset("tiny"), device="cpu") == 2
 
 
 @pytest.mark.parametrize("split", ["train", "validation", "test"])

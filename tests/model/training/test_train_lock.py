@@ -1,5 +1,6 @@
 """Two trainers of one model in one place: the second waits and takes the first one's model."""
 
+import errno
 import signal
 import subprocess
 import sys
@@ -120,3 +121,17 @@ def test_lock_is_free_once_it_is_closed(tmp_path: Path) -> None:
     first.close()
     assert second.take()
     second.close()
+
+
+def test_folder_that_cannot_be_locked_is_used_with_a_warning(
+    monkeypatch, tmp_path: Path, caplog
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOTSUP, "not supported")
+
+    monkeypatch.setattr("fcntl.flock", refuse)
+    lock = FolderLock(tmp_path)
+    assert lock.take()
+    lock.close()
+    (message,) = caplog.messages
+    assert "start one trainer at a time" in message
