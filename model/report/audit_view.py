@@ -14,11 +14,11 @@ from pipelines.store import Store
 _ROWS = (
     ("exact_copy_rate", "equal to a training drawing"),
     ("exact_duplicate_rate", "equal to another one of the set"),
-    ("near_copy_rate", "nearer to a training drawing than 99 % of real ones"),
-    ("near_duplicate_rate", "nearer to another one than 99 % of real ones"),
+    ("near_copy_rate", "nearer to a training drawing than nearly all held-out ones"),
+    ("near_duplicate_rate", "nearer to another one than nearly all held-out ones"),
     ("copy_distance", "distance to the nearest training drawing, median"),
     ("copy_distance_low", "... of the nearest 1 %"),
-    ("copy_distance_ratio", "... median over that of real drawings"),
+    ("copy_distance_ratio", "... median over that of held-out drawings"),
     ("blank_rate", "without ink"),
     ("judge_agreement", "taken for the asked class by the judge"),
     ("judge_confidence", "mean probability of the asked class"),
@@ -79,14 +79,18 @@ def gate_verdict(checks: Sequence[Mapping[str, Any]]) -> str:
     return "passed" if all(check["is_passed"] for check in checks) else "failed"
 
 
-def gate_rows(checks: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
-    """Return the gate's checks in words, those that failed first."""
+def gate_rows(checks: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return the gate's checks in words, those that failed first.
+
+    is_detail: a class that passed, which need not be seen at once.
+    """
     return [
         {
             "what": check["name"] + (f" of {check['subject']}" if check["subject"] else ""),
             "found": "none" if check["found"] is None else f"{check['found']:.4g}",
             "limit": f"{'at most' if check['side'] == 'max' else 'at least'} {check['limit']:.4g}",
             "result": "passed" if check["is_passed"] else "FAILED",
+            "is_detail": check["is_passed"] and bool(check["subject"]),
         }
         for check in sorted(checks, key=lambda check: check["is_passed"])
     ]

@@ -46,7 +46,7 @@ from pipelines.schema import FileEntry, InputRef, Manifest, artifact_digest, slu
 from pipelines.store import Store
 
 # Part of the digest: a changed page is another report of the same inputs.
-PAGE_VERSION = 3
+PAGE_VERSION = 4
 REPORT_NAME = "report.html"
 # Drawings of a class on the contact sheet.
 SHEET_COLUMNS = 24
@@ -231,10 +231,11 @@ def _audit_values(subject: Subject, store: Store) -> dict[str, Any]:
     if subject.audit is None:
         return {"audit": None}
     numbers = json.loads(store.read(subject.audit, "audit.json"))
-    classes = numbers["classes"]
+    names = list(subject.dataset.summary["class_names"])
+    classes = {name: numbers["classes"][name] for name in names if name in numbers["classes"]}
+    numbers["classes"] = classes  # in the order of the labels
     pairs, captions = closest_pairs(numbers, subject.samples, subject.dataset, store)
     confusion = numbers.get("confusion")
-    names = list(subject.dataset.summary["class_names"])
     ink = compare_svg(
         classes, "ink_mean", low="ink_low", high="ink_high", label="inked pixels: mean, 5 to 95 %"
     )

@@ -12,7 +12,10 @@ import matplotlib.figure
 from model.telemetry import CLASS_PREFIX
 
 INK, ACCENT, GRID = "#333333", "#1f6feb", "#dddddd"
+# Five inches are 480 pixels: a phone shows that at three quarters and can still be read.
+WIDTH = 5.0
 STYLE = {
+    "font.size": 8.5,
     "svg.hashsalt": "sketchmill",
     "svg.fonttype": "none",
     "font.family": "sans-serif",
@@ -33,7 +36,7 @@ def curve_svg(rows: Sequence[Mapping[str, float]]) -> str:
     latter each class's own, which is a thin line.
     """
     with mpl.rc_context(STYLE):
-        figure, axes = _axes(7.5, 3.2)
+        figure, axes = _axes(WIDTH, 2.6)
         train = [(row["nimg"], row["loss_bpd"]) for row in rows if "loss_bpd" in row]
         valid = [(row["nimg"], row["validation_bpd"]) for row in rows if "validation_bpd" in row]
         axes.plot(*_columns(train), color=GRID, lw=1.2, label="training batch")
@@ -42,7 +45,7 @@ def curve_svg(rows: Sequence[Mapping[str, float]]) -> str:
             axes.plot(*_columns(points), color=ACCENT, lw=0.5, alpha=0.35)
         if valid:
             axes.plot(
-                *_columns(valid), "o-", color=ACCENT, ms=4, label="validation, averaged weights"
+                *_columns(valid), "o-", color=ACCENT, ms=3, label="validation, averaged weights"
             )
         values = sorted(value for _, value in train)
         if values:  # the first steps are far above the rest; keep the curve readable
@@ -62,7 +65,7 @@ def per_class_svg(bpd: Mapping[str, float], standard_error: Mapping[str, float])
     """Plot bits/dim of each class with its standard error, the easiest class on top."""
     names = sorted(bpd, key=lambda name: bpd[name], reverse=True)
     with mpl.rc_context(STYLE):
-        figure, axes = _axes(7.5, 0.6 + 0.24 * len(names))
+        figure, axes = _axes(WIDTH, 0.6 + 0.2 * len(names))
         axes.barh(
             names,
             [bpd[name] for name in names],
@@ -87,9 +90,9 @@ def compare_svg(
     """
     names = [each for each, row in classes.items() if {name, f"real_{name}"} <= set(row)][::-1]
     with mpl.rc_context(STYLE):
-        figure, axes = _axes(7.5, 0.9 + 0.3 * len(names))
+        figure, axes = _axes(WIDTH, 0.9 + 0.24 * len(names))
         for prefix, shift, color, text in (
-            ("real_", 0.16, INK, "real, held out"),
+            ("real_", 0.16, INK, "held out"),
             ("", -0.16, ACCENT, "generated"),
         ):
             rows = [place + shift for place in range(len(names))]
@@ -104,7 +107,7 @@ def compare_svg(
                     for mean, each in zip(means, names, strict=True)
                 ],
             ]
-            axes.errorbar(means, rows, xerr=ends, fmt="o", ms=4, lw=1.4, color=color, label=text)
+            axes.errorbar(means, rows, xerr=ends, fmt="o", ms=3, lw=1.2, color=color, label=text)
         axes.set_yticks(range(len(names)), names)
         axes.set_xlabel(label)
         axes.grid(axis="y", visible=False)
@@ -115,13 +118,13 @@ def compare_svg(
 def confusion_svg(counts: Sequence[Sequence[int]], names: Sequence[str]) -> str:
     """Plot which class the judge sees (column) in the drawings of a class (row), in percent."""
     shares = [[100 * n / max(1, sum(row)) for n in row] for row in counts]
-    size = max(4.0, 1.8 + 0.26 * len(names))
+    size = max(3.6, 1.5 + 0.18 * len(names))
     with mpl.rc_context(STYLE):
-        figure, axes = _axes(size, size)
+        figure, axes = _axes(size, 0.85 * size)
         mesh = axes.pcolormesh(shares, cmap="Blues", vmin=0, vmax=100, edgecolors=GRID, lw=0.3)
         places = [place + 0.5 for place in range(len(names))]
-        axes.set_xticks(places, names, rotation=90)
-        axes.set_yticks(places, names)
+        axes.set_xticks(places, names, rotation=90, fontsize=7)
+        axes.set_yticks(places, names, fontsize=7)
         axes.invert_yaxis()
         axes.set_aspect("equal")
         axes.grid(visible=False)
