@@ -12,6 +12,7 @@ that says its result, for the run that waits for it on another machine.
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from prefect import flow, get_run_logger
@@ -26,7 +27,7 @@ from flows.naming import few, run_name
 from flows.params import BuildParams, ChainParams, ReportParams, SampleParams, TrainParams
 from flows.parts import BulkParams, ExportPartParams, ShardsParams
 from flows.places import HERE, Places
-from flows.ranges import run_window
+from flows.ranges import results_of_all, run_window
 from flows.steps import export_part_task, plan_task, shards_task, stage_task
 from pipelines.schema import slug
 
@@ -94,7 +95,8 @@ def rebuild(
     """Run the chain for every class list; return the report's digest of each.
 
     class_lists: names and classes; by default the variable "sketchmill_class_lists", and
-    without that the classes of `chain`. A list that has not changed costs a look at the store.
+    without that the classes of `chain`. A list that has not changed costs a look at the store,
+    and one that fails does not keep the others from being made.
     """
     lists = class_lists or Variable.get(CLASS_LISTS)
     if not lists:
@@ -102,10 +104,10 @@ def rebuild(
     elif not isinstance(lists, dict):
         raise ValueError(f"variable {CLASS_LISTS} must be an object of lists, found {lists!r}")
     else:
-        chains = {name: _of_list(chain, name, classes) for name, classes in lists.items()}
-        reports = {name: _chain(params, places) for name, params in chains.items()}
-    made = [f"{name} @{digest[:12]}" for name, digest in reports.items()]
-    name_run(f"rebuild {few(made)}")
+        chains = [_of_list(chain, name, classes) for name, classes in lists.items()]
+        made = results_of_all([partial(_chain, params, places) for params in chains])
+        reports = dict(zip(lists, made, strict=True))
+    name_run(f"rebuild {few([f'{name} @{each[:12]}' for name, each in reports.items()])}")
     return reports
 
 

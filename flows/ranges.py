@@ -1,8 +1,10 @@
-"""Shards as ranges for tasks, and tasks as a sliding window: so many at once, all of them tried."""
+"""Shards as ranges for tasks; many tasks or calls of which every one is tried, so many at once."""
 
 import threading
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+_T = TypeVar("_T")
 
 # A server is unsettled by thousands of task runs; so many ranges keep any number of workers busy.
 MAX_RANGES = 200
@@ -42,20 +44,24 @@ def run_window(task: Any, asked: Sequence[Any], places: Any, *, at_once: int) ->
         future = task.submit(each, places)
         future.add_done_callback(lambda _: free.release())
         futures.append(future)
-    errors = [error for future in futures if (error := _error(future)) is not None]
+    results_of_all([future.result for future in futures])
+
+
+def results_of_all(calls: Sequence[Callable[[], _T]]) -> list[_T]:
+    """Make every call and return what they return; raise SomeFailedError once all are tried."""
+    results: list[_T] = []
+    errors: list[Exception] = []
+    for call in calls:
+        try:
+            results.append(call())
+        except Exception as error:
+            errors.append(error)
     if errors:
         told = "\n".join(_brief(error) for error in errors[:SHOWN_ERRORS])
         raise SomeFailedError(
-            f"{len(errors)} of {len(asked)} failed; run it again to do these alone:\n{told}"
+            f"{len(errors)} of {len(calls)} failed; run it again to do these alone:\n{told}"
         )
-
-
-def _error(future: Any) -> Exception | None:
-    try:
-        future.result()
-    except Exception as error:
-        return error
-    return None
+    return results
 
 
 def _brief(error: Exception) -> str:
