@@ -10,11 +10,13 @@ inputs from garbage collection.
 
 import dataclasses
 import json
+import signal
 import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from types import FrameType
+from typing import Any, NoReturn, cast
 
 from flows.console import ProgressCallback
 from flows.exporting import ExportParams
@@ -72,9 +74,14 @@ def run_isolated(
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Do one job: its name and its parameters as JSON."""
+    """Do one job: its name and its parameters as JSON.
+
+    SIGTERM ends it as an exception does: ranks that train get time to save. If we only died, their
+    output would have no reader, and they would end by that before they have saved.
+    """
     from flows.progress import showing
 
+    signal.signal(signal.SIGTERM, _stop)
     job = jobs()[arguments[0]]
     params = from_json(job.params, json.loads(arguments[1]))
     try:
@@ -88,6 +95,10 @@ def main(arguments: Sequence[str]) -> int:
         return MISTAKE_CODE
     _print({"result": result})
     return 0
+
+
+def _stop(number: int, _frame: FrameType | None) -> NoReturn:
+    sys.exit(128 + number)
 
 
 def jobs() -> dict[str, Job]:
