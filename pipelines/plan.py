@@ -10,6 +10,7 @@ Nothing depends on the length of the ranges.
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -188,9 +189,13 @@ def _count(
     for index, reason in enumerate(REASONS):
         if number := int(histogram[FIRST_REASON + index]):
             tally.dropped.setdefault(reason, {})[class_name] = number
-    ink = column(table, "ink")[codes < FIRST_REASON].astype(np.int64)
-    bins = (ink * INK_BINS) // (spec.image_size**2 + 1)
+    bins = ink_bins(column(table, "ink")[codes < FIRST_REASON], spec.image_size)
     tally.ink[class_name] = np.bincount(bins, minlength=INK_BINS).tolist()
+
+
+def ink_bins(ink: npt.NDArray[Any], image_size: int) -> npt.NDArray[np.int64]:
+    """Return the bin of the histogram that each number of inked pixels belongs to."""
+    return (ink.astype(np.int64) * INK_BINS) // (image_size**2 + 1)
 
 
 def _check_not_empty(spec: DatasetSpec, tally: Tally) -> None:

@@ -1,4 +1,4 @@
-"""Check a dataset by reading all of it again, and say how two datasets differ."""
+"""Check a dataset by reading all of it again."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -9,9 +9,12 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from pipelines.assemble import content_sum, count_labels, pixel_sums
+from pipelines.attributes import count_ink
 from pipelines.card import content_digest
 from pipelines.hashing import add_sums, pixel_hashes
 from pipelines.labels import class_positions
+from pipelines.plan import INK_BINS, ink_bins
+from pipelines.said import column_problems, said_differences
 from pipelines.schema import FileEntry, Manifest
 from pipelines.shards import open_shard, read_images
 from pipelines.spec import DatasetSpec, spec_from_json
@@ -31,18 +34,23 @@ class Recount:
     rows: dict[str, int] = field(default_factory=dict)
     counts: dict[str, dict[str, int]] = field(default_factory=dict)
     hashes: dict[str, list[Hashes]] = field(default_factory=dict)
+    ink: dict[str, npt.NDArray[np.int64]] = field(default_factory=dict)
+    columns: list[str] = field(default_factory=list)
 
 
 def verify_dataset(manifest: Manifest, store: Store) -> list[str]:
     """Return what is wrong with a dataset, nothing if all is right.
 
-    Recomputes every file's size and SHA-256, and from the drawings of each format: rows, counts,
-    statistics, content digest, and that no drawing is in two splits.
+    Recomputes the digest from spec and inputs, every file's size and SHA-256, and from the drawings
+    of each format: rows, counts, statistics, ink, content digest, and that no drawing is in two
+    splits; of Parquet the columns, their TFDS ids and that no value is missing. What cannot be
+    computed without the source is held against it: counts and drops add up to the files' rows.
     """
     spec = spec_from_json(manifest.spec)
     problems = store.damaged(manifest)
     if problems:
         return problems
+    problems = said_differences(manifest, spec, store)
     for format_name in spec.formats:
         recount = recount_format(manifest, spec, store, format_name)
         problems += [f"{format_name}: {text}" for text in _differences(manifest, spec, recount)]
@@ -60,6 +68,8 @@ def recount_format(
             continue
         for images, labels in read_entry(manifest, entry, store):
             _add(recount, spec, entry.split, images, labels)
+        if is_parquet:
+            recount.columns += column_problems(manifest, spec, entry, store)
     return recount
 
 
@@ -79,50 +89,7 @@ def read_entry(
         yield read_images(table["image"]), class_positions(table["label"].to_numpy(), ids)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DatasetDiff:
-    """How dataset B differs from A.
-
-    spec       field -> (A's value, B's value)
-    counts     "split/class" -> (A's drawings, B's drawings)
-    dropped    "reason/class" -> (A's, B's)
-    only_in_a, only_in_b  drawings by split (same pixels, any class)
-    is_same_content       whether drawings, classes and splits are the same
-    """
-
-    spec: dict[str, tuple[Any, Any]]
-    counts: dict[str, tuple[int, int]]
-    dropped: dict[str, tuple[int, int]]
-    only_in_a: dict[str, int]
-    only_in_b: dict[str, int]
-    is_same_content: bool
-
-
-def diff_datasets(a: Manifest, b: Manifest, store: Store) -> DatasetDiff:
-    """Compare two datasets; their drawings are read unless the content digests are equal."""
-    same = a.summary["content_digest"] == b.summary["content_digest"]
-    mine, theirs = ({}, {}) if same else (_drawings(a, store), _drawings(b, store))
-    splits = sorted(set(mine) | set(theirs))
-    nothing = np.empty(0, "S16")
-    pairs = {s: (mine.get(s, nothing), theirs.get(s, nothing)) for s in splits}
-    return DatasetDiff(
-        spec=_changed(dict(a.spec), dict(b.spec)),
-        counts=_changed(_flat(a.summary["counts"]), _flat(b.summary["counts"]), 0),
-        dropped=_changed(_flat(a.summary["dropped"]), _flat(b.summary["dropped"]), 0),
-        only_in_a={s: len(np.setdiff1d(x, y)) for s, (x, y) in pairs.items()},
-        only_in_b={s: len(np.setdiff1d(y, x)) for s, (x, y) in pairs.items()},
-        is_same_content=same,
-    )
-
-
-def _drawings(manifest: Manifest, store: Store) -> dict[str, npt.NDArray[Any]]:
-    """Return the sorted identities of the drawings of each split."""
-    spec = spec_from_json(manifest.spec)
-    recount = recount_format(manifest, spec, store, spec.formats[0])
-    return {s: np.unique(_as_bytes(np.concatenate(h))) for s, h in recount.hashes.items()}
-
-
-def _as_bytes(hashes: Hashes) -> npt.NDArray[Any]:
+def as_bytes(hashes: Hashes) -> npt.NDArray[Any]:
     """Return (n, 2) uint64 as n comparable numbers of 128 bits."""
     return np.ascontiguousarray(hashes.astype(">u8")).view("S16").ravel()
 
@@ -144,6 +111,11 @@ def _add(
     for name, number in count_labels(spec.class_names, labels).items():
         counts[name] += number
     recount.hashes.setdefault(split, []).append(hashes)
+    bins = ink_bins(count_ink(images), spec.image_size)
+    for label in np.unique(labels).tolist():
+        name = spec.class_names[label]
+        found = np.bincount(bins[labels == label], minlength=INK_BINS)
+        recount.ink[name] = recount.ink.get(name, np.zeros(INK_BINS, np.int64)) + found
 
 
 def _differences(manifest: Manifest, spec: DatasetSpec, recount: Recount) -> Iterator[str]:
@@ -153,14 +125,27 @@ def _differences(manifest: Manifest, spec: DatasetSpec, recount: Recount) -> Ite
         yield "the drawings do not give the manifest's content digest"
     empty = dict.fromkeys(spec.class_names, 0)
     counts = {split: recount.counts.get(split, empty) for split in spec.split_names}
-    for key, (found, claimed) in _changed(_flat(counts), _flat(summary["counts"]), 0).items():
+    for key, (found, claimed) in changed(flat(counts), flat(summary["counts"]), 0).items():
         yield f"{key}: found {found} drawings, the manifest says {claimed}"
     for name in ("pixel_sum", "pixel_square_sum"):
         if getattr(recount, name) != summary["statistics"][name]:
             yield f"{name} is {getattr(recount, name)}, the manifest says otherwise"
+    yield from _ink_differences(summary["statistics"]["ink_histogram"], recount)
+    yield from recount.columns
+    yield from _shared_drawings(recount)
+
+
+def _ink_differences(histogram: dict[str, list[int]], recount: Recount) -> Iterator[str]:
+    for name, claimed in histogram.items():
+        found = recount.ink.get(name, np.zeros(INK_BINS, np.int64)).tolist()
+        if found != claimed:
+            yield f"{name}: the ink histogram is {found}, the manifest says {claimed}"
+
+
+def _shared_drawings(recount: Recount) -> Iterator[str]:
     seen = np.empty(0, "S16")
     for split, parts in recount.hashes.items():
-        own = np.unique(_as_bytes(np.concatenate(parts)))
+        own = np.unique(as_bytes(np.concatenate(parts)))
         if shared := len(np.intersect1d(seen, own)):
             yield f"{shared} drawings of {split} are in another split too"
         seen = np.union1d(seen, own)
@@ -173,13 +158,15 @@ def _decode(pictures: list[bytes], shape: tuple[int, int]) -> npt.NDArray[np.uin
     return read_images(pa.array(pictures, pa.binary()))
 
 
-def _flat(nested: dict[str, dict[str, int]]) -> dict[str, int]:
+def flat(nested: dict[str, dict[str, int]]) -> dict[str, int]:
+    """Return the values of nested mappings by "outer/inner"."""
     return {f"{a}/{b}": value for a, inner in nested.items() for b, value in inner.items()}
 
 
-def _changed(
+def changed(
     a: dict[str, Any], b: dict[str, Any], default: Any = None
 ) -> dict[str, tuple[Any, Any]]:
+    """Return the pairs of values that differ; `default` stands for a missing one."""
     keys = dict.fromkeys([*a, *b])
     pairs = {key: (a.get(key, default), b.get(key, default)) for key in keys}
     return {key: pair for key, pair in pairs.items() if pair[0] != pair[1]}

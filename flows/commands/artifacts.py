@@ -92,7 +92,14 @@ def lineage(ref: str, /, *, common: Annotated[Common, Parameter(name="*")] = ALL
         print_result({"made of\n" + made_of: "", "made into\n" + made_into: ""}, as_json=False)
 
 
-def diff(left: str, right: str, /, *, common: Annotated[Common, Parameter(name="*")] = ALL) -> None:
+def diff(
+    left: str,
+    right: str,
+    /,
+    *,
+    drawings: Annotated[bool, Parameter(negative=())] = False,
+    common: Annotated[Common, Parameter(name="*")] = ALL,
+) -> None:
     """Show where two artifacts differ: what was asked for and what came out.
 
     Parameters
@@ -101,6 +108,8 @@ def diff(left: str, right: str, /, *, common: Annotated[Common, Parameter(name="
         Name, kind/name, name@digest, or the first characters of a digest.
     right
         The other one.
+    drawings
+        Of two datasets, read all and count the drawings by split that only one of them has.
     """
     import dataclasses
 
@@ -108,11 +117,26 @@ def diff(left: str, right: str, /, *, common: Annotated[Common, Parameter(name="
     from pipelines.relations import diff_text
 
     store = open_store(common.store)
-    difference = compare(resolve_any(store, left), resolve_any(store, right))
+    one, other = resolve_any(store, left), resolve_any(store, right)
+    difference = compare(one, other)
+    counted = _drawings_apart(one, other, store) if drawings else {}
     if common.json:
-        print_result(dataclasses.asdict(difference), as_json=True)
+        print_result(dataclasses.asdict(difference) | counted, as_json=True)
     else:
-        print_result({diff_text(difference).rstrip(): ""}, as_json=False)
+        print_result({diff_text(difference).rstrip(): ""} | counted, as_json=False)
+
+
+def _drawings_apart(left: Manifest, right: Manifest, store: Store) -> dict[str, Any]:
+    if {left.kind, right.kind} != {"datasets"}:
+        raise ValueError(f"--drawings compares two datasets, not {left.kind} and {right.kind}")
+    from pipelines.dataset_diff import diff_datasets
+
+    found = diff_datasets(left, right, store)
+    return {
+        "same drawings": found.is_same_content,
+        "only left": found.only_in_a,
+        "only right": found.only_in_b,
+    }
 
 
 def _checked(found: Manifest | Unreadable, store: Store) -> tuple[str, list[str]]:

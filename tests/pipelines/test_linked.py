@@ -1,18 +1,21 @@
 import io
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from flows.cli import run_command_line
 from pipelines import jobs
 from pipelines.build import build_dataset
 from pipelines.contact_sheet import sheet_cells
+from pipelines.dataset_diff import diff_datasets
 from pipelines.doodles import google_npy
 from pipelines.provenance import lineage_text, trace
 from pipelines.sources.opening import open_directory, open_source
 from pipelines.spec import DatasetSpec
 from pipelines.store import open_store
-from pipelines.verify import diff_datasets, read_entry, verify_dataset
+from pipelines.verify import read_entry, verify_dataset
 
 CLASSES = ("bee", "sea turtle", "sun")
 
@@ -176,7 +179,8 @@ def test_verify_recounts_what_the_manifest_says(source_dir):
     lying = dataclasses.replace(manifest, summary={**manifest.summary, "counts": counts})
     number = counts["train"]["bee"]
     assert verify_dataset(lying, store) == [
-        f"parquet: train/bee: found {number - 1} drawings, the manifest says {number}"
+        "bee: 401 kept and 0 dropped drawings are not the 400 read",
+        f"parquet: train/bee: found {number - 1} drawings, the manifest says {number}",
     ]
 
 
@@ -190,3 +194,15 @@ def test_diff_tells_rules_counts_and_drawings(source_dir):
     assert sum(diff.only_in_a.values()) == 1200 - 200
     assert sum(diff.only_in_b.values()) == 0
     assert not diff.is_same_content
+
+
+def test_the_command_line_counts_the_drawings_that_only_one_dataset_has(source_dir, capsys):
+    build(source_dir, "many")
+    build(source_dir, "few", class_names=("bee", "sun"), max_per_class=100)
+    url = str(source_dir.parent / "store")
+    command = ["diff", "many", "few", "--drawings", "--json", "--store", url]
+    assert run_command_line(command) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert sum(said["only left"].values()) == 1200 - 200
+    assert sum(said["only right"].values()) == 0
+    assert said["same drawings"] is False
