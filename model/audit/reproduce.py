@@ -89,4 +89,10 @@ def _drawn_with(samples: Manifest, seed: int) -> Mapping[str, Any]:
     """Return the spec that a row was drawn with: the samples', or that of a quota's round."""
     if "rounds" not in samples.summary:
         return samples.spec
-    return next(each["spec"] for each in samples.summary["rounds"] if each["seed"] == seed)
+    drawn_in = next(each for each in samples.summary["rounds"] if each["seed"] == seed)
+    if "spec" not in drawn_in:
+        raise ValueError(
+            f"{samples.name} was made before quotas kept the specs of their rounds: "
+            "run sketchmill quota again"
+        )
+    return drawn_in["spec"]

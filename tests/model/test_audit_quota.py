@@ -157,6 +157,14 @@ def test_rows_are_drawn_again_from_the_model_alone(store, sources, spec, tmp_pat
     assert all(reproduce(there, other, row=row).is_equal for row in (0, 13))
 
 
+def test_a_quota_of_an_earlier_version_says_that_it_has_no_recipe(store, sources, spec):
+    made = fill_quotas(spec, sources, store, "wanted", processes=1)
+    rounds = [{k: v for k, v in each.items() if k != "spec"} for each in made.summary["rounds"]]
+    old = dataclasses.replace(made, summary={**made.summary, "rounds": rounds})
+    with pytest.raises(ValueError, match="run sketchmill quota again"):
+        reproduce(old, store, row=0)
+
+
 def test_a_quota_says_of_itself_what_other_samples_say(store, sources, spec):
     made = fill_quotas(spec, sources, store, "wanted", processes=1)
     summary = made.summary
@@ -269,9 +277,17 @@ def test_an_export_with_filters_holds_the_accepted_rows(store, sources, tmp_path
     run(capsys, "sample", "--model", "tiny", "--per-class", "12", "--processes", "1", *at)
     filters = tmp_path / "filters.toml"
     filters.write_text("min_ink = 14\n")
-    made = run(capsys, "export", "samples/tiny", "--format", "idx", "--filters", str(filters), *at)
+    gate = tmp_path / "gate.toml"
+    gate.write_text("[class.min]\nink_low = 14\n")
+    arguments = ("export", "samples/tiny", "--format", "idx", "--gate", str(gate), *at)
+    assert run_command_line([*arguments, "--quiet"]) == 1  # all drawings do not keep to it
+    assert "ink_low of ant is" in capsys.readouterr().err
+    made = run(capsys, *arguments, "--filters", str(filters))
     audit = json.loads((Path(made["path"]) / "audit.json").read_text())
-    assert made["drawings"] == audit["accepted"]
+    assert made["drawings"] == audit["accepted"] == audit["num_drawings"]
+    page = (Path(made["path"]) / "report.html").read_text()
+    assert f"<b>{made['drawings']}</b><span>drawings accepted of 36 generated" in page
+    assert "Gate passed." in page
     assert 0 < made["drawings"] < 36
     pixels = np.fromfile(Path(made["path"]) / "idx" / "train-images-idx3-ubyte", np.uint8)[16:]
     assert (np.count_nonzero(pixels.reshape(-1, 16), axis=1) >= 14).all()
