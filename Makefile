@@ -3,13 +3,14 @@ PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check
-# Classes whose drawings should be made: make run CLASSES="bee,sun"
+# Whose drawings: make run CLASSES="bee,sun"; anything else: make run RUN_ARGS="--preset small"
+CLASSES ?=
 RUN_ARGS ?=
 
 .PHONY: run test check bench lock clean
 
 run: $(VENV)/.run
-	$(BIN)/sketchmill run $(RUN_ARGS)
+	$(BIN)/sketchmill run $(if $(CLASSES),--classes "$(CLASSES)") $(RUN_ARGS)
 
 test: $(VENV)/.test
 	$(BIN)/ruff format --check .

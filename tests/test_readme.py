@@ -2,6 +2,7 @@
 
 import re
 import shlex
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -24,10 +25,32 @@ def test_readme_command_parses(arguments):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("arguments", [["classes", "sea"], ["build", "--classes", "sun"]])
-def test_readme_command_runs(arguments, tmp_path, monkeypatch):
+@pytest.mark.parametrize("arguments", readme_commands(), ids=" ".join)
+def test_readme_command_runs(arguments, tmp_path, monkeypatch, quickdraw_sample):
+    """What takes a network or minutes is planned, the rest done."""
     monkeypatch.setenv("SKETCHMILL_CACHE", str(tmp_path / "cache"))
-    assert run_command_line([*arguments, "--store", str(tmp_path / "store"), "--quiet"]) == 0
+    monkeypatch.chdir(tmp_path)
+    real = str(quickdraw_sample / "rendered" / "numpy_bitmap")
+    told = [real if argument == "/data/numpy_bitmap" else argument for argument in arguments]
+    if told[0] == "run":
+        told.append("--dry-run")
+    assert run_command_line([*told, "--quiet"]) == 0
+
+
+@pytest.mark.slow
+def test_the_python_of_the_readme_reads_what_build_makes(tmp_path, monkeypatch):
+    import datasets
+
+    monkeypatch.setenv("SKETCHMILL_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "huggingface")
+    monkeypatch.chdir(tmp_path)
+    assert run_command_line(["build", "--classes", "sun", "--max-per-class", "50", "--quiet"]) == 0
+    (manifest,) = Path("store/datasets/doodles").glob("*/manifest.json")
+    (block,) = re.findall(r"```python\n(.*?)```", README.read_text(), flags=re.DOTALL)
+    names: dict = {}
+    exec(block.replace("<digest>", manifest.parent.name), names)
+    assert names["drawings"][0]["image"].size == (28, 28)
+    assert 40 <= len(names["drawings"]) <= 50
 
 
 @pytest.mark.parametrize("command", sorted(COMMANDS))
@@ -39,6 +62,12 @@ def test_make_targets_of_the_readme_exist():
     makefile = (README.parent / "Makefile").read_text()
     for target in set(re.findall(r"make ([a-z]+)", README.read_text())):
         assert re.search(rf"^{target}:", makefile, flags=re.MULTILINE), target
+
+
+def test_make_run_passes_classes_on():
+    command = ["make", "--dry-run", "--old-file=.venv/.run", "run", "CLASSES=bee,sea turtle"]
+    done = subprocess.run(command, cwd=README.parent, capture_output=True, text=True, check=True)
+    assert 'sketchmill run --classes "bee,sea turtle"' in done.stdout
 
 
 def test_pictures_of_the_readme_exist():

@@ -5,7 +5,18 @@
     PATH or URL           a directory of files: .npy bitmaps, .ndjson or .bin strokes, Parquet,
                           or a prepared TFDS directory
 
-Which kind a directory is of is seen from the names of its files (kinds.py).
+Which kind a directory is of is seen from the names of its files (kinds.py). What often lies
+under such names and is something else:
+
+    a sign-in page, a Git LFS or git-annex pointer, a pickle    refused, saying which it is
+    truncated, with bytes added, a damaged header, not JSON     refused, with the place
+    .bin that holds rows of 784 bytes (also shifted, inverted)  refused: no header says what it is
+    pickled objects in .npy, floats, Fortran order              refused, never unpickled
+    (n, 1, 784), (n, 1, 28, 28); integers of more bytes, 0..255 put right, counted in `repairs`
+    over half blank, inverted, noise in place of paper          refused by the scan
+    a class twice, another class inside, a label of no class    refused
+
+Refused files stop a build, or are left out and named in the manifest (on_bad_file).
 """
 
 import dataclasses

@@ -97,10 +97,10 @@ class PreparedReader:
 
 def _side(directory: str, feature: Any) -> int:
     """Return the pixels a side; raise BadFileError for pictures that are no drawings."""
-    shape = tuple(feature.shape)
-    if len(shape) != 3 or shape[2] != 1 or feature.dtype != np.uint8:
+    shape, dtype = tuple(feature.shape), np.dtype(feature.np_dtype)
+    if len(shape) != 3 or shape[2] != 1 or dtype != np.uint8:
         raise BadFileError(
-            f"{directory} has pictures of shape {shape} and {np.dtype(feature.dtype).name}, expected "
+            f"{directory} has pictures of shape {shape} and {dtype.name}, expected "
             "(28, 28, 1) and uint8: which channel is the drawing is not guessed at"
         )
     if shape[0] is None or shape[0] != shape[1]:

@@ -5,8 +5,10 @@ import hashlib
 import inspect
 import json
 import os
+import resource
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -31,6 +33,16 @@ def test_help_loads_no_heavy_library():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_help_takes_less_than_half_a_second_of_a_processor():
+    seconds = []
+    for _ in range(3):
+        before = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime
+        command = [str(Path(sys.executable).with_name("sketchmill")), "--help"]
+        subprocess.run(command, capture_output=True, check=True)
+        seconds.append(resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime - before)
+    assert min(seconds) < 0.5, seconds
 
 
 @pytest.mark.parametrize("command", sorted(COMMANDS))
