@@ -79,6 +79,7 @@ def find_exportable(store: Store, ref: str) -> Manifest:
 def plan_export(params: ExportParams) -> Mapping[str, Any]:
     """Return what exporting would write, without an audit: rows, bytes, files' formats."""
     from pipelines.export.inputs import make_job
+    from pipelines.export.parts import num_files
 
     store = open_store(params.store)
     dataset = find_exportable(store, params.ref)
@@ -89,6 +90,7 @@ def plan_export(params: ExportParams) -> Mapping[str, Any]:
         "of": f"{dataset.kind}/{dataset.name}@{dataset.digest}",
         "spec": job.spec.to_json(),
         "drawings": rows,
+        "files": num_files(job),
         "bytes": {name: total * BYTES_PER_DRAWING[name] for name in job.spec.formats},
         "out": params.out or f"{params.store}/exports/{job.name}",
     }
@@ -201,7 +203,8 @@ def gate_checks(params: ExportParams, audit: Manifest, store: Store):
 
 def work_export_part(params: ExportParams, part: int, parts: int) -> Mapping[str, Any]:
     """Make one machine's part of an export's files; publish nothing."""
-    from pipelines.export.run import ExportOptions, export_part
+    from pipelines.export.parts import export_part
+    from pipelines.export.run import ExportOptions
 
     store = open_store(params.store)
     dataset = find_exportable(store, params.ref)
@@ -224,6 +227,39 @@ def work_export_part(params: ExportParams, part: int, parts: int) -> Mapping[str
             extras=_extras(params, dataset, audit, store),
         )
     return {"part": part, "parts": parts, "files": made}
+
+
+def work_export_range(params: ExportParams, first: int, last: int) -> Mapping[str, Any]:
+    """Make some of an export's files; publish if they were the last that were missing."""
+    from pipelines.export.parts import export_range
+    from pipelines.export.run import ExportOptions
+
+    store = open_store(params.store)
+    dataset = find_exportable(store, params.ref)
+    options = ExportOptions(
+        out=params.out or None,
+        beam_args=params.beam_args,
+        workers=params.workers,
+        progress=current(),
+    )
+    with needing(store, [dataset], "export"):
+        audit = audit_for_export(params, dataset, store)
+        missing, export = export_range(
+            dataset,
+            store,
+            export_spec(params),
+            name=params.name or dataset.name,
+            first=first,
+            last=last,
+            options=options,
+            extras=_extras(params, dataset, audit, store),
+        )
+    return {
+        "first": first,
+        "last": last,
+        "missing": missing,
+        "export": export.digest if export else "",
+    }
 
 
 def work_audited_report(params: ExportParams, *, per_class: int) -> Manifest:

@@ -5,7 +5,14 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from flows.exporting import ExportParams, plan_export, work_export, work_export_part
+from flows.commands.sample import parse_range
+from flows.exporting import (
+    ExportParams,
+    plan_export,
+    work_export,
+    work_export_part,
+    work_export_range,
+)
 from flows.options import Common
 from flows.session import run_stage
 
@@ -26,6 +33,7 @@ def export(
     judge: str = "",
     audit: bool = True,
     part: str = "",
+    shards: str = "",
     workers: int = 1,
     beam: Annotated[tuple[str, ...], Parameter(allow_leading_hyphen=True, negative=())] = (),
     common: Annotated[Common, Parameter(name="*")] = ALL,
@@ -57,6 +65,9 @@ def export(
     part
         Make this machine's part of the files only, such as 0/4 to 3/4, and publish nothing; the
         same command without it then joins and publishes.
+    shards
+        Make these files only, such as 0-99, as one of several machines that share the store;
+        whoever finds none missing joins and publishes.
     workers
         Processes on this machine.
     beam
@@ -77,7 +88,11 @@ def export(
         workers=workers,
         beam_args=beam,
     )
-    if part:
+    if part and shards:
+        raise ValueError("--part and --shards are two ways to share the work: use one")
+    if shards:
+        work = functools.partial(work_export_range, params, *parse_range(shards))
+    elif part:
         number, parts = parse_part(part)
         work = functools.partial(work_export_part, params, number, parts)
     else:

@@ -143,6 +143,11 @@ class Format:
         del job, records
         return {}
 
+    def unlisted_problems(self, job: Job, records: Sequence[Record], target: Target) -> list[str]:
+        """Return what is wrong with files that no manifest lists, by their number and size."""
+        del job, records, target
+        return []
+
     def is_whole(self, record: Record, target: Target) -> bool:
         """Return whether files that the record does not list itself are there and right."""
         del record, target

@@ -25,6 +25,7 @@ from pipelines.export.rows import Batch, count_labels, read_rows
 from pipelines.export.target import Target
 from pipelines.schema import FileEntry
 from pipelines.store import Store
+from pipelines.stored_png import png_bytes
 
 MAX_LISTED = 20_000
 _ROWS_PER_UNIT = 8_192
@@ -65,6 +66,19 @@ class PngTree(Format):
         files = (sink.entry(rows=unit.rows, split=unit.split), *listed)
         return Record(name=unit.name, stage=0, files=files, counts=tuple(counts.tolist()))
 
+    def unlisted_problems(self, job: Job, records: Sequence[Record], target: Target) -> list[str]:
+        """Return the directories whose pictures are too few, too many or of another size."""
+        if lists_pictures(job):
+            return []
+        size = png_bytes(job.image_shape)
+        problems = []
+        for split in job.splits:
+            own = [r.counts for r in records if r.counts and r.files[0].split == split]
+            counts = np.sum(own, axis=0).tolist()
+            for name, count in zip(class_dirs(job.class_names), counts, strict=True):
+                problems.append(_directory_problem(target, f"png/{split}/{name}", count, size))
+        return [problem for problem in problems if problem]
+
     def is_whole(self, record: Record, target: Target) -> bool:
         """Return whether every picture of the record is there with its content."""
         if any(entry.path.endswith(".png") for entry in record.files):
@@ -77,6 +91,14 @@ class PngTree(Format):
                 if _sha256(target, f"png/{name}") != digest:
                     return False
         return True
+
+
+def _directory_problem(target: Target, directory: str, count: int, size: int) -> str:
+    found = list(target.store.objects(target.path(directory)))
+    wrong = [item.path for item in found if item.bytes != size]
+    if wrong:
+        return f"{wrong[0]} is not of {size} bytes"
+    return "" if len(found) == count else f"{directory} has {len(found)} of {count} pictures"
 
 
 def lists_pictures(job: Job) -> bool:

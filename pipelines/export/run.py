@@ -7,6 +7,7 @@ interrupted export is continued by running it again. Nothing of the outcome depe
 workers, order or retries.
 """
 
+import dataclasses
 import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -29,6 +30,7 @@ from pipelines.schema import (
     InputRef,
     Manifest,
     artifact_prefix,
+    digest_of,
 )
 from pipelines.store import Store, StoreError, open_store
 from pipelines.watching import ProgressCallback, Rate, watch
@@ -82,12 +84,16 @@ def export_dataset(
     """
     options = options or ExportOptions()
     flags = runner_flags(options.beam_args, options.workers)
-    job = make_job(dataset, store, spec, name=name, extras=extras)
-    _check_place(job, options)
-    target = _target(job, store, options.out)
+    job, target = begin(dataset, store, spec, name, options, extras)
     if (found := target.manifest()) is not None:
-        return _check_same(found, job, options.out)
-    records = _make_files(job, store, target, options)
+        return check_same(found, job, options.out)
+    try:
+        records = _make_files(job, store, target, options)
+    except FileNotFoundError:  # who published first has swept what both worked from
+        if (found := target.manifest()) is not None:
+            return check_same(found, job, options.out)
+        raise
+    _check_unlisted(job, records, target)
     files = [entry for record in records for entry in record.files]
     files += _closing_entries(job, records, target, extras.attachments)
     files.append(target.put("croissant.json", export_croissant(job, files)))
@@ -100,35 +106,23 @@ def export_dataset(
     return published
 
 
-def export_part(
+def begin(
     dataset: Manifest,
     store: Store,
     spec: ExportSpec,
-    *,
     name: str,
-    part: int,
-    parts: int,
-    options: ExportOptions | None = None,
-    extras: Extras = NO_EXTRAS,
-) -> int:
-    """Make every `parts`-th file from number `part` on and return how many; publish nothing.
-
-    For machines that share nothing but the store and `out`: parts 0 to parts - 1 make all files,
-    export_dataset then finds them, makes what a lost machine has left, joins and publishes.
-    Raises ValueError if there is no such part.
-    """
-    if not 0 <= part < parts:
-        raise ValueError(f"part {part} of {parts}: parts are counted from 0")
-    options = options or ExportOptions()
+    options: ExportOptions,
+    extras: Extras,
+) -> tuple[Job, Target]:
+    """Return the job and where its files go; raise ValueError if they cannot go there."""
     job = make_job(dataset, store, spec, name=name, extras=extras)
     _check_place(job, options)
     target = _target(job, store, options.out)
-    if (found := target.manifest()) is not None:
-        _check_same(found, job, options.out)
-        return 0
-    mine = _units(job, 0, {name: [] for name in job.spec.formats})[part::parts]
-    _run(mine, 0, job, store, target, options)
-    return len(mine)
+    if options.out is not None:
+        # Records tell of files in one place: two places at once have records of their own.
+        place = digest_of(target.store.url)[:16]
+        job = dataclasses.replace(job, scratch=f"{job.scratch}-{place}")
+    return job, target
 
 
 def is_done(unit: Unit, job: Job, store: Store, target: Target) -> bool:
@@ -151,14 +145,15 @@ def _make_files(job: Job, store: Store, target: Target, options: ExportOptions) 
     """Run every stage of every format and return all records, in the order of the plan."""
     records: dict[str, list[Record]] = {name: [] for name in job.spec.formats}
     for stage in range(max(FORMATS[name].num_stages for name in job.spec.formats)):
-        units = _units(job, stage, records)
-        _run(units, stage, job, store, target, options)
+        units = plan_units(job, stage, records)
+        run_stage(units, stage, job, store, target, options)
         for unit in units:
             records[unit.format].append(record_from_json(store.get(record_path(job, unit))))
     return [record for name in job.spec.formats for record in records[name]]
 
 
-def _units(job: Job, stage: int, records: Mapping[str, list[Record]]) -> list[Unit]:
+def plan_units(job: Job, stage: int, records: Mapping[str, list[Record]]) -> list[Unit]:
+    """Return the units of a stage of all formats; `records` are those of the stages before."""
     return [
         unit
         for name in job.spec.formats
@@ -167,7 +162,7 @@ def _units(job: Job, stage: int, records: Mapping[str, list[Record]]) -> list[Un
     ]
 
 
-def _run(
+def run_stage(
     units: Sequence[Unit],
     stage: int,
     job: Job,
@@ -175,6 +170,7 @@ def _run(
     target: Target,
     options: ExportOptions,
 ) -> None:
+    """Do units on Beam, but for those that are done."""
     label = "export" if stage == 0 else "join"
     rate = Rate(label, sum(unit.rows for unit in units), options.progress)
     pending = {record_path(job, unit): unit.rows for unit in units}
@@ -187,6 +183,14 @@ def _run(
             beam_args=options.beam_args,
             workers=options.workers,
         )
+
+
+def _check_unlisted(job: Job, records: Sequence[Record], target: Target) -> None:
+    """Raise StoreError if files that no manifest lists are missing or of another size."""
+    for name in job.spec.formats:
+        own = [record for record in records if record.name.startswith(f"{name}-")]
+        if problems := FORMATS[name].unlisted_problems(job, own, target):
+            raise StoreError(f"cannot publish: {'; '.join(problems[:3])}; run it again")
 
 
 def _closing_entries(
@@ -253,7 +257,8 @@ def _target(job: Job, store: Store, out: str | None) -> Target:
     return Target(_open_once(out), "")
 
 
-def _check_same(found: Manifest, job: Job, out: str | None) -> Manifest:
+def check_same(found: Manifest, job: Job, out: str | None) -> Manifest:
+    """Return the manifest that is there; raise ValueError if it is another export's."""
     if found.digest != job.digest:
         raise ValueError(
             f"{out} holds another export ({found.name}@{found.digest[:12]}): choose an empty place"

@@ -13,13 +13,14 @@ import pytest
 import pipelines.export.run as run
 from pipelines.export.inputs import Extras, make_job
 from pipelines.export.job import record_path
+from pipelines.export.parts import export_part, export_range
 from pipelines.export.registry import FORMATS as WRITERS
-from pipelines.export.run import ExportOptions, ExportWork, export_dataset, export_part
+from pipelines.export.run import ExportOptions, ExportWork, export_dataset
 from pipelines.export.spec import FORMATS, ExportSpec
 from pipelines.export.target import Target
 from pipelines.schema import FileEntry
 from pipelines.shards import open_shard, read_images
-from pipelines.store import open_store
+from pipelines.store import StoreError, open_store
 
 ALL = ExportSpec(formats=FORMATS, rows_per_file=4)
 
@@ -72,6 +73,51 @@ def test_parts_of_several_machines_are_joined_by_the_export(store, dataset, monk
     assert export_part(dataset.manifest, store, ALL, name="parts", part=1, parts=3) == 0
     with pytest.raises(ValueError, match="counted from 0"):
         export_part(dataset.manifest, store, ALL, name="parts", part=3, parts=3)
+
+
+def test_whoever_makes_the_last_files_joins_and_publishes(store, dataset):
+    whole = export_dataset(dataset.manifest, store, ALL, name="whole")
+    spec = ALL
+    with pytest.raises(ValueError, match="the export has the files 0 to ") as caught:
+        export_range(dataset.manifest, store, spec, name="small", first=0, last=10_000)
+    last = int(str(caught.value).rsplit(" ", 1)[-1])
+    ranges = [(5, last), (0, 1)]  # the machine of files 2 to 4 was lost
+    for first, stop in ranges:
+        missing, export = export_range(
+            dataset.manifest, store, spec, name="small", first=first, last=stop
+        )
+        assert export is None
+    assert missing == 3
+    missing, export = export_range(dataset.manifest, store, spec, name="small", first=2, last=4)
+    assert missing == 0
+    assert store.latest("exports", "small") == export
+    assert {e.sha256 for e in export.files if e.rows} == {e.sha256 for e in whole.files if e.rows}
+    again = export_range(dataset.manifest, store, spec, name="small", first=0, last=1)
+    assert again == (0, export)
+
+
+def test_who_finds_its_records_swept_takes_the_export_that_is_there(store, dataset, monkeypatch):
+    real, others = run.run_stage, []
+
+    def overtaken(*arguments):
+        real(*arguments)
+        if not others:  # another process does all the rest, and sweeps
+            others.append(None)
+            others[0] = export_dataset(dataset.manifest, store, ALL, name="small")
+
+    monkeypatch.setattr(run, "run_stage", overtaken)
+    export = export_dataset(dataset.manifest, store, ALL, name="small")
+    assert others == [export]
+
+
+def test_two_places_have_records_of_their_own(store, dataset, tmp_path):
+    spec = ExportSpec(formats=("idx",))
+    extras, scratches = Extras(), set()
+    for out in (None, str(tmp_path / "a"), str(tmp_path / "b")):
+        options = ExportOptions(out=out)
+        job, _ = run.begin(dataset.manifest, store, spec, "small", options, extras)
+        scratches.add(job.scratch)
+    assert len(scratches) == 3
 
 
 def test_order_of_formats_is_no_other_export():
@@ -175,6 +221,27 @@ def test_pictures_beyond_a_manifest_go_elsewhere_with_checksums(
         subprocess.run(command, cwd=tmp_path / "plain" / "png", check=True)
     listed = sum(len((tmp_path / "plain" / path).read_text().splitlines()) for path in sums)
     assert listed == 24
+
+
+@pytest.mark.parametrize("fault", ["missing", "short"])
+def test_a_picture_that_no_manifest_lists_is_missed_at_publish(
+    store, dataset, monkeypatch, tmp_path, fault
+):
+    monkeypatch.setattr("pipelines.export.png_tree.MAX_LISTED", 10)
+    real = run.run_stage
+
+    def spoil(*arguments):
+        real(*arguments)
+        picture = min((tmp_path / "plain/png/train").rglob("*.png"))
+        picture.unlink() if fault == "missing" else picture.write_bytes(b"short")
+
+    monkeypatch.setattr(run, "run_stage", spoil)
+    options = ExportOptions(out=str(tmp_path / "plain"))
+    with pytest.raises(StoreError, match=r"pictures|is not of 880 bytes"):
+        export_dataset(
+            dataset.manifest, store, ExportSpec(formats=("png",)), name="small", options=options
+        )
+    assert not (tmp_path / "plain" / "manifest.json").exists()
 
 
 def test_only_kept_rows_are_exported(store, dataset):
