@@ -89,8 +89,10 @@ def _stop(_signal: int, _frame: FrameType | None) -> NoReturn:
 
 def _explain(error: Exception) -> int:
     """Print an error for a person; input errors are 2, failures 1."""
+    from pipelines.backends import one_line
+
     is_input = isinstance(error, ValueError | FileNotFoundError)
-    text = str(error) or type(error).__name__
+    text = one_line(error) or type(error).__name__
     hint = "" if is_input else " (--debug shows where)"
     print(f"sketchmill: {text}{hint}", file=sys.stderr)  # noqa: T201
     return 2 if is_input else 1

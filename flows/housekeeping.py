@@ -21,7 +21,7 @@ def housekeeping(
 ) -> dict[str, int]:
     """Sweep what nothing needs and verify a part of the store; fail if anything is damaged.
 
-    grace_days: how long something must have been unneeded, more than the longest run;
+    grace_days: how long something must have been unneeded; what runs keeps what it needs;
     keep: latest versions of each name; verify_percent: another part of the artifacts each day.
     """
     end_with_worker()

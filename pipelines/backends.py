@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 import obstore
 from obstore.store import LocalStore, MemoryStore, from_url
 
+from pipelines.objects import StoreError
+
 if TYPE_CHECKING:  # obstore has these for type checkers alone
     from obstore.store import ClientConfig, RetryConfig
 
@@ -30,6 +32,9 @@ CLIENT_OPTIONS: "ClientConfig" = {
     "timeout": timedelta(seconds=300),
     "connect_timeout": timedelta(seconds=10),
 }
+REMOTE = ("s3", "gs")
+# Where clients without credentials ask for those of the machine they run on.
+_METADATA_SERVERS = ("169.254.169.254", "metadata.google.internal")
 
 
 def open_backend(url: str) -> tuple[obstore.store.ObjectStore, str]:
@@ -37,6 +42,7 @@ def open_backend(url: str) -> tuple[obstore.store.ObjectStore, str]:
 
     A local directory is made if needed. Credentials and endpoints of remote stores come from
     the environment alone (AWS_*, GOOGLE_*). Also returns the URL, absolute for directories.
+    Raises StoreError for any other URL.
     """
     if url.startswith("memory://"):
         return MemoryStore(), url
@@ -44,7 +50,29 @@ def open_backend(url: str) -> tuple[obstore.store.ObjectStore, str]:
         root = Path(url.removeprefix("file://")).expanduser().resolve()
         root.mkdir(parents=True, exist_ok=True)
         return LocalStore(root), str(root)
+    scheme, _, place = url.partition("://")
+    if scheme not in REMOTE or not place.partition("/")[0]:
+        raise StoreError(
+            f"{url!r} is no store: expected a directory, s3://BUCKET/PREFIX, gs://BUCKET/PREFIX "
+            "or memory://"
+        )
     # Whoever writes http:// into the endpoint has chosen it.
     is_plain = os.environ.get("AWS_ENDPOINT_URL", "").startswith("http://")
     options: ClientConfig = {**CLIENT_OPTIONS, **({"allow_http": True} if is_plain else {})}
     return from_url(url, client_options=options, retry_config=RETRY_CONFIG), url
+
+
+def one_line(error: Exception) -> str:
+    """Return what a person needs of an error; obstore's have pages of debugging output.
+
+    >>> one_line(ValueError("Generic S3 error: no\\n\\nDebug source:\\nGeneric {}"))
+    'Generic S3 error: no'
+    """
+    text = str(error).partition("\n\nDebug source:")[0].strip()
+    if not any(server in text for server in _METADATA_SERVERS):
+        return text
+    return (
+        "no credentials for the store: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY for s3:// "
+        "(and AWS_ENDPOINT_URL for a server of your own), GOOGLE_APPLICATION_CREDENTIALS for "
+        f"gs://; this machine offers none either: {text}"
+    )

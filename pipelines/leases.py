@@ -27,6 +27,7 @@ SWEEP_TTL = timedelta(minutes=5)
 RENEW_SEC = 60.0
 # A sweep of one artifact takes seconds; who comes across one waits so long for its end.
 _WAIT_SEC = 60.0
+_JOIN_SEC = 10.0
 
 _log = logging.getLogger(__name__)
 
@@ -84,7 +85,8 @@ def renewed(
         yield
     finally:
         ended.set()
-        thread.join()  # a renewal under way must not bring the object back
+        # A renewal under way must not bring the object back, nor a store that hangs keep us.
+        thread.join(timeout=_JOIN_SEC)
         store.delete(path)
 
 

@@ -28,7 +28,7 @@ from model.audit.filters import (
 )
 from model.audit.measures import measure, split_entries
 from model.progress import Progress, no_progress
-from pipelines.schema import FileEntry, InputRef, Manifest, artifact_digest, artifact_prefix
+from pipelines.schema import FileEntry, InputRef, Manifest, artifact_digest
 from pipelines.store import Store
 
 AUDIT_NAME = "audit.json"
@@ -249,9 +249,6 @@ def _publish(
 ) -> Manifest:
     from model.publish import library_versions
 
-    prefix = artifact_prefix("reports", name, digest)
-    for path, content in contents.items():
-        store.put(f"{prefix}/{path}", content)
     manifest = Manifest(
         kind="reports",
         name=name,
@@ -263,7 +260,7 @@ def _publish(
         | {k: v for k, v in numbers.items() if isinstance(v, int | float)},
         versions=library_versions(),
     )
-    return store.publish(manifest)
+    return store.publish_files(manifest, contents)
 
 
 def _entry(path: str, content: bytes) -> FileEntry:

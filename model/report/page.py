@@ -124,9 +124,7 @@ def make_report(
         | ({"gate": gate_verdict(checks)} if checks else {}),
         versions=dict(versions or {}),
     )
-    for path, content in contents.items():
-        store.put(f"{manifest.prefix}/{path}", content)
-    return store.publish(manifest)
+    return store.publish_files(manifest, contents)
 
 
 def first_of_each_class(

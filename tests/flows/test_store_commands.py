@@ -1,11 +1,15 @@
 """The store from the command line: what each command prints and changes."""
 
+import contextlib
 import hashlib
 import json
+import os
+import socket
 
 import pytest
 
 from flows.cli import run_command_line
+from pipelines.backends import RETRY_CONFIG
 from pipelines.schema import FileEntry, InputRef, Manifest, artifact_digest
 from pipelines.store import open_store
 
@@ -67,6 +71,34 @@ def test_verify_fails_on_a_flipped_bit(ask, url):
     store.put(f"{store.resolve('models', 'net').prefix}/file", b"kontent")
     problems = ask("verify", "net", code=1)["problems"]
     assert list(problems.values()) == [["file: content does not match its SHA-256"]]
+
+
+@pytest.mark.parametrize("store", ["ftp://x", "s3://", "gs:///prefix", "http://host/store"])
+def test_url_that_is_no_store_is_refused_in_one_line(store, capsys):
+    assert run_command_line(["ls", "--store", store]) == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    assert f"{store!r} is no store: expected a directory, s3://BUCKET/PREFIX" in said
+
+
+def test_missing_credentials_are_told_in_one_line(capsys, monkeypatch):
+    for name in [name for name in os.environ if name.startswith("AWS_")]:
+        monkeypatch.delenv(name)
+    with closed_port() as port:  # in place of the metadata service of a cloud's machine
+        monkeypatch.setenv("AWS_METADATA_ENDPOINT", f"http://169.254.169.254.localhost:{port}")
+        monkeypatch.setitem(RETRY_CONFIG, "max_retries", 0)
+        assert run_command_line(["ls", "--store", "s3://bucket"]) == 1
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    assert "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY" in said
+
+
+@contextlib.contextmanager
+def closed_port():
+    """Yield a port of loopback where nobody answers."""
+    with socket.socket() as held:
+        held.bind(("127.0.0.1", 0))
+        yield held.getsockname()[1]
 
 
 @pytest.fixture

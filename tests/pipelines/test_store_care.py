@@ -57,7 +57,7 @@ def test_copy_that_is_cut_off_goes_on_where_it_stopped(store):
             copy_artifact(chain["samples"], store, crashing(target, number, is_done=True))
             break
         except Crash:
-            number += 1
+            number += 7 if store.url.startswith("s3://") else 1  # each is a request
         check_whole(target)
         copy_artifact(chain["samples"], store, target)
         found = content_of(target).items()
