@@ -21,14 +21,21 @@ def default_device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-@functools.cache
 def cpu_has_bfloat16() -> bool:
     """Return whether this CPU multiplies bfloat16 numbers itself."""
+    return _CPU_HAS_BFLOAT16
+
+
+def _look_at_cpu() -> bool:
     if platform.machine().lower() in ("x86_64", "amd64"):
         # oneDNN's own check asks for AVX-512 alone.
         return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
     has_onednn = torch.backends.mkldnn.is_available()
     return has_onednn and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
+# Found once, where torch.compile does not trace it.
+_CPU_HAS_BFLOAT16 = _look_at_cpu()
 
 
 def fast_autocast(device: torch.device) -> contextlib.AbstractContextManager[object]:

@@ -216,3 +216,13 @@ def test_draw_inverts_the_cdf():
             assert mixture.draw(noise).item() == level
         below += probability.item()
     assert math.isclose(below, 1.0)
+
+
+@pytest.mark.slow
+def test_autocast_is_decided_within_one_graph():
+    """torch.compile must not trace what looks at the CPU, nor break the network for it."""
+    config = families.FAMILIES["one level"]
+    model, value = families.build(config, dtype=torch.float32), families.images(config)
+    compiled = torch.compile(model, backend="eager", fullgraph=True)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(compiled(value), model(value))
