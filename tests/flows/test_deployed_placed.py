@@ -16,7 +16,7 @@ from sites import FINAL, ROOT, build_dataset, client, running_site
 
 from flows.params import SampleParams
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(2400)]
 
 DEPLOYMENTS = yaml.safe_load((ROOT / "infra" / "prefect.yaml").read_text())["deployments"]
 PLACES = {each["name"]: each.get("parameters", {}).get("places") for each in DEPLOYMENTS}
