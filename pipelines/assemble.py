@@ -6,8 +6,8 @@ record is what says "done": a run that was killed builds only the shards that ha
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -169,7 +169,12 @@ class BuildWork:
         if "tfrecord" in self.spec.formats:
             name = record_file_name(self.dataset_name, plan.split, plan.index, plan.count)
             path = f"{TFRECORD_DIR}/{name}"
-            content = write_records(drawings.images, drawings.label, self.spec.tfrecord_images)
+            content = write_records(
+                drawings.images,
+                drawings.label,
+                self.spec.tfrecord_images,
+                record_columns(self.spec, drawings),
+            )
             files.append((path, content))
         return files
 
@@ -205,21 +210,6 @@ class BuildWorks:
         return self.works[unit.work](unit, store)
 
 
-def needed_to_build(units: Sequence[ScanUnit]) -> tuple[ScanUnit, ...]:
-    """Return the units without what only the scan needs: indices of lines, joined files."""
-    return tuple(
-        replace(
-            unit,
-            file=replace(
-                unit.file,
-                layout=unit.file.layout if unit.pixels_path is None else {},
-                metadata=None,
-            ),
-        )
-        for unit in units
-    )
-
-
 def record_path(scratch: str, plan: ShardPlan) -> str:
     """Return where a shard's record is kept."""
     return f"{scratch}/{plan.split}-{plan.index:05d}-of-{plan.count:05d}.json"
@@ -250,6 +240,17 @@ def shard_columns(spec: DatasetSpec, drawings: Drawings) -> dict[str, Any]:
     labels = ids[drawings.label] if spec.layout == "linked" else drawings.label
     columns: dict[str, Any] = {"label": labels, "tfds_id": ids[drawings.label]}
     return columns | (drawings.metadata() if spec.with_metadata else {})
+
+
+def record_columns(spec: DatasetSpec, drawings: Drawings) -> dict[str, Any]:
+    """Return what TFRecords hold beside picture and label: all of Parquet's, with metadata.
+
+    Without it they are TFDS's own, which have no more; the tfds_id follows from the label.
+    """
+    if not spec.with_metadata:
+        return {}
+    columns = shard_columns(spec, drawings)
+    return {name: values.tolist() for name, values in columns.items() if name != "label"}
 
 
 def content_sum(

@@ -8,7 +8,7 @@ import json
 import logging
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from pipelines.assemble import (
     BuildWork,
@@ -16,7 +16,6 @@ from pipelines.assemble import (
     DroppedUnit,
     ShardRecord,
     ShardUnit,
-    needed_to_build,
     record_from_bytes,
     record_path,
 )
@@ -185,6 +184,21 @@ def _add_missing(shards: _Shards, job: Job, plan: BuildPlan, store: Store) -> No
         if not _is_done(path, job.prefix, store):
             shards.todo.append(ShardUnit(plan=shard, work=index))
             shards.pending[path] = shard.rows
+
+
+def needed_to_build(units: Sequence[ScanUnit]) -> tuple[ScanUnit, ...]:
+    """Return the units without what only the scan needs: indices of lines, joined files."""
+    return tuple(
+        replace(
+            unit,
+            file=replace(
+                unit.file,
+                layout=unit.file.layout if unit.pixels_path is None else {},
+                metadata=None,
+            ),
+        )
+        for unit in units
+    )
 
 
 def _is_done(path: str, prefix: str, store: Store) -> bool:

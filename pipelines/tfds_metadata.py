@@ -3,7 +3,7 @@
 import json
 from collections.abc import Sequence
 
-from pipelines.assemble import ShardRecord
+from pipelines.assemble import ShardRecord, dataset_schema
 from pipelines.spec import DatasetSpec
 from pipelines.tfrecord import TFDS_VERSION, TFRECORD_DIR, tfds_name
 
@@ -65,6 +65,24 @@ def _features(spec: DatasetSpec) -> str:
     }
     features = {
         "pythonClassName": _CORE + "features_dict.FeaturesDict",
-        "featuresDict": {"features": {"image": image, "label": label}},
+        "featuresDict": {"features": {"image": image, "label": label} | _more_features(spec)},
     }
     return json.dumps(features, indent=1) + "\n"
+
+
+def _more_features(spec: DatasetSpec) -> dict[str, object]:
+    """Return the features of the columns that records have with metadata."""
+    if not spec.with_metadata:
+        return {}
+    text = {"pythonClassName": _CORE + "text_feature.Text", "text": {}}
+    return {
+        column.name: text if str(column.type) == "string" else _scalar(str(column.type))
+        for column in list(dataset_schema(spec))[2:]
+    }
+
+
+def _scalar(kind: str) -> dict[str, object]:
+    # An Example has numbers of 64 bits; TFDS reads narrower ones from those.
+    dtype = kind if kind == "bool" else "int64"
+    tensor = {"shape": {}, "dtype": dtype, "encoding": "none"}
+    return {"pythonClassName": _CORE + "scalar.Scalar", "tensor": tensor}

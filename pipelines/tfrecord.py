@@ -2,13 +2,14 @@
 
 A record is: length u64, masked crc32c of it u32, a tf.train.Example, masked crc32c of it u32,
 all little-endian; masked(c) = rotate_right(c, 15) + 0xa282ead8. The Example holds `image`
-(bytes) then `label` (int64), in the order protobuf writes them. Where all pictures have one
+(bytes) then `label` (int64), in the order protobuf writes them, and more features if asked for. Where all pictures have one
 length, all records are one template of which only picture, label and checksum vary.
 """
 
 import struct
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import google_crc32c
 import numpy as np
@@ -41,9 +42,23 @@ def record_file_name(dataset_name: str, split: str, index: int, count: int) -> s
     return f"{name}/{TFDS_VERSION}/{name}-{split}.tfrecord-{index:05d}-of-{count:05d}"
 
 
-def write_records(images: Uint8Array, labels: npt.NDArray[np.int64], encoding: str) -> bytes:
-    """Return a TFRecord file of these drawings: `encoding` is png or raw (pixels as they are)."""
-    return b"".join(bytes(part) for part in record_chunks(images, labels, encoding))
+def write_records(
+    images: Uint8Array,
+    labels: npt.NDArray[np.int64],
+    encoding: str,
+    columns: Mapping[str, Sequence[Any]] | None = None,
+) -> bytes:
+    """Return a TFRecord file of these drawings: `encoding` is png or raw (pixels as they are).
+
+    columns: more features by name, of numbers, booleans or texts; with them each record is made
+    by itself.
+    """
+    if not columns:
+        return b"".join(bytes(part) for part in record_chunks(images, labels, encoding))
+    pictures = [image.tobytes() for image in images] if encoding == "raw" else pngs(images)
+    names, values = sorted(columns), zip(*(columns[name] for name in sorted(columns)), strict=True)
+    rows = zip(pictures, labels.tolist(), values, strict=True)
+    return frame([_example_of(p, n, dict(zip(names, v, strict=True))) for p, n, v in rows])
 
 
 def record_chunks(
@@ -88,6 +103,25 @@ def example(picture: bytes, label: int) -> bytes:
     image = _field(1, b"image") + _field(2, _field(1, _field(1, picture)))
     number = _field(1, b"label") + _field(2, _field(3, _field(1, _varint(label))))
     return _field(1, _field(1, image) + _field(1, number))
+
+
+def _example_of(picture: bytes, label: int, values: Mapping[str, Any]) -> bytes:
+    """Return a tf.train.Example with more features, by name as protobuf's own writer orders them."""
+    features = {"image": _field(1, _field(1, picture)), "label": _numbers(label)}
+    features |= {
+        name: _field(1, _field(1, value.encode())) if isinstance(value, str) else _numbers(value)
+        for name, value in values.items()
+    }
+    entries = [
+        _field(1, _field(1, name.encode()) + _field(2, feature))
+        for name, feature in sorted(features.items())
+    ]
+    return _field(1, b"".join(entries))
+
+
+def _numbers(value: int) -> bytes:
+    """Return the feature of one int64; a negative one is its 64 bits."""
+    return _field(3, _field(1, _varint(int(value) & 0xFFFFFFFFFFFFFFFF)))
 
 
 def frame(records: Sequence[bytes]) -> bytes:

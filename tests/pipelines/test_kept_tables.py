@@ -6,8 +6,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from pipelines.assemble import needed_to_build
 from pipelines.attributes import table_to_bytes
+from pipelines.jobs import needed_to_build
 from pipelines.kept_tables import read_table_rows
 from pipelines.scan import ScanUnit
 from pipelines.sources.base import SourceFile
