@@ -32,7 +32,7 @@ from model.optimizer import (
 from model.options import RunOptions
 from model.pixelcnn import PixelCNN
 from model.precision import cpu_has_bfloat16
-from model.ranks import Ranks
+from model.ranks import Ranks, StopSignal
 from model.spec import TrainSpec
 from model.weights import config_file
 
@@ -110,15 +110,18 @@ class Run:
         """Return the rows of the next global batch."""
         return batch_rows(len(self.drawings), self.spec.batch_size, key=self._order, step=self.step)
 
-    def advance(self, *, stop: bool = False, save: bool = False) -> StepResult:
-        """Do one step; `stop` and `save` are this rank's wishes, the result counts all ranks'.
+    def advance(self, *, signal: StopSignal | None = None, save: bool = False) -> StepResult:
+        """Do one step; `signal` and `save` are this rank's wishes, the result counts all ranks'.
 
+        A signal counts if it comes before the ranks exchange their losses, not before the step:
+        a step may take long, and who is told to stop has little time.
         Raises NonFiniteError, on all ranks alike, before anything is changed.
         """
         started = time.monotonic()
         rows = self.next_rows()
         nats = self._backward(rows)
         norm = clip_gradients(self.network.parameters(), max_norm=self.spec.clip_norm)
+        stop = signal is not None and signal.number != 0
         nats, num_stop, num_save = self.ranks.sum([nats, float(stop), float(save)])
         nats /= self.spec.batch_size
         if not (math.isfinite(nats) and math.isfinite(norm)):

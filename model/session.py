@@ -61,11 +61,11 @@ class Session:
             self._report(result)
             if self._is_due(VALIDATION_POINTS):
                 self._validate(validation, rows)
-            if self._is_due(run.options.num_grids):
-                self._show_grid()
             if result.num_stop:
                 self.save()
                 raise Interrupted(128 + (self.signal.number or 15))
+            if self._is_due(run.options.num_grids):
+                self._show_grid()
             if result.num_save:
                 self.save()
         self.save()
@@ -83,7 +83,7 @@ class Session:
         waited = time.monotonic() - self._saved_at
         due = self._first and waited > self.run.options.checkpoint_interval_sec
         try:
-            return self.run.advance(stop=bool(self.signal.number), save=due)
+            return self.run.advance(signal=self.signal, save=due)
         except NonFiniteError as error:
             if self._first:
                 found = {"step": error.step, "nats": str(error.nats), "norm": str(error.norm)}

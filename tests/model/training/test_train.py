@@ -185,6 +185,19 @@ def test_checkpoint_opens_as_a_model_without_its_dataset(
         open_checkpoint(path)
 
 
+def test_signal_during_a_step_counts_at_its_end(store, make_dataset, small_spec, tmp_path) -> None:
+    dataset = make_dataset(store)
+    run = make_run(store, dataset, small_spec(dataset), tmp_path)
+
+    def stop(*_: object) -> None:
+        signal.raise_signal(signal.SIGTERM)
+
+    with StopSignal() as received:
+        assert run.advance(signal=received).num_stop == 0
+        run.network.register_forward_hook(stop)
+        assert run.advance(signal=received).num_stop == 1
+
+
 @pytest.mark.parametrize("micro_batch_size", [1, 2, 3])
 def test_accumulated_gradients_equal_those_of_the_whole_batch(
     store, make_dataset, small_spec, tmp_path, micro_batch_size: int
