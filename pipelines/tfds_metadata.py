@@ -74,15 +74,15 @@ def _more_features(spec: DatasetSpec) -> dict[str, object]:
     """Return the features of the columns that records have with metadata."""
     if not spec.with_metadata:
         return {}
-    text = {"pythonClassName": _CORE + "text_feature.Text", "text": {}}
-    return {
-        column.name: text if str(column.type) == "string" else _scalar(str(column.type))
-        for column in list(dataset_schema(spec))[2:]
-    }
+    columns = list(dataset_schema(spec))[2:]
+    return {column.name: scalar_feature(str(column.type)) for column in columns}
 
 
-def _scalar(kind: str) -> dict[str, object]:
-    # An Example has numbers of 64 bits; TFDS reads narrower ones from those.
-    dtype = kind if kind == "bool" else "int64"
-    tensor = {"shape": {}, "dtype": dtype, "encoding": "none"}
+def scalar_feature(kind: str) -> dict[str, object]:
+    """Return TFDS's feature of one value a drawing, by its Arrow type."""
+    if kind == "string":
+        return {"pythonClassName": _CORE + "text_feature.Text", "text": {}}
+    # An Example has integers of 64 bits and floats of 32.
+    dtype = {"bool": "bool", "halffloat": "float32", "float": "float32", "double": "float32"}
+    tensor = {"shape": {}, "dtype": dtype.get(kind, "int64"), "encoding": "none"}
     return {"pythonClassName": _CORE + "scalar.Scalar", "tensor": tensor}

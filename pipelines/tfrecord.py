@@ -58,7 +58,7 @@ def write_records(
     pictures = [image.tobytes() for image in images] if encoding == "raw" else pngs(images)
     names, values = sorted(columns), zip(*(columns[name] for name in sorted(columns)), strict=True)
     rows = zip(pictures, labels.tolist(), values, strict=True)
-    return frame([_example_of(p, n, dict(zip(names, v, strict=True))) for p, n, v in rows])
+    return frame([example_of(p, n, dict(zip(names, v, strict=True))) for p, n, v in rows])
 
 
 def record_chunks(
@@ -105,18 +105,23 @@ def example(picture: bytes, label: int) -> bytes:
     return _field(1, _field(1, image) + _field(1, number))
 
 
-def _example_of(picture: bytes, label: int, values: Mapping[str, Any]) -> bytes:
+def example_of(picture: bytes, label: int, values: Mapping[str, Any]) -> bytes:
     """Return a tf.train.Example with more features, by name as protobuf's own writer orders them."""
     features = {"image": _field(1, _field(1, picture)), "label": _numbers(label)}
-    features |= {
-        name: _field(1, _field(1, value.encode())) if isinstance(value, str) else _numbers(value)
-        for name, value in values.items()
-    }
+    features |= {name: _feature(value) for name, value in values.items()}
     entries = [
         _field(1, _field(1, name.encode()) + _field(2, feature))
         for name, feature in sorted(features.items())
     ]
     return _field(1, b"".join(entries))
+
+
+def _feature(value: str | int | float) -> bytes:
+    if isinstance(value, str):
+        return _field(1, _field(1, value.encode()))
+    if isinstance(value, float):
+        return _field(2, _field(1, struct.pack("<f", value)))
+    return _numbers(value)
 
 
 def _numbers(value: int) -> bytes:

@@ -50,7 +50,7 @@ def make_job(
     first = shards[0]
     digest = artifact_digest("exports", spec.to_json(), export_inputs(dataset, extras))
     with open_shard(store.checked(first.path, first.bytes, first.sha256)) as parquet:
-        columns = [c for c in parquet.schema_arrow.names if c not in ("image", "label")]
+        fields = [f for f in parquet.schema_arrow if f.name not in ("image", "label")]
     splits = spec.splits or known
     return Job(
         name=name,
@@ -60,7 +60,8 @@ def make_job(
         splits=tuple(s for s in splits if any(shard.split == s for shard in shards)),
         class_names=tuple(dataset.summary["class_names"]),
         image_shape=tuple(dataset.summary["image_shape"][:2]),
-        columns=tuple(columns),
+        columns=tuple(field.name for field in fields),
+        column_types=tuple(str(field.type) for field in fields),
         is_synthetic=is_synthetic(dataset),
         attribution=str(dataset.summary.get("attribution", ATTRIBUTION)),
         scratch=f"attempts/exports/{name}-{digest}",

@@ -46,6 +46,7 @@ class Job:
     shards       of the chosen splits, in the order of the dataset
     splits       their names, in order, those without rows left out
     columns      of the shards besides image and label
+    column_types their Arrow types
     label_ids    of the linked layout: what stands in the shards for each of class_names
     scratch      directory of the store for records and files between stages
     """
@@ -62,6 +63,13 @@ class Job:
     attribution: str
     scratch: str
     label_ids: tuple[int, ...] = ()
+    column_types: tuple[str, ...] = ()
+
+    @property
+    def provenance(self) -> dict[str, str]:
+        """Name and Arrow type of the columns that no label tells; none if tfds_id is all."""
+        columns = dict(zip(self.columns, self.column_types, strict=True))
+        return columns if columns.keys() - {"tfds_id"} else {}
 
     def rows(self, split: str) -> int:
         """Return the number of rows of a split."""

@@ -1,26 +1,32 @@
 """TensorFlow Datasets: TFRecord files and the three text files that make them a TFDS dataset.
 
 The pictures are stored PNGs, so all records of a file are one template. TFDS decodes them like
-its own; they take 918 bytes a drawing where compressed ones take 450. Only picture and label are
-kept: the other columns are in hf, webdataset and png.
+its own; they take 918 bytes a drawing where compressed ones take 450. If the rows have more than
+a TFDS id (Google's columns, or seed, index and digests of samples), each is a feature, and the
+class's name too; such records are made one by one.
 """
 
 import json
+import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
 from pipelines.export.job import Format, Job, Record, Unit
 from pipelines.export.plan import range_units
-from pipelines.export.rows import count_labels, read_rows
+from pipelines.export.rows import Batch, count_labels, read_rows
 from pipelines.export.target import Target
 from pipelines.store import Store
-from pipelines.tfrecord import TFDS_VERSION, fixed_records, tfds_name
+from pipelines.tfds_metadata import scalar_feature
+from pipelines.tfrecord import TFDS_VERSION, example_of, fixed_records, frame, tfds_name
 
 # 60 MB a file, TFDS's own lower bound.
 ROWS_PER_FILE = 65_536
 _TEMPLATE_ROWS = 1_024
 _CORE = "tensorflow_datasets.core.features."
+_FLOATS = ("halffloat", "float", "double")
 
 
 class Tfds(Format):
@@ -39,15 +45,12 @@ class Tfds(Format):
     def make(self, unit: Unit, job: Job, source: Store, target: Target) -> Record:
         """Write one TFRecord file."""
         counts = np.zeros(len(job.class_names), np.int64)
+        columns = ["image", "label", *job.provenance]
         with target.open(unit.outputs[0]) as sink:
-            for batch in read_rows(
-                source, job, unit.pieces, first_row=0, columns=["image", "label"]
-            ):
+            for batch in read_rows(source, job, unit.pieces, first_row=0, columns=columns):
                 counts += count_labels(batch, job)
-                pngs, labels = batch.pngs(job.image_shape), batch.labels
                 for start in range(0, len(batch), _TEMPLATE_ROWS):
-                    part = slice(start, start + _TEMPLATE_ROWS)
-                    sink.write(fixed_records(pngs[part], labels[part]))
+                    sink.write(_records(batch, slice(start, start + _TEMPLATE_ROWS), job))
         entry = sink.entry(rows=unit.rows, split=unit.split)
         return Record(name=unit.name, stage=0, files=(entry,), counts=tuple(counts.tolist()))
 
@@ -59,6 +62,32 @@ class Tfds(Format):
             "label.labels.txt": "\n".join(job.class_names) + "\n",
         }
         return {f"{_directory(job)}/{name}": text.encode() for name, text in texts.items()}
+
+
+def _records(batch: Batch, part: slice, job: Job) -> bytes:
+    pngs, labels = batch.pngs(job.image_shape)[part], batch.labels[part]
+    if not job.provenance:
+        return fixed_records(pngs, labels)
+    table = batch.table.slice(part.start, len(labels))
+    columns = [_values(table[name], kind) for name, kind in job.provenance.items()]
+    rows = zip(pngs, labels.tolist(), zip(*columns, strict=True), strict=True)
+    return frame(
+        [
+            example_of(
+                png.tobytes(),
+                label,
+                {"class_name": job.class_names[label]}
+                | dict(zip(job.provenance, values, strict=True)),
+            )
+            for png, label, values in rows
+        ]
+    )
+
+
+def _values(column: pa.ChunkedArray, kind: str) -> list[Any]:
+    """Return a column's values; TFDS knows no missing ones: those are 0, not a number or ""."""
+    missing = {"string": "", "bool": False}.get(kind, math.nan if kind in _FLOATS else 0)
+    return [missing if value is None else value for value in column.to_pylist()]
 
 
 def _directory(job: Job) -> str:
@@ -93,7 +122,7 @@ def _dataset_info(job: Job, records: Sequence[Record]) -> dict[str, object]:
 def _features(job: Job) -> dict[str, object]:
     height, width = job.image_shape
     shape = {"dimensions": [str(height), str(width), "1"]}
-    features = {
+    features: dict[str, object] = {
         "image": {
             "pythonClassName": _CORE + "image_feature.Image",
             "image": {"dtype": "uint8", "shape": shape},
@@ -103,6 +132,9 @@ def _features(job: Job) -> dict[str, object]:
             "classLabel": {"numClasses": str(len(job.class_names))},
         },
     }
+    if job.provenance:
+        features |= {"class_name": scalar_feature("string")}
+        features |= {name: scalar_feature(kind) for name, kind in job.provenance.items()}
     return {
         "pythonClassName": _CORE + "features_dict.FeaturesDict",
         "featuresDict": {"features": features},

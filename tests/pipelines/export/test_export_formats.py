@@ -98,6 +98,23 @@ def test_tfds_opens_records_by_directory_and_by_name(export, dataset):
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:label\\(\\) is deprecated:DeprecationWarning")  # TFDS's own
+def test_tfds_rows_carry_their_provenance(export, make_dataset, store):
+    import tensorflow_datasets as tfds
+
+    drawn = make_dataset(store, {"train": (6,)}, kind="samples", extra=EXTRA)
+    root = export(drawn, "tfds")
+    builder = tfds.builder_from_directory(str(root / "small" / "1.0.0"))
+    rows = list(tfds.as_numpy(builder.as_dataset(split="train")))
+    assert np.array_equal(np.stack([r["image"][..., 0] for r in rows]), drawn.images["train"])
+    label = int(drawn.labels["train"][4])
+    names = ("bee", "The Eiffel Tower", "sea turtle")
+    found = {name: value for name, value in rows[4].items() if name != "image"}
+    expected = {"sample_index": 4, "model": b"4", "bits_per_dim": 4.0}
+    assert found == expected | {"label": label, "class_name": names[label].encode()}
+
+
+@pytest.mark.slow
 @leaves_files_open
 def test_webdataset_decodes_pictures_and_labels(export, dataset):
     import webdataset
