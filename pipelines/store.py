@@ -75,8 +75,9 @@ class Store(Contents, Refs):
 
         What a stage asks first: it also mends a publication that ended before its ref.
         """
-        if not self.find(kind, name, digest):
-            return None
+        found = self.find(kind, name, digest)
+        if not found or self._is_latest(kind, name, digest):  # which no collection takes
+            return found
         with holding(self, [artifact_prefix(kind, name, digest)], "reuse"):
             if found := self.find(kind, name, digest):  # not swept meanwhile
                 self.add_ref(kind, name, digest)
@@ -209,6 +210,10 @@ class Store(Contents, Refs):
                     continue
                 if found:
                     yield found
+
+    def _is_latest(self, kind: Kind, name: str, digest: str) -> bool:
+        entries = self.ref_entries(kind, name)
+        return bool(entries) and self.ref_digest(entries[-1]) == digest
 
     def _digests(self, kind: Kind, name: str, prefix: str) -> list[str]:
         if len(prefix) < MIN_DIGEST_PREFIX:
