@@ -5,6 +5,7 @@ audit stays within its memory; they lie where TMPDIR says.
 """
 
 import tempfile
+import weakref
 from typing import Generic, TypeVar
 
 import numpy as np
@@ -21,6 +22,7 @@ class Spill(Generic[Scalar]):
         self._dtype, self._rows = np.dtype(kind), 0
         self._shape: tuple[int, ...] = ()
         self._file = tempfile.TemporaryFile()  # noqa: SIM115  (closed in array)
+        weakref.finalize(self, self._file.close)  # also where an error comes before that
 
     def add(self, values: npt.NDArray[np.generic]) -> None:
         """Append values (n, ...); all but n are the same in every call."""
