@@ -21,6 +21,7 @@ import numpy as np
 import pyarrow as pa
 import torch
 
+from model.curve import CURVE_NAME
 from model.data import Drawings, batch_rows
 from model.evaluate import split_nats, summarize
 from model.histogram import ALPHA as HISTOGRAM_ALPHA
@@ -28,7 +29,6 @@ from model.histogram import fitted_rows, histogram_nats
 from model.options import artifact_label
 from model.run import Run
 from model.spec import dataset_ref, run_digest, spec_to_json
-from model.telemetry import CURVE_NAME
 from model.weights import model_files
 from pipelines.schema import ATTRIBUTION, FileEntry, Manifest
 from pipelines.store import Store

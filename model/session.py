@@ -10,13 +10,14 @@ import numpy.typing as npt
 
 from model.checkpoint import durable_write, latest_checkpoint, save_checkpoint
 from model.config import LABEL_KINDS
+from model.curve import CLASS_PREFIX
 from model.data import Drawings, batch_rows
 from model.evaluate import split_nats
 from model.grid import grid_png, sample_grid
 from model.progress import Progress
 from model.ranks import Interrupted, StopSignal
 from model.run import NonFiniteError, Run, StepResult
-from model.telemetry import CLASS_PREFIX, LiveLine, Telemetry
+from model.telemetry import LiveLine, Telemetry
 
 # Rows of the curve, and how often the validation split is looked at, in a whole run.
 CURVE_POINTS = 200

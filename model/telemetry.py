@@ -14,14 +14,12 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from model.checkpoint import durable_write
+from model.curve import CURVE_NAME
 from model.events import HAS_TENSORBOARD, EventFile
 from model.progress import Progress
 
 _LOG = logging.getLogger(__name__)
 
-CURVE_NAME = "curve.jsonl"
-# Before a class name: its own bits/dim on the validation split. TensorBoard groups by the slash.
-CLASS_PREFIX = "validation_bpd/"
 # Five a second are as many as a person can read.
 MIN_INTERVAL_SEC = 0.2
 

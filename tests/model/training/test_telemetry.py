@@ -12,10 +12,11 @@ import torch
 from PIL import Image
 
 from model.config import ConditionConfig, PixelCNNConfig
+from model.curve import CURVE_NAME
 from model.grid import NUM_ROWS, grid_png, sample_grid
 from model.pixelcnn import PixelCNN
 from model.progress import JsonProgress
-from model.telemetry import CURVE_NAME, LiveLine, Telemetry, read_curve
+from model.telemetry import LiveLine, Telemetry, read_curve
 
 
 def row(step: int) -> dict[str, float]:
