@@ -25,6 +25,7 @@ def curve(store, model) -> list[dict[str, float]]:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)  # two minutes of compiling, beside another test on two cores
 def test_compiled_training_follows_the_curve_of_eager_training(
     store, make_dataset, small_spec, caplog
 ) -> None:
