@@ -19,7 +19,7 @@ from pipelines.store import Store, StoreError, open_store
 EXPORTABLE: tuple[Kind, ...] = ("samples", "datasets")
 # Measured on drawings of Quick, Draw!; to tell the size before the work.
 BYTES_PER_DRAWING = {
-    "hf": 285,
+    "hf": 298,
     "tfds": 918,
     "webdataset": 2_560,
     "numpy_bitmap": 784,
@@ -105,19 +105,13 @@ def work_export(params: ExportParams) -> Mapping[str, Any]:
 
 
 def _work_export(params: ExportParams, dataset: Manifest, store: Store) -> Mapping[str, Any]:
-    from pipelines.export.run import ExportOptions, export_dataset
+    from pipelines.export.run import export_dataset
 
     name = params.name or dataset.name
     audit = audit_for_export(params, dataset, store)
-    options = ExportOptions(
-        out=params.out or None,
-        beam_args=params.beam_args,
-        workers=params.workers,
-        progress=current(),
-    )
     extras = _extras(params, dataset, audit, store)
     export = export_dataset(
-        dataset, store, export_spec(params), name=name, options=options, extras=extras
+        dataset, store, export_spec(params), name=name, options=_options(params), extras=extras
     )
     place = params.out or str(store.local_path(export.prefix) or f"{store.url}/{export.prefix}")
     return {
@@ -204,18 +198,11 @@ def gate_checks(params: ExportParams, audit: Manifest, store: Store):
 def work_export_part(params: ExportParams, part: int, parts: int) -> Mapping[str, Any]:
     """Make one machine's part of an export's files; publish nothing."""
     from pipelines.export.parts import export_part
-    from pipelines.export.run import ExportOptions
 
     store = open_store(params.store)
     dataset = find_exportable(store, params.ref)
-    audit = audit_for_export(params, dataset, store)
-    options = ExportOptions(
-        out=params.out or None,
-        beam_args=params.beam_args,
-        workers=params.workers,
-        progress=current(),
-    )
     with needing(store, [dataset], "export"):
+        audit = audit_for_export(params, dataset, store)
         made = export_part(
             dataset,
             store,
@@ -223,7 +210,7 @@ def work_export_part(params: ExportParams, part: int, parts: int) -> Mapping[str
             name=params.name or dataset.name,
             part=part,
             parts=parts,
-            options=options,
+            options=_options(params),
             extras=_extras(params, dataset, audit, store),
         )
     return {"part": part, "parts": parts, "files": made}
@@ -232,16 +219,9 @@ def work_export_part(params: ExportParams, part: int, parts: int) -> Mapping[str
 def work_export_range(params: ExportParams, first: int, last: int) -> Mapping[str, Any]:
     """Make some of an export's files; publish if they were the last that were missing."""
     from pipelines.export.parts import export_range
-    from pipelines.export.run import ExportOptions
 
     store = open_store(params.store)
     dataset = find_exportable(store, params.ref)
-    options = ExportOptions(
-        out=params.out or None,
-        beam_args=params.beam_args,
-        workers=params.workers,
-        progress=current(),
-    )
     with needing(store, [dataset], "export"):
         audit = audit_for_export(params, dataset, store)
         missing, export = export_range(
@@ -251,7 +231,7 @@ def work_export_range(params: ExportParams, first: int, last: int) -> Mapping[st
             name=params.name or dataset.name,
             first=first,
             last=last,
-            options=options,
+            options=_options(params),
             extras=_extras(params, dataset, audit, store),
         )
     return {
@@ -299,6 +279,17 @@ def _audited_report(
     dataset = parent(store, model, "dataset")
     return make_report(
         dataset, model, samples, store, name=name, per_class=per_class, audit=audit, checks=checks
+    )
+
+
+def _options(params: ExportParams):
+    from pipelines.export.run import ExportOptions
+
+    return ExportOptions(
+        out=params.out or None,
+        beam_args=params.beam_args,
+        workers=params.workers,
+        progress=current(),
     )
 
 

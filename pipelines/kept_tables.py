@@ -7,6 +7,7 @@ one is fetched once a process, into a file that has no name and so ends with the
 import functools
 import mmap
 import tempfile
+import weakref
 
 import numpy as np
 import numpy.typing as npt
@@ -31,7 +32,8 @@ class Fetched:
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self._file = tempfile.TemporaryFile(prefix="sketchmill-")  # noqa: SIM115
+        self._file = tempfile.TemporaryFile(prefix="sketchmill-")  # noqa: SIM115  (closed with this object)
+        weakref.finalize(self, self._file.close)
         self._places: dict[str, tuple[int, int]] = {}
         self._end = 0
         self._map: mmap.mmap | None = None

@@ -1,12 +1,12 @@
 """Rings as drawings, with a model and samples, for tests of the report."""
 
-import hashlib
 import json
 
 import numpy as np
 import pyarrow as pa
+from published import publish_contents
 
-from pipelines.schema import FileEntry, InputRef, Manifest, artifact_digest, artifact_prefix
+from pipelines.schema import InputRef, Manifest
 from pipelines.shards import shard_name, shard_schema, write_shard
 from pipelines.store import Store
 
@@ -29,32 +29,24 @@ def rings(seed: int, per_class: int) -> tuple[np.ndarray, np.ndarray]:
 
 def publish(store: Store, kind: str, files: dict[str, tuple], inputs=(), **summary) -> Manifest:
     """Publish splits of drawings, or texts, as an artifact."""
-    spec = {"files": sorted(files), "summary": sorted(summary)}
-    digest = artifact_digest(kind, spec, inputs)
     extra = {"bits_per_dim": pa.float32()} if kind == "samples" else {}
-    entries = []
+    contents = {}
     for name, content in files.items():
-        path, rows, split = name, None, None
-        if isinstance(content, tuple):
-            images, labels = content
-            columns = {"label": labels} | {column: np.full(len(labels), 1.5) for column in extra}
-            path, rows, split = shard_name(name, 0, 1), len(labels), name
-            content = write_shard(images, columns, shard_schema(NAMES, (28, 28), extra))
-        store.put(f"{artifact_prefix(kind, 'rings', digest)}/{path}", content)
-        sha256 = hashlib.sha256(content).hexdigest()
-        entries.append(
-            FileEntry(path=path, bytes=len(content), sha256=sha256, rows=rows, split=split)
-        )
-    return store.publish(
-        Manifest(
-            kind=kind,
-            name="rings",
-            digest=digest,
-            spec=spec,
-            inputs=inputs,
-            files=tuple(entries),
-            summary={"class_names": list(NAMES), "image_shape": [28, 28]} | summary,
-        )
+        if not isinstance(content, tuple):
+            contents[name] = (content, None, None)
+            continue
+        images, labels = content
+        columns = {"label": labels} | {column: np.full(len(labels), 1.5) for column in extra}
+        shard = write_shard(images, columns, shard_schema(NAMES, (28, 28), extra))
+        contents[shard_name(name, 0, 1)] = (shard, len(labels), name)
+    return publish_contents(
+        store,
+        kind,
+        contents,
+        name="rings",
+        spec={"files": sorted(files), "summary": sorted(summary)},
+        inputs=inputs,
+        summary={"class_names": list(NAMES), "image_shape": [28, 28]} | summary,
     )
 
 

@@ -1,7 +1,6 @@
 """Quotas are met exactly, rows are made again bit for bit, and a closed gate publishes nothing."""
 
 import dataclasses
-import hashlib
 import json
 import shutil
 from pathlib import Path
@@ -9,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from published import publish_contents
 
 from flows.cli import run_command_line
 from flows.counts import read_counts
@@ -20,7 +20,7 @@ from model.audit.reproduce import reproduce
 from model.config import ConditionConfig, PixelCNNConfig
 from model.pixelcnn import PixelCNN
 from model.weights import model_files
-from pipelines.schema import FileEntry, InputRef, Manifest, artifact_digest, artifact_prefix
+from pipelines.schema import InputRef, Manifest
 from pipelines.shards import open_shard, read_images, shard_name, shard_schema, write_shard
 from pipelines.store import Store, open_store
 from pipelines.transfer import copy_artifact
@@ -37,24 +37,14 @@ NETWORK = PixelCNNConfig(
 
 
 def publish(store: Store, kind: str, files: dict, inputs: tuple = (), **summary) -> Manifest:
-    digest = artifact_digest(kind, {"files": sorted(files)}, inputs)
-    entries = []
-    for path, (content, rows, split) in files.items():
-        store.put(f"{artifact_prefix(kind, 'tiny', digest)}/{path}", content)
-        sha256 = hashlib.sha256(content).hexdigest()
-        entries.append(
-            FileEntry(path=path, bytes=len(content), sha256=sha256, rows=rows, split=split)
-        )
-    return store.publish(
-        Manifest(
-            kind=kind,
-            name="tiny",
-            digest=digest,
-            spec={"files": sorted(files)},
-            inputs=inputs,
-            files=tuple(entries),
-            summary={"class_names": list(NAMES), "image_shape": [4, 4]} | summary,
-        )
+    return publish_contents(
+        store,
+        kind,
+        files,
+        name="tiny",
+        spec={"files": sorted(files)},
+        inputs=inputs,
+        summary={"class_names": list(NAMES), "image_shape": [4, 4]} | summary,
     )
 
 

@@ -4,8 +4,9 @@ import hashlib
 
 import numpy as np
 import pyarrow as pa
+from published import publish_contents
 
-from pipelines.schema import FileEntry, InputRef, Manifest, artifact_digest, artifact_prefix
+from pipelines.schema import InputRef, Manifest
 from pipelines.shards import shard_name, shard_schema, write_shard
 from pipelines.store import Store
 
@@ -38,27 +39,18 @@ def publish(
     extra = {"bits_per_dim": pa.float32()} if kind == "samples" else {}
     spec = {"splits": {k: hashlib.sha256(v[0].tobytes()).hexdigest() for k, v in splits.items()}}
     inputs = (InputRef(role="source", kind="source", name="walks", digest="1" * 64),)
-    digest = artifact_digest(kind, spec, inputs)
-    entries = []
+    contents = {}
     for split, (images, labels) in splits.items():
         for index, rows in enumerate(np.array_split(np.arange(len(labels)), shards)):
             columns = {"label": labels[rows]} | {name: np.full(len(rows), 2.0) for name in extra}
             content = write_shard(images[rows], columns, shard_schema(names, (28, 28), extra))
-            path = shard_name(split, index, shards)
-            store.put(f"{artifact_prefix(kind, 'walks', digest)}/{path}", content)
-            sha256 = hashlib.sha256(content).hexdigest()
-            entries.append(
-                FileEntry(path=path, bytes=len(content), sha256=sha256, rows=len(rows), split=split)
-            )
-    summary = {"class_names": list(names), "image_shape": [28, 28]} | summary
-    return store.publish(
-        Manifest(
-            kind=kind,
-            name="walks",
-            digest=digest,
-            spec=spec,
-            inputs=inputs,
-            files=tuple(entries),
-            summary=summary,
-        )
+            contents[shard_name(split, index, shards)] = (content, len(rows), split)
+    return publish_contents(
+        store,
+        kind,
+        contents,
+        name="walks",
+        spec=spec,
+        inputs=inputs,
+        summary={"class_names": list(names), "image_shape": [28, 28]} | summary,
     )

@@ -10,12 +10,11 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import pytest
+from npy_files import write_npy_files
 
 from pipelines import engine
 from pipelines.build import build_dataset
-from pipelines.doodles import google_npy
 from pipelines.engine import run_units, runner_flags
 from pipelines.failures import WorkError
 from pipelines.schema import Manifest
@@ -29,14 +28,7 @@ CLASSES = ("bee", "sun")
 
 @pytest.fixture
 def source_dir(tmp_path) -> Path:
-    directory = tmp_path / "source"
-    directory.mkdir()
-    for name in CLASSES:
-        rng = np.random.default_rng(list(name.encode()))
-        images = rng.integers(0, 256, (200, 28, 28), np.uint8)
-        images[rng.random(images.shape) < 0.7] = 0
-        (directory / f"{name}.npy").write_bytes(google_npy(images))
-    return directory
+    return write_npy_files(tmp_path / "source", CLASSES, 200)
 
 
 def build(source_dir: Path, store: str, **run) -> Manifest:

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from npy_files import write_npy_files
 
 from flows.cli import run_command_line
 from pipelines import jobs
@@ -22,14 +23,7 @@ CLASSES = ("bee", "sea turtle", "sun")
 
 @pytest.fixture
 def source_dir(tmp_path) -> Path:
-    directory = tmp_path / "source"
-    directory.mkdir()
-    for name in CLASSES:
-        rng = np.random.default_rng(list(name.encode()))
-        images = rng.integers(0, 256, (400, 28, 28), np.uint8)
-        images[rng.random(images.shape) < 0.7] = 0
-        (directory / f"{name}.npy").write_bytes(google_npy(images))
-    return directory
+    return write_npy_files(tmp_path / "source", CLASSES, 400)
 
 
 def build(source_dir: Path, name: str = "sketches", **options):
