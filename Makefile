@@ -26,9 +26,9 @@ check: $(VENV)/.test
 	$(BIN)/lint-imports
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow"
 
-# make bench NAME=chain prints one JSON object a line for each figure
+# make bench NAME=chain prints one JSON object a line for each figure; ARGS are the benchmark's own
 bench: $(VENV)/.test
-	$(BIN)/python tests/bench/bench_$(NAME).py
+	$(BIN)/python tests/bench/bench_$(NAME).py $(ARGS)
 
 # Resolve anew from pyproject.toml; review the diff, then run the tests.
 lock:
