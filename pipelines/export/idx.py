@@ -4,19 +4,23 @@
     labels   00 00 08 01 | n as uint32 | n labels of one byte
 
 `test` is named t10k, as everywhere. Above 256 classes a label has two bytes (type 0B), which
-readers written for MNIST alone do not know. label_map.csv says what the labels mean.
+readers written for MNIST alone do not know. label_map.csv says what the labels mean. If the rows
+have more columns, train-rows.csv holds those, a line a drawing in the same order.
 """
 
+import contextlib
 import csv
 import io
 import struct
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.csv
 
 from pipelines.export.job import Format, Job, Record, Unit
 from pipelines.export.plan import cut_rows
-from pipelines.export.rows import check_shape, count_labels, read_rows
+from pipelines.export.rows import Batch, check_shape, count_labels, read_rows
 from pipelines.export.target import Target
 from pipelines.store import Store
 
@@ -39,18 +43,22 @@ class Idx(Format):
         """Write a split's images and labels side by side."""
         counts = np.zeros(len(job.class_names), np.int64)
         code, dtype = label_type(len(job.class_names))
-        image_path, label_path = unit.outputs
-        with target.open(image_path) as images, target.open(label_path) as labels:
+        columns = ["image", "label", *job.provenance]
+        with contextlib.ExitStack() as stack:
+            images, labels, *rest = (
+                stack.enter_context(target.open(path)) for path in unit.outputs
+            )
             images.write(struct.pack(">BBBBIII", 0, 0, _UINT8, 3, unit.rows, *job.image_shape))
             labels.write(struct.pack(">BBBBI", 0, 0, code, 1, unit.rows))
-            for batch in read_rows(
-                source, job, unit.pieces, first_row=0, columns=["image", "label"]
-            ):
+            for batch in read_rows(source, job, unit.pieces, first_row=0, columns=columns):
                 counts += count_labels(batch, job)
                 pixels = np.ascontiguousarray(check_shape(batch.images, job))
                 images.write(pixels.reshape(-1).data)
                 labels.write(batch.labels.astype(dtype).tobytes())
-        files = tuple(sink.entry(rows=unit.rows, split=unit.split) for sink in (images, labels))
+                for sink in rest:
+                    sink.write(_csv_lines(batch, job))
+        sinks = (images, labels, *rest)
+        files = tuple(sink.entry(rows=unit.rows, split=unit.split) for sink in sinks)
         return Record(name=unit.name, stage=0, files=files, counts=tuple(counts.tolist()))
 
     def closing_files(self, job: Job, records: Sequence[Record]) -> Mapping[str, bytes]:
@@ -63,6 +71,21 @@ class Idx(Format):
         return {"idx/label_map.csv": text.getvalue().encode()}
 
 
+def _csv_lines(batch: Batch, job: Job) -> bytes:
+    """Return a line a drawing: row, label, class_name, then all other columns."""
+    labels = batch.table["label"].combine_chunks()
+    fields = {
+        "row": pa.array(np.arange(batch.first_row, batch.first_row + len(batch))),
+        "label": labels,
+        "class_name": pa.array(list(job.class_names), pa.string()).take(labels),
+    }
+    fields |= {name: batch.table[name] for name in job.provenance}
+    buffer = io.BytesIO()
+    options = pa.csv.WriteOptions(include_header=batch.first_row == 0)
+    pa.csv.write_csv(pa.table(fields), buffer, options)
+    return buffer.getvalue()
+
+
 def label_type(num_classes: int) -> tuple[int, np.dtype]:
     """Return IDX's type code and NumPy's type of a label."""
     if num_classes <= _MAX_UINT8_CLASSES:
@@ -73,6 +96,7 @@ def label_type(num_classes: int) -> tuple[int, np.dtype]:
 def _split_unit(job: Job, split: str) -> Unit:
     shards = [shard for shard in job.shards if shard.split == split]
     prefix = f"idx/{_PREFIXES.get(split, split)}"
+    rows = (f"{prefix}-rows.csv",) if job.provenance else ()
     return Unit(
         format="idx",
         stage=0,
@@ -81,5 +105,5 @@ def _split_unit(job: Job, split: str) -> Unit:
         split=split,
         rows=job.rows(split),
         pieces=cut_rows(shards, 0, job.rows(split)),
-        outputs=(f"{prefix}-images-idx3-ubyte", f"{prefix}-labels-idx1-ubyte"),
+        outputs=(f"{prefix}-images-idx3-ubyte", f"{prefix}-labels-idx1-ubyte", *rows),
     )

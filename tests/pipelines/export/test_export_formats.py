@@ -216,6 +216,17 @@ def test_idx_has_the_names_and_bytes_of_mnist(export, dataset):
         assert list(csv.reader(file))[2] == ["1", "The Eiffel Tower"]
 
 
+def test_idx_has_a_line_of_provenance_for_each_drawing(export, make_dataset, store):
+    drawn = make_dataset(store, {"train": (3, 3)}, kind="samples", extra=EXTRA)
+    root = export(drawn, "idx")
+    with (root / "train-rows.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    names = ("bee", "The Eiffel Tower", "sea turtle")
+    assert [row["sample_index"] for row in rows] == [row["row"] for row in rows] == list("012345")
+    assert [row["class_name"] for row in rows] == [names[i] for i in drawn.labels["train"]]
+    assert len(read_idx(root / "train-images-idx3-ubyte")) == 6
+
+
 def test_idx_labels_take_two_bytes_above_256_classes(export, make_dataset, store):
     names = tuple(f"class {i}" for i in range(300))
     drawn = make_dataset(store, {"train": (50,)}, names=names)
