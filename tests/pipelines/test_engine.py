@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from npy_files import write_npy_files
 
 from pipelines import engine
 from pipelines.build import build_dataset
@@ -27,8 +26,8 @@ CLASSES = ("bee", "sun")
 
 
 @pytest.fixture
-def source_dir(tmp_path) -> Path:
-    return write_npy_files(tmp_path / "source", CLASSES, 200)
+def source_dir(write_npy_files) -> Path:
+    return write_npy_files(CLASSES, 200)
 
 
 def build(source_dir: Path, store: str, **run) -> Manifest:

@@ -4,7 +4,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from npy_files import write_npy_files
 
 from flows.cli import run_command_line
 from pipelines import jobs
@@ -22,8 +21,8 @@ CLASSES = ("bee", "sea turtle", "sun")
 
 
 @pytest.fixture
-def source_dir(tmp_path) -> Path:
-    return write_npy_files(tmp_path / "source", CLASSES, 400)
+def source_dir(write_npy_files) -> Path:
+    return write_npy_files(CLASSES, 400)
 
 
 def build(source_dir: Path, name: str = "sketches", **options):

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from npy_files import write_npy_files
 
 from pipelines import jobs
 from pipelines.build import build_dataset
@@ -26,8 +25,8 @@ CLASSES = ("bee", "sun")
 
 
 @pytest.fixture
-def source_dir(tmp_path) -> Path:
-    return write_npy_files(tmp_path / "source", CLASSES, 200)
+def source_dir(write_npy_files) -> Path:
+    return write_npy_files(CLASSES, 200)
 
 
 def build(source_dir: Path, store: str, **options) -> Manifest:
