@@ -16,11 +16,10 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.csv
 
 from pipelines.export.job import Format, Job, Record, Unit
 from pipelines.export.plan import cut_rows
-from pipelines.export.rows import Batch, check_shape, count_labels, read_rows
+from pipelines.export.rows import Batch, check_shape, count_labels, csv_lines, read_rows
 from pipelines.export.target import Target
 from pipelines.store import Store
 
@@ -80,10 +79,7 @@ def _csv_lines(batch: Batch, job: Job) -> bytes:
         "class_name": pa.array(list(job.class_names), pa.string()).take(labels),
     }
     fields |= {name: batch.table[name] for name in job.provenance}
-    buffer = io.BytesIO()
-    options = pa.csv.WriteOptions(include_header=batch.first_row == 0)
-    pa.csv.write_csv(pa.table(fields), buffer, options)
-    return buffer.getvalue()
+    return csv_lines(pa.table(fields), header=batch.first_row == 0)
 
 
 def label_type(num_classes: int) -> tuple[int, np.dtype]:

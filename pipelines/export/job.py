@@ -106,6 +106,7 @@ class Record:
     files          of the export, relative to it
     scratch_files  relative to the job's scratch, for the next stage
     counts         drawings by label in what it read
+    sizes          bytes by label in the last of scratch_files, where its lines differ in length
     """
 
     name: str
@@ -113,6 +114,7 @@ class Record:
     files: tuple[FileEntry, ...] = ()
     counts: tuple[int, ...] = ()
     scratch_files: tuple[FileEntry, ...] = ()
+    sizes: tuple[int, ...] = ()
 
     def to_json(self) -> bytes:
         """Return the record's file content."""
@@ -124,7 +126,8 @@ def record_from_json(content: bytes) -> Record:
     raw: dict[str, Any] = json.loads(content)
     for name in ("files", "scratch_files"):
         raw[name] = tuple(FileEntry(**entry) for entry in raw[name])
-    return Record(**raw | {"counts": tuple(raw["counts"])})
+    numbers = {name: tuple(raw.get(name, ())) for name in ("counts", "sizes")}
+    return Record(**raw | numbers)
 
 
 def record_path(job: Job, unit: Unit) -> str:

@@ -4,6 +4,9 @@ A class's drawings are spread over all shards, so the pixels are sorted twice: s
 each range of rows to scratch in the order of its labels, stage 1 joins a class's slices. Every
 pixel is read and written twice, whatever the number of classes, and a file is never in memory.
 The drawings of a class keep their order: split after split, shard after shard.
+
+If the rows have more columns, numpy_bitmap-rows/CLASS.csv holds those: line i, behind the names,
+is of drawing i of CLASS.npy, as in Google's own files line i is of row i. It goes the same way.
 """
 
 import csv
@@ -13,12 +16,14 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 
 from pipelines.export.job import Format, Job, Piece, Record, Unit
 from pipelines.export.names import bitmap_names
 from pipelines.export.plan import range_units
-from pipelines.export.rows import check_shape, read_rows
+from pipelines.export.rows import check_shape, csv_lines, read_rows
 from pipelines.export.target import FileSink, Target, read_range
+from pipelines.schema import FileEntry
 from pipelines.store import Store
 
 # 103 MB of pixels of 28x28.
@@ -35,24 +40,21 @@ class NumpyBitmap(Format):
     def units(self, job: Job, stage: int, records: Sequence[Record]) -> list[Unit]:
         """Plan ranges to group by class, then one unit a class with drawings."""
         if stage == 0:
-            rows = max(1, _ROWS_PER_GROUP * 784 // (job.image_shape[0] * job.image_shape[1]))
+            rows = max(1, _ROWS_PER_GROUP * 784 // _pixels(job))
             path = "numpy_bitmap-group-{split}-{index:05d}-of-{count:05d}.bin"
             return range_units(job, format=self.name, task="group", rows_per_file=rows, path=path)
-        counts = np.array([record.counts for record in records])
-        paths = [f"{job.scratch}/{record.scratch_files[0].path}" for record in records]
-        names = bitmap_names(job.class_names)
-        return [
-            _class_unit(job, label, names[label], paths, counts)
-            for label in range(len(names))
-            if counts[:, label].any()
-        ]
+        units = _join_units(job, records, "class", "numpy_bitmap/{}.npy")
+        if job.provenance:
+            units += _join_units(job, records, "rows", "numpy_bitmap-rows/{}.csv")
+        return units
 
     def make(self, unit: Unit, job: Job, source: Store, target: Target) -> Record:
-        """Group a range, or write a class."""
+        """Group a range, or write a class's pixels or lines."""
         if unit.task == "group":
             return _group(unit, job, source)
+        header = npy_header(unit.rows, _pixels(job)) if unit.task == "class" else _names_line(job)
         with target.open(unit.outputs[0]) as sink:
-            sink.write(npy_header(unit.rows, job.image_shape[0] * job.image_shape[1]))
+            sink.write(header)
             for path, start, length in unit.ranges:
                 for begin in range(0, length, _READ_BYTES):
                     part = min(_READ_BYTES, length - begin)
@@ -82,41 +84,95 @@ def npy_header(rows: int, pixels: int) -> bytes:
     return b"\x93NUMPY\x01\x00" + struct.pack("<H", len(padded)) + padded.encode("ascii")
 
 
-def _class_unit(
-    job: Job, label: int, name: str, paths: Sequence[str], counts: npt.NDArray[np.int64]
-) -> Unit:
-    """Return the unit that joins the class's slice of every group."""
-    pixels = job.image_shape[0] * job.image_shape[1]
-    starts = counts[:, :label].sum(axis=1) * pixels
-    lengths = counts[:, label] * pixels
-    slices = zip(paths, starts.tolist(), lengths.tolist(), strict=True)
-    return Unit(
-        format="numpy_bitmap",
-        stage=1,
-        task="class",
-        name=f"numpy_bitmap-class-{label:05d}",
-        rows=int(counts[:, label].sum()),
-        outputs=(f"numpy_bitmap/{name}.npy",),
-        ranges=tuple((path, start, length) for path, start, length in slices if length),
-    )
+def _join_units(job: Job, records: Sequence[Record], task: str, path: str) -> list[Unit]:
+    """Return a unit for each class with drawings: it joins the class's slice of every group."""
+    counts = np.array([record.counts for record in records], np.int64)
+    if task == "class":
+        sizes, place = counts * _pixels(job), 0
+    else:
+        sizes, place = np.array([record.sizes for record in records], np.int64), 1
+    starts = sizes.cumsum(axis=1) - sizes
+    groups = [f"{job.scratch}/{record.scratch_files[place].path}" for record in records]
+    units = []
+    for label, name in enumerate(bitmap_names(job.class_names)):
+        slices = zip(groups, starts[:, label].tolist(), sizes[:, label].tolist(), strict=True)
+        unit = Unit(
+            format="numpy_bitmap",
+            stage=1,
+            task=task,
+            name=f"numpy_bitmap-{task}-{label:05d}",
+            rows=int(counts[:, label].sum()),
+            outputs=(path.format(name),),
+            ranges=tuple(piece for piece in slices if piece[2]),
+        )
+        if unit.rows:
+            units.append(unit)
+    return units
 
 
 def _group(unit: Unit, job: Job, source: Store) -> Record:
-    """Write the range's pixels to scratch, ordered by label; equal labels keep their order."""
+    """Write the range to scratch, ordered by label: pixels and lines; equal labels keep order."""
     labels = _labels(source, job, unit.pieces)
+    order = np.argsort(labels, kind="stable")
     place = np.empty(len(labels), np.int64)
-    place[np.argsort(labels, kind="stable")] = np.arange(len(labels))
+    place[order] = np.arange(len(labels))
     sorted_images = np.empty((len(labels), *job.image_shape), np.uint8)
-    for batch in read_rows(source, job, unit.pieces, first_row=0, columns=["image", "label"]):
+    columns = ["image", "label", *job.provenance]
+    tables = []
+    for batch in read_rows(source, job, unit.pieces, first_row=0, columns=columns):
         rows = slice(batch.first_row, batch.first_row + len(batch))
         sorted_images[place[rows]] = check_shape(batch.images, job)
+        tables.append(batch.table.drop_columns("image"))
     name = unit.outputs[0]
     with FileSink(source, f"{job.scratch}/{name}", name) as sink:
         sink.write(sorted_images.reshape(-1).data)
-    counts = np.bincount(labels, minlength=len(job.class_names))
+    files = [sink.entry()]
+    counts = np.bincount(labels, minlength=len(job.class_names)).tolist()
+    sizes: list[int] = []
+    if job.provenance:
+        entry, sizes = _write_lines(
+            pa.concat_tables(tables).take(pa.array(order)), unit, job, source, counts
+        )
+        files.append(entry)
     return Record(
-        name=unit.name, stage=0, scratch_files=(sink.entry(),), counts=tuple(counts.tolist())
+        name=unit.name,
+        stage=0,
+        scratch_files=tuple(files),
+        counts=tuple(counts),
+        sizes=tuple(sizes),
     )
+
+
+def _write_lines(
+    table: pa.Table, unit: Unit, job: Job, source: Store, counts: Sequence[int]
+) -> tuple[FileEntry, list[int]]:
+    """Write the lines of a range ordered by label; return the file and its bytes by label."""
+    sizes = []
+    name = f"{unit.outputs[0]}.csv"
+    with FileSink(source, f"{job.scratch}/{name}", name) as sink:
+        start = 0
+        for class_name, count in zip(job.class_names, counts, strict=True):
+            part = table.slice(start, count)
+            fields = {
+                "split": pa.repeat(unit.split, count),
+                "label": part["label"],
+                "class_name": pa.repeat(class_name, count),
+            }
+            fields |= {name: part[name] for name in job.provenance}
+            lines = csv_lines(pa.table(fields), header=False) if count else b""
+            sink.write(lines)
+            sizes.append(len(lines))
+            start += count
+    return sink.entry(), sizes
+
+
+def _names_line(job: Job) -> bytes:
+    names = ("split", "label", "class_name", *job.provenance)
+    return csv_lines(pa.table({name: pa.array([], pa.string()) for name in names}), header=True)
+
+
+def _pixels(job: Job) -> int:
+    return job.image_shape[0] * job.image_shape[1]
 
 
 def _labels(source: Store, job: Job, pieces: Sequence[Piece]) -> npt.NDArray[np.int64]:

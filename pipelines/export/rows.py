@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.csv
 
 from pipelines.export.job import Job, Piece, Shard
 from pipelines.labels import class_positions
@@ -92,6 +93,13 @@ def check_shape(images: Images, job: Job) -> Images:
     if images.shape[1:] != job.image_shape:
         raise ValueError(f"expected drawings of {job.image_shape}, found {images.shape[1:]}")
     return images
+
+
+def csv_lines(table: pa.Table, *, header: bool) -> bytes:
+    """Return a line a row, behind a line of the names if asked for."""
+    buffer = io.BytesIO()
+    pa.csv.write_csv(table, buffer, pa.csv.WriteOptions(include_header=header))
+    return buffer.getvalue()
 
 
 def _piece_tables(store: Store, piece: Piece, columns: Sequence[str]) -> Iterator[pa.Table]:

@@ -227,6 +227,20 @@ def test_idx_has_a_line_of_provenance_for_each_drawing(export, make_dataset, sto
     assert len(read_idx(root / "train-images-idx3-ubyte")) == 6
 
 
+def test_numpy_bitmap_has_the_line_of_each_drawing(export, make_dataset, store, monkeypatch):
+    monkeypatch.setattr("pipelines.export.numpy_bitmap._ROWS_PER_GROUP", 4)
+    drawn = make_dataset(store, {"train": (7, 4), "test": (5,)}, kind="samples", extra=EXTRA)
+    root = export(drawn, "numpy_bitmap")
+    for label, name in enumerate(("bee", "The Eiffel Tower", "sea turtle")):
+        with (root.parent / "numpy_bitmap-rows" / f"{name}.csv").open() as file:
+            rows = list(csv.DictReader(file))
+        assert {(row["label"], row["class_name"]) for row in rows} == {(str(label), name)}
+        images = [drawn.images[row["split"]][int(row["sample_index"])] for row in rows]
+        assert np.array_equal(np.load(root / f"{name}.npy").reshape(-1, 28, 28), images)
+        labels = [drawn.labels[row["split"]][int(row["sample_index"])] for row in rows]
+        assert labels == [label] * len(rows)
+
+
 def test_idx_labels_take_two_bytes_above_256_classes(export, make_dataset, store):
     names = tuple(f"class {i}" for i in range(300))
     drawn = make_dataset(store, {"train": (50,)}, names=names)
