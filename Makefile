@@ -3,6 +3,9 @@ PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check
+# One file of tests is one worker's. In the order of their names the longest, of whole sites with
+# servers, begin early; xdist's own order, by the number of tests, leaves them for the end.
+PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 # Whose drawings: make run CLASSES="bee,sun"; anything else: make run RUN_ARGS="--preset small"
 CLASSES ?=
 RUN_ARGS ?=
@@ -17,14 +20,14 @@ test: $(VENV)/.test
 	$(BIN)/ruff check .
 	$(BIN)/pyrefly check
 	$(BIN)/lint-imports
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(PYTEST)
 
 check: $(VENV)/.test
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/pyrefly check
 	$(BIN)/lint-imports
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow"
+	$(PYTEST) -m "not slow"
 
 # make bench NAME=chain prints one JSON object a line for each figure; ARGS are the benchmark's own
 bench: $(VENV)/.test

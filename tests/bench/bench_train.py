@@ -1,11 +1,12 @@
 """A training step of the seed's configuration beside TFP's, on a CPU, batch 32.
 
 Run: make bench NAME=train (about ten minutes and 8 GB)
+     make bench NAME=train ARGS=--compiled compiles a step too, which takes as long again or longer
 
 Every measurement runs in a process of its own, one after the other, so that memory is its own.
-`ratio` says how many times better ours is. TFP's step is a compiled graph, so in train_step_vs_tfp
-ours is compiled too (torch.compile), and train_step_eager_vs_tfp is without. The peer "plain
-PyTorch" is plain_pixelcnn.py. There is no figure of bfloat16 on a CPU that only emulates it.
+`ratio` says how many times better ours is. TFP's step is a compiled graph; ours is not, as it is not
+unless one asks for it. The peer "plain PyTorch" is plain_pixelcnn.py. There is no figure of bfloat16
+on a CPU that only emulates it.
 """
 
 import json
@@ -140,37 +141,32 @@ def run_part(part: str, *launcher: str) -> dict[str, float]:
         return json.loads(result.read_text())
 
 
-def main() -> None:
+def print_rate(name: str, part: dict, words: str, peer: dict) -> None:
+    """Print images/s of one part beside another's."""
+    rate, peer_rate = BATCH_SIZE / part["sec"], BATCH_SIZE / peer["sec"]
+    ratio = rate / peer_rate
+    print_figure(name, rate, "images/s", peer=words, peer_value=peer_rate, ratio=ratio)
+
+
+def main(*, compiled: bool) -> None:
     from model.precision import cpu_has_bfloat16  # with torch, which is not a peer's memory
 
-    ours, plain, tfp = run_part("ours"), run_part("plain"), run_part("tfp")
-    compiled = run_part("compiled")
-    parts = {"ours": ours, "compiled": compiled, "plain": plain, "tfp": tfp}
-    if cpu_has_bfloat16():
-        parts["half"] = run_part("bfloat16")
-    torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")
-    parts["pair"] = run_part("ours", *torchrun)
-    rate = {name: BATCH_SIZE / part["sec"] for name, part in parts.items()}
-    for name, part, peer, words in (
-        ("train_step_vs_tfp", "compiled", "tfp", "TFP train_on_batch"),
-        ("train_step_eager_vs_tfp", "ours", "tfp", "TFP train_on_batch"),
-        ("train_step_bfloat16_vs_tfp", "half", "tfp", "TFP train_on_batch"),
-        ("train_step_vs_plain_torch", "ours", "plain", "plain PyTorch"),
-        ("train_2_ranks_vs_1", "pair", "ours", "1 rank, all cores"),
-    ):
-        if part not in rate:
-            continue
-        ratio = rate[part] / rate[peer]
-        print_figure(name, rate[part], "images/s", peer=words, peer_value=rate[peer], ratio=ratio)
+    words = "TFP train_on_batch"
+    ours, tfp = run_part("ours"), run_part("tfp")
+    print_rate("train_step_vs_tfp", ours, words, tfp)
+    ratio = tfp["peak_gb"] / ours["peak_gb"]
+    peer_gb = tfp["peak_gb"]
     print_figure(
-        "train_memory_vs_tfp",
-        ours["peak_gb"],
-        "GB",
-        peer="TFP train_on_batch",
-        peer_value=tfp["peak_gb"],
-        ratio=tfp["peak_gb"] / ours["peak_gb"],
+        "train_memory_vs_tfp", ours["peak_gb"], "GB", peer=words, peer_value=peer_gb, ratio=ratio
     )
     print_figure("train_loader_share", ours["loader_sec"] / ours["sec"], "of a step")
+    print_rate("train_step_vs_plain_torch", ours, "plain PyTorch", run_part("plain"))
+    torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")
+    print_rate("train_2_ranks_vs_1", run_part("ours", *torchrun), "1 rank, all cores", ours)
+    if cpu_has_bfloat16():
+        print_rate("train_step_bfloat16_vs_tfp", run_part("bfloat16"), words, tfp)
+    if compiled:
+        print_rate("train_step_compiled_vs_tfp", run_part("compiled"), words, tfp)
 
 
 if __name__ == "__main__":
@@ -179,4 +175,4 @@ if __name__ == "__main__":
         if not found.get("rank"):
             Path(sys.argv[2]).write_text(json.dumps(found))
     else:
-        main()
+        main(compiled="--compiled" in sys.argv)

@@ -97,6 +97,7 @@ def test_an_odd_file_is_left_out_and_named_if_that_is_asked_for(
     assert manifest.summary["num_drawings"] == 10
 
 
+@pytest.mark.slow
 def test_classes_are_those_of_the_source_where_it_has_others(build, tmp_path):
     images = np.random.default_rng(0).integers(0, 2, (90, 28, 28), np.uint8) * 255
     images[:, :14] = 0

@@ -91,6 +91,7 @@ def test_command_that_cannot_start_is_a_failure():
         launch(["/no-such-program"])
 
 
+@pytest.mark.slow
 def test_deadline_stops_the_command(mark):
     started = time.monotonic()
     with pytest.raises(DeadlineError, match=r"stopped after 0\.7 s"):
@@ -99,6 +100,7 @@ def test_deadline_stops_the_command(mark):
     assert tree(mark) == {}
 
 
+@pytest.mark.slow
 def test_command_may_save_within_the_grace_period(mark, tmp_path):
     saved = tmp_path / "saved"
     code = (
@@ -128,6 +130,7 @@ def test_exception_in_the_callback_ends_the_processes(mark):
     assert tree(mark) == {}
 
 
+@pytest.mark.slow
 def test_exception_in_the_main_thread_ends_the_commands_of_other_threads(mark):
     ready, errors = threading.Event(), []
 

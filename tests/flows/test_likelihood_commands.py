@@ -55,6 +55,7 @@ def call(folder: Path, capsys: pytest.CaptureFixture[str], *arguments: str) -> d
     return json.loads(capsys.readouterr().out.splitlines()[-1])
 
 
+@pytest.mark.slow
 def test_bayes_tells_the_classes_apart_and_shows_the_wrong_label(folder: Path, capsys):
     found = call(folder, capsys, "evaluate", "--model", "knows", "--bayes")
     bayes = found["bayes"]

@@ -78,6 +78,7 @@ def test_file_schedules_the_chain_at_night_and_housekeeping_in_the_morning():
     assert entries["housekeeping"].next_time(START).astimezone(UTC).hour == 3
 
 
+@pytest.mark.slow
 def test_every_time_of_a_year_is_later_than_the_last():
     entry = Entry(name="", entrypoint="", cron="30 * * * *", timezone="Europe/Zurich")
     moment, steps = datetime(2026, 1, 1, tzinfo=UTC), set()

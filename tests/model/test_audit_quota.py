@@ -115,6 +115,7 @@ def test_every_class_has_exactly_its_accepted_drawings(store, sources, spec):
     assert store.damaged(made) == []
 
 
+@pytest.mark.slow
 def test_every_row_is_drawn_again_bit_for_bit(store, sources, spec):
     made = fill_quotas(spec, sources, store, "wanted", processes=1)
     for row in range(14):

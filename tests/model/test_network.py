@@ -21,11 +21,13 @@ def seed_model() -> PixelCNN:
         return PixelCNN(families.SEED)
 
 
+@pytest.mark.slow
 def test_seed_configuration_has_34_4_million_live_parameters(seed_model: PixelCNN):
     count = sum(parameter.numel() for parameter in seed_model.parameters())
     assert count / 1e6 == pytest.approx(34.38, abs=0.005)
 
 
+@pytest.mark.slow
 def test_seed_configuration_costs_23_86_gflop_an_image(seed_model: PixelCNN):
     with torch.device("meta"), FlopCounterMode(display=False) as counter:
         seed_model(torch.zeros(1, 1, 28, 28), torch.zeros(1))

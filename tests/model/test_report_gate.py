@@ -74,6 +74,7 @@ def test_checks_that_failed_stand_first_and_one_without_a_number_fails():
     )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_closed_gate_leaves_a_page_with_the_failed_numbers_and_an_error(store, tmp_path, capsys):
     make_chain(store)
     gate = tmp_path / "gate.toml"

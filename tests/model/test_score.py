@@ -46,6 +46,7 @@ def trained() -> PixelCNN:
     return model
 
 
+@pytest.mark.slow
 def test_scribbles_and_mislabeled_drawings_rank_worst(trained: PixelCNN):
     value, label = drawings(16, seed=100)
     value[5] = torch.tensor([[0, 3], [3, 0]]).repeat(2, 2)

@@ -142,6 +142,7 @@ def test_no_drawing_is_in_two_splits_whatever_its_class(tmp_path):
             assert seen.setdefault(image.tobytes(), split) == split
 
 
+@pytest.mark.slow
 def test_splits_are_stable_when_classes_are_added(tmp_path):
     source_dir = write_bitmaps(tmp_path / "source")
     store = open_store(str(tmp_path / "store"))
@@ -193,6 +194,7 @@ def test_what_beam_counts_is_what_the_manifest_says(tmp_path, layout, caplog):
     assert not [record for record in caplog.records if record.levelname == "WARNING"]
 
 
+@pytest.mark.slow
 def test_an_unfinished_build_is_continued_to_the_same_bytes(tmp_path):
     source_dir = write_bitmaps(tmp_path / "source")
     whole = build(tmp_path, source_dir, "undisturbed", rows_per_shard=100)

@@ -38,12 +38,14 @@ def test_a_seed_decides_everything_and_another_changes_everything():
     assert not any(np.array_equal(a, b) for a, b in zip(images, other, strict=True))
 
 
+@pytest.mark.slow
 def test_no_two_drawings_of_a_class_are_equal():
     for class_name in SEED_CLASSES:
         images = render(draw(class_name, 0, 100))
         assert len({image.tobytes() for image in images}) == 100, class_name
 
 
+@pytest.mark.slow
 def test_classes_are_told_apart_by_their_mean_drawing():
     # Nearest class mean: drawings of a class look more like it than like the others.
     right = total = 0

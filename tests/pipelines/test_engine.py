@@ -107,6 +107,7 @@ def test_a_store_in_memory_serves_a_pipeline_in_this_process_only():
         run_units([7], Count(), store, label="Count", workers=2)
 
 
+@pytest.mark.slow
 def test_beam_leaves_root_logger_and_arguments_alone():
     code = (
         "import logging, sys; sys.argv = ['sketchmill', '--unknown-flag']; "
@@ -146,6 +147,7 @@ def test_dask_runner_is_refused_with_the_reason(flags):
         runner_flags(flags, 1)
 
 
+@pytest.mark.slow
 def test_work_in_another_order_and_twice_gives_the_same_bytes(source_dir, monkeypatch):
     undisturbed = build(source_dir, "undisturbed")
     in_order = engine.run_units

@@ -77,6 +77,7 @@ def wrap_work(monkeypatch, wrapper):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("is_written", [False, True], ids=["before", "after"])
 @pytest.mark.parametrize(
     "ending",
@@ -102,6 +103,7 @@ def test_a_bundle_retried_in_its_run_changes_nothing(source_dir, monkeypatch, en
     assert contents(root / "failed") == contents(root / "undisturbed")
 
 
+@pytest.mark.slow
 def test_two_workers_that_write_one_shard_at_once_change_nothing(source_dir, monkeypatch):
     build(source_dir, "undisturbed")
     real, together = Store.put, threading.Barrier(2, timeout=60)

@@ -213,6 +213,7 @@ def test_a_changed_threshold_reads_no_drawing_again(tmp_path, monkeypatch):
     assert set(manifest.summary["dropped"]) == {"too_little_ink", "outside_fraction"}
 
 
+@pytest.mark.slow
 def test_recognized_and_countries_need_and_use_the_metadata(tmp_path):
     root = write_doodles(tmp_path / "doodles", ("sun",), per_class=120)
     strokes = open_source(str(root / "simplified"), ["sun"], tmp_path / "cache")

@@ -48,6 +48,7 @@ def test_damaged_artifact_is_not_copied(store, local_store, size):
     assert list(local_store.objects()) == []
 
 
+@pytest.mark.slow
 def test_copy_that_is_cut_off_goes_on_where_it_stopped(store):
     chain = make_chain(store)
     number = 0

@@ -52,6 +52,7 @@ def sampled_family(family: str) -> tuple[PixelCNN, Sampled]:
     return model, sample_poisoned(model)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", ALL)
 def test_cached_sampler_draws_what_the_naive_one_draws(family: str) -> None:
     model, sampled = sampled_family(family)

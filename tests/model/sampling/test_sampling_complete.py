@@ -57,6 +57,7 @@ def test_prefix_is_completed_exactly(opinionated: PixelCNN) -> None:
     assert chi_square < 16.3  # exceeded once in a thousand with 3 degrees of freedom
 
 
+@pytest.mark.slow
 def test_mask_is_approximate_and_candidates_make_it_better(opinionated: PixelCNN) -> None:
     known = {3: 0}
     expected = conditional(opinionated, known)

@@ -105,6 +105,7 @@ def refuse(stage: str, done: int, total: int, message: str) -> None:
     raise AssertionError("a finished model was trained again")
 
 
+@pytest.mark.slow
 def test_two_trainers_whose_bytes_differ_publish_one_model_whole(
     store, make_dataset, small_spec, monkeypatch, tmp_path
 ) -> None:
@@ -123,6 +124,7 @@ def test_two_trainers_whose_bytes_differ_publish_one_model_whole(
     assert store.damaged(second) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "stop_step",
     [3, pytest.param(1, marks=pytest.mark.slow), pytest.param(5, marks=pytest.mark.slow)],

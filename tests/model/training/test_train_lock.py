@@ -103,6 +103,7 @@ def test_second_trainer_answers_with_the_model_of_the_first(work) -> None:
     assert all("waiting" in message for message in shown)
 
 
+@pytest.mark.slow
 def test_stop_ends_the_wait(work, holder) -> None:
     spec, dataset, store, _ = work
 

@@ -67,6 +67,7 @@ def test_the_audit_counts_the_classes_of_the_packed_one(built):
         assert counts == [expected[name] for name in CLASSES], manifest.name
 
 
+@pytest.mark.slow
 def test_every_format_exports_the_drawings_of_the_packed_one(built, tmp_path):
     store, linked, packed = built
     spec = ExportSpec(formats=FORMATS)

@@ -30,6 +30,7 @@ def there_and_back(tmp_path: Path, directory: Path):
     return store, first, export, build(store, bitmaps, tmp_path / "cache", "again")
 
 
+@pytest.mark.slow
 def test_exported_bitmaps_build_the_same_dataset(tmp_path):
     source = tmp_path / "source"
     source.mkdir()

@@ -49,6 +49,7 @@ def test_the_same_export_is_answered_at_once(store, dataset, monkeypatch):
     assert store.damaged(first) == []
 
 
+@pytest.mark.slow
 def test_parts_of_several_machines_are_joined_by_the_export(store, dataset, monkeypatch):
     whole = export_dataset(dataset.manifest, store, ALL, name="whole")
     files = [
@@ -75,6 +76,7 @@ def test_parts_of_several_machines_are_joined_by_the_export(store, dataset, monk
         export_part(dataset.manifest, store, ALL, name="parts", part=3, parts=3)
 
 
+@pytest.mark.slow
 def test_whoever_makes_the_last_files_joins_and_publishes(store, dataset):
     whole = export_dataset(dataset.manifest, store, ALL, name="whole")
     spec = ALL
@@ -124,6 +126,7 @@ def test_order_of_formats_is_no_other_export():
     assert ExportSpec(formats=("png", "hf", "png")) == ExportSpec(formats=("hf", "png"))
 
 
+@pytest.mark.slow
 def test_an_interrupted_export_makes_only_what_is_missing(store, dataset, monkeypatch):
     whole = export_dataset(dataset.manifest, store, ALL, name="whole")
     job = make_job(dataset.manifest, store, ALL, name="small")
