@@ -126,8 +126,9 @@ def record_from_json(content: bytes) -> Record:
     raw: dict[str, Any] = json.loads(content)
     for name in ("files", "scratch_files"):
         raw[name] = tuple(FileEntry(**entry) for entry in raw[name])
-    numbers = {name: tuple(raw.get(name, ())) for name in ("counts", "sizes")}
-    return Record(**raw | numbers)
+    for name in ("counts", "sizes"):
+        raw[name] = tuple(raw.get(name, ()))
+    return Record(**raw)
 
 
 def record_path(job: Job, unit: Unit) -> str:
