@@ -62,7 +62,8 @@ class TrainParams:
     nodes             machines that train together, or MIN:MAX; this and the next five are
                       torchrun's --nnodes, --rdzv-endpoint and so on
     compile           torch.compile, where it works
-    micro_batch_size  drawings a rank puts through at a time; 0: its whole part of the batch
+    micro_batch_size  drawings a rank puts through at a time; 0: at most 16 on a CPU, its whole part
+                      of the batch on a GPU
     work_dir          checkpoints and curve; empty: beside the store, or the user's cache
     num_grids         pictures of drawings in the whole run; 0: none
     """

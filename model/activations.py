@@ -55,7 +55,7 @@ def bordered_activation(
     keep: Tensor | None = None,
 ) -> Float[Tensor, "batch wide rows cols"]:
     """Return the activation of x, times dropout's `keep` if given, inside a border of zeros."""
-    if name == "concat_elu" and _is_plain_cpu(x):
+    if name == "concat_elu" and is_plain_cpu(x):
         return _BorderedConcatElu.apply(x, border, keep)
     active = ACTIVATIONS[name](x)
     if keep is not None:
@@ -69,7 +69,7 @@ def gated_residual(
 ) -> Float[Tensor, "batch channels height width"]:
     """Return x + a * sigmoid(b), where a is the first half of `gated` and b the second."""
     # Its gain is in backward; alone, torch's glu is faster forward.
-    if _is_plain_cpu(gated) and torch.is_grad_enabled():
+    if is_plain_cpu(gated) and torch.is_grad_enabled():
         return _GatedResidual.apply(x, gated)
     return x + F.glu(gated, dim=1)
 
@@ -81,7 +81,8 @@ def without_border(
     return active[:, :, border.top :, border.left : active.shape[3] - border.right]
 
 
-def _is_plain_cpu(x: Tensor) -> bool:
+def is_plain_cpu(x: Tensor) -> bool:
+    """Return whether what is written for a CPU's eager float32 and float64 serves x."""
     # In bfloat16 exp(-|x|) - 1 would lose what small numbers are about.
     wide = x.dtype in (torch.float32, torch.float64)
     return wide and x.device.type == "cpu" and not torch.compiler.is_compiling()

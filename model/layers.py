@@ -21,6 +21,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from model.activations import Border
+from model.convolution import bordered_conv
 
 # What tf.math.l2_normalize adds under the root: keeps a zero direction finite.
 _NORM_EPSILON = 1e-12
@@ -115,7 +116,7 @@ class BorderedConv(CroppedConv):
 
     def convolve(self, weight: Tensor, bias: Tensor | None, *inputs: Tensor) -> Tensor:
         """Apply other weights of this layer's geometry to one bordered input."""
-        return F.conv2d(inputs[0], weight, bias)
+        return bordered_conv(inputs[0], weight, bias)
 
 
 class CroppedTransposedConv(NormedLayer):

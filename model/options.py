@@ -20,7 +20,8 @@ class RunOptions:
     work_dir                 checkpoints, curve, events; None: attempts/ of a local store, else
                              the user's cache folder
     num_threads              of torch in each rank; 0: the cores this process may use / ranks
-    micro_batch_size         drawings a rank puts through at a time; 0: its whole part
+    micro_batch_size         drawings a rank puts through at a time; 0: at most 16 on a CPU,
+                             its whole part of the batch on a GPU
     checkpoint_interval_sec  by the clock, since steps differ in length
     num_grids                pictures of drawings in the whole run, evenly spaced; 0: none
     compile                  torch.compile, where it works

@@ -18,6 +18,7 @@ import numpy.typing as npt
 import torch
 import torch.distributed as dist
 
+from model.memory import keep_freed_memory
 from model.precision import sum_in_float32
 
 # A rank that was told to stop and still runs after this is stuck in a collective whose other
@@ -73,6 +74,8 @@ def join_ranks(device: str = "auto") -> Iterator[Ranks]:
     device is "cpu", "cuda" or "auto" (cuda where there is one); gloo connects CPUs, nccl GPUs.
     """
     kind = device_kind(device)
+    if kind == "cpu":
+        keep_freed_memory()
     sum_in_float32(torch.device(kind))
     if "WORLD_SIZE" not in os.environ:
         yield Ranks(device=torch.device(kind))

@@ -93,7 +93,8 @@ def train(
     compile_
         Use torch.compile where it works: minutes to compile, then faster.
     micro_batch
-        Drawings that a process puts through at a time, to save memory; 0 is all of its part.
+        Drawings that a process puts through at a time, to save memory; 0 is at most 16 on a CPU,
+        all of its part on a GPU.
     """
     params = TrainParams(
         store=common.store,

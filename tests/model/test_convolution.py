@@ -1,0 +1,57 @@
+"""The gradients of the bordered convolution are those of torch's own."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from model.convolution import bordered_conv, weight_gradient
+
+
+def inputs(size: tuple[int, ...], dtype: torch.dtype, *, memory: torch.memory_format):
+    generator = torch.Generator().manual_seed(0)
+    tensor = torch.randn(size, generator=generator, dtype=dtype)
+    return tensor.contiguous(memory_format=memory).requires_grad_()
+
+
+@pytest.mark.parametrize("taps", [(1, 1), (2, 3), (2, 2), (3, 5)])
+@pytest.mark.parametrize("memory", [torch.channels_last, torch.contiguous_format])
+@pytest.mark.parametrize("has_bias", [True, False])
+def test_gradients_are_those_of_conv2d(taps, memory, has_bias) -> None:
+    x = inputs((3, 64, 9, 8), torch.float64, memory=memory)
+    weight = inputs((128, 64, *taps), torch.float64, memory=torch.contiguous_format)
+    bias = torch.zeros(128, dtype=torch.float64, requires_grad=True) if has_bias else None
+    leaves = [leaf for leaf in (x, weight, bias) if leaf is not None]
+    ours, theirs = bordered_conv(x, weight, bias), F.conv2d(x, weight, bias)
+    assert torch.equal(ours, theirs)
+    assert type(ours.grad_fn).__name__ != type(theirs.grad_fn).__name__
+    gradient = torch.randn_like(ours)
+    found = torch.autograd.grad(ours, leaves, gradient)
+    expected = torch.autograd.grad(theirs, leaves, gradient)
+    for left, right in zip(found, expected, strict=True):
+        torch.testing.assert_close(left, right, rtol=1e-12, atol=1e-11)
+
+
+def test_float32_is_as_exact_as_torch() -> None:
+    x = inputs((16, 64, 29, 30), torch.float32, memory=torch.channels_last).detach()
+    gradient = torch.randn(16, 64, 28, 28).contiguous(memory_format=torch.channels_last)
+    shape = torch.Size((64, 64, 2, 3))
+    exact = weight_gradient(gradient.double(), x.double(), shape)
+    difference = (weight_gradient(gradient, x, shape) - exact).abs().max()
+    assert difference < 1e-4 * exact.abs().max()
+
+
+def test_few_channels_and_no_gradients_are_left_to_torch() -> None:
+    x, weight = torch.zeros(1, 16, 4, 4), torch.zeros(64, 16, 2, 2, requires_grad=True)
+    assert "Convolution" in type(bordered_conv(x, weight, None).grad_fn).__name__
+    with torch.no_grad():
+        assert (
+            bordered_conv(torch.zeros(1, 64, 4, 4), torch.zeros(64, 64, 2, 2), None).grad_fn is None
+        )
+
+
+def test_only_wanted_gradients_are_computed() -> None:
+    x = torch.randn(1, 64, 4, 4)
+    weight = torch.randn(64, 64, 2, 2, requires_grad=True)
+    bordered_conv(x, weight, None).sum().backward()
+    assert weight.grad is not None
+    assert x.grad is None
