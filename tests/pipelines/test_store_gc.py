@@ -24,8 +24,16 @@ from pipelines.leases import LEASE_TTL, renewed
 from pipelines.retention import GRACE, Collector, needing, pin, pins, unpin
 from pipelines.store import Store, StoreError, open_store
 
-NOW = datetime.now(UTC)
-LATER = NOW + GRACE + timedelta(days=1)
+# A day more than anything here lasts, hence from the import on.
+LATER = datetime.now(UTC) + GRACE + timedelta(days=1)
+
+
+@pytest.fixture
+def now() -> datetime:
+    """When the test begins: an hour after that a lease has ended."""
+    return datetime.now(UTC)
+
+
 MUCH_LATER = LATER + GRACE
 
 
@@ -72,12 +80,12 @@ def test_inputs_of_what_is_kept_are_kept(store):
 
 
 @pytest.mark.parametrize("how", ["pin", "lease"])
-def test_pins_and_running_work_keep_what_they_need(store, how):
+def test_pins_and_running_work_keep_what_they_need(store, how, now):
     chain = make_chain(store)
     make_chain(store, seed=1)
     collector = Collector(store, grace=timedelta(hours=1), keep_refs=1)
-    collector.collect(NOW + timedelta(minutes=30))
-    later = NOW + timedelta(minutes=59)
+    collector.collect(now + timedelta(minutes=30))
+    later = now + timedelta(minutes=59)
     strict = Collector(store, grace=timedelta(0), keep_refs=1)
     assert len(strict.plan(later).artifacts) == 3
     if how == "pin":
@@ -92,37 +100,37 @@ def test_pins_and_running_work_keep_what_they_need(store, how):
     check_whole(store)
 
 
-def test_lease_of_a_killed_run_ends_within_the_hour(store):
+def test_lease_of_a_killed_run_ends_within_the_hour(store, now):
     old = make(store)
     make(store, spec={"seed": 1})
     with pytest.raises(Crash), needing(crashing(store, 2, is_done=False), [old], "train"):
         pass  # after writing the lease and looking for sweeps it is deleted
     assert len(list(store.objects("running"))) == 1
     collector = Collector(store, keep_refs=1)
-    assert collector.plan(NOW).condemned == ()
-    assert collector.collect(NOW + LEASE_TTL * 1.1).condemned == (old.prefix,)
+    assert collector.plan(now).condemned == ()
+    assert collector.collect(now + LEASE_TTL * 1.1).condemned == (old.prefix,)
     assert list(store.objects("running")) == []
 
 
-def test_live_lease_is_never_ignored_whatever_the_grace_period(store):
+def test_live_lease_is_never_ignored_whatever_the_grace_period(store, now):
     old = make(store)
     make(store, spec={"seed": 1})
     store.put("attempts/train/job/checkpoint", b"x")
     collector = Collector(store, grace=timedelta(0), keep_refs=1)
-    soon = NOW + LEASE_TTL * 0.9
+    soon = now + LEASE_TTL * 0.9
     with needing(store, [old], "train"):
         for _ in range(2):
             assert collector.collect(soon).artifacts == ()
         assert collector.collect(soon).objects == ()
-    later = NOW + LEASE_TTL * 1.1
+    later = now + LEASE_TTL * 1.1
     collector.collect(later)
     assert store.find("datasets", "cats", old.digest) is None
     assert list(store.objects("attempts")) == []
 
 
-def test_fresh_scratch_is_kept_whatever_the_grace_period(store):
+def test_fresh_scratch_is_kept_whatever_the_grace_period(store, now):
     store.put("attempts/train/job/checkpoint", b"x")
-    assert Collector(store, grace=timedelta(0)).collect(NOW).objects == ()
+    assert Collector(store, grace=timedelta(0)).collect(now).objects == ()
 
 
 def test_lease_is_written_again_while_work_runs(store):
@@ -134,13 +142,13 @@ def test_lease_is_written_again_while_work_runs(store):
     assert list(store.objects("running")) == []
 
 
-def test_scratch_and_unfinished_artifacts_are_swept_by_age(store):
+def test_scratch_and_unfinished_artifacts_are_swept_by_age(store, now):
     kept = make(store)
     unfinished = manifest_of(spec={"seed": 5})
     put_files(store, unfinished)
     store.put(f"{kept.prefix}/leftover.part", b"x")
     store.put("attempts/train/job/checkpoint", b"x")
-    assert Collector(store).plan(NOW).objects == ()
+    assert Collector(store).plan(now).objects == ()
     swept = Collector(store).collect(LATER).objects
     assert len(swept) == 4
     assert [item.path for item in store.objects(kept.prefix)] == sorted(
@@ -149,12 +157,12 @@ def test_scratch_and_unfinished_artifacts_are_swept_by_age(store):
     check_whole(store)
 
 
-def test_partial_files_of_killed_writers_are_swept(local_store):
+def test_partial_files_of_killed_writers_are_swept(local_store, now):
     manifest = make(local_store)
     partial = local_store.local_path(manifest.prefix) / "manifest.json#123"
     partial.write_bytes(b"{")
     assert partial.name not in str(list(local_store.objects()))
-    Collector(local_store).collect(NOW)
+    Collector(local_store).collect(now)
     assert partial.exists()
     Collector(local_store).collect(LATER)
     assert not partial.exists()
