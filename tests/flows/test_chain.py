@@ -4,9 +4,13 @@ import json
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+
+from pipelines.schema import KINDS
+from pipelines.store import open_store
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -69,6 +73,20 @@ def test_second_run_gives_the_same_digests_and_does_nothing(arguments, result, h
     assert again["seconds"] == {}
 
 
+def test_two_chains_at_once_in_one_store_end_in_the_digests_of_one(arguments, result, home):
+    """As when two schedules fire together: trainers take turns, publishers agree."""
+    store = home / "shared"
+    same = [str(store) if part == str(home / "store") else part for part in arguments]
+    with ThreadPoolExecutor(2) as pool:
+        both = list(pool.map(lambda _: sketchmill(*same, home=home), range(2)))
+    for stage in ("dataset", "model", "samples"):
+        assert {each[stage] for each in both} == {result[stage]}, stage
+    assert {Path(each["report"]).name for each in both} == {"report.html"}
+    manifests = [each for kind in KINDS for each in open_store(str(store)).manifests(kind)]
+    assert sorted(each.kind for each in manifests) == ["datasets", "models", "reports", "samples"]
+    assert all(open_store(str(store)).damaged(each) == [] for each in manifests)
+
+
 def test_machines_draw_ranges_and_the_last_one_publishes(result, home, tmp_path):
     counts = tmp_path / "counts.csv"
     counts.write_text("class,count\nsun,3\nsea turtle,2\n")
@@ -96,9 +114,6 @@ def test_report_with_an_audit_says_what_was_found(result, home):
 
 
 def test_every_file_of_every_artifact_holds_its_hash(result, home):
-    from pipelines.schema import KINDS
-    from pipelines.store import open_store
-
     store = open_store(str(home / "store"))
     manifests = [manifest for kind in KINDS for manifest in store.manifests(kind)]
     assert {manifest.kind for manifest in manifests} == set(KINDS) - {"exports"}
