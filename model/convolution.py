@@ -29,10 +29,15 @@ def bordered_conv(
     bias: Float[Tensor, " outputs"] | None,
 ) -> Float[Tensor, "batch outputs height width"]:
     """Return the convolution without padding, of stride 1."""
-    is_wide = min(weight.shape[:2]) >= _MIN_CHANNELS
-    if is_wide and torch.is_grad_enabled() and is_plain_cpu(x):
+    if torch.is_grad_enabled() and _is_faster_by_products(x, weight):
         return _BorderedConv.apply(x, weight, bias)
     return F.conv2d(x, weight, bias)
+
+
+def _is_faster_by_products(x: Tensor, weight: Tensor) -> bool:
+    # Under autocast the output has another type than x.
+    is_plain = is_plain_cpu(x) and not torch.is_autocast_enabled("cpu")
+    return is_plain and min(weight.shape[:2]) >= _MIN_CHANNELS
 
 
 class _BorderedConv(torch.autograd.Function):
@@ -74,6 +79,7 @@ def weight_gradient(
 
 
 def _input_gradient(gradient: Tensor, x: Tensor, weight: Tensor) -> Tensor:
+    # torch.nn.grad.conv2d_input would lose the order in memory, channels last.
     found = torch.ops.aten.convolution_backward(
         gradient, x, weight, None, [1, 1], [0, 0], [1, 1], False, [0, 0], 1, [True, False, False]
     )

@@ -3,6 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from torch.nn.grad import conv2d_weight
 
 from model.convolution import bordered_conv, weight_gradient
 
@@ -33,11 +34,30 @@ def test_gradients_are_those_of_conv2d(taps, memory, has_bias) -> None:
 
 def test_float32_is_as_exact_as_torch() -> None:
     x = inputs((16, 64, 29, 30), torch.float32, memory=torch.channels_last).detach()
-    gradient = torch.randn(16, 64, 28, 28).contiguous(memory_format=torch.channels_last)
-    shape = torch.Size((64, 64, 2, 3))
-    exact = weight_gradient(gradient.double(), x.double(), shape)
-    difference = (weight_gradient(gradient, x, shape) - exact).abs().max()
-    assert difference < 1e-4 * exact.abs().max()
+    gradient = inputs((16, 64, 28, 28), torch.float32, memory=torch.channels_last).detach()
+    shape = (64, 64, 2, 3)
+    exact = conv2d_weight(x.double(), shape, gradient.double())
+    ours = weight_gradient(gradient, x, torch.Size(shape)) - exact
+    theirs = conv2d_weight(x, shape, gradient) - exact
+    assert ours.square().mean().sqrt() < 2 * theirs.square().mean().sqrt()
+
+
+def test_gradient_of_the_input_keeps_the_channels_last() -> None:
+    x = inputs((2, 64, 9, 8), torch.float32, memory=torch.channels_last)
+    weight = inputs((64, 64, 2, 3), torch.float32, memory=torch.contiguous_format)
+    (found,) = torch.autograd.grad(bordered_conv(x, weight, None).sum(), x)
+    assert found.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_autocast_is_left_to_torch() -> None:
+    x = inputs((1, 64, 4, 4), torch.float32, memory=torch.channels_last)
+    weight = inputs((64, 64, 2, 2), torch.float32, memory=torch.contiguous_format)
+    with torch.autocast("cpu", torch.bfloat16):
+        y = bordered_conv(x, weight, None)
+    assert y.dtype == torch.bfloat16
+    y.float().sum().backward()
+    assert weight.grad is not None
+    assert weight.grad.dtype == torch.float32
 
 
 def test_few_channels_and_no_gradients_are_left_to_torch() -> None:

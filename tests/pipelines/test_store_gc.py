@@ -26,15 +26,13 @@ from pipelines.store import Store, StoreError, open_store
 
 # A day more than anything here lasts, hence from the import on.
 LATER = datetime.now(UTC) + GRACE + timedelta(days=1)
+MUCH_LATER = LATER + GRACE
 
 
 @pytest.fixture
 def now() -> datetime:
     """When the test begins: an hour after that a lease has ended."""
     return datetime.now(UTC)
-
-
-MUCH_LATER = LATER + GRACE
 
 
 def test_plan_changes_nothing(store):

@@ -125,10 +125,7 @@ def test_two_trainers_whose_bytes_differ_publish_one_model_whole(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "stop_step",
-    [3, pytest.param(1, marks=pytest.mark.slow), pytest.param(5, marks=pytest.mark.slow)],
-)
+@pytest.mark.parametrize("stop_step", [1, 3, 5])
 def test_stopped_and_resumed_run_is_bitwise_the_undisturbed_one(
     store, make_dataset, small_spec, monkeypatch, stop_step: int
 ) -> None:
