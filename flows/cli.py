@@ -1,9 +1,12 @@
 """The command line `sketchmill`: one sub-command a file, imported only when it is called.
 
 Exit codes: 0 done, 1 failed, 2 bad usage or bad input, 130 interrupted. Errors are one line on
-stderr; `--debug` shows the traceback. Stopped by SIGTERM: 143.
+stderr; `--debug` shows the traceback. Stopped by SIGTERM: 143. Whoever read the
+output closed it: 141, and no word.
 """
 
+import os
+import select
 import signal
 import sys
 from types import FrameType
@@ -12,6 +15,8 @@ from typing import NoReturn
 from cyclopts import App, CycloptsError
 
 STOPPED = 128 + signal.SIGTERM
+READER_GONE = 128 + signal.SIGPIPE
+_STDOUT = 1
 
 # Command -> its help, and its module where that is not its own.
 COMMANDS = {
@@ -71,12 +76,15 @@ def run_command_line(argv: list[str]) -> int:
     debug = "--debug" in argv
     try:
         make_app()(argv, exit_on_error=False, result_action="return_value")
+        sys.stdout.flush()
     except CycloptsError:
         return 2  # cyclopts has printed what was wrong
     except KeyboardInterrupt:
         print("interrupted; the same command goes on where it stopped", file=sys.stderr)  # noqa: T201
         return 130
     except Exception as error:
+        if isinstance(error, BrokenPipeError) and _is_output_closed():
+            return READER_GONE
         if debug:
             raise
         return _explain(error)
@@ -85,6 +93,18 @@ def run_command_line(argv: list[str]) -> int:
 
 def _stop(_signal: int, _frame: FrameType | None) -> NoReturn:
     sys.exit(STOPPED)
+
+
+def _is_output_closed() -> bool:
+    """Return whether who read the output (head, less) has gone; what is left goes nowhere then."""
+    watch = select.poll()
+    watch.register(_STDOUT, 0)
+    if not any(event & select.POLLERR for _, event in watch.poll(0)):
+        return False
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, _STDOUT)
+    os.close(nowhere)
+    return True
 
 
 def _explain(error: Exception) -> int:

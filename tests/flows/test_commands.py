@@ -273,3 +273,14 @@ def test_a_slice_says_of_what_it_is_one(bare_cache, capsys, tmp_path):
         "drawings": 50_426_266,
         "positions": [0, 500_000],
     }
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("arguments", [["classes"], ["classes", "--json"]])
+def test_reader_that_has_read_enough_is_no_error(arguments):
+    command = [str(Path(sys.executable).with_name("sketchmill")), *arguments]
+    reading, writing = os.pipe()
+    os.close(reading)
+    with os.fdopen(writing, "wb") as closed:
+        done = subprocess.run(command, stdout=closed, stderr=subprocess.PIPE, text=True)
+    assert (done.returncode, done.stderr) == (141, "")
