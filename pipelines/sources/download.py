@@ -84,27 +84,25 @@ def download_classes(
 
         target = directory / f"{entry.name}.npy"
         if not _is_there(target, entry, cache_dir or directory):
-            _fetch(_Download(entry, _address(base, entry.name), report, wait), target)
+            download = _Download(entry, _address(base, entry.name), report, wait)
+            _fetch(download, target, cache_dir or directory)
         done += entry.bytes
         report(entry.bytes)
 
 
 def _is_there(target: Path, entry: ClassEntry, cache_dir: Path) -> bool:
-    if not target.is_file():
+    if not target.is_file() or target.stat().st_size != entry.bytes:
         return False
-    found = target.stat().st_size
-    if found == entry.bytes and content_digest(str(target), cache_dir) == f"sha256:{entry.sha256}":
-        return True
-    _log.warning("%s in the cache is not Google's file any more: fetching it again", target.name)
-    target.unlink(missing_ok=True)
-    return False
+    return content_digest(str(target), cache_dir) == f"sha256:{entry.sha256}"
 
 
-def _fetch(download: _Download, target: Path) -> None:
+def _fetch(download: _Download, target: Path, cache_dir: Path) -> None:
     part = target.with_name(f"{target.name}.part")
     with _held(part):
-        if target.is_file():
+        if _is_there(target, download.entry, cache_dir):
             return  # who held it before has finished it
+        if target.exists():  # and stays until there is a better one
+            _log.warning("%s in the cache is damaged: fetching it again", target.name)
         attempt = 0
         while True:
             before = part.stat().st_size
@@ -125,15 +123,23 @@ def _held(part: Path) -> Iterator[None]:
     while True:
         with part.open("ab") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
-            # Whoever held it may have given it its name, or thrown it away.
-            if not part.is_file() or not os.path.samestat(os.fstat(file.fileno()), part.stat()):
+            # Whoever held it may have given it its name, or thrown it away, and somebody else
+            # may hold a new one by now.
+            if not _has_name(file, part):
                 continue
             try:
                 yield
             finally:
-                if part.is_file() and not part.stat().st_size:
+                if _has_name(file, part) and not os.fstat(file.fileno()).st_size:
                     part.unlink()
             return
+
+
+def _has_name(file: BinaryIO, path: Path) -> bool:
+    """Whether an open file is still the one at this path."""
+    with contextlib.suppress(FileNotFoundError):
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+    return False
 
 
 def _try(download: _Download, part: Path) -> Exception | None:

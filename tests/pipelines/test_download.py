@@ -1,7 +1,9 @@
 """Downloads: continued, tried again in time, held against the catalogue, done once."""
 
 import http.server
+import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -175,25 +177,46 @@ def test_a_file_damaged_in_the_cache_is_fetched_again(tmp_path, server):
     assert fetch(tmp_path, server, []).read_bytes() == RangeServer.content
 
 
+@pytest.fixture
+def fast_switches():
+    """Let threads take turns a thousand times as often as usual."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    yield
+    sys.setswitchinterval(before)
+
+
+def fetch_at_once(count: int, cache: Path, address: str, entry_of) -> None:
+    """Let so many threads ask for the bee; raise what one of them raised."""
+
+    def work(_: int) -> None:
+        download_classes(["bee"], cache, base_url=address, entry_of=entry_of, wait=[].append)
+
+    with ThreadPoolExecutor(count) as pool:
+        list(pool.map(work, range(count)))
+    assert [path.name for path in cache.glob("bee.npy*")] == ["bee.npy"]
+
+
 def test_two_at_once_fetch_a_file_once(tmp_path, server):
     RangeServer.content, RangeServer.breaks = google_npy(some_drawings(2_000)), 3
-    errors: list[Exception] = []
     entry_of = entry_for(RangeServer.content, tmp_path)
-
-    def work() -> None:
-        try:
-            cache = tmp_path / "cache"
-            wait = [].append
-            download_classes(["bee"], cache, base_url=server, entry_of=entry_of, wait=wait)
-        except Exception as error:
-            errors.append(error)
-
-    threads = [threading.Thread(target=work) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert errors == []
+    fetch_at_once(4, tmp_path / "cache", server, entry_of)
     assert (tmp_path / "cache" / "bee.npy").read_bytes() == RangeServer.content
     assert len(RangeServer.asked) == 4
-    assert not list((tmp_path / "cache").glob("*.part"))
+
+
+@pytest.mark.parametrize("is_damaged", [False, True])
+def test_many_at_once_see_a_whole_file_wherever_they_are_interrupted(
+    tmp_path, fast_switches, is_damaged
+):
+    content = google_npy(some_drawings(20))
+    entry_of = entry_for(content, tmp_path)
+    (tmp_path / "bucket").mkdir()
+    (tmp_path / "bucket" / "bee.npy").write_bytes(content)
+    for turn in range(50):
+        cache = tmp_path / f"cache-{turn}"
+        if is_damaged:
+            cache.mkdir()
+            (cache / "bee.npy").write_bytes(content[:-1] + b"x")
+        fetch_at_once(6, cache, str(tmp_path / "bucket"), entry_of)
+        assert (cache / "bee.npy").read_bytes() == content
