@@ -18,6 +18,10 @@ import numpy.typing as npt
 import torch
 import torch.distributed as dist
 
+# Its functions have the group of all ranks as default argument: imported by torch.compile once
+# there is a group, it would keep it, with its threads, beyond its end (see join_ranks).
+import torch.distributed.nn.functional
+
 from model.memory import keep_freed_memory
 from model.precision import sum_in_float32
 
@@ -72,6 +76,9 @@ def join_ranks(device: str = "auto") -> Iterator[Ranks]:
     """Yield this process's place among the ranks that torchrun started, or that of a lone one.
 
     device is "cpu", "cuda" or "auto" (cuda where there is one); gloo connects CPUs, nccl GPUs.
+
+    Nothing may keep the group: with its last reference go gloo's threads, and one of them that
+    still has a tensor when Python ends aborts the process (pytorch pull request 179291).
     """
     kind = device_kind(device)
     if kind == "cpu":

@@ -156,3 +156,7 @@ def _torch_settings(options: RunOptions, ranks: Ranks) -> Iterator[None]:
 def _deterministic() -> Any:
     """Return torch's settings module, whose attributes are made when it is imported."""
     return importlib.import_module("torch.utils.deterministic")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
