@@ -51,18 +51,25 @@ class PngTree(Format):
             return _write_metadata(unit, job, source, target)
         counts = np.zeros(len(job.class_names), np.int64)
         directories = class_dirs(job.class_names)
-        entries: list[FileEntry] = []
+        sums: list[str] = []
+        listed: list[FileEntry] = []
         for batch in read_rows(
             source, job, unit.pieces, first_row=unit.first_row, columns=["image", "label"]
         ):
             counts += count_labels(batch, job)
             pictures = _pictures(batch, job, unit.split, directories)
             target.put_many(pictures)
-            entries += [_entry(path, png, unit.split) for path, png in pictures.items()]
-        sums = [f"{entry.sha256}  {entry.path.removeprefix('png/')}\n" for entry in entries]
+            digests = [hashlib.sha256(png).hexdigest() for png in pictures.values()]
+            named = list(zip(pictures, digests, strict=True))
+            sums += [f"{digest}  {path.removeprefix('png/')}\n" for path, digest in named]
+            if lists_pictures(job):
+                size = png_bytes(job.image_shape)
+                listed += [
+                    FileEntry(path=path, bytes=size, sha256=digest, split=unit.split)
+                    for path, digest in named
+                ]
         with target.open(unit.outputs[0]) as sink:
             sink.write("".join(sums).encode("ascii"))
-        listed = entries if lists_pictures(job) else []
         files = (sink.entry(rows=unit.rows, split=unit.split), *listed)
         return Record(name=unit.name, stage=0, files=files, counts=tuple(counts.tolist()))
 
@@ -94,21 +101,16 @@ class PngTree(Format):
 
 
 def _directory_problem(target: Target, directory: str, count: int, size: int) -> str:
-    found = list(target.store.objects(target.path(directory)))
-    wrong = [item.path for item in found if item.bytes != size]
+    sizes = target.file_sizes(directory)
+    wrong = sorted(path for path, found in sizes.items() if found != size)
     if wrong:
         return f"{wrong[0]} is not of {size} bytes"
-    return "" if len(found) == count else f"{directory} has {len(found)} of {count} pictures"
+    return "" if len(sizes) == count else f"{directory} has {len(sizes)} of {count} pictures"
 
 
 def lists_pictures(job: Job) -> bool:
     """Return whether the manifest lists every picture."""
     return sum(shard.rows for shard in job.shards) <= MAX_LISTED
-
-
-def _entry(path: str, png: bytes, split: str) -> FileEntry:
-    digest = hashlib.sha256(png).hexdigest()
-    return FileEntry(path=path, bytes=len(png), sha256=digest, split=split)
 
 
 def _pictures(batch: Batch, job: Job, split: str, directories: Sequence[str]) -> dict[str, bytes]:

@@ -5,11 +5,16 @@ whole export: reading shards, hashing what is written, records, manifest, two pr
 start. The usual writers get their drawings as arrays in memory, and only as many as a few
 seconds allow: they write one sample after another, so their rate does not depend on the count.
 
+Files of one picture are bounded by the file system, so there is a second peer for them: two
+processes that do nothing but open, write and close as many. TMPDIR=/dev/shm puts everything into
+memory, where the writers differ more than the disk lets them.
+
 Run: make bench NAME=export      (DRAWINGS=100000 make bench NAME=export for a shorter one)
 """
 
 import hashlib
 import io
+import multiprocessing
 import os
 import resource
 import subprocess
@@ -17,6 +22,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +33,7 @@ from pipelines.export.spec import ExportSpec
 from pipelines.schema import FileEntry, Manifest, artifact_digest, artifact_prefix
 from pipelines.shards import shard_name, shard_schema, write_shard
 from pipelines.store import Store, open_store
+from pipelines.stored_png import png_bytes
 
 DRAWINGS = int(os.environ.get("DRAWINGS", "1000000"))
 PEER_SEC = 6.0
@@ -198,6 +205,28 @@ def write_with_pillow(folder: Path) -> Callable:
     return write
 
 
+def bare_rate(folder: Path) -> float:
+    """Return files/s of two processes that open, write and close files of a picture's size."""
+    count, size = DRAWINGS // 2, png_bytes((28, 28))
+    for worker in ("0", "1"):
+        for name in NAMES:
+            (folder / worker / name).mkdir(parents=True)
+    start = time.perf_counter()
+    with ProcessPoolExecutor(2, multiprocessing.get_context("spawn")) as pool:
+        list(pool.map(write_bare, [f"{folder}/0", f"{folder}/1"], [count] * 2, [size] * 2))
+    return 2 * count / (time.perf_counter() - start)
+
+
+def write_bare(folder: str, count: int, size: int) -> None:
+    """Write `count` files of `size` bytes."""
+    content = os.urandom(size)
+    for row in range(count):
+        path = f"{folder}/{NAMES[row % len(NAMES)]}/{row:09d}.png"
+        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
+        os.write(handle, content)
+        os.close(handle)
+
+
 PEERS: dict[str, tuple[str, Callable[[Path], Callable]]] = {
     "hf": ("datasets.Dataset.to_parquet", write_with_datasets),
     "webdataset": ("webdataset.TarWriter", write_with_webdataset),
@@ -224,6 +253,16 @@ def main() -> None:
                 peer_value=peer_rate,
                 ratio=rate / peer_rate,
             )
+        with tempfile.TemporaryDirectory() as place:
+            bare = bare_rate(Path(place))
+        print_figure(
+            "export_png_vs_bare_files",
+            rate,
+            "files/s",
+            peer="open, write, close",
+            peer_value=bare,
+            ratio=rate / bare,
+        )
 
 
 if __name__ == "__main__":
