@@ -29,6 +29,7 @@ from pipelines.labels import class_positions
 from pipelines.schema import FileEntry, Manifest
 from pipelines.shards import open_shard, read_images
 from pipelines.store import Store, StoreError
+from pipelines.stored_png import copy_pixels
 
 SPLITS = ("train", "validation", "test")
 
@@ -229,7 +230,7 @@ def _write_cache(
                         f"a shard of {manifest.prefix} has drawings of {images.shape[1:]}, the "
                         f"manifest says {height}x{width}"
                     )
-                file.write(np.ascontiguousarray(images).data)
+                file.write(copy_pixels(images).data)
                 parts.append(labels)
         all_labels = np.concatenate(parts)
         _check_labels(all_labels, manifest)

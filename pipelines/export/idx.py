@@ -22,6 +22,7 @@ from pipelines.export.plan import cut_rows
 from pipelines.export.rows import Batch, check_shape, count_labels, csv_lines, read_rows
 from pipelines.export.target import Target
 from pipelines.store import Store
+from pipelines.stored_png import copy_pixels
 
 _PREFIXES = {"test": "t10k"}
 _UINT8, _INT16 = 0x08, 0x0B
@@ -51,7 +52,7 @@ class Idx(Format):
             labels.write(struct.pack(">BBBBI", 0, 0, code, 1, unit.rows))
             for batch in read_rows(source, job, unit.pieces, first_row=0, columns=columns):
                 counts += count_labels(batch, job)
-                pixels = np.ascontiguousarray(check_shape(batch.images, job))
+                pixels = copy_pixels(check_shape(batch.images, job))
                 images.write(pixels.reshape(-1).data)
                 labels.write(batch.labels.astype(dtype).tobytes())
                 for sink in rest:

@@ -327,13 +327,14 @@ def measure_reader(directory: Path, _: int) -> dict:
     import torch
 
     from model.data import read_split
+    from pipelines.stored_png import copy_pixels
 
     _, manifest, store = build(directory)
     total = manifest.summary["splits"]["train"]
 
     def read() -> None:
         for images, _ in read_split(store, manifest, split="train"):
-            torch.from_numpy(np.ascontiguousarray(images))
+            torch.from_numpy(copy_pixels(images))
 
     return timed(total, read)
 

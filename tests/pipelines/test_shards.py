@@ -18,7 +18,7 @@ from pipelines.shards import (
     shard_schema,
     write_shard,
 )
-from pipelines.stored_png import decode_pngs, encode_pngs, png_bytes
+from pipelines.stored_png import copy_pixels, decode_pngs, encode_pngs, png_bytes
 
 NAMES = ("bee", "sea turtle", "The Eiffel Tower")
 
@@ -54,6 +54,23 @@ def test_a_drawing_of_28_by_28_takes_880_bytes_with_pixels_from_48():
 def test_decoding_is_a_view_of_the_encoded_bytes():
     pngs = encode_pngs(drawings(5))
     assert np.shares_memory(decode_pngs(pngs, (28, 28)), pngs)
+
+
+@pytest.mark.parametrize("shape", [(28, 28), (5, 3), (1, 1)])
+def test_copied_pixels_are_the_decoded_ones_in_one_piece(shape):
+    images = np.random.default_rng(0).integers(0, 256, (6, *shape), np.uint8)
+    decoded = decode_pngs(encode_pngs(images), shape)
+    for view, expected in [
+        (decoded, images),
+        (decoded[::2], images[::2]),
+        (decoded[:, :, ::-1], images[:, :, ::-1]),
+        (decoded[:0], images[:0]),
+    ]:
+        copied = copy_pixels(view)
+        assert copied.flags.c_contiguous
+        assert copied.dtype == np.uint8
+        assert np.array_equal(copied, expected)
+    assert copy_pixels(images) is images
 
 
 @pytest.mark.parametrize("shape", [(0, 28), (28, 0), (256, 256)])
