@@ -19,7 +19,7 @@ from pipelines.catalogue import catalogue, tfds_id
 from pipelines.drawings import METADATA_COLUMNS, Drawings
 from pipelines.hashing import add_sums, order_rows, pixel_hashes, sum_rows
 from pipelines.kept_tables import read_table_rows
-from pipelines.packing import ShardPlan
+from pipelines.packing import BLOCKS, Shard, pieces
 from pipelines.readers import open_reader
 from pipelines.scan import ScanUnit, pixels_file
 from pipelines.shards import shard_name, shard_schema, write_shard
@@ -70,10 +70,26 @@ def record_from_bytes(content: bytes) -> ShardRecord:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ShardUnit:
-    """A shard to build, and which of the works of the run builds it."""
+    """A shard to build, which of the run's works builds it, and where its plan is.
 
-    plan: ShardPlan
-    work: int = 0
+    path   an object with the plans of all shards: an array of BLOCKS
+    first  number of the shard's first block there; count: how many are its own
+
+    The plan is not part of the unit: Beam pickles and compresses what a graph starts with several
+    times (5 s for 10 million drawings), and some services take 10 MB of it at most.
+    """
+
+    shard: Shard
+    work: int
+    path: str
+    first: int
+    count: int
+
+    def blocks(self, store: Store) -> npt.NDArray[np.void]:
+        """Read the shard's plan."""
+        size = BLOCKS.itemsize
+        content = store.get_range(self.path, self.first * size, self.count * size)
+        return np.frombuffer(content, BLOCKS)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,7 +103,7 @@ class DroppedUnit:
 class BuildWork:
     """The work of one shard.
 
-    units         ranges that the plan's pieces refer to; here, as it is pickled once and not for
+    units         ranges that a plan's blocks refer to; here, as it is pickled once and not for
                   every shard
     prefix        the dataset's directory in the store
     scratch       where the records go
@@ -109,11 +125,11 @@ class BuildWork:
         order = order_rows(hashes, self.spec.seed)
         drawings, hashes = drawings.take(order), hashes[order]
         files = []
-        for path, content in self._encode(unit.plan, drawings):
+        for path, content in self._encode(unit.shard, drawings):
             store.put(f"{self.prefix}/{path}", content)
             files.append((path, len(content), hashlib.sha256(content).hexdigest()))
-        record = self._record(unit.plan, drawings, hashes, tuple(files))
-        store.put(record_path(self.scratch, unit.plan), record.to_bytes())
+        record = self._record(unit.shard, drawings, hashes, tuple(files))
+        store.put(record_path(self.scratch, unit.shard), record.to_bytes())
         return {
             "rows_kept": len(drawings),
             "bytes_read": drawings.images.nbytes,
@@ -124,17 +140,17 @@ class BuildWork:
     def _gather(self, unit: ShardUnit, store: Store) -> Drawings:
         """Return the planned rows, unit after unit; labels are positions in the spec's classes."""
         size = self.spec.image_size
-        images = np.empty((unit.plan.rows, size, size), np.uint8)
+        images = np.empty((unit.shard.rows, size, size), np.uint8)
         parts: dict[str, list[npt.NDArray[Any]]] = {"label": []}
         start = 0
-        for piece in unit.plan.pieces:
+        for piece in pieces(unit.blocks(store)):
             scan_unit, rows = self.units[piece.unit_index], piece.rows()
             file, first = pixels_file(scan_unit, store, size)
             images[start : start + len(rows)] = open_reader(file, size).read_rows(rows + first)
             start += len(rows)
             for name, values in self._columns(scan_unit, rows, store).items():
                 parts.setdefault(name, []).append(values)
-        assert start == unit.plan.rows
+        assert start == unit.shard.rows
         return Drawings(images=images, **{k: np.concatenate(v) for k, v in parts.items()})
 
     def _columns(
@@ -154,10 +170,10 @@ class BuildWork:
             columns |= {name: column(table, name) for name in METADATA_COLUMNS}
         return columns
 
-    def _encode(self, plan: ShardPlan, drawings: Drawings) -> list[tuple[str, bytes]]:
+    def _encode(self, shard: Shard, drawings: Drawings) -> list[tuple[str, bytes]]:
         files = []
         if "parquet" in self.spec.formats:
-            path = shard_name(plan.split, plan.index, plan.count)
+            path = shard_name(shard.split, shard.index, shard.count)
             columns = shard_columns(self.spec, drawings)
             content = write_shard(
                 drawings.images,
@@ -167,7 +183,7 @@ class BuildWork:
             )
             files.append((path, content))
         if "tfrecord" in self.spec.formats:
-            name = record_file_name(self.dataset_name, plan.split, plan.index, plan.count)
+            name = record_file_name(self.dataset_name, shard.split, shard.index, shard.count)
             path = f"{TFRECORD_DIR}/{name}"
             content = write_records(
                 drawings.images,
@@ -180,17 +196,17 @@ class BuildWork:
 
     def _record(
         self,
-        plan: ShardPlan,
+        shard: Shard,
         drawings: Drawings,
         hashes: npt.NDArray[np.uint64],
         files: tuple[tuple[str, int, str], ...],
     ) -> ShardRecord:
         pixel_sum, square_sum = pixel_sums(drawings.images)
         return ShardRecord(
-            split=plan.split,
+            split=shard.split,
             rows=len(drawings),
             files=files,
-            content=f"{content_sum(self.spec, plan.split, drawings.label, hashes):032x}",
+            content=f"{content_sum(self.spec, shard.split, drawings.label, hashes):032x}",
             counts=count_labels(self.spec.class_names, drawings.label),
             pixel_sum=pixel_sum,
             pixel_square_sum=square_sum,
@@ -210,9 +226,9 @@ class BuildWorks:
         return self.works[unit.work](unit, store)
 
 
-def record_path(scratch: str, plan: ShardPlan) -> str:
+def record_path(scratch: str, shard: Shard) -> str:
     """Return where a shard's record is kept."""
-    return f"{scratch}/{plan.split}-{plan.index:05d}-of-{plan.count:05d}.json"
+    return f"{scratch}/{shard.split}-{shard.index:05d}-of-{shard.count:05d}.json"
 
 
 def dataset_schema(spec: DatasetSpec) -> pa.Schema:

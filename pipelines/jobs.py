@@ -4,6 +4,7 @@ Everything is found by its key, so what an interrupted run has done is not done 
 counts is kept beside the records of the shards, and held against the plan.
 """
 
+import hashlib
 import json
 import logging
 from collections import Counter
@@ -178,12 +179,20 @@ def _add_missing(shards: _Shards, job: Job, plan: BuildPlan, store: Store) -> No
             class_names=job.source.class_names,
         )
     )
-    for shard in plan.shards:
+    blocks = b"".join(planned.blocks.tobytes() for planned in plan.shards)
+    path = f"{job.scratch}/blocks-{hashlib.sha256(blocks).hexdigest()[:16]}.bin"
+    first, before = 0, len(shards.todo)
+    for planned in plan.shards:
+        shard, count = planned.shard, len(planned.blocks)
         shards.total += shard.rows
-        path = record_path(job.scratch, shard)
-        if not _is_done(path, job.prefix, store):
-            shards.todo.append(ShardUnit(plan=shard, work=index))
-            shards.pending[path] = shard.rows
+        record = record_path(job.scratch, shard)
+        if not _is_done(record, job.prefix, store):
+            unit = ShardUnit(shard=shard, work=index, path=path, first=first, count=count)
+            shards.todo.append(unit)
+            shards.pending[record] = shard.rows
+        first += count
+    if len(shards.todo) > before:
+        store.put(path, blocks)
 
 
 def needed_to_build(units: Sequence[ScanUnit]) -> tuple[ScanUnit, ...]:
@@ -211,7 +220,7 @@ def _is_done(path: str, prefix: str, store: Store) -> bool:
 
 def _records(job: Job, plan: BuildPlan, store: Store) -> tuple[ShardRecord, ...]:
     """Return the records of all shards; raise BadFileError if they are not of what was planned."""
-    paths = [record_path(job.scratch, shard) for shard in plan.shards]
+    paths = [record_path(job.scratch, planned.shard) for planned in plan.shards]
     records = tuple(record_from_bytes(store.get(path)) for path in paths)
     if content_total(records) == plan.content:
         return records

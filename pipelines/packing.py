@@ -7,7 +7,7 @@ next. A block's rows are one bit each in a 64-bit word, so a plan for 50 million
 40 MB; reading whole blocks keeps the disk busy with 50 kB at a time.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,6 +28,10 @@ _SMALL_SET_ROWS = 1_000_000
 _SMALL_SET_TOGETHER = 16
 
 
+# Bit b of mask stands for row 64 * block + b of a unit.
+BLOCKS = np.dtype([("unit", "<i4"), ("block", "<u4"), ("mask", "<u8")])
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Piece:
     """Rows of one unit: bit b of masks[i] stands for row 64 * blocks[i] + b of the unit."""
@@ -44,14 +48,21 @@ class Piece:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ShardPlan:
-    """One shard: which of how many of its split, its number of rows, and where they come from."""
+class Shard:
+    """One shard: which of how many of its split, and its number of rows."""
 
     split: str
     index: int
     count: int
     rows: int
-    pieces: tuple[Piece, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ShardPlan:
+    """A shard and where its rows come from: an array of BLOCKS, ascending by unit and block."""
+
+    shard: Shard
+    blocks: npt.NDArray[np.void]
 
 
 def pack_split(
@@ -86,11 +97,17 @@ def pack_split(
     for index in range(count):
         first, last = edges[index], edges[index + 1]
         chosen, cut = _cut(masks, ends, first, last)
-        pieces = _pieces(unit_index[chosen], blocks[chosen], cut)
-        shards.append(
-            ShardPlan(split=split, index=index, count=count, rows=last - first, pieces=pieces)
-        )
+        shard = Shard(split=split, index=index, count=count, rows=last - first)
+        shards.append(ShardPlan(shard, _join_groups(unit_index[chosen], blocks[chosen], cut)))
     return shards
+
+
+def pieces(blocks: npt.NDArray[np.void]) -> Iterator[Piece]:
+    """Yield the rows of each unit of an array of BLOCKS."""
+    edges = np.flatnonzero(np.diff(blocks["unit"])) + 1
+    for part in np.split(blocks, edges):
+        index = int(part["unit"][0])
+        yield Piece(unit_index=index, blocks=part["block"], masks=part["mask"])
 
 
 def num_shards(rows: int, rows_per_shard: int | None) -> int:
@@ -146,23 +163,17 @@ def _bits_between(mask: int, first: int, last: int) -> int:
     return sum(1 << place for place in places[first:last])
 
 
-def _pieces(
+def _join_groups(
     unit_index: npt.NDArray[np.int32],
     blocks: npt.NDArray[np.uint32],
     masks: npt.NDArray[np.uint64],
-) -> tuple[Piece, ...]:
-    """Group a shard's blocks by unit, blocks ascending, so that files are read forwards."""
+) -> npt.NDArray[np.void]:
+    """Sort a shard's groups of rows, so that files are read forwards, and join those of a block."""
     order = np.lexsort((blocks, unit_index))
     unit_index, blocks, masks = unit_index[order], blocks[order], masks[order]
-    # Groups of rows of the same block become one word again.
     changed = (np.diff(unit_index) != 0) | (np.diff(blocks) != 0)
     first = np.concatenate([[0], np.flatnonzero(changed) + 1])
-    unit_index, blocks = unit_index[first], blocks[first]
-    masks = np.bitwise_or.reduceat(masks, first)
-    edges = np.flatnonzero(np.diff(unit_index)) + 1
-    groups = zip(
-        np.split(unit_index, edges), np.split(blocks, edges), np.split(masks, edges), strict=True
-    )
-    return tuple(
-        Piece(unit_index=int(index[0]), blocks=block, masks=mask) for index, block, mask in groups
-    )
+    joined = np.empty(len(first), BLOCKS)
+    joined["unit"], joined["block"] = unit_index[first], blocks[first]
+    joined["mask"] = np.bitwise_or.reduceat(masks, first)
+    return joined

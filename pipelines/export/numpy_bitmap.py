@@ -22,7 +22,7 @@ from pipelines.export.job import Format, Job, Piece, Record, Unit
 from pipelines.export.names import bitmap_names
 from pipelines.export.plan import range_units
 from pipelines.export.rows import check_shape, csv_lines, read_rows
-from pipelines.export.target import FileSink, Target, read_range
+from pipelines.export.target import FileSink, Target
 from pipelines.schema import FileEntry
 from pipelines.store import Store
 
@@ -58,7 +58,7 @@ class NumpyBitmap(Format):
             for path, start, length in unit.ranges:
                 for begin in range(0, length, _READ_BYTES):
                     part = min(_READ_BYTES, length - begin)
-                    sink.write(read_range(source, path, start + begin, part))
+                    sink.write(source.get_range(path, start + begin, part))
         return Record(name=unit.name, stage=1, files=(sink.entry(rows=unit.rows),))
 
     def closing_files(self, job: Job, records: Sequence[Record]) -> Mapping[str, bytes]:

@@ -218,14 +218,7 @@ def file_matches(store: Store, path: str, entry: FileEntry) -> bool:
 def read_chunks(store: Store, path: str, size: int) -> Iterator[bytes]:
     """Yield an object's content in pieces of a few MiB."""
     for start in range(0, size, _CHUNK_BYTES):
-        yield read_range(store, path, start, min(_CHUNK_BYTES, size - start))
-
-
-def read_range(store: Store, path: str, start: int, length: int) -> bytes:
-    """Return `length` bytes of an object from `start`; empty for a length of 0."""
-    if length == 0:
-        return b""
-    return bytes(obstore.get_range(store.backend, path, start=start, length=length))
+        yield store.get_range(path, start, min(_CHUNK_BYTES, size - start))
 
 
 def _write_file(path: str, content: bytes) -> None:

@@ -1,5 +1,6 @@
 import hashlib
 import json
+import pickle
 from pathlib import Path
 
 import numpy as np
@@ -7,6 +8,7 @@ import pytest
 
 from pipelines.build import build_dataset, plan_dataset
 from pipelines.doodles import google_npy
+from pipelines.engine import run_units
 from pipelines.hashing import choose_splits, pixel_hashes
 from pipelines.schema import Manifest
 from pipelines.shards import open_shard, read_images
@@ -64,6 +66,24 @@ def test_a_dataset_holds_what_three_lines_of_numpy_would_put_there(tmp_path):
         images, labels = read_split(store, manifest, split)
         assert len(images) == manifest.summary["splits"][split] == len(drawings), split
         assert as_set(images, labels) == drawings, split
+
+
+def test_what_beam_is_given_does_not_grow_with_the_drawings(tmp_path, monkeypatch):
+    # Services take a graph of some 10 MB, and Beam compresses what it is given several times.
+    given: list[int] = []
+
+    def count_bytes(units, work, *arguments, **options):
+        given.append(len(pickle.dumps((list(units), work))))
+        return run_units(units, work, *arguments, **options)
+
+    monkeypatch.setattr("pipelines.jobs.run_units", count_bytes)
+    for count in (500, 10_000):
+        source_dir = write_bitmaps(tmp_path / f"source-{count}", count=count)
+        build(tmp_path, source_dir, rows_per_shard=count // 2)
+    small, large = given[:2], given[2:]
+    assert len(small) == len(large) == 2
+    for before, after in zip(small, large, strict=True):
+        assert after < 1.05 * before
 
 
 def test_a_higher_compression_level_is_smaller_with_the_same_drawings(tmp_path):
