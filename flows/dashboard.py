@@ -115,13 +115,17 @@ def public_url(result: Mapping[str, Any], path: str) -> str:
 
 
 def report_markdown(result: Mapping[str, Any], store: Store) -> str:
-    """Return where a report is and its pictures, as far as they are small enough to be shown."""
+    """Return where a report is and its pictures, as far as they are small enough to be shown.
+
+    Raises StoreError if a picture is not as published.
+    """
     place, page = result["place"], result["summary"].get("page", "report.html")
     url = public_url(result, page)
     lines = [f"[Report]({url})" if url else f"Report: `{place}/{page}`"]
     left = MAX_EMBEDDED_BYTES
-    for path in [path for path in result["files"] if path.startswith("pictures/")]:
-        picture = store.get(f"{_prefix(result)}/{path}")
+    report = store.resolve(result["kind"], result["digest"])
+    for path in [entry.path for entry in report.files if entry.path.startswith("pictures/")]:
+        picture = store.read(report, path)
         left -= len(picture)
         if left < 0:
             lines.append(f"More pictures: `{place}/pictures`")

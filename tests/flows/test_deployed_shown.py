@@ -1,5 +1,6 @@
 """What an operator sees of a run: its name, its table, its pictures, where the report is."""
 
+import hashlib
 import re
 
 import pytest
@@ -10,8 +11,8 @@ from flows.exporting import ExportParams
 from flows.naming import subject
 from flows.params import BuildParams, ChainParams, ReportParams, SampleParams, TrainParams
 from flows.parts import BulkParams, ExportPartParams, ShardsParams
-from pipelines.schema import artifact_prefix
-from pipelines.store import open_store
+from pipelines.schema import FileEntry, Manifest, artifact_digest, artifact_prefix
+from pipelines.store import StoreError, open_store
 
 DIGEST = "3fa9c0ffee12" + "0" * 52
 CLASSES = ("cat", "dog", "cow", "bee")
@@ -67,17 +68,26 @@ def test_table_of_an_export_has_its_counts_by_class_alone():
 
 
 def a_report(store, num_pictures: int, size: int) -> dict:
-    files = [f"pictures/class-{k}.png" for k in range(num_pictures)]
-    prefix = artifact_prefix("reports", "net", DIGEST)
-    for file in files:
-        store.put(f"{prefix}/{file}", b"x" * size)
+    digest = artifact_digest("reports", {"pictures": num_pictures, "bytes": size}, ())
+    prefix = artifact_prefix("reports", "net", digest)
+    names = [*(f"pictures/class-{k}.png" for k in range(num_pictures)), "generated.png"]
+    content = b"x" * size
+    for name in names:
+        store.put(f"{prefix}/{name}", content)
+    sha256 = hashlib.sha256(content).hexdigest()
+    files = tuple(FileEntry(path=name, bytes=size, sha256=sha256) for name in names)
+    summary = {"page": "report.html"}
+    spec = {"pictures": num_pictures, "bytes": size}
+    store.publish(
+        Manifest(kind="reports", name="net", digest=digest, spec=spec, files=files, summary=summary)
+    )
     return {
         "kind": "reports",
         "name": "net",
-        "digest": DIGEST,
+        "digest": digest,
         "place": f"s3://bucket/{prefix}",
-        "files": [*files, "generated.png", "report.html"],
-        "summary": {"page": "report.html"},
+        "files": [*names, "report.html"],
+        "summary": summary,
     }
 
 
@@ -87,7 +97,7 @@ def test_report_has_its_small_pictures_and_its_path_where_nobody_serves_the_stor
     result = a_report(store, 2, size=3)
     text = report_markdown(result, store)
     assert text.count("](data:image/png;base64,eHh4)") == 2
-    assert f"Report: `s3://bucket/reports/net/{DIGEST}/report.html`" in text
+    assert f"Report: `s3://bucket/reports/net/{result['digest']}/report.html`" in text
     assert not re.search(r"\]\((s3|file):", text)
     assert public_url(result, "report.html") == ""
 
@@ -103,8 +113,18 @@ def test_large_pictures_are_told_by_their_place(monkeypatch):
 def test_report_is_linked_where_the_store_is_served(monkeypatch):
     monkeypatch.setenv(PUBLIC_URL, "https://mill.example/store/")
     store = open_store("memory://")
-    text = report_markdown(a_report(store, 1, size=3), store)
-    assert f"[Report](https://mill.example/store/reports/net/{DIGEST}/report.html)" in text
+    result = a_report(store, 1, size=3)
+    text = report_markdown(result, store)
+    place = f"https://mill.example/store/reports/net/{result['digest']}/report.html"
+    assert f"[Report]({place})" in text
+
+
+def test_damaged_picture_is_not_shown():
+    store = open_store("memory://")
+    result = a_report(store, 1, size=3)
+    store.put(f"reports/net/{result['digest']}/pictures/class-0.png", b"xyx")
+    with pytest.raises(StoreError, match="does not match its SHA-256"):
+        report_markdown(result, store)
 
 
 def test_display_that_fails_disturbs_no_work(monkeypatch, caplog):
