@@ -187,16 +187,16 @@ def sample(params: SampleParams) -> Manifest:
 
 
 def sample_spec(params: SampleParams, model: Manifest):
-    """Return what decides the drawings."""
-    from model.sampling.spec import SampleSpec
+    """Return what decides the drawings; raise ValueError for a class that the model lacks."""
+    from model.sampling.spec import SampleSpec, model_labels
 
-    names = params.classes or tuple(model.summary["class_names"])
-    per_class: int | tuple[int, ...] = params.per_class
+    known = tuple(model.summary["class_names"])
+    names, per_class = params.classes or known, params.per_class
     if params.counts:
         counts = read_counts(Path(params.counts))
         names, per_class = tuple(counts), tuple(counts.values())
-    return SampleSpec(
-        class_names=names,
+    spec = SampleSpec(
+        class_names=resolve_names(names, known),
         per_class=per_class,
         seed=params.seed,
         temperature=params.temperature,
@@ -204,6 +204,8 @@ def sample_spec(params: SampleParams, model: Manifest):
         dtype=params.dtype,
         rows_per_shard=params.rows_per_shard,
     )
+    model_labels(spec, known)
+    return spec
 
 
 def sample_range(params: SampleParams, first: int, last: int) -> dict[str, Any]:

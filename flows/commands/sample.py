@@ -68,7 +68,7 @@ def sample(
         store=common.store,
         name=name,
         model=model,
-        classes=classes.names(default=()),
+        classes=classes.written(()),  # the model knows its classes
         per_class=per_class,
         counts=str(counts or ""),
         seed=seed,

@@ -192,6 +192,19 @@ def test_build_options_reach_the_spec(capsys, tmp_path):
     assert (spec.tfrecord_images, spec.blank, spec.duplicates) == ("raw", "keep", "keep")
 
 
+def test_classes_to_sample_are_those_of_the_model_not_only_googles(capsys, tmp_path):
+    store = open_store(str(tmp_path))
+    digest = artifact_digest("models", {}, ())
+    summary = {"class_names": ["Shoe", "bee", "dress"]}
+    store.publish(Manifest(kind="models", name="own", digest=digest, spec={}, summary=summary))
+    common = ["sample", "--model", "own", "--store", str(tmp_path), "--dry-run"]
+    plan = answer(capsys, *common, "--classes", "dress,shoe")
+    assert plan["spec"]["class_names"] == ["dress", "Shoe"]
+    assert plan["samples"] != answer(capsys, *common)["samples"]
+    assert "did you mean 'Shoe'" in run(capsys, *common, "--classes", "shoes", code=2)
+    assert "the model has no class 'sun'" in run(capsys, *common, "--classes", "sun", code=2)
+
+
 def run(capsys, *arguments: str, code: int) -> str:
     """Run a command that must end with this code and return what it says on stderr."""
     assert run_command_line(list(arguments)) == code
