@@ -191,7 +191,7 @@ def _add_missing(shards: _Shards, job: Job, plan: BuildPlan, store: Store) -> No
             shards.todo.append(unit)
             shards.pending[record] = shard.rows
         first += count
-    if len(shards.todo) > before:
+    if len(shards.todo) > before and store.size(path) != len(blocks):
         store.put(path, blocks)
 
 

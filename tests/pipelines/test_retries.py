@@ -148,7 +148,7 @@ if __name__ == "__main__":
     if stage == "scan":
         pause(ScanWork, "__call__", lambda _: True)
     if stage == "build":
-        pause(BuildWork, "__call__", lambda given: given[0].plan.index == 1)
+        pause(BuildWork, "__call__", lambda given: given[0].shard.index == 1)
     if stage == "publish":
         pause(Store, "put", lambda given: given[0].endswith("croissant.json"))
     source = open_directory(str(root / "source"), ("bee", "sun"), root / "cache")
