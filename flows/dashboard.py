@@ -123,7 +123,7 @@ def report_markdown(result: Mapping[str, Any], store: Store) -> str:
     url = public_url(result, page)
     lines = [f"[Report]({url})" if url else f"Report: `{place}/{page}`"]
     left = MAX_EMBEDDED_BYTES
-    report = store.resolve(result["kind"], result["digest"])
+    report = store.resolve(result["kind"], f"{result['name']}@{result['digest']}")
     for path in [entry.path for entry in report.files if entry.path.startswith("pictures/")]:
         picture = store.read(report, path)
         left -= len(picture)

@@ -68,12 +68,12 @@ def record_from_bytes(content: bytes) -> ShardRecord:
     return ShardRecord(**raw)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class ShardUnit:
     """A shard to build, which of the run's works builds it, and where its plan is.
 
-    path   an object with the plans of all shards: an array of BLOCKS
-    first  number of the shard's first block there; count: how many are its own
+    path                     an object with the plans of all shards: an array of BLOCKS
+    first_block, num_blocks  which of them are the shard's
 
     The plan is not part of the unit: Beam pickles and compresses what a graph starts with several
     times (5 s for 10 million drawings), and some services take 10 MB of it at most.
@@ -82,13 +82,13 @@ class ShardUnit:
     shard: Shard
     work: int
     path: str
-    first: int
-    count: int
+    first_block: int
+    num_blocks: int
 
     def blocks(self, store: Store) -> npt.NDArray[np.void]:
         """Read the shard's plan."""
         size = BLOCKS.itemsize
-        content = store.get_range(self.path, self.first * size, self.count * size)
+        content = store.get_range(self.path, self.first_block * size, self.num_blocks * size)
         return np.frombuffer(content, BLOCKS)
 
 

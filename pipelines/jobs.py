@@ -183,15 +183,14 @@ def _add_missing(shards: _Shards, job: Job, plan: BuildPlan, store: Store) -> No
     path = f"{job.scratch}/blocks-{hashlib.sha256(blocks).hexdigest()[:16]}.bin"
     first, before = 0, len(shards.todo)
     for planned in plan.shards:
-        shard, count = planned.shard, len(planned.blocks)
+        shard, num_blocks = planned.shard, len(planned.blocks)
         shards.total += shard.rows
         record = record_path(job.scratch, shard)
         if not _is_done(record, job.prefix, store):
-            unit = ShardUnit(shard=shard, work=index, path=path, first=first, count=count)
-            shards.todo.append(unit)
+            shards.todo.append(ShardUnit(shard, index, path, first, num_blocks))
             shards.pending[record] = shard.rows
-        first += count
-    if len(shards.todo) > before and store.size(path) != len(blocks):
+        first += num_blocks
+    if len(shards.todo) > before:  # whatever is there: it might be damaged
         store.put(path, blocks)
 
 

@@ -141,7 +141,7 @@ class Objects:
 
     def sha256(self, path: str) -> str:
         """Return the SHA-256 of an object's content; FileNotFoundError if there is none."""
-        if (local := self._file(path)) is not None:  # into one buffer: seven times as fast
+        if (local := self._file(path)) is not None:  # into one buffer: five times as fast
             with local.open("rb", buffering=0) as file:
                 return hashlib.file_digest(file, "sha256").hexdigest()
         tally = _Tally(self.chunks(path))

@@ -10,7 +10,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-import obstore
 import pyarrow as pa
 
 from pipelines.attributes import (
@@ -210,8 +209,7 @@ def _is_whole(unit: ScanUnit, store: Store) -> bool:
     size = store.size(unit.path)
     if size is None or size < unit.rows * _LEAST_ROW_BYTES:
         return False
-    end = obstore.get_range(store.backend, unit.path, start=size - len(_END), end=size)
-    if bytes(end) != _END:
+    if store.get_range(unit.path, size - len(_END), len(_END)) != _END:
         return False
     return unit.pixels_path is None or store.size(unit.pixels_path) == unit.pixels_bytes
 

@@ -7,7 +7,7 @@ that nobody sees before it is complete. Neither is ever whole in memory.
 import hashlib
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +26,6 @@ from pipelines.store import Store, StoreError
 
 # Large enough for a part of a multipart upload (S3 wants 5 MiB), small beside 1 GiB.
 _PART_BYTES = 8 << 20
-_CHUNK_BYTES = 4 << 20
 _UPLOADS = 16
 _PART = re.compile(r"\..+\.[0-9]+\.part")
 
@@ -207,18 +206,7 @@ class Target:
 
 def file_matches(store: Store, path: str, entry: FileEntry) -> bool:
     """Return whether an object has the entry's size and SHA-256; reads it only if the size fits."""
-    if store.size(path) != entry.bytes:
-        return False
-    digest = hashlib.sha256()
-    for chunk in read_chunks(store, path, entry.bytes):
-        digest.update(chunk)
-    return digest.hexdigest() == entry.sha256
-
-
-def read_chunks(store: Store, path: str, size: int) -> Iterator[bytes]:
-    """Yield an object's content in pieces of a few MiB."""
-    for start in range(0, size, _CHUNK_BYTES):
-        yield store.get_range(path, start, min(_CHUNK_BYTES, size - start))
+    return store.size(path) == entry.bytes and store.sha256(path) == entry.sha256
 
 
 def _write_file(path: str, content: bytes) -> None:

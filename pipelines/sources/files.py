@@ -30,7 +30,6 @@ from pipelines.sources.base import BadFileError
 if TYPE_CHECKING:
     from obstore.store import ClientConfig
 
-_CHUNK_BYTES = 1 << 22
 # Reading through a gap of this size is cheaper than a second request.
 _COALESCE_BYTES = 1 << 16
 
@@ -223,14 +222,9 @@ def file_version(url: str) -> str:
 
 
 def sha256_of(path: Path) -> str:
-    """Return the SHA-256 of a local file's content, reading 4 MiB at a time."""
-    digest = hashlib.sha256()
-    buffer = bytearray(_CHUNK_BYTES)
-    view = memoryview(buffer)
+    """Return the SHA-256 of a local file's content."""
     with path.open("rb", buffering=0) as file:
-        while count := file.readinto(buffer):
-            digest.update(view[:count])
-    return digest.hexdigest()
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def write_atomically(path: Path, content: bytes) -> None:

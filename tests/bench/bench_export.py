@@ -3,10 +3,11 @@
 The dataset is DRAWINGS generated drawings (one million by default) in eight classes. Ours is the
 whole export: reading shards, hashing what is written, records, manifest, two processes and their
 start. The usual writers get their drawings as arrays in memory, and only as many as a few
-seconds allow: they write one sample after another, so their rate does not depend on the count.
+seconds allow: they write one sample after another, so their rate depends on the count only where
+a disk falls behind.
 
-Files of one picture are bounded by the file system, so there is a second peer for them: two
-processes that do nothing but open, write and close as many. TMPDIR=/dev/shm puts everything into
+Files of one picture are bounded by the file system, whose rate varies several times over, so there
+is a second peer for them: two processes that do nothing but open, write and close as many. TMPDIR=/dev/shm puts everything into
 memory, where the writers differ more than the disk lets them.
 
 Run: make bench NAME=export      (DRAWINGS=100000 make bench NAME=export for a shorter one)

@@ -86,6 +86,24 @@ def test_what_beam_is_given_does_not_grow_with_the_drawings(tmp_path, monkeypatc
         assert after < 1.05 * before
 
 
+def test_a_plan_that_was_damaged_while_a_build_was_off_is_put_anew(tmp_path, monkeypatch):
+    source_dir = write_bitmaps(tmp_path / "source")
+    whole = build(tmp_path, source_dir, "whole")
+
+    def damage(units, work, store, **options):
+        if options["label"] == "Scan":
+            return run_units(units, work, store, **options)
+        (plan,) = (tmp_path / "store").glob("attempts/shards/*/blocks-*.bin")
+        plan.write_bytes(bytes(plan.stat().st_size))
+        raise ConnectionError("the worker is gone")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("pipelines.jobs.run_units", damage)
+        with pytest.raises(ConnectionError):
+            build(tmp_path, source_dir)
+    assert build(tmp_path, source_dir).files == whole.files
+
+
 def test_a_higher_compression_level_is_smaller_with_the_same_drawings(tmp_path):
     source_dir = write_bitmaps(tmp_path / "source")
     for path in source_dir.iterdir():  # thick lines in place of noise, which nothing compresses

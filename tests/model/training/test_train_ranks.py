@@ -229,7 +229,7 @@ runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
 def test_ranks_leave_no_thread_of_gloo_behind(
     store, make_dataset, small_spec, tmp_path: Path
 ) -> None:
-    # One that still had a tensor when Python ended aborted its rank once in ten times.
+    # One that still had a tensor when Python ended aborted its rank now and then.
     dataset = make_dataset(store)
     spec = small_spec(dataset, "budget_nimg=16")
     (tmp_path / "say.py").write_text(SAY_THREADS)
