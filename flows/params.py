@@ -93,7 +93,8 @@ class TrainParams:
 class SampleParams:
     """Draw new drawings from a model of the store; no classes means all it knows.
 
-    counts  CSV file of class,count in place of classes and per_class; empty: none
+    counts    CSV file of class,count in place of classes and per_class; empty: none
+    guidance  None is the model's own: DEFAULT_GUIDANCE if it learned to be guided, else 0
     """
 
     store: str = DEFAULT_STORE
@@ -104,6 +105,7 @@ class SampleParams:
     counts: str = ""
     seed: int = 0
     temperature: float = 1.0
+    guidance: float | None = None
     batch_size: int = 64
     dtype: Literal["float32", "bfloat16", "float64"] = "float32"
     rows_per_shard: int = 8_192
@@ -133,6 +135,7 @@ class ChainParams:
     max_per_class: int | None = None
     tfds_slice: str | None = None
     samples_per_class: int = 8
+    guidance: float | None = None
     seed: int = 0
     workers: int = 1
     processes: int = 0
@@ -178,6 +181,7 @@ class ChainParams:
             name=self.model_name,
             model=model,
             per_class=self.samples_per_class,
+            guidance=self.guidance,
             seed=self.seed,
             processes=self.processes,
         )

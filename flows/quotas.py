@@ -9,7 +9,7 @@ from flows.counts import read_counts
 from flows.exporting import find_exportable
 from flows.options import DEFAULT_STORE
 from flows.progress import current
-from flows.stages import parent
+from flows.stages import guidance, parent
 from pipelines.schema import Manifest
 from pipelines.store import open_store
 
@@ -33,6 +33,7 @@ class QuotaParams:
     judge: str = ""
     seed: int = 0
     temperature: float = 1.0
+    guidance: float | None = None
     processes: int = 0
 
 
@@ -136,5 +137,6 @@ def _work(params: QuotaParams):
         filters=filters,
         seed=params.seed,
         temperature=params.temperature,
+        guidance=guidance(params.guidance, model),
     )
     return spec, Sources(model=model, dataset=parent(store, model, "dataset"), judge=judge)

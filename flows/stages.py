@@ -187,7 +187,10 @@ def sample(params: SampleParams) -> Manifest:
 
 
 def sample_spec(params: SampleParams, model: Manifest):
-    """Return what decides the drawings; raise ValueError for a class that the model lacks."""
+    """Return what decides the drawings.
+
+    Raises ValueError for a class that the model lacks, or if it cannot be guided.
+    """
     from model.sampling.spec import SampleSpec, model_labels
 
     known = tuple(model.summary["class_names"])
@@ -200,12 +203,27 @@ def sample_spec(params: SampleParams, model: Manifest):
         per_class=per_class,
         seed=params.seed,
         temperature=params.temperature,
+        guidance=guidance(params.guidance, model),
         batch_size=params.batch_size,
         dtype=params.dtype,
         rows_per_shard=params.rows_per_shard,
     )
     model_labels(spec, known)
     return spec
+
+
+def guidance(wanted: float | None, model: Manifest) -> float:
+    """Return how much to guide a model, by default as it learned for.
+
+    Raises ValueError if it cannot be guided so.
+    """
+    from model.config import PixelCNNConfig, check_guidance, default_guidance
+
+    config = PixelCNNConfig.from_json_dict(model.spec.get("network", {}))
+    if wanted is None:
+        return default_guidance(config)
+    check_guidance(wanted, config)
+    return wanted
 
 
 def sample_range(params: SampleParams, first: int, last: int) -> dict[str, Any]:

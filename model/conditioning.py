@@ -10,16 +10,19 @@ import math
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from model.config import LABEL_KINDS, ConditionConfig
+from model.dropout import keep_mask
 
 Code = Float[Tensor, "batch dim"] | Float[Tensor, "batch dim height width"]
 
 
 # Maps begin nearly flat: noise that differs from pixel to pixel has to be unlearned.
 MAP_STD = 0.1
+# What is withheld is drawn from a stream of its own; the network's dropout layers count from 0.
+_DROPOUT_LAYER = -1
 
 
 class ConditionEncoder(nn.Module):
@@ -31,6 +34,7 @@ class ConditionEncoder(nn.Module):
         super().__init__()
         self.config = config
         self.num_hierarchies = num_hierarchies
+        self.image_size = image_size
         self.code_dim = code_dim(config)
         self.table: nn.Parameter | None = None
         sizes = (config.num_classes or 0, config.embedding_dim)
@@ -40,28 +44,72 @@ class ConditionEncoder(nn.Module):
             self.table = nn.Parameter(MAP_STD * torch.randn(*sizes, *image_size))
 
     def forward(
-        self, condition: Tensor | None, *, batch: int, dtype: torch.dtype
+        self,
+        condition: Tensor | None,
+        keys: Int[Tensor, " batch"] | None = None,
+        *,
+        batch: int,
+        dtype: torch.dtype,
+        device: torch.device,
     ) -> list[Tensor | None]:
         """Return the code of each level, level 0 first; None where nothing is conditioned on.
 
+        keys: decide in training which codes are withheld, as those of model.dropout; torch's
+        generator if there are none. Raises ValueError as `code` does.
+        """
+        code = self.code(condition, batch=batch, dtype=dtype, device=device)
+        if code is not None and self.training and self.config.dropout_p:
+            code = code * self._kept(keys, code)
+        return self.pyramid(code)
+
+    def code(
+        self,
+        condition: Tensor | None,
+        *,
+        batch: int,
+        dtype: torch.dtype,
+        device: torch.device,
+    ) -> Code | None:
+        """Return the code of each image, 0 where none is given; None if the model takes none.
+
         Raises ValueError if a condition is missing, unwanted, of a wrong shape or no class.
         """
-        if not self._is_wanted(condition):
-            return [None] * self.num_hierarchies
-        assert condition is not None
-        check_condition(self.config, condition, batch=batch)
-        code = self._encode(condition, dtype)
-        if code.ndim == 2:
+        self._check(condition, batch)
+        if self.config.kind == "none":
+            return None
+        if condition is not None:
+            return self._encode(condition, dtype)
+        is_map = self.config.kind in ("embedding_map", "spatial")
+        size = self.image_size if is_map else ()
+        return torch.zeros(batch, self.code_dim, *size, dtype=dtype, device=device)
+
+    def pyramid(self, code: Code | None) -> list[Tensor | None]:
+        """Return what each level sees of a code."""
+        if code is None or code.ndim == 2:
             return [code] * self.num_hierarchies
         # A coarse position sees the mean of what it covers, its own corner included.
         return [F.avg_pool2d(code, 2**level) for level in range(self.num_hierarchies)]
 
-    def _is_wanted(self, condition: Tensor | None) -> bool:
+    def _check(self, condition: Tensor | None, batch: int) -> None:
         kind = self.config.kind
-        if (condition is None) != (kind == "none"):
-            found = "none was given" if condition is None else "one was given"
-            raise ValueError(f"the model's condition is of kind {kind!r}, but {found}")
-        return condition is not None
+        if condition is not None and kind != "none":
+            check_condition(self.config, condition, batch=batch)
+        elif condition is not None:
+            raise ValueError("the model takes no condition, but one was given")
+        elif kind != "none" and not self.config.dropout_p:
+            raise ValueError(
+                f"the model's condition is of kind {kind!r}, but none was given, and it learned "
+                "from no drawing without one (condition.dropout_p is 0)"
+            )
+
+    def _kept(self, keys: Tensor | None, code: Tensor) -> Tensor:
+        """Return 1 for each code that is kept, 0 for one that is withheld."""
+        one = code.new_ones(len(code), 1, 1, 1)
+        if keys is None:
+            mask = F.dropout(one, self.config.dropout_p)
+        else:
+            mask = keep_mask(keys, _DROPOUT_LAYER, one, self.config.dropout_p)
+        return (mask > 0).to(code.dtype).view(len(code), *[1] * (code.ndim - 1))
 
     def _encode(self, condition: Tensor, dtype: torch.dtype) -> Tensor:
         kind = self.config.kind

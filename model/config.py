@@ -5,6 +5,7 @@ make networks with equal weights' names and shapes.
 """
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
@@ -18,6 +19,9 @@ Head = Literal["logistic", "softmax"]
 # Kinds whose condition is one label, (batch,) integers below num_classes.
 LABEL_KINDS = ("embedding", "embedding_map", "one_hot")
 _NEEDS_CLASSES = (*LABEL_KINDS, "multi_label")
+# Of 0 to 3 where `tiny`'s drawings are nearest to real ones (Frechet distance in a judge's
+# features) and look like their class: model/EXPERIMENTS.md.
+DEFAULT_GUIDANCE = 2.0
 # Larger pictures or deeper pyramids are surely typing errors.
 _MAX_HIERARCHIES = 8
 
@@ -39,12 +43,17 @@ class ConditionConfig:
                  class 1. For old weights only.
     spatial      an image of `shape` (H, W, C), the picture's H and W: each position of each
                  level sees its own part
+
+    dropout_p is the part of the training drawings whose condition is withheld, its code all 0.
+    So the model learns p(drawing) too, whatever the class, which it gives where no condition
+    is given, and a sampler can guide with it (Ho and Salimans 2022, section 3.2).
     """
 
     kind: ConditionKind = "none"
     num_classes: int | None = None
     shape: tuple[int, ...] | None = None
     embedding_dim: int = 64
+    dropout_p: float = 0.0
 
     def __post_init__(self) -> None:
         """Raise ValueError for an unknown kind or a missing size."""
@@ -65,6 +74,10 @@ class ConditionConfig:
             )
         if not _is_count(self.embedding_dim):
             raise ValueError(f"embedding_dim must be at least 1, found {self.embedding_dim}")
+        if not 0 <= self.dropout_p < 1:
+            raise ValueError(f"condition.dropout_p must be in [0, 1), found {self.dropout_p}")
+        if self.kind == "none" and self.dropout_p:
+            raise ValueError("without a condition there is none to withhold: condition.dropout_p=0")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -151,6 +164,29 @@ num_hierarchies=4; use at most num_hierarchies=3
             return cls(condition=given, **fields)
         except TypeError as error:
             raise ValueError(f"the network's config does not fit this version: {error}") from error
+
+
+def default_guidance(config: PixelCNNConfig) -> float:
+    """Return how much a model is guided where no one says: 0 if it did not learn for it."""
+    can_be = config.condition.dropout_p > 0 and config.num_channels == 1
+    return DEFAULT_GUIDANCE if can_be else 0.0
+
+
+def check_guidance(guidance: float, config: PixelCNNConfig) -> None:
+    """Raise ValueError unless the model can be guided so much."""
+    if not (guidance >= 0 and math.isfinite(guidance)):
+        raise ValueError(f"guidance must be 0 or more, found {guidance}")
+    if guidance and not config.condition.dropout_p:
+        raise ValueError(
+            "the model learned from no drawing without its condition (condition.dropout_p is 0), "
+            "so it cannot be guided: use guidance 0, or train it with --set "
+            "condition.dropout_p=0.1"
+        )
+    if guidance and config.num_channels > 1:
+        raise ValueError(
+            f"guidance counts the levels of a pixel, and a pixel of {config.num_channels} channels "
+            "has too many: use guidance 0"
+        )
 
 
 def _as_tuple(value: Any) -> Any:

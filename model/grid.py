@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from model.config import default_guidance
 from model.likelihood import num_draws
 from model.pixelcnn import PixelCNN
 from model.sampling.cached import CachedSampler
@@ -22,7 +23,7 @@ NUM_ROWS = 2
 def sample_grid(network: PixelCNN, *, seed: int = 0) -> npt.NDArray[np.uint8]:
     """Return a picture (rows * height, columns * width) uint8 of NUM_ROWS drawings a class.
 
-    The network must be conditioned on a class label or on nothing.
+    They are guided as those of a dataset are where no one says otherwise. The network must be conditioned on a class label or on nothing.
     """
     config = network.config
     height, width, _ = config.image_shape
@@ -33,7 +34,7 @@ def sample_grid(network: PixelCNN, *, seed: int = 0) -> npt.NDArray[np.uint8]:
     uniforms = class_uniforms(labels, indices, (num_draws(config), height, width), seed=seed)
     device = network.network.output.bias.device
     condition = label_condition(config, labels)
-    sampler = CachedSampler(network, batch=len(labels))
+    sampler = CachedSampler(network, batch=len(labels), guidance=default_guidance(config))
     with torch.no_grad():
         drawn = sampler.sample(uniforms, None if condition is None else condition.to(device))
     images = drawn.images[:, 0].cpu().numpy().astype(np.uint8)

@@ -81,10 +81,10 @@ class PixelCNN(nn.Module):
     def _params(self, value: Images, condition: Tensor | None) -> Params:
         dtype = self.network.output.bias.dtype
         x = to_unit(value.to(dtype), self.config.low, self.config.high)
-        codes = self.encoder(condition, batch=len(value), dtype=dtype)
         keys = None
         if self.training and self._dropout_key is not None:
             keys = image_keys(self._dropout_key.to(value.device), len(value))
+        codes = self.encoder(condition, keys, batch=len(value), dtype=dtype, device=value.device)
         return read_params(self.network(x, codes, keys), self.config)
 
     def set_dropout_key(self, key: DropoutKey | None) -> None:
@@ -100,6 +100,7 @@ class PixelCNN(nn.Module):
         seed: int,
         first_index: int = 0,
         temperature: float = 1.0,
+        guidance: float = 0.0,
         batch_size: int = 64,
     ) -> Num[Tensor, "batch channels height width"]:
         """Draw `num` images, uint8 where low..high fits, else int64.
@@ -120,7 +121,12 @@ class PixelCNN(nn.Module):
             num, num_draws(self.config), height, width, seed=seed, first_index=first_index
         )
         return sample_in_batches(
-            self, uniforms, condition, temperature=temperature, batch_size=batch_size
+            self,
+            uniforms,
+            condition,
+            temperature=temperature,
+            guidance=guidance,
+            batch_size=batch_size,
         ).images
 
     def _check_images(self, value: Tensor) -> None:

@@ -21,6 +21,7 @@ import numpy as np
 import pyarrow as pa
 import torch
 
+from model.config import ConditionConfig
 from model.curve import CURVE_NAME
 from model.data import Drawings, batch_rows
 from model.evaluate import split_nats, summarize
@@ -163,6 +164,7 @@ has {histogram["bits_per_dim"]:.4f} on the test drawings.
 | parameters | {num_parameters(run)} |
 | network | {network.num_resnet} resnets, {network.num_hierarchies} hierarchies, \
 {network.num_filters} filters, {network.num_logistic_mix} mixtures |
+| withheld labels | {_withheld(network.condition)} |
 | published weights | exponential moving average, half-life {run.spec.ema_halflife_nimg} drawings |
 
 Pixels are uint8 with 0 for paper and 255 for ink; the label is a position in `class_names` of
@@ -180,6 +182,13 @@ can be wrong, crude or offensive as theirs are.
 ## Attribution
 {attribution(dataset)}
 """
+
+
+def _withheld(condition: ConditionConfig) -> str:
+    """Return in words for how many drawings the model was not told the class."""
+    if not condition.dropout_p:
+        return "none: it cannot be guided"
+    return f"of {condition.dropout_p:.0%} of the drawings in training, so it can be guided"
 
 
 def artifact_entries(files: Mapping[str, bytes]) -> tuple[FileEntry, ...]:

@@ -19,7 +19,7 @@ from pipelines.schema import InputRef, Manifest, artifact_digest
 Decay = Literal["constant", "cosine"]
 Precision = Literal["float32", "float64", "bfloat16"]
 
-_CONDITION_FIELDS = ["condition.kind", "condition.embedding_dim"]
+_CONDITION_FIELDS = ["condition.kind", "condition.embedding_dim", "condition.dropout_p"]
 # What one label, or none, can state.
 _TRAINABLE_KINDS = ("none", *LABEL_KINDS, "scalar")
 
@@ -137,8 +137,9 @@ def apply_overrides(spec: TrainSpec, assignments: Sequence[str]) -> TrainSpec:
     """Return the spec with each "field=value" applied, the network's fields included.
 
     Values are read as the field's type says: 1e-3, true, cosine, 28,28,1. The condition's
-    fields are condition.kind and condition.embedding_dim. Raises ValueError that names the
-    field and what was expected, with the nearest names for an unknown one.
+    fields are condition.kind, condition.embedding_dim and condition.dropout_p. Raises
+    ValueError that names the field and what was expected, with the nearest names for an unknown
+    one.
     """
     for assignment in assignments:
         name, separator, text = assignment.partition("=")
@@ -170,6 +171,8 @@ def _override(spec: TrainSpec, name: str, text: str) -> TrainSpec:
 def _override_condition(condition: ConditionConfig, name: str, text: str) -> ConditionConfig:
     if name == "condition.embedding_dim":
         return dataclasses.replace(condition, embedding_dim=_parse_number(name, text, int))
+    if name == "condition.dropout_p":
+        return dataclasses.replace(condition, dropout_p=_parse_number(name, text, float))
     if text not in _TRAINABLE_KINDS:
         expected = ", ".join(_TRAINABLE_KINDS)
         raise ValueError(
@@ -177,7 +180,13 @@ def _override_condition(condition: ConditionConfig, name: str, text: str) -> Con
         )
     # How many classes there are the dataset says (fit_to_dataset).
     num_classes = 1 if text in LABEL_KINDS else None
-    return dataclasses.replace(condition, kind=text, num_classes=num_classes, shape=None)
+    dropout_p = condition.dropout_p if text != "none" else 0.0
+    return ConditionConfig(
+        kind=text,
+        num_classes=num_classes,
+        embedding_dim=condition.embedding_dim,
+        dropout_p=dropout_p,
+    )
 
 
 def _replace_network(network: PixelCNNConfig, name: str, value: Any) -> PixelCNNConfig:

@@ -27,6 +27,7 @@ def complete(
     num: int = 8,
     seed: int = 0,
     temperature: float = 1.0,
+    guidance: float = 0.0,
     candidates: int = 1,
     dtype: Literal["float32", "bfloat16", "float64"] = "float32",
     common: Annotated[Common, Parameter(name="*")] = ALL,
@@ -66,6 +67,8 @@ def complete(
         Completion i under a seed is always the same.
     temperature
         Below 1 the completions are more alike and cleaner.
+    guidance
+        How much to prefer what tells the class from others; above 0 no completion is exact.
     candidates
         Drawn for each completion; one is chosen by how well it explains the given pixels.
     dtype
@@ -77,6 +80,7 @@ def complete(
         "num": num,
         "seed": seed,
         "temperature": temperature,
+        "guidance": guidance,
         "num_candidates": candidates,
         "dtype": dtype,
     }

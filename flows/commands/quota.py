@@ -21,6 +21,7 @@ def quota(
     judge: str = "",
     seed: int = 0,
     temperature: float = 1.0,
+    guidance: float | None = None,
     name: str = "",
     processes: int = 0,
     common: Annotated[Common, Parameter(name="*")] = ALL,
@@ -45,6 +46,9 @@ def quota(
         Of the first round; the others follow from it.
     temperature
         Below 1 the drawings are more alike and cleaner.
+    guidance
+        How much to prefer what tells a class from the others; 0 is the class's own distribution.
+        By default 2 for models that learned for it (condition.dropout_p), 0 for others.
     name
         Name in the store; the model's by default.
     processes
@@ -61,6 +65,7 @@ def quota(
         judge=judge,
         seed=seed,
         temperature=temperature,
+        guidance=guidance,
         processes=processes,
     )
     run_stage(common, plan=lambda: plan_quota(params), work=lambda: work_quota(params))

@@ -24,6 +24,7 @@ def run(
     max_per_class: int | None = None,
     tfds_slice: str | None = None,
     samples_per_class: int = 8,
+    guidance: float | None = None,
     seed: int = 0,
     name: str = "",
     workers: int = 1,
@@ -49,6 +50,9 @@ def run(
         Use exactly the drawings that a TFDS slice selects, such as "train[:500000]".
     samples_per_class
         How many drawings of each class to make.
+    guidance
+        How much drawings prefer what tells their class from the others; by default 2 for
+        models that learned for it (condition.dropout_p, as tiny does), 0 for others.
     seed
         Decides the doodles, the splits, the training and the drawings.
     name
@@ -68,6 +72,7 @@ def run(
         max_per_class=max_per_class,
         tfds_slice=tfds_slice,
         samples_per_class=samples_per_class,
+        guidance=guidance,
         seed=seed,
         workers=workers,
         processes=processes,

@@ -24,6 +24,7 @@ def sample(
     counts: Path | None = None,
     seed: int = 0,
     temperature: float = 1.0,
+    guidance: float | None = None,
     batch: int = 64,
     dtype: Literal["float32", "bfloat16", "float64"] = "float32",
     rows_per_shard: int = 8_192,
@@ -50,6 +51,9 @@ def sample(
         Drawing i of class c under a seed is always the same drawing.
     temperature
         Below 1 the drawings are more alike and cleaner.
+    guidance
+        How much to prefer what tells a class from the others; 0 is the class's own distribution.
+        By default 2 for models that learned for it (condition.dropout_p), 0 for others.
     batch
         Drawings computed together; it is part of what decides their last digits.
     dtype
@@ -73,6 +77,7 @@ def sample(
         counts=str(counts or ""),
         seed=seed,
         temperature=temperature,
+        guidance=guidance,
         batch_size=batch,
         dtype=dtype,
         rows_per_shard=rows_per_shard,

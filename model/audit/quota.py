@@ -25,6 +25,7 @@ from model.audit.run import AuditSpec, audit_samples, kept_rows, measure_samples
 from model.audit.tally import Tally, read_drawn, reject_known, wanted_rows
 from model.progress import Progress, no_progress
 from model.sampling.bulk import sample_dataset
+from model.sampling.card import manner
 from model.sampling.spec import SampleSpec
 from pipelines.schema import InputRef, Manifest, artifact_digest
 from pipelines.store import Store
@@ -48,6 +49,7 @@ class QuotaSpec:
     filters: Filters
     seed: int = 0
     temperature: float = 1.0
+    guidance: float = 0.0
     batch_size: int = 64
 
     def to_json(self) -> dict[str, Any]:
@@ -59,6 +61,7 @@ class QuotaSpec:
             "filters": self.filters.to_json(),
             "seed": self.seed,
             "temperature": self.temperature,
+            "guidance": self.guidance,
             "batch_size": self.batch_size,
         }
 
@@ -140,6 +143,7 @@ def round_spec(
         per_class=tuple(counts),
         seed=round_seed(spec.seed, number),
         temperature=spec.temperature,
+        guidance=spec.guidance,
         batch_size=spec.batch_size,
     )
 
@@ -206,7 +210,7 @@ def _filled(spec: QuotaSpec, sources: Sources, name: str, tally: Tally) -> Fille
         class_names=tuple(spec.counts),
         picks=tally.picks,
         how=f"with seed {spec.seed} and others that follow from it (`rounds` in manifest.json)\n"
-        f"at temperature {spec.temperature:g}, until the filters `{rules}`\n"
+        f"{manner(spec.temperature, spec.guidance)}, until the filters `{rules}`\n"
         f"had accepted them: {tally.drawn.total():,} were drawn",
         details={
             "drawn": dict(tally.drawn),

@@ -16,10 +16,12 @@ def key_numbers(
 ) -> list[tuple[str, str]]:
     """Return the numbers at the top of the page, each with what it counts."""
     spread = f"bits/dim on the test split, +-{test['bits_per_dim_stderr']:.3f}"
-    generated = (f"{_rows(samples):,}", "drawings generated")
+    guidance = samples.spec.get("guidance", 0.0)
+    guided = f" with guidance {guidance:g}" if guidance else ""
+    generated = (f"{_rows(samples):,}", f"drawings generated{guided}")
     if audit and audit.spec["filters"]:
         accepted = audit.summary["accepted"]
-        generated = (f"{accepted:,}", f"drawings accepted of {_rows(samples):,} generated")
+        generated = (f"{accepted:,}", f"drawings accepted of {_rows(samples):,} generated{guided}")
     return [
         (f"{test['bits_per_dim']:.3f}", spread),
         (f"{_rows(dataset):,}", "drawings in the dataset"),

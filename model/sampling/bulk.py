@@ -5,7 +5,7 @@
 A shard is created under its final name when it is whole, and never replaced, so whatever is
 there after an interruption is good; its bytes follow from the spec and the shard's number. A
 second run makes what is missing and publishes. Columns: image, label, class_name, sample_index,
-seed, bits_per_dim (of the model's own likelihood at temperature 1), model and dataset (the
+seed, bits_per_dim (of the model's own likelihood at temperature 1 and guidance 0), model and dataset (the
 digests of the model and of the dataset that it learned from, empty if it names none).
 """
 
@@ -23,7 +23,7 @@ import torch
 
 from model.progress import Progress, no_progress
 from model.publish import library_versions
-from model.sampling.card import CARD_NAME, COLUMNS, dataset_card, summarize
+from model.sampling.card import CARD_NAME, COLUMNS, dataset_card, manner, summarize
 from model.sampling.draw import Drawn, open_drawer, shard_rows
 from model.sampling.spec import (
     SampleSpec,
@@ -120,7 +120,7 @@ def publish_samples(spec: SampleSpec, model: Manifest, store: Store, name: str) 
         bits_per_dim=np.sum([record.bits_per_dim for record in records], axis=0),
     )
     entries = tuple(record.entry for record in records)
-    how = f"with seed {spec.seed} at temperature {spec.temperature:g}"
+    how = f"with seed {spec.seed} {manner(spec.temperature, spec.guidance)}"
     card = dataset_card(model, name, summary, entries, how=how).encode()
     store.put(f"{prefix}/{CARD_NAME}", card)
     digest = hashlib.sha256(card).hexdigest()

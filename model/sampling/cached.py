@@ -18,11 +18,13 @@ from jaxtyping import Bool, Float, Num
 from torch import Tensor
 
 from model.conditioning import check_condition
+from model.config import check_guidance
 from model.likelihood import num_draws, num_params, read_params, to_unit
 from model.pixelcnn import PixelCNN
 from model.precision import sum_in_float32, warn_if_emulated
 from model.sampling.evaluator import Evaluator
 from model.sampling.graphs import RowGraphs
+from model.sampling.guidance import guide
 from model.sampling.naive import pixel_dtype
 from model.sampling.rows import Place
 
@@ -54,6 +56,8 @@ class CachedSampler:
 
     Weights are copied at construction, with weight norm folded in; later changes of the model
     are not seen. One sampler serves one thread.
+
+    batch  the number of images of a batch
     """
 
     def __init__(
@@ -62,6 +66,7 @@ class CachedSampler:
         *,
         batch: int,
         dtype: torch.dtype | None = None,
+        guidance: float = 0.0,
         poison: bool = False,
     ) -> None:
         """Prepare for batches of `batch` images on the model's device.
@@ -71,15 +76,19 @@ class CachedSampler:
         a convolution's running sum over taps, skips and bias is rounded to 8 bits after each
         of them (a dozen at most), and so are activations. The sums over blocks, strided and
         transposed layers, the first and the last layer and the head are float32.
+        guidance: as in model.sampling.guidance; other than 0 it doubles time and memory, as
+        each image is seen with its condition and without it. Raises ValueError if the model
+        cannot be guided.
         poison: fill memory that must not be read with NaN; for tests.
         """
+        check_guidance(guidance, model.config)
         weight = model.network.output.bias
         warn_if_emulated(dtype or weight.dtype, weight.device)
         sum_in_float32(weight.device)
         narrow = dtype or weight.dtype
         wide = torch.float32 if narrow in (torch.bfloat16, torch.float16) else narrow
         self._place = place = Place(
-            batch=batch,
+            batch=2 * batch if guidance else batch,
             narrow=narrow,
             wide=wide,
             device=weight.device,
@@ -87,21 +96,17 @@ class CachedSampler:
             poison=poison,
         )
         self.config, self._encoder = model.config, model.encoder
+        self.batch, self._guidance = batch, guidance
         self._evaluator = Evaluator(model.network, place)
         _, width, channels = model.config.image_shape
         self._uniforms = place.empty(width, batch, num_draws(model.config), dtype=torch.float64)
         self._given = place.empty(width, batch, channels, dtype=wide)
         self._mask = torch.zeros(width, batch, 1, dtype=torch.bool, device=place.device)
         self._drawn = place.empty(width, batch, channels, dtype=wide)
-        self._raw = place.empty(width, batch, num_params(model.config), dtype=wide)
+        self._raw = place.empty(width, place.batch, num_params(model.config), dtype=wide)
         self._code_rows: list[Tensor | None] = []
         self._temperature = 1.0
         self._graphs: RowGraphs | None = None
-
-    @property
-    def batch(self) -> int:
-        """Return the number of images of a batch."""
-        return self._place.batch
 
     @torch.no_grad()
     def sample(
@@ -132,28 +137,38 @@ class CachedSampler:
             self._mask.zero_()
         self._prepare_graphs(temperature)
         height = config.image_shape[0]
-        images, raw = (_stack_of(row, height) for row in (self._drawn, self._raw))
+        own = self._raw[:, : self.batch]
+        images, raw = (_stack_of(row, height) for row in (self._drawn, own))
         for row in range(height):
             self._load(row, inputs)
             if self._graphs is None:
                 self._run_row(row)
             else:
                 self._graphs.run(row, self._run_row)
-            images[row], raw[row] = self._drawn, self._raw
+            images[row], raw[row] = self._drawn, own
         value = images.permute(2, 3, 0, 1)
         log_prob = read_params(raw.permute(2, 3, 0, 1), config).log_prob(value)
         return Sampled(value.to(pixel_dtype(config.low, config.high)), log_prob)
 
     def _encode(self, condition: Tensor | None) -> list[Tensor | None]:
-        """Project a condition for all blocks; return spatial codes by rows."""
+        """Project a condition for all blocks; return spatial codes by rows.
+
+        With guidance each image stands twice in the batch, the second time without its code.
+        """
         place = self._place
         if condition is not None:
             if self.config.condition.kind != "none":
                 # On the CPU still, where a look at labels costs nothing.
-                check_condition(self.config.condition, condition, batch=place.batch)
+                check_condition(self.config.condition, condition, batch=self.batch)
             condition = condition.to(place.device)
-        codes = self._encoder(condition, batch=place.batch, dtype=place.wide)
-        codes = [None if code is None else code.to(place.wide) for code in codes]
+        code = self._encoder.code(
+            condition, batch=self.batch, dtype=place.wide, device=place.device
+        )
+        if code is not None:
+            code = code.to(place.wide)
+        if code is not None and self._guidance:
+            code = torch.cat([code, torch.zeros_like(code)])
+        codes = self._encoder.pyramid(code)
         self._evaluator.project(codes)
         spatial = [
             code.permute(2, 3, 0, 1).flatten(1, 2) if code is not None and code.ndim == 4 else None
@@ -191,13 +206,21 @@ class CachedSampler:
 
     def _draw(self, row: int, column: int) -> None:
         config = self.config
-        params = read_params(self._raw[column][:, :, None, None], config)
-        uniforms = self._uniforms[column][:, :, None, None]
-        drawn = params.draw(uniforms, temperature=self._temperature)[:, :, 0, 0]
+        drawn = self._choose(column)[:, :, 0, 0]
         drawn = torch.where(self._mask[column], self._given[column], drawn)
         self._drawn[column] = drawn
         pixel = self._evaluator.pixels.cols(row)[column]
-        pixel.copy_(to_unit(drawn, config.low, config.high))
+        pixel.unflatten(0, (-1, self.batch)).copy_(to_unit(drawn, config.low, config.high))
+
+    def _choose(self, column: int) -> Tensor:
+        """Return a pixel's values [batch, channels, 1, 1]."""
+        uniforms = self._uniforms[column][:, :, None, None]
+        parts = self._raw[column][:, :, None, None].split(self.batch)
+        params = [read_params(part, self.config) for part in parts]
+        if not self._guidance:
+            return params[0].draw(uniforms, temperature=self._temperature)
+        guided = guide(*params, guidance=self._guidance, temperature=self._temperature)
+        return guided.draw(uniforms)
 
 
 def sample_in_batches(
@@ -207,6 +230,7 @@ def sample_in_batches(
     *,
     given: Given | None = None,
     temperature: float = 1.0,
+    guidance: float = 0.0,
     dtype: torch.dtype | None = None,
     batch_size: int = BATCH_SIZE,
 ) -> Sampled:
@@ -220,7 +244,7 @@ def sample_in_batches(
     if not (num := len(uniforms)):
         raise ValueError("there are no images to draw: expected numbers for at least one")
     batch = math.ceil(num / math.ceil(num / batch_size))
-    sampler, parts = CachedSampler(model, batch=batch, dtype=dtype), []
+    sampler, parts = CachedSampler(model, batch=batch, dtype=dtype, guidance=guidance), []
     for start in range(0, num, batch):
         rows = torch.arange(start, start + batch).clamp_max(num - 1)
         sampled = sampler.sample(

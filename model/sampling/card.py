@@ -75,6 +75,15 @@ def dataset_card(
     return f"---\n{_card_yaml(summary, shards)}---\n{_card_text(model, name, summary, how)}"
 
 
+def manner(temperature: float, guidance: float) -> str:
+    """Return in words how a model's distribution was changed.
+
+    >>> manner(1.0, 0.0), manner(0.9, 1.5)
+    ('at temperature 1', 'at temperature 0.9 with guidance 1.5')
+    """
+    return f"at temperature {temperature:g}" + (f" with guidance {guidance:g}" if guidance else "")
+
+
 def _card_yaml(summary: Mapping[str, Any], shards: Sequence[FileEntry]) -> str:
     size = sum(entry.bytes for entry in shards)
     lines = ["license: cc-by-4.0", "task_categories:", "- image-classification", "tags:"]

@@ -13,7 +13,8 @@ With more candidates a mask's completion is picked among several by importance r
 (Rubin 1987): candidate k has the weight of the product of p(given pixel | pixels before it),
 the factor that the draw left out. That tends to p(rest | given) as candidates grow, and is as
 good as the largest weights are many; for a prefix all weights are equal. At another temperature
-than 1 all of this holds for the sharpened conditionals, but the weights stay the model's.
+than 1, or with guidance, all of this holds for the changed conditionals, but the weights stay
+the model's.
 """
 
 import torch
@@ -38,6 +39,7 @@ def complete(
     first_index: int = 0,
     num_candidates: int = 1,
     temperature: float = 1.0,
+    guidance: float = 0.0,
     dtype: torch.dtype | None = None,
     batch_size: int = BATCH_SIZE,
 ) -> Images:
@@ -70,6 +72,7 @@ def complete(
         condition,
         given=repeated,
         temperature=temperature,
+        guidance=guidance,
         dtype=dtype,
         batch_size=batch_size,
     )

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from model.config import PixelCNNConfig
+from model.config import PixelCNNConfig, check_guidance
 from model.likelihood import num_draws
 from model.pixelcnn import PixelCNN
 from model.precision import default_device
@@ -35,6 +35,7 @@ class Drawer:
     def __init__(self, model: PixelCNN, labels: npt.NDArray[np.int64], spec: SampleSpec) -> None:
         """Take the model's label of each of the spec's classes."""
         check_drawable(model.config)
+        check_guidance(spec.guidance, model.config)
         self.spec, self.labels, self.model = spec, labels, model
         self._samplers: dict[int, CachedSampler] = {}
 
@@ -71,7 +72,9 @@ class Drawer:
             batch = min(self.spec.batch_size, self.spec.rows_per_shard, self.spec.num_rows)
         if batch not in self._samplers:
             dtype = getattr(torch, self.spec.dtype)
-            self._samplers[batch] = CachedSampler(self.model, batch=batch, dtype=dtype)
+            self._samplers[batch] = CachedSampler(
+                self.model, batch=batch, dtype=dtype, guidance=self.spec.guidance
+            )
         return self._samplers[batch]
 
 

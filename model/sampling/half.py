@@ -63,6 +63,7 @@ class Wish:
     num: int = 8
     seed: int = 0
     temperature: float = 1.0
+    guidance: float = 0.0
     num_candidates: int = 1
     dtype: Dtype = "float32"
 
@@ -95,6 +96,7 @@ def complete_half(
         seed=wish.seed,
         num_candidates=wish.num_candidates,
         temperature=wish.temperature,
+        guidance=wish.guidance,
         dtype=getattr(torch, wish.dtype),
     )
     shown = torch.where(given.mask[:, None], given.value.long(), network.config.low)
@@ -102,7 +104,7 @@ def complete_half(
         "class_names": list(names) if condition is not None else [],
         "completions": wish.num,
         "given_pixels": int(given.mask.sum()),
-        "is_exact": bool(is_prefix(given.mask).all()),
+        "is_exact": bool(is_prefix(given.mask).all()) and not wish.guidance,
     }
     return _picture([shown, images.cpu().long()], network.config), done
 

@@ -12,6 +12,9 @@ import torch
 from jaxtyping import Float, Num
 from torch import Tensor
 
+from model.config import check_guidance
+from model.sampling.guidance import guide
+
 if TYPE_CHECKING:
     from model.pixelcnn import PixelCNN
 
@@ -23,14 +26,17 @@ def sample_naive(
     condition: Tensor | None = None,
     *,
     temperature: float = 1.0,
+    guidance: float = 0.0,
 ) -> Num[Tensor, "batch channels height width"]:
     """Return one image for each row of `uniforms`; uint8 where low..high fits, else int64.
 
     uniforms: in (0, 1), for each pixel model.likelihood.num_draws of them
     temperature: divides logits, multiplies scales; raises ValueError unless positive
+    guidance: see model.sampling.guidance; raises ValueError if the model cannot be guided
     """
     if not temperature > 0:
         raise ValueError(f"temperature must be positive, found {temperature}")
+    check_guidance(guidance, model.config)
     height, width, channels = model.config.image_shape
     weight = model.network.output.bias
     uniforms = uniforms.to(weight.device)
@@ -44,7 +50,12 @@ def sample_naive(
             for column in range(width):
                 here = slice(row, row + 1), slice(column, column + 1)
                 params = model.distribution_params(value, condition).at(*here)
-                drawn = params.draw(uniforms[:, :, *here], temperature=temperature)
+                if guidance:
+                    withheld = model.distribution_params(value).at(*here)
+                    params = guide(params, withheld, guidance=guidance, temperature=temperature)
+                    drawn = params.draw(uniforms[:, :, *here])
+                else:
+                    drawn = params.draw(uniforms[:, :, *here], temperature=temperature)
                 value[:, :, row, column] = drawn[:, :, 0, 0].to(value.dtype)
     finally:
         model.train(was_training)

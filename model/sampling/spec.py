@@ -34,6 +34,8 @@ class SampleSpec:
     per_class       drawings of each class, or one number for each class
     seed            drawings 0, 1, 2, ... of a class are the same in every spec with this seed
     temperature     1 is the model's distribution; below 1 sharper, above 1 wilder
+    guidance        0 is the class's distribution; above 0 only what tells it from others more
+                    (model.sampling.guidance), for models that learned for it
     batch_size      drawings computed together
     dtype           of the arithmetic; likelihoods are sums in float32 or wider
     rows_per_shard  drawings in a Parquet file, the unit that a restart repeats
@@ -43,6 +45,7 @@ class SampleSpec:
     per_class: int | tuple[int, ...]
     seed: int = 0
     temperature: float = 1.0
+    guidance: float = 0.0
     batch_size: int = 64
     dtype: Dtype = "float32"
     rows_per_shard: int = 8_192
@@ -184,6 +187,8 @@ def _check_spec(spec: SampleSpec) -> None:
         raise ValueError(f"seed must be in [0, 2^63), found {spec.seed}")
     if not (spec.temperature > 0 and math.isfinite(spec.temperature)):
         raise ValueError(f"temperature must be positive, found {spec.temperature}")
+    if not (spec.guidance >= 0 and math.isfinite(spec.guidance)):
+        raise ValueError(f"guidance must be 0 or more, found {spec.guidance}")
     if spec.dtype not in typing.get_args(Dtype):
         expected = ", ".join(typing.get_args(Dtype))
         raise ValueError(f"dtype {spec.dtype!r}: expected one of {expected}")

@@ -17,6 +17,7 @@ from flows.cli import COMMANDS, run_command_line
 from flows.commands.build import build
 from flows.params import BuildParams, ChainParams
 from flows.stages import dataset_work, source_names
+from model.config import DEFAULT_GUIDANCE
 from pipelines.catalogue import class_entry
 from pipelines.doodles import google_npy
 from pipelines.schema import FileEntry, Manifest, artifact_digest
@@ -203,6 +204,23 @@ def test_classes_to_sample_are_those_of_the_model_not_only_googles(capsys, tmp_p
     assert plan["samples"] != answer(capsys, *common)["samples"]
     assert "did you mean 'Shoe'" in run(capsys, *common, "--classes", "shoes", code=2)
     assert "the model has no class 'sun'" in run(capsys, *common, "--classes", "sun", code=2)
+
+
+@pytest.mark.parametrize("dropout_p", [0.0, 0.1])
+def test_a_model_is_guided_as_it_learned_unless_one_says_otherwise(capsys, tmp_path, dropout_p):
+    store = open_store(str(tmp_path))
+    condition = {"kind": "embedding", "num_classes": 1, "dropout_p": dropout_p}
+    spec = {"network": {"condition": condition}}
+    digest = artifact_digest("models", spec, ())
+    summary = {"class_names": ["bee"]}
+    store.publish(Manifest(kind="models", name="own", digest=digest, spec=spec, summary=summary))
+    common = ["sample", "--model", "own", "--store", str(tmp_path), "--dry-run"]
+    plan = answer(capsys, *common)
+    assert plan["spec"]["guidance"] == (DEFAULT_GUIDANCE if dropout_p else 0)
+    unguided = answer(capsys, *common, "--guidance", "0")
+    assert (unguided["samples"] == plan["samples"]) == (dropout_p == 0)
+    if not dropout_p:
+        assert "cannot be guided" in run(capsys, *common, "--guidance", "1", code=2)
 
 
 def run(capsys, *arguments: str, code: int) -> str:

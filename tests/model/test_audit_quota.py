@@ -32,7 +32,7 @@ NETWORK = PixelCNNConfig(
     num_hierarchies=2,
     num_filters=2,
     num_logistic_mix=2,
-    condition=ConditionConfig(kind="embedding", num_classes=3, embedding_dim=2),
+    condition=ConditionConfig(kind="embedding", num_classes=3, embedding_dim=2, dropout_p=0.5),
 )
 
 
@@ -96,7 +96,8 @@ def read(store: Store, samples: Manifest):
 @pytest.fixture
 def spec() -> QuotaSpec:
     counts = {"cat": 9, "ant": 5}
-    return QuotaSpec(counts=counts, filters=Filters(min_ink=14, drop_duplicates=True))
+    filters = Filters(min_ink=14, drop_duplicates=True)
+    return QuotaSpec(counts=counts, filters=filters, guidance=1.0)
 
 
 def test_every_class_has_exactly_its_accepted_drawings(store, sources, spec):
@@ -111,6 +112,7 @@ def test_every_class_has_exactly_its_accepted_drawings(store, sources, spec):
         assert drawn[name] == count + sum(rejected[name].values()), name
     assert any(reasons.get("too_little_ink") for reasons in rejected.values())
     assert len(made.summary["rounds"]) > 1
+    assert {each["spec"]["guidance"] for each in made.summary["rounds"]} == {1.0}
     assert fill_quotas(spec, sources, store, "wanted") == made
     assert store.damaged(made) == []
 

@@ -98,3 +98,36 @@ def test_a_new_step_compiles_nothing_anew():
         model.set_dropout_key(DropoutKey(seed=0, step=step))
         torch.testing.assert_close(compiled(value), model(value), rtol=1e-5, atol=1e-4)
     assert len(graphs) == 1
+
+
+def test_in_training_a_share_of_conditions_is_withheld_whatever_the_ranks():
+    condition = dataclasses.replace(families.CONDITIONS["embedding"], dropout_p=0.25)
+    config = dataclasses.replace(families.TINY, condition=condition, dropout_p=0.0)
+    model, num = families.build(config).train(), 400
+    encoder, labels = model.encoder, torch.arange(num) % 3
+    place = {"dtype": torch.float64, "device": torch.device("cpu")}
+    keys = image_keys(key_tensor(DropoutKey(seed=0, step=3)), num)
+    code = encoder(labels, keys, batch=num, **place)[0]
+    is_withheld = (code == 0).all(1)
+    assert 75 <= is_withheld.sum() <= 125
+    torch.testing.assert_close(code[~is_withheld], encoder.table[labels[~is_withheld]].double())
+    half = image_keys(key_tensor(DropoutKey(seed=0, step=3, first_image=200)), 200)
+    assert torch.equal(encoder(labels[200:], half, batch=200, **place)[0], code[200:])
+    assert (model.eval().encoder(labels, keys, batch=num, **place)[0] != 0).any(1).all()
+
+
+@pytest.mark.parametrize("kind", ["embedding", "embedding_map", "multi_label", "spatial"])
+def test_a_withheld_condition_is_none_at_all(kind: str):
+    config = families.FAMILIES[kind]
+    condition = dataclasses.replace(config.condition, dropout_p=1 - 1e-9)
+    model = families.build(dataclasses.replace(config, condition=condition, dropout_p=0.0))
+    value, given = families.images(config), families.condition(config)
+    without = model(value)
+    assert not torch.equal(model(value, given), without)
+    torch.testing.assert_close(model.train()(value, given), without)
+
+
+def test_a_condition_that_always_was_there_must_be_given():
+    model, value = families.build(families.FAMILIES["embedding"]), families.images(families.TINY)
+    with pytest.raises(ValueError, match="learned from no drawing without one"):
+        model(value)

@@ -56,6 +56,32 @@ def test_logistic_mixture_sums_to_one_over_all_levels(low: int, high: int):
     values = levels[:, None, None, None, None].expand(-1, 5, 1, 3, 2)
     total = torch.stack([params.log_prob(value) for value in values]).exp().sum(dim=0)
     torch.testing.assert_close(total, torch.ones_like(total), rtol=0, atol=1e-12)
+    each = torch.stack([params.log_prob(value) for value in values], dim=1)
+    # Beyond what a float holds a level is only known to be unlikely.
+    found = params.level_log_probs()
+    is_known = each > -700
+    torch.testing.assert_close(found[is_known], each[is_known], rtol=1e-12, atol=1e-12)
+    assert (found[~is_known] < -690).all()
+
+
+@pytest.mark.parametrize("head", ["logistic", "softmax"])
+def test_levels_at_a_temperature_are_as_likely_as_they_are_drawn(head: str):
+    config = PixelCNNConfig(num_logistic_mix=2, high=7, head=head)
+    params = read_params(torch.randn(1, num_params(config), 1, 1, dtype=torch.float64), config)
+    # A fine grid over the unit square integrates both uniforms.
+    side = (torch.arange(600, dtype=torch.float64) + 0.5) / 600
+    grid = torch.cartesian_prod(side, side)[:, : 1 if head == "softmax" else 2]
+    many = params._replace(
+        **{
+            name: part.expand(len(grid), *part.shape[1:])
+            for name, part in params._asdict().items()
+            if isinstance(part, Tensor)
+        }
+    )
+    drawn = many.draw(grid[:, :, None, None], temperature=0.4).flatten().long()
+    found = torch.bincount(drawn, minlength=8) / len(grid)
+    expected = params.level_log_probs(temperature=0.4).exp().flatten()
+    torch.testing.assert_close(found.double(), expected, rtol=0, atol=3e-3)
 
 
 def test_color_mixture_sums_to_one_over_all_colors():

@@ -55,6 +55,19 @@ def test_another_temperature_captures_anew() -> None:
     assert torch.equal(cold.images.cpu(), expected)
 
 
+def test_guided_graphs_draw_what_the_naive_sampler_draws() -> None:
+    config = FAMILIES["embedding_map"]
+    guidable = dataclasses.replace(config.condition, dropout_p=0.5)
+    model = build(dataclasses.replace(config, condition=guidable))
+    given = condition(model.config)
+    expected = [
+        sample_naive(model, uniforms_of(model.config, seed), given, guidance=2.0) for seed in (1, 2)
+    ]
+    sampler = CachedSampler(model.cuda(), batch=3, guidance=2.0)
+    for seed, images in zip((1, 2), expected, strict=True):
+        assert torch.equal(sampler.sample(uniforms_of(config, seed), given).images.cpu(), images)
+
+
 def test_bfloat16_graphs_are_near_the_model() -> None:
     model = build(FAMILIES["three levels"], dtype=torch.float32).cuda()
     sampled = CachedSampler(model, batch=3, dtype=torch.bfloat16).sample(

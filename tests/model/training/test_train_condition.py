@@ -32,6 +32,7 @@ def test_a_kind_may_be_changed_and_changed_back() -> None:
     kind = spec.network.condition.kind
     dim = spec.network.condition.embedding_dim
     again = [f"condition.kind={kind}", f"condition.embedding_dim={dim}"]
+    assert there.network.condition.dropout_p == spec.network.condition.dropout_p
     assert apply_overrides(there, again) == spec
 
 
@@ -42,6 +43,7 @@ def test_a_kind_may_be_changed_and_changed_back() -> None:
         ("condition.kind=label", "expected one of none, embedding"),
         ("condition.embedding_dim=0", "embedding_dim must be at least 1"),
         ("condition.kid=none", "did you mean condition.kind"),
+        ("condition.dropout_p=1", r"condition.dropout_p must be in \[0, 1\), found 1"),
     ],
 )
 def test_other_conditions_are_refused(assignment: str, message: str) -> None:
