@@ -51,7 +51,7 @@ def run(
     samples_per_class
         How many drawings of each class to make.
     guidance
-        How much drawings prefer what tells their class from the others; by default 2 for
+        How much drawings prefer what tells their class from the others; by default 2.5 for
         models that learned for it (condition.dropout_p, as tiny does), 0 for others.
     seed
         Decides the doodles, the splits, the training and the drawings.

@@ -53,7 +53,7 @@ def sample(
         Below 1 the drawings are more alike and cleaner.
     guidance
         How much to prefer what tells a class from the others; 0 is the class's own distribution.
-        By default 2 for models that learned for it (condition.dropout_p), 0 for others.
+        By default 2.5 for models that learned for it (condition.dropout_p), 0 for others.
     batch
         Drawings computed together; it is part of what decides their last digits.
     dtype

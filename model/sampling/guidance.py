@@ -3,14 +3,22 @@
 Classifier-free guidance (Ho and Salimans 2022, section 3.2) in a model whose pixels have a
 finite number of levels, where it needs no approximation:
 
-    P'(level) ~ P(level | class) * (P(level | class) / P(level))^guidance
+    P'(level) ~ P(level | class) * min(P(level | class) / P(level), e)^guidance
 
 each given the pixels before it, normalized over the levels; P(level) is the model's own, with
 the condition withheld. 0 is the class's distribution. Above 0 the drawings are no draws of
 p(drawing | class): there are fewer odd ones, and fewer kinds.
+
+The minimum is ours. Without it a level that neither distribution expects (1e-4 and 1e-7, say)
+becomes likely by their ratio alone, which is where both are least exact: crumbs of ink in
+empty corners.
 """
 
 from model.likelihood import LevelLogits, Params
+
+# Nats that one pixel may say for a level; of none, 2, 1.5, 1 and 0.5 the one without crumbs
+# whose drawings a judge knows best (model/EXPERIMENTS.md).
+MAX_EVIDENCE = 1.0
 
 
 def guide(
@@ -22,5 +30,5 @@ def guide(
     temperature: sharpens both first, as it does without guidance
     """
     own = given.level_log_probs(temperature=temperature)
-    ratio = own - withheld.level_log_probs(temperature=temperature)
-    return LevelLogits(own + guidance * ratio, given.low)
+    evidence = own - withheld.level_log_probs(temperature=temperature)
+    return LevelLogits(own + guidance * evidence.clamp_max(MAX_EVIDENCE), given.low)

@@ -45,6 +45,13 @@ def test_guidance_raises_what_the_condition_makes_likelier() -> None:
     torch.testing.assert_close(guided.level_log_probs().exp().flatten(), expected)
 
 
+def test_what_neither_expects_is_not_made_likely() -> None:
+    # Its ratio is 10,000, which counts as e.
+    guided = guide(levels(0.999, 0.001), levels(1 - 1e-7, 1e-7), guidance=2.5)
+    unlikely = guided.level_log_probs().exp().flatten()[1]
+    assert 0.001 < unlikely < 0.001 * math.exp(2.6)
+
+
 @pytest.mark.parametrize("head", ["logistic", "softmax"])
 def test_without_guidance_it_is_the_distribution_itself(head: str) -> None:
     config = dataclasses.replace(TINY, head=head)
@@ -106,7 +113,8 @@ def test_guided_frequencies_are_the_guided_probabilities() -> None:
     with torch.no_grad():
         given = model.distribution_params(value, labels[:16]).level_log_probs()
         withheld = model.distribution_params(value).level_log_probs()
-    pixel = (2.5 * given - 1.5 * withheld).log_softmax(1).gather(1, value)
+    guided = given + 1.5 * (given - withheld).clamp_max(1)
+    pixel = guided.log_softmax(1).gather(1, value)
     expected = pixel.sum((1, 2, 3)).exp() * num
     assert math.isclose(expected.sum(), num, rel_tol=1e-9)
     counts = torch.bincount(drawn @ torch.tensor([1, 2, 4, 8]), minlength=16)
