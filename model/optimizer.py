@@ -30,9 +30,7 @@ def make_optimizers(spec: TrainSpec, model: PixelCNN) -> list[torch.optim.Optimi
     chosen = {id(parameter) for parameter in inner}
     rest = [p for p in model.parameters() if p.requires_grad and id(p) not in chosen]
     betas = (spec.beta1, spec.beta2)
-    adam = torch.optim.Adam(
-        rest, lr=spec.learning_rate, betas=betas, eps=spec.adam_eps, foreach=True
-    )
+    adam = torch.optim.Adam(rest, lr=spec.learning_rate, betas=betas, eps=spec.adam_eps, fused=True)
     return [adam, Muon(inner, lr=spec.muon_learning_rate)] if inner else [adam]
 
 

@@ -3,6 +3,7 @@
     one thread        over batch sizes, in seconds of that thread; a forward pass beside it
     all cores         one process a core, against tfd.PixelCNN's compiled `sample`
     naive             this project's plain sampler, from measured forward passes
+    guided            what guidance adds, on one thread
 
 tfd.PixelCNN samples by 785 full passes, which would take 20 minutes for 8 images: measured are
 passes of its own compiled loop body, the rest is multiplied. What was measured is also drawn, into
@@ -23,7 +24,7 @@ import torch
 import torch.utils.flop_counter
 from figures import print_figure
 
-from model.config import ConditionConfig, PixelCNNConfig
+from model.config import DEFAULT_GUIDANCE, ConditionConfig, PixelCNNConfig
 from model.likelihood import num_draws
 from model.pixelcnn import PixelCNN
 from model.sampling.cached import CachedSampler
@@ -35,12 +36,13 @@ SEED = PixelCNNConfig(
     num_hierarchies=3,
     num_filters=128,
     num_logistic_mix=5,
-    condition=ConditionConfig(kind="scalar"),
+    condition=ConditionConfig(kind="scalar", dropout_p=0.1),
 )
 NUM_PIXELS = 28 * 28
 # tfd.PixelCNN draws all pixels from noise once and then passes once for each.
 TFP_PASSES = NUM_PIXELS + 1
 BATCHES = (1, 4, 8, 16, 32, 64, 128)
+GUIDED_BATCH = 64
 
 
 def seed_model() -> PixelCNN:
@@ -73,9 +75,9 @@ def forward_sec(model: PixelCNN, batch: int, repeats: int) -> float:
     return min(timed(lambda: model(images, labels))["thread"] for _ in range(repeats))
 
 
-def sample_sec(model: PixelCNN, batch: int) -> dict[str, float]:
+def sample_sec(model: PixelCNN, batch: int, *, guidance: float = 0.0) -> dict[str, float]:
     """Return the seconds of drawing one batch, the best of two; memory is allocated before."""
-    sampler = CachedSampler(model, batch=batch)
+    sampler = CachedSampler(model, batch=batch, guidance=guidance)
     uniforms = draw_uniforms(batch, num_draws(SEED), 28, 28, seed=0)
     runs = [timed(lambda: sampler.sample(uniforms, torch.arange(batch) % 10)) for _ in range(2)]
     return {clock: min(run[clock] for run in runs) for clock in runs[0]}
@@ -98,6 +100,8 @@ def measure_here(batch: int, num_threads: int) -> dict[str, float]:
     before, forward = peak_gflops(), forward_sec(model, batch, repeats=1)
     sampled = sample_sec(model, batch)
     forward = min(forward, forward_sec(model, batch, repeats=1))
+    if batch == GUIDED_BATCH:
+        sampled["guided"] = sample_sec(model, batch, guidance=DEFAULT_GUIDANCE)["thread"]
     return sampled | {"forward": forward, "peak": max(before, peak_gflops())}
 
 
@@ -161,6 +165,16 @@ def print_one_thread(batch: int, row: dict[str, float], gflop: float) -> None:
     print_figure(
         f"naive_{name}", sample, "s/image", peer=peer, peer_value=naive, ratio=naive / sample
     )
+    if "guided" in row:
+        guided = row["guided"] / batch
+        print_figure(
+            f"guided_{name}",
+            guided,
+            "s/image",
+            peer="the same without guidance",
+            peer_value=sample,
+            ratio=sample / guided,
+        )
 
 
 def print_tfp(batch: int, layouts: dict[str, float]) -> None:

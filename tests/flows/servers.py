@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.error
 import urllib.request
@@ -44,22 +45,28 @@ def free_port() -> int:
 
 @contextlib.contextmanager
 def postgres(folder: Path) -> Iterator[str]:
-    """Run a database server in an empty folder; yield the URL for Prefect."""
+    """Run a database server that writes its log into a new folder; yield the URL for Prefect.
+
+    Its files are in a folder beside pytest's, which every start of pytest closes to other
+    accounts, such as the one that the database runs under.
+    """
     programs = postgres_programs()
     assert programs is not None
     folder.mkdir(parents=True)
-    account = _account(folder)
     password, port = secrets.token_urlsafe(12), free_port()
-    (folder / "password").write_text(password)
-    shutil.chown(folder / "password", *account)
-    _as(account, programs / "initdb", "-D", folder / "db", "-U", "prefect", "-A",
-        "scram-sha-256", f"--pwfile={folder / 'password'}")  # fmt: skip
-    options = f"-c listen_addresses=127.0.0.1 -c port={port} -c unix_socket_directories={folder}"
-    command = [programs / "postgres", "-D", folder / "db", *options.split()]
-    with _process(_user(account, *command), folder / "postgres.log", {}):
-        url = f"postgresql+asyncpg://prefect:{password}@127.0.0.1:{port}/postgres"
-        _wait_for(lambda: _listens(port), "PostgreSQL")
-        yield url
+    with tempfile.TemporaryDirectory(prefix="sketchmill-postgres-") as name:
+        files = Path(name)
+        account = _account(files)
+        (files / "password").write_text(password)
+        shutil.chown(files / "password", *account)
+        _as(account, programs / "initdb", "-D", files / "db", "-U", "prefect", "-A",
+            "scram-sha-256", f"--pwfile={files / 'password'}")  # fmt: skip
+        options = f"-c listen_addresses=127.0.0.1 -c port={port} -c unix_socket_directories={files}"
+        command = [programs / "postgres", "-D", files / "db", *options.split()]
+        with _process(_user(account, *command), folder / "postgres.log", {}):
+            url = f"postgresql+asyncpg://prefect:{password}@127.0.0.1:{port}/postgres"
+            _wait_for(lambda: _listens(port), "PostgreSQL")
+            yield url
 
 
 class PrefectServer:
@@ -157,9 +164,6 @@ def _account(folder: Path) -> tuple[int, int]:
         return os.geteuid(), os.getegid()
     entry = pwd.getpwnam("postgres")
     os.chown(folder, entry.pw_uid, entry.pw_gid)
-    for above in [folder, *folder.parents]:
-        if above.stat().st_uid == 0 and above != Path("/"):
-            above.chmod(above.stat().st_mode | 0o011)
     return entry.pw_uid, entry.pw_gid
 
 
