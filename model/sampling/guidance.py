@@ -16,8 +16,8 @@ empty corners.
 
 from model.likelihood import LevelLogits, Params
 
-# Nats that one pixel may say for a level; of none, 2, 1.5, 1 and 0.5 the one without crumbs
-# whose drawings a judge knows best (model/EXPERIMENTS.md).
+# Nats that one pixel may say for a level: 2 still leaves crumbs, 1 none that was seen, and a judge
+# knows as many of the drawings as without a bound (model/EXPERIMENTS.md).
 MAX_EVIDENCE = 1.0
 
 

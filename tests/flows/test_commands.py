@@ -223,6 +223,13 @@ def test_a_model_is_guided_as_it_learned_unless_one_says_otherwise(capsys, tmp_p
         assert "cannot be guided" in run(capsys, *common, "--guidance", "1", code=2)
 
 
+@pytest.mark.parametrize("command", ["run", "sample", "quota"])
+def test_help_says_how_much_is_guided_by_default(capsys, command):
+    assert run_command_line([command, "--help"]) == 0
+    words = " ".join(capsys.readouterr().out.replace("│", " ").split())
+    assert f"default {DEFAULT_GUIDANCE:g} for models that learned for it" in words
+
+
 def run(capsys, *arguments: str, code: int) -> str:
     """Run a command that must end with this code and return what it says on stderr."""
     assert run_command_line(list(arguments)) == code

@@ -23,6 +23,11 @@ MODELS = {
     "knows": strokes.CONFIG,
     "bytes": dataclasses.replace(strokes.CONFIG, high=255),
     "color": dataclasses.replace(strokes.CONFIG, image_shape=(4, 4, 3), high=255),
+    "guided": dataclasses.replace(
+        strokes.CONFIG,
+        high=255,
+        condition=dataclasses.replace(strokes.CONFIG.condition, dropout_p=0.5),
+    ),
     "plain": dataclasses.replace(strokes.CONFIG, condition=ConditionConfig()),
     "several": dataclasses.replace(
         strokes.CONFIG, condition=ConditionConfig(kind="multi_label", num_classes=2)
@@ -100,6 +105,17 @@ def test_opaque_pixels_of_a_picture_stay_and_the_rest_is_drawn(folder: Path, cap
     assert len(np.unique(completions, axis=0)) == 3
     done(folder, capsys, *given[:-1], "b.png")
     assert Path("a.png").read_bytes() == Path("b.png").read_bytes()
+
+
+def test_a_guided_completion_keeps_what_is_given_and_is_not_called_exact(folder: Path, capsys):
+    pixels = np.zeros((4, 4, 2), np.uint8)
+    pixels[0] = (200, 255)
+    given = (save("half.png", pixels), "--model", "guided", "--class-name", "column", "--num", "3")
+    assert done(folder, capsys, *given, "--out", "a.png")["is_exact"] is True
+    assert done(folder, capsys, *given, "--guidance", "2", "--out", "b.png")["is_exact"] is False
+    _, completions = drawings(Path("b.png"))
+    assert (completions[:, 0] == 255 - 200).all()
+    assert Path("a.png").read_bytes() != Path("b.png").read_bytes()
 
 
 def test_a_mask_says_what_of_a_picture_is_given(folder: Path, capsys):
