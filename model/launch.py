@@ -23,6 +23,7 @@ from typing import IO
 import torch
 
 from model.data import SPLITS, count_rows
+from model.failure import read_failure
 from model.options import Device, RunOptions, options_to_json, threads_per_rank
 from model.parent import PARENT_PID
 from model.progress import Progress, no_progress
@@ -38,10 +39,12 @@ SHUTDOWN_SEC = 60
 _AGENT_MARGIN_SEC = 15
 # Fewer, and the work that does not depend on the number of images weighs more than theirs.
 MIN_RANK_IMAGES = 4
+# Lines of the ranks' errors that go along with one, for --debug.
+_TAIL_LINES = 60
 
 
 class LaunchError(RuntimeError):
-    """The ranks ended without a model; the message has the last lines they wrote."""
+    """The ranks ended without a model; the message is what the first to fail said."""
 
 
 def train_in_processes(
@@ -59,9 +62,9 @@ def train_in_processes(
 
     num_processes 0 means one a GPU, or on a CPU as `default_processes` says.
     torchrun_options replace --standalone for several machines (--nnodes, --rdzv-endpoint, ...).
-    Raises Interrupted if this process or the ranks were told to stop, LaunchError if they
-    failed, ValueError if the spec does not fit the dataset or a split is missing. A memory://
-    store cannot be shared with other processes and is refused.
+    Raises Interrupted if this process or the ranks were told to stop, ValueError if the spec does
+    not fit the dataset, a split is missing or a file is damaged, LaunchError if the ranks failed
+    of anything else. A memory:// store cannot be shared with other processes and is refused.
     """
     if store.url.startswith("memory://"):
         raise ValueError("a memory:// store cannot be shared with other processes")
@@ -73,20 +76,22 @@ def train_in_processes(
     # With several machines only the ranks know how many they are.
     _check(spec, dataset, num_ranks=1 if torchrun_options else num_processes)
     with tempfile.TemporaryDirectory(prefix="sketchmill-train-") as scratch:
-        spec_path = Path(scratch, "spec.json")
+        spec_path, failure_path = Path(scratch, "spec.json"), Path(scratch, "failure.json")
         spec_path.write_text(json.dumps(spec_to_json(spec)))
         command = _command(num_processes, torchrun_options)
         command += ["--store", store.url, "--dataset", f"{dataset.name}@{dataset.digest}"]
         command += ["--name", name, "--spec-json", str(spec_path), "--progress-json"]
+        command += ["--failure-file", str(failure_path)]
         command += ["--options-json", options_to_json(options)]
         with Path(scratch, "stderr").open("w+b") as errors, _agent(command, errors) as agent:
             _follow(agent, progress)
             code = agent.wait()
             errors.seek(0)
             tail = errors.read().decode(errors="replace")
+        failure = read_failure(failure_path, LaunchError)
     if found := store.reuse("models", name, digest):
         return found
-    raise _failure(code, tail)
+    raise failure or _failure(code, tail)
 
 
 def default_processes(spec: TrainSpec, *, device: Device = "auto") -> int:
@@ -166,5 +171,7 @@ def _follow(agent: subprocess.Popen[str], progress: Progress) -> None:
 def _failure(code: int, errors: str) -> BaseException:
     if code in (-signal.SIGTERM, 128 + signal.SIGTERM):
         return Interrupted(128 + signal.SIGTERM)
-    tail = "\n".join(errors.strip().splitlines()[-30:])
-    return LaunchError(f"training ended with exit code {code} and no model:\n{tail}")
+    tail = errors.strip().splitlines()[-_TAIL_LINES:]
+    error = LaunchError(f"training ended with exit code {code} and no model: {' '.join(tail[-1:])}")
+    error.add_note("\n".join(tail))
+    return error

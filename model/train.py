@@ -21,6 +21,7 @@ import torch
 from torch.distributed.elastic.multiprocessing.errors import record
 
 from model.data import SPLITS, Drawings, open_split
+from model.failure import telling_failure
 from model.lock import only_trainer
 from model.options import (
     RunOptions,
@@ -87,7 +88,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     store = open_store(options.store)
     spec = spec_from_json(json.loads(options.spec_json.read_text()))
     run_options = options_from_json(options.options_json)
-    with join_ranks(run_options.device) as ranks:
+    with (
+        join_ranks(run_options.device) as ranks,
+        telling_failure(options.failure_file, rank=ranks.rank),
+    ):
         shows = options.progress_json and ranks.is_first
         if shows:
             logging.getLogger("model").addHandler(JsonWarnings(sys.stdout))
@@ -112,6 +116,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--name", required=True, help="name of the model to publish")
     parser.add_argument("--spec-json", required=True, type=Path, help="file with the TrainSpec")
     parser.add_argument("--options-json", default="{}", help="RunOptions as a JSON object")
+    parser.add_argument("--failure-file", type=Path, help="where the first rank to fail says why")
     parser.add_argument("--progress-json", action="store_true", help="progress lines on stdout")
     return parser.parse_args(arguments)
 

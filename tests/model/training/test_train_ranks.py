@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from model.evaluate import Evaluation, evaluate_model
+from model.failure import read_failure, telling_failure
 from model.launch import LaunchError, train_in_processes
 from model.options import RunOptions, options_to_json
 from model.ranks import Interrupted
@@ -76,10 +77,10 @@ class Parent:
         self.process = subprocess.Popen(
             [sys.executable, "-c", self.SCRIPT, *arguments],
             stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
             text=True,
         )
-        self.seen: dict[str, list[int]] = {}
+        self.errors = ""
 
     def wait_for(self, nimg: int) -> None:
         """Return once training has shown that many drawings."""
@@ -105,7 +106,7 @@ class Parent:
         raise AssertionError("training ended before it had ranks")
 
     def wait(self) -> int:
-        self.process.communicate(timeout=120)
+        _, self.errors = self.process.communicate(timeout=120)
         return self.process.returncode
 
 
@@ -140,7 +141,9 @@ def test_killed_at_random_steps_ends_in_the_same_bytes(store, make_dataset, smal
         parent.wait_for(start + generator.randrange(48))
         family = parent.family()
         os.kill(generator.choice(family[victim]), signal.SIGKILL)
-        parent.wait()
+        assert parent.wait() != 0
+        if victim == "rank":
+            assert "ended with code -9" in parent.errors
         assert not wait_until_gone([pid for pids in family.values() for pid in pids]), (
             f"survivors after {victim}"
         )
@@ -187,8 +190,44 @@ def test_sigterm_saves_on_all_ranks_and_exits_143(
 def test_failure_in_a_rank_is_reported_with_its_words(store, make_dataset, small_spec) -> None:
     dataset = make_dataset(store)
     spec = small_spec(dataset, "learning_rate=1e30", "clip_norm=0", "warmup_nimg=0")
-    with pytest.raises(LaunchError, match="lower learning_rate"):
+    with pytest.raises(LaunchError, match=r"^loss .*lower learning_rate") as caught:
         train_in_processes(spec, dataset, store, "m", num_processes=2, options=OPTIONS)
+    assert "\n" not in str(caught.value)
+    assert "Traceback" in "".join(caught.value.__notes__)
+
+
+class TestFailure:
+    """The rank that is heard: not the quickest to end, but the one whose failure it was."""
+
+    LOST = "[.../third_party/gloo/gloo/transport/tcp/pair.cc:553] Connection closed by peer"
+
+    @staticmethod
+    def fail(path: Path, error: Exception, *, rank: int) -> None:
+        with pytest.raises(type(error)), telling_failure(path, rank=rank):
+            raise error
+
+    def test_wrong_input_is_heard_though_another_rank_ended_before(self, tmp_path: Path) -> None:
+        path = tmp_path / "failure.json"
+        self.fail(path, RuntimeError(self.LOST), rank=1)
+        assert read_failure(path, LaunchError) is None
+        self.fail(path, ValueError("a shard is damaged"), rank=0)
+        self.fail(path, MemoryError("mine is of later"), rank=2)
+        failure = read_failure(path, LaunchError)
+        assert type(failure) is ValueError
+        assert str(failure) == "a shard is damaged"
+        assert failure.__notes__[0].startswith("rank 0:\nTraceback")
+        assert [found.name for found in tmp_path.iterdir()] == ["failure.json"]
+
+    def test_failure_that_is_no_ones_input_keeps_its_words(self, tmp_path: Path) -> None:
+        path = tmp_path / "failure.json"
+        self.fail(path, KeyError(), rank=0)
+        failure = read_failure(path, LaunchError)
+        assert type(failure) is LaunchError
+        assert str(failure) == "KeyError"
+
+    def test_without_a_launcher_nothing_is_written(self) -> None:
+        with pytest.raises(ValueError, match="x"), telling_failure(None, rank=0):
+            raise ValueError("x")
 
 
 def test_evaluation_sees_each_drawing_once_on_any_number_of_ranks(
