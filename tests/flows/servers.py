@@ -116,12 +116,12 @@ def worker(
         yield started
 
 
-def wait_until(condition, limit_sec: float, what: str = "it") -> float:
-    """Wait until a condition holds and return the seconds that took."""
+def wait_until(condition, limit_sec: float, what: str = "it", *, poll_sec: float = 0.2) -> float:
+    """Wait until a condition holds, asked every `poll_sec`; return the seconds that took."""
     started = time.monotonic()
     while not condition():
         assert time.monotonic() - started < limit_sec, f"{what} did not happen in {limit_sec} s"
-        time.sleep(0.2)
+        time.sleep(poll_sec)
     return time.monotonic() - started
 
 

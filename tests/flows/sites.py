@@ -67,8 +67,13 @@ class Site:
             return api.read_flow_run(run_id).state.name
 
     def finish(self, run_id, expected: str = "Completed", limit_sec: float = LIMIT_SEC) -> None:
-        servers.wait_until(lambda: self.state(run_id) in FINAL, limit_sec, f"end of {run_id}")
         with client() as api:
+
+            def has_ended() -> bool:
+                return api.read_flow_run(run_id).state.name in FINAL
+
+            # Seldom: each question costs the server, which the run needs as well.
+            servers.wait_until(has_ended, limit_sec, f"end of {run_id}", poll_sec=1.0)
             state = api.read_flow_run(run_id).state
         assert state.name == expected, f"{state.name}: {state.message}"
 

@@ -3,7 +3,6 @@
 import os
 import signal
 import sys
-import time
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -18,9 +17,6 @@ from sites import CLASSES, Site, build_dataset, client, running_site, settings_o
 from pipelines.store import open_store
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
-
-# Longer than the client's own retries last.
-OUTAGE_SEC = 90
 
 
 @pytest.fixture(scope="module")
@@ -144,16 +140,6 @@ def test_killed_worker_leaves_no_process_and_its_run_is_crashed(site, dataset):
         finally:
             site.gpu.send_signal(signal.SIGCONT)
     site.finish(run_id, "Crashed")
-
-
-def test_server_that_is_down_for_a_while_disturbs_no_training(site, dataset):
-    run_id = site.train(200, "outage")
-    site.wait_for_ranks()
-    site.server.stop()
-    time.sleep(OUTAGE_SEC)
-    site.server.start()
-    site.finish(run_id)
-    assert site.store.latest("models", "outage").summary["trained_nimg"] == 200
 
 
 def test_changed_class_list_starts_the_chain_for_it_alone(site, dataset):
