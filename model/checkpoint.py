@@ -15,7 +15,6 @@ checkpoint that is torn or damaged is passed over for the one before it.
 import hashlib
 import json
 import logging
-import os
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -26,6 +25,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from model.durable import sync
 from model.weights import CONFIG_NAME, WEIGHTS_NAME, SavedModel, load_model
 
 _LOG = logging.getLogger(__name__)
@@ -63,7 +63,7 @@ class Checkpoint:
 
 
 def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> Path:
-    """Write a checkpoint durably and delete all but the newest NUM_KEPT; return its path."""
+    """Write a checkpoint durably and delete all but the newest NUM_KEPT whole ones; return its path."""
     target = folder / f"step-{checkpoint.state.step:08d}"
     if is_complete(target):
         return target
@@ -73,8 +73,8 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> Path:
     scratch.mkdir(parents=True)
     _write_files(scratch, checkpoint)
     scratch.replace(target)
-    _sync(folder)
-    _delete_old(folder)
+    sync(folder)
+    _delete_old(folder, target)
     return target
 
 
@@ -119,15 +119,6 @@ def is_complete(path: Path) -> bool:
         return False
 
 
-def durable_write(path: Path, content: bytes) -> None:
-    """Replace a file's content in one step that outlasts a power failure."""
-    scratch = path.with_name(f".{path.name}.partial")
-    scratch.write_bytes(content)
-    _sync(scratch)
-    scratch.replace(path)
-    _sync(path.parent)
-
-
 def _write_files(scratch: Path, checkpoint: Checkpoint) -> None:
     save_file(_contiguous(checkpoint.weights), scratch / "weights.safetensors")
     save_file(_contiguous(checkpoint.average), scratch / "average.safetensors")
@@ -136,10 +127,10 @@ def _write_files(scratch: Path, checkpoint: Checkpoint) -> None:
     (scratch / "state.json").write_text(json.dumps(asdict(checkpoint.state), indent=1))
     digests = {path.name: _sha256(path) for path in sorted(scratch.iterdir())}
     for name in digests:
-        _sync(scratch / name)
+        sync(scratch / name)
     (scratch / COMPLETE_NAME).write_text(json.dumps(digests, indent=1))
-    _sync(scratch / COMPLETE_NAME)
-    _sync(scratch)
+    sync(scratch / COMPLETE_NAME)
+    sync(scratch)
 
 
 def _read_files(path: Path) -> Checkpoint:
@@ -153,9 +144,18 @@ def _read_files(path: Path) -> Checkpoint:
     )
 
 
-def _delete_old(folder: Path) -> None:
-    for path in sorted(folder.glob("step-*"))[:-NUM_KEPT]:
-        shutil.rmtree(path)
+def _delete_old(folder: Path, newest: Path) -> None:
+    """Delete all but the newest whole checkpoints, and what kills have left half-written."""
+    kept = [newest]
+    for path in sorted(folder.glob("step-*"), reverse=True):
+        if path == newest:
+            continue
+        if len(kept) < NUM_KEPT and is_complete(path):
+            kept.append(path)
+        else:
+            shutil.rmtree(path)
+    for leftover in folder.glob(".step-*.partial"):
+        shutil.rmtree(leftover)
 
 
 def _contiguous(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -166,12 +166,3 @@ def _contiguous(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def _sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _sync(path: Path) -> None:
-    """Make a file or folder outlast a power failure."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

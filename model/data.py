@@ -14,7 +14,9 @@ index of 50 million rows takes 400 MB a rank.
 import functools
 import hashlib
 import tempfile
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,6 +27,8 @@ import torch
 from jaxtyping import Int64, UInt8
 from torch import Tensor
 
+from model.durable import sync
+from model.ranks import Ranks
 from pipelines.labels import class_positions
 from pipelines.schema import FileEntry, Manifest
 from pipelines.shards import open_shard, read_images
@@ -40,6 +44,7 @@ _BLOCK_ROWS = 4_096
 # Luby and Rackoff 1988: four rounds are indistinguishable from random for a random round
 # function; two more make up for ours being a mixer.
 _FEISTEL_ROUNDS = 6
+_POLL_SEC = 0.2
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,12 +70,12 @@ class Drawings:
 def open_split(store: Store, manifest: Manifest, *, split: str, cache_dir: Path) -> Drawings:
     """Memory-map one split of a dataset, reading its shards into `cache_dir` the first time.
 
-    A cache belongs to the dataset's digest and is complete or absent: it is written under a
-    temporary name. It holds h * w + 8 bytes a drawing.
+    A cache belongs to the manifest and the hashes of its shards, and is complete or absent: it is
+    written under a temporary name. It holds h * w + 8 bytes a drawing.
 
     Raises ValueError if the dataset has no such split and StoreError if a shard is damaged.
     """
-    folder = cache_dir / manifest.digest
+    folder = cache_dir / _cache_key(manifest, split)
     images_path, labels_path = folder / f"{split}-images.npy", folder / f"{split}-labels.npy"
     if not labels_path.exists():
         folder.mkdir(parents=True, exist_ok=True)
@@ -82,10 +87,28 @@ def open_split(store: Store, manifest: Manifest, *, split: str, cache_dir: Path)
     )
 
 
+def open_split_on_ranks(
+    store: Store, manifest: Manifest, *, split: str, cache_dir: Path, ranks: Ranks
+) -> Drawings:
+    """Open a split on all ranks; the first of each machine writes the memory map.
+
+    The others wait by short sums: writing may take longer than a collective may.
+    """
+    with ThreadPoolExecutor(1) as thread:
+        writing = None
+        if ranks.local_rank == 0:
+            writing = thread.submit(open_split, store, manifest, split=split, cache_dir=cache_dir)
+        while any(ranks.sum([float(writing is not None and not writing.done())])):
+            time.sleep(_POLL_SEC)
+    if writing is not None:
+        return writing.result()
+    return open_split(store, manifest, split=split, cache_dir=cache_dir)
+
+
 def read_split(
     store: Store, manifest: Manifest, *, split: str
 ) -> Iterator[tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]]:
-    """Yield a split's drawings in the manifest's order as (images (n, h, w), labels (n,)).
+    """Yield a split's drawings in the order of its shards' names as (images (n, h, w), labels (n,)).
 
     Labels are positions in the manifest's class_names, whatever the layout.
 
@@ -212,6 +235,15 @@ def _read_batches(
         yield read_images(batch.column("image")), labels
 
 
+def _cache_key(manifest: Manifest, split: str) -> str:
+    """Return a name for the labels and pixels of a split.
+
+    The address alone is not enough: a machine of another kind may have drawn other samples there.
+    """
+    hashes = [entry.sha256 for entry in split_files(manifest, split)]
+    return hashlib.sha256("\n".join([manifest.digest, *hashes]).encode()).hexdigest()
+
+
 def _write_cache(
     store: Store, manifest: Manifest, split: str, images_path: Path, labels_path: Path
 ) -> None:
@@ -235,7 +267,10 @@ def _write_cache(
         all_labels = np.concatenate(parts)
         _check_labels(all_labels, manifest)
         np.save(labels_scratch, all_labels)
+        for scratch_path in (images_scratch, labels_scratch):
+            sync(scratch_path)
         images_scratch.replace(images_path)
+        sync(images_path.parent)
         labels_scratch.replace(labels_path)
 
 

@@ -23,7 +23,7 @@ import torch
 from torch.distributed.elastic.multiprocessing.errors import record
 
 from model.bayes import split_class_nats, summarize_classes
-from model.data import SPLITS, Drawings, open_split, permute, split_files
+from model.data import SPLITS, Drawings, open_split_on_ranks, permute, split_files
 from model.histogram import NUM_LEVELS, histogram_nats
 from model.parent import die_with_parent
 from model.pixelcnn import PixelCNN
@@ -133,7 +133,9 @@ def evaluate_model(
     network = open_model(store, model).to(ranks.device)
 
     def opened(split: str) -> Drawings:
-        drawings = open_split(store, dataset, split=split, cache_dir=cache_dir)
+        drawings = open_split_on_ranks(
+            store, dataset, split=split, cache_dir=cache_dir, ranks=ranks
+        )
         return match_classes(drawings, model.summary["class_names"])
 
     drawings = opened(wanted.split)

@@ -112,7 +112,7 @@ def train_judge(
 
 
 def judge_spec(dataset: Manifest) -> JudgeSpec:
-    """Return the judge that goes with a dataset: at least five passes over its drawings."""
+    """Return the judge that goes with a dataset: five passes over its drawings, or 5 million."""
     rows = count_rows(dataset, "train")
     height, width = dataset.summary["image_shape"][:2]
     return JudgeSpec(
@@ -185,6 +185,11 @@ def shift(
 def predict(judge: Judge, images: npt.NDArray[np.uint8]) -> npt.NDArray[np.int64]:
     """Return the class that the judge sees in each drawing (n,)."""
     return _apply(judge, judge, images).argmax(1)
+
+
+def probabilities(judge: Judge, images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float64]:
+    """Return how likely the judge finds each class of each drawing (n, classes) float64."""
+    return _apply(judge, lambda batch: judge(batch).double().softmax(1), images)
 
 
 def features(judge: Judge, images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float64]:

@@ -85,11 +85,6 @@ class NormedLayer(nn.Module):
         """Return the layer's output, W applied to the inputs plus bias."""
         return self.convolve(self.weight(), self.bias, *inputs)
 
-    def num_multiply_adds(self, height: int, width: int) -> int:
-        """Return the multiply-adds of one image with `height` by `width` input positions."""
-        stride = self.taps.stride if isinstance(self, CroppedConv) else 1
-        return self.v.numel() * (height // stride) * (width // stride)
-
     def extra_repr(self) -> str:
         """Return the sizes for printing."""
         return f"{self.num_inputs}, {self.num_outputs}, {self.taps}"

@@ -141,6 +141,7 @@ def model_card(run: Run, dataset: Manifest, evaluation: Mapping[str, Any]) -> st
     test, train = evaluation["test"], evaluation["train"]
     histogram = evaluation["test_histogram"]
     network = run.spec.network
+    is_conditional = network.condition.kind != "none"
     classes = "\n".join(
         f"| {name} | {found['num_drawings']} | {found['bits_per_dim']:.4f} |"
         for name, found in test["classes"].items()
@@ -149,7 +150,7 @@ def model_card(run: Run, dataset: Manifest, evaluation: Mapping[str, Any]) -> st
 library_name: pytorch
 tags: [pixelcnn, autoregressive, sketches, unconditional-image-generation]
 ---
-# Conditional PixelCNN++ of drawings in {len(dataset.summary["class_names"])} classes
+# {"Conditional" if is_conditional else "Unconditional"} PixelCNN++ of drawings in {len(dataset.summary["class_names"])} classes
 
 Test likelihood: **{test["bits_per_dim"]:.4f} bits/dim** (standard error
 {test["bits_per_dim_stderr"]:.4f}, {test["nats"]:.2f} nats a drawing) on {test["num_drawings"]}
@@ -168,7 +169,7 @@ has {histogram["bits_per_dim"]:.4f} on the test drawings.
 | published weights | exponential moving average, half-life {run.spec.ema_halflife_nimg} drawings |
 
 Pixels are uint8 with 0 for paper and 255 for ink; the label is a position in `class_names` of
-`config.json`. Bits/dim is -log2 p(drawing | class) / {run.num_dims}, each drawing counted once.
+`config.json`. Bits/dim is -log2 p(drawing{" | class" * is_conditional}) / {run.num_dims}, each drawing counted once.
 
 | class | test drawings | bits/dim |
 | --- | ---: | ---: |
@@ -176,12 +177,21 @@ Pixels are uint8 with 0 for paper and 255 for ink; the label is a position in `c
 
 ## Limits
 The model knows the classes above and drawings of {network.image_shape[0]}x\
-{network.image_shape[1]} pixels. It learned from hasty drawings by anonymous people; what it draws
-can be wrong, crude or offensive as theirs are.
+{network.image_shape[1]} pixels. {_learned_from(dataset)}
 
 ## Attribution
 {attribution(dataset)}
 """
+
+
+def _learned_from(dataset: Manifest) -> str:
+    """Return in words whose drawings the model imitates, and what that means."""
+    if dataset.summary.get("is_synthetic", False):
+        return "It learned from drawings that a program made, and says nothing of how people draw."
+    return (
+        "It learned from hasty drawings by anonymous people;\nwhat it draws can be wrong, crude or "
+        "offensive as theirs are."
+    )
 
 
 def _withheld(condition: ConditionConfig) -> str:

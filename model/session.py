@@ -8,10 +8,11 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from model.checkpoint import durable_write, latest_checkpoint, save_checkpoint
+from model.checkpoint import latest_checkpoint, save_checkpoint
 from model.config import LABEL_KINDS
 from model.curve import CLASS_PREFIX
 from model.data import Drawings, batch_rows
+from model.durable import durable_write
 from model.evaluate import split_nats
 from model.grid import grid_png, sample_grid
 from model.progress import Progress

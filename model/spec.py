@@ -7,6 +7,7 @@ threads, devices, intervals, folders) is in model.options and changes no more th
 import dataclasses
 import difflib
 import json
+import math
 import types
 import typing
 from collections.abc import Mapping, Sequence
@@ -20,6 +21,8 @@ Decay = Literal["constant", "cosine"]
 Precision = Literal["float32", "float64", "bfloat16"]
 
 _CONDITION_FIELDS = ["condition.kind", "condition.embedding_dim", "condition.dropout_p"]
+# What torch takes.
+_MAX_SEED = 2**63
 # What one label, or none, can state.
 _TRAINABLE_KINDS = ("none", *LABEL_KINDS, "scalar")
 
@@ -65,6 +68,7 @@ class TrainSpec:
     def __post_init__(self) -> None:
         """Raise ValueError if a field is out of range."""
         _check_spec(self)
+        _check_choices(self)
 
     def total_nimg(self, num_rows: int) -> int:
         """Return the budget in drawings, whole batches, for a training split of `num_rows`."""
@@ -115,6 +119,11 @@ def check_fit(spec: TrainSpec, dataset: Manifest, *, num_ranks: int) -> None:
             f"classes, the dataset has {summary['image_shape']} and "
             f"{len(summary['class_names'])}: use fit_to_dataset"
         )
+    if spec.network.low > 0 or spec.network.high < 255:
+        raise ValueError(
+            "the dataset's pixels are 0 to 255, the network knows "
+            f"{spec.network.low} to {spec.network.high}: leave low and high as they are"
+        )
     if spec.batch_size % num_ranks:
         raise ValueError(
             f"batch_size {spec.batch_size} does not divide among {num_ranks} processes"
@@ -141,27 +150,27 @@ def apply_overrides(spec: TrainSpec, assignments: Sequence[str]) -> TrainSpec:
     ValueError that names the field and what was expected, with the nearest names for an unknown
     one.
     """
+    own, values, network = _fields(TrainSpec), {}, spec.network
     for assignment in assignments:
-        name, separator, text = assignment.partition("=")
+        name, separator, text = (part.strip() for part in assignment.partition("="))
         if not separator:
             raise ValueError(f"expected field=value, found {assignment!r}")
-        spec = _override(spec, name.strip(), text.strip())
-    return spec
+        if name in own and name != "network":
+            values[name] = _parse(name, text, own[name])
+        else:
+            network = _override_network(network, name, text)
+    # All at once: budget_nimg takes the place of num_epochs by two assignments.
+    return dataclasses.replace(spec, network=network, **values)
 
 
-def _override(spec: TrainSpec, name: str, text: str) -> TrainSpec:
-    own, inner = _fields(TrainSpec), _fields(PixelCNNConfig)
-    if name in own and name != "network":
-        return dataclasses.replace(spec, **{name: _parse(name, text, own[name])})
+def _override_network(network: PixelCNNConfig, name: str, text: str) -> PixelCNNConfig:
+    inner = _fields(PixelCNNConfig)
     if name in inner and name not in ("condition", "image_shape"):
-        value = _parse(name, text, inner[name])
-        return dataclasses.replace(spec, network=_replace_network(spec.network, name, value))
+        return _replace_network(network, name, _parse(name, text, inner[name]))
     if name in _CONDITION_FIELDS:
-        condition = _override_condition(spec.network.condition, name, text)
-        return dataclasses.replace(
-            spec, network=_replace_network(spec.network, "condition", condition)
-        )
-    known = sorted((set(own) | set(inner)) - {"network", "condition", "image_shape"})
+        condition = _override_condition(network.condition, name, text)
+        return _replace_network(network, "condition", condition)
+    known = sorted((set(_fields(TrainSpec)) | set(inner)) - {"network", "condition", "image_shape"})
     known += _CONDITION_FIELDS
     close = difflib.get_close_matches(name, known, n=3)
     hint = f"did you mean {' or '.join(close)}?" if close else f"fields: {', '.join(known)}"
@@ -216,13 +225,24 @@ def _parse(name: str, text: str, kind: Any) -> Any:
 def _parse_number(name: str, text: str, kind: type) -> Any:
     try:
         if kind is int:
-            value = float(text.replace("_", ""))
-            if value != int(value):
-                raise ValueError
-            return int(value)
-        return kind(text)
+            return _parse_integer(text)
+        value = kind(text)
+        if not math.isfinite(value):
+            raise ValueError
+        return value
     except (ValueError, OverflowError) as error:
         raise ValueError(f"{name}={text}: expected a value of type {kind.__name__}") from error
+
+
+def _parse_integer(text: str) -> int:
+    """Read an integer, 1e6 and 2.0 included; every digit of a long one counts."""
+    try:
+        return int(text)
+    except ValueError:
+        value = float(text.replace("_", ""))
+        if value != int(value):
+            raise
+        return int(value)
 
 
 def _fields(kind: type) -> dict[str, Any]:
@@ -246,7 +266,7 @@ def _check_spec(spec: TrainSpec) -> None:
     if (spec.budget_nimg > 0) == (spec.num_epochs > 0):
         raise ValueError(
             "exactly one of budget_nimg and num_epochs must be positive, found "
-            f"budget_nimg={spec.budget_nimg} and num_epochs={spec.num_epochs}"
+            f"budget_nimg={spec.budget_nimg} and num_epochs={spec.num_epochs}: set the other to 0"
         )
     positive = ("batch_size", "learning_rate", "adam_eps", "init_nimg")
     for name in positive:
@@ -266,3 +286,12 @@ def _check_spec(spec: TrainSpec) -> None:
     for name in ("beta1", "beta2", "final_ratio"):
         if not 0 <= getattr(spec, name) <= 1:
             raise ValueError(f"{name} must be within 0 and 1, found {getattr(spec, name)}")
+
+
+def _check_choices(spec: TrainSpec) -> None:
+    for name, kind in (("decay", Decay), ("precision", Precision)):
+        if getattr(spec, name) not in typing.get_args(kind):
+            options = ", ".join(typing.get_args(kind))
+            raise ValueError(f"{name} must be one of {options}, found {getattr(spec, name)!r}")
+    if spec.seed >= _MAX_SEED:
+        raise ValueError(f"seed must be below {_MAX_SEED}, found {spec.seed}")

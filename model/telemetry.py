@@ -13,8 +13,8 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
-from model.checkpoint import durable_write
 from model.curve import CURVE_NAME
+from model.durable import durable_write
 from model.events import HAS_TENSORBOARD, EventFile
 from model.progress import Progress
 

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch.distributed.elastic.multiprocessing.errors import record
 
-from model.data import SPLITS, Drawings, open_split
+from model.data import SPLITS, open_split_on_ranks
 from model.failure import telling_failure
 from model.lock import only_trainer
 from model.options import (
@@ -60,7 +60,7 @@ def train_model(
     check_fit(spec, dataset, num_ranks=ranks.size)
     check_splits(dataset)
     digest = run_digest(spec, dataset)
-    folder = run_folder(options, store, digest)
+    folder, cache = run_folder(options, store, digest), drawings_folder(options, store)
     with (
         _torch_settings(options, ranks),
         StopSignal() as signal,
@@ -69,7 +69,7 @@ def train_model(
         if found := _published(store, name, digest, ranks=ranks):
             return found
         splits = {
-            split: _open_on_ranks(store, dataset, split, ranks=ranks, options=options)
+            split: open_split_on_ranks(store, dataset, split=split, cache_dir=cache, ranks=ranks)
             for split in SPLITS
         }
         run = Run(
@@ -126,17 +126,6 @@ def _published(store: Store, name: str, digest: str, *, ranks: Ranks) -> Manifes
     found = store.reuse("models", name, digest) if ranks.is_first else None
     (is_there,) = ranks.sum([float(found is not None)])
     return store.find("models", name, digest) if is_there else None
-
-
-def _open_on_ranks(
-    store: Store, dataset: Manifest, split: str, *, ranks: Ranks, options: RunOptions
-) -> Drawings:
-    """Open a split; the first rank of each machine writes the memory map, the others wait."""
-    folder = drawings_folder(options, store)
-    if ranks.local_rank == 0:
-        open_split(store, dataset, split=split, cache_dir=folder)
-    ranks.barrier()
-    return open_split(store, dataset, split=split, cache_dir=folder)
 
 
 @contextlib.contextmanager

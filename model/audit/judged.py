@@ -4,18 +4,16 @@ import dataclasses
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from model.audit.columns import Spill
 from model.audit.filters import Judged
 from model.audit.measures import read_batches
 from model.audit.numbers import Sides
-from model.judge import Judge, features, open_judge
+from model.judge import Judge, features, open_judge, probabilities
 from model.quality import NUM_NEIGHBORS, frechet_distance, manifolds
 from pipelines.schema import Manifest
 from pipelines.store import Store
 
-_JUDGE_ROWS = 512
 # Features are 128 numbers a drawing, and manifolds compare all pairs.
 _MAX_FEATURES = 20_000
 
@@ -35,7 +33,7 @@ def judge_split(
     predicted, confidence = Spill(np.int16), Spill(np.float32)
     for images, labels, _ in read_batches(manifest, store, split=split):
         asked = labels if relabel is None else relabel[labels]
-        probability = _probabilities(judge, images)
+        probability = probabilities(judge, images)
         predicted.add(probability.argmax(1))
         confidence.add(probability[np.arange(len(asked)), asked])
     return Judged(predicted.array(), confidence.array())
@@ -44,27 +42,23 @@ def judge_split(
 def feature_numbers(manifest: Manifest, sides: Sides, store: Store) -> dict[str, float]:
     """Return Frechet distance, precision, recall, density and coverage in the judge's features.
 
-    Of equally many samples, held-out and training drawings; real_frechet_distance is between
-    the latter two, the least that can be hoped for. Empty if there are too few.
+    Of equally many samples, held-out and training drawings of the samples' classes;
+    real_frechet_distance is between the latter two, the least that can be hoped for. Empty if
+    there are too few.
     """
     accepted = sides.mask()[sides.samples.rows]
-    parts = (sides.samples.images[accepted], sides.held_out.images, sides.training.images)
+    real = [
+        drawings.images[sides.is_asked(drawings)[drawings.rows]]
+        for drawings in (sides.held_out, sides.training)
+    ]
+    parts = (sides.samples.images[accepted], *real)
     count = min(_MAX_FEATURES, *[len(images) for images in parts])
     if count <= NUM_NEIGHBORS:
         return {}
     judge = open_judge(store, manifest)
-    made, real, training = (features(judge, images[:count]) for images in parts)
+    made, held_out, training = (features(judge, images[:count]) for images in parts)
     return {
-        "frechet_distance": frechet_distance(real, made),
-        "real_frechet_distance": frechet_distance(real, training),
-        **dataclasses.asdict(manifolds(real, made)),
+        "frechet_distance": frechet_distance(held_out, made),
+        "real_frechet_distance": frechet_distance(held_out, training),
+        **dataclasses.asdict(manifolds(held_out, made)),
     }
-
-
-def _probabilities(judge: Judge, images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float64]:
-    parts = []
-    with torch.inference_mode():
-        for start in range(0, len(images), _JUDGE_ROWS):
-            batch = torch.from_numpy(np.array(images[start : start + _JUDGE_ROWS]))
-            parts.append(judge(batch[:, None]).double().softmax(1).numpy())
-    return np.concatenate(parts)

@@ -70,6 +70,10 @@ class Sides:
         """Return which samples are meant (n,)."""
         return np.ones(len(self.samples), bool) if self.accepted is None else self.accepted
 
+    def is_asked(self, drawings: Measured) -> Mask:
+        """Return which drawings are of the classes that the samples are of (n,)."""
+        return np.isin(drawings.labels, self.asked)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Distances:
@@ -85,6 +89,7 @@ class Distances:
 def audit_numbers(sides: Sides) -> dict[str, Any]:
     """Return every number of the audit, those of single classes under "classes"."""
     meant = sides.mask()
+    held_out = np.flatnonzero(sides.is_asked(sides.held_out))
     masks = _masks(sides)
     classes, near, closest = {}, [], []
     for label in sides.asked:
@@ -97,7 +102,7 @@ def audit_numbers(sides: Sides) -> dict[str, Any]:
         classes[sides.class_names[label]] = numbers
     numbers: dict[str, Any] = {
         "num_drawings": int(meant.sum()),
-        "num_held_out": len(sides.held_out),
+        "num_held_out": len(held_out),
         "num_compared": sum(len(distances.copy) for distances in near),
     }
     numbers |= sides.repeats.rates(sides.asked)
@@ -105,7 +110,7 @@ def audit_numbers(sides: Sides) -> dict[str, Any]:
         numbers |= {name: rate(mask[meant]) for name, mask in masks.items()}
         numbers |= near_numbers(near) | _bits(sides.samples, meant)
     if near and sides.judged is not None:
-        numbers |= _judge_numbers(sides, np.flatnonzero(meant), slice(None))
+        numbers |= _judge_numbers(sides, np.flatnonzero(meant), held_out)
         numbers["confusion"] = confusion(sides)
     closest.sort(key=lambda pair: (pair["relative_distance"], pair["sample_row"]))
     return numbers | {"classes": classes, "closest": closest[:_NUM_CLOSEST]}
@@ -128,16 +133,21 @@ def class_distances(sides: Sides, label: int) -> Distances:
 
 
 def near_numbers(near: list[Distances]) -> dict[str, float]:
-    """Return the rates and distances of some classes together."""
+    """Return the rates and distances of some classes together.
+
+    A class that has too few real drawings to say what is near has no part in a rate; a rate of
+    which no class has a part is left out.
+    """
     copies = [_near(each.copy, each.real_copy) for each in near]
     twins = [_near(each.twin, each.real_twin) for each in near]
     made = np.concatenate([each.copy for each in near])
     real = np.concatenate([each.real_copy for each in near])
     numbers = {}
-    for name, flags in (("near_copy_rate", copies), ("near_duplicate_rate", twins)):
-        numbers[name] = rate(np.concatenate([found for found, _ in flags]))
-        measured = np.concatenate([found for _, found in flags])
-        numbers |= {f"real_{name}": rate(measured)} if len(measured) else {}
+    for name, found in (("near_copy_rate", copies), ("near_duplicate_rate", twins)):
+        compared = [flags for flags in found if flags is not None]
+        for prefix, sides in zip(("", "real_"), zip(*compared, strict=True), strict=False):
+            flags = np.concatenate(sides)
+            numbers |= {f"{prefix}{name}": rate(flags)} if len(flags) else {}
     return numbers | _ratio(made, real)
 
 
@@ -190,10 +200,15 @@ def _looks(prefix: str, drawings: Measured, rows: Rows) -> dict[str, float]:
     return numbers
 
 
-def _near(made: Floats, real: Floats) -> tuple[Mask, Mask]:
-    """Return which samples are near, and which of the real drawings that did not set the limit."""
+def _near(made: Floats, real: Floats) -> tuple[Mask, Mask] | None:
+    """Return which samples are near, and which of the real drawings that did not set the limit.
+
+    None if no real drawing says what is near.
+    """
     limits = real[::2][np.isfinite(real[::2])]
-    limit = float(np.quantile(limits, NEAR_QUANTILE)) if len(limits) else 0.0
+    if not len(limits):
+        return None
+    limit = float(np.quantile(limits, NEAR_QUANTILE))
     return made < limit, real[1::2] < limit
 
 
@@ -234,12 +249,12 @@ def _closest(sides: Sides, label: int, distances: Distances) -> list[dict[str, A
     ]
 
 
-def _judge_numbers(sides: Sides, made: Rows, real: Rows | slice) -> dict[str, float]:
+def _judge_numbers(sides: Sides, made: Rows, real: Rows) -> dict[str, float]:
     assert sides.judged is not None
     agrees = sides.judged.predicted[made] == sides.samples.labels[made]
     confidence = sides.judged.confidence[made]
     numbers = {"judge_agreement": rate(agrees), "judge_confidence": float(confidence.mean())}
-    if sides.judged_held_out is not None:
+    if sides.judged_held_out is not None and len(real):
         right = sides.judged_held_out.predicted[real] == sides.held_out.labels[real]
         numbers["real_judge_agreement"] = rate(right)
     return numbers

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from model.audit.measures import split_entries
-from model.sampling.draw import open_drawer
+from model.sampling.draw import one_thread, open_drawer
 from model.sampling.spec import SampleSpec, find_row, shard_batches, spec_from_json
 from pipelines.schema import Manifest
 from pipelines.shards import open_shard, read_images
@@ -58,7 +58,8 @@ def reproduce(samples: Manifest, store: Store, *, row: int) -> Reproduced:
     if model is None:
         raise ValueError(f"model {ref.name}@{ref.digest[:12]} is not in {store.url}")
     batch, place = find_batch(spec, recipe.class_name, recipe.sample_index)
-    drawn = open_drawer(store, model, spec).draw(batch)
+    with one_thread():
+        drawn = open_drawer(store, model, spec).draw(batch)
     return Reproduced(recipe=recipe, image=drawn.images[place])
 
 

@@ -5,8 +5,8 @@
 A shard is created under its final name when it is whole, and never replaced, so whatever is
 there after an interruption is good; its bytes follow from the spec and the shard's number. A
 second run makes what is missing and publishes. Columns: image, label, class_name, sample_index,
-seed, bits_per_dim (of the model's own likelihood at temperature 1 and guidance 0), model and dataset (the
-digests of the model and of the dataset that it learned from, empty if it names none).
+seed, bits_per_dim (of the model's own likelihood at temperature 1 and guidance 0), model and
+dataset (the digests of the model and of the dataset that it learned from, empty if it names none).
 """
 
 import contextlib
@@ -19,12 +19,11 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import torch
 
 from model.progress import Progress, no_progress
 from model.publish import library_versions
 from model.sampling.card import CARD_NAME, COLUMNS, dataset_card, manner, summarize
-from model.sampling.draw import Drawn, open_drawer, shard_rows
+from model.sampling.draw import Drawn, check_model, one_thread, open_drawer, shard_rows
 from model.sampling.spec import (
     SampleSpec,
     model_ref,
@@ -81,11 +80,15 @@ def make_shards(
     processes: int = 0,
     progress: Progress = no_progress,
 ) -> None:
-    """Draw those of `shards` (None: of all) that the store lacks; nothing is published."""
+    """Draw those of `shards` (None: of all) that the store lacks; nothing is published.
+
+    Raises as `sample_dataset` does.
+    """
     prefix = samples_prefix(spec, model, name)
     missing = missing_shards(spec, model, store, name, shards=shards)
     if not missing:
         return
+    check_model(store, model, spec)
     meter = _Meter(progress, sum(shard_size(spec, shard) for shard in missing))
     batches = [batch for shard in missing for batch in shard_batches(spec, shard)]
     with _drawing(spec, model, store, batches, processes=processes) as drawn:
@@ -200,13 +203,9 @@ def _drawing(
         with drawing_processes(spec, model, store, batches, num=num, gpus=gpus) as drawn:
             yield drawn
         return
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
+    with one_thread():
         drawer = open_drawer(store, model, spec)
         yield (drawer.draw(batch) for batch in batches)
-    finally:
-        torch.set_num_threads(threads)
 
 
 def num_cores() -> int:

@@ -131,8 +131,8 @@ the model `{model.name}@{model.digest[:12]}` {how}.
 machine.
 
 ## Limits
-The drawings show what the model learned from hasty drawings by anonymous people; they can be
-wrong, crude or offensive as theirs are. They are no evidence of how people draw.
+The drawings show what the model learned. Where that was the hasty drawings of anonymous people,
+they can be wrong, crude or offensive as theirs are. They are no evidence of how people draw.
 
 ## Attribution
 The model learned from: {summary["attribution"]}

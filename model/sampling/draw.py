@@ -1,6 +1,7 @@
 """A model of the store made ready to draw the rows of a spec, on one device."""
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,7 +17,7 @@ from model.precision import default_device
 from model.sampling.cached import CachedSampler
 from model.sampling.noise import class_uniforms
 from model.sampling.spec import Rows, SampleSpec, model_labels, shard_size, spec_rows
-from model.weights import CONFIG_NAME, WEIGHTS_NAME, load_model
+from model.weights import CONFIG_NAME, WEIGHTS_NAME, load_model, read_config
 from pipelines.schema import Manifest
 from pipelines.store import Store
 
@@ -93,6 +94,25 @@ def open_drawer(store: Store, manifest: Manifest, spec: SampleSpec) -> Drawer:
     dtype = torch.float64 if spec.dtype == "float64" else torch.float32
     device = default_device()
     return Drawer(saved.model.to(device, dtype), labels, spec)
+
+
+def check_model(store: Store, manifest: Manifest, spec: SampleSpec) -> None:
+    """Raise ValueError if a published model cannot draw the spec; its weights are not read."""
+    config = read_config(store.read(manifest, CONFIG_NAME))
+    check_drawable(config)
+    check_guidance(spec.guidance, config)
+    spec_labels(spec, manifest.summary["class_names"], config)
+
+
+@contextlib.contextmanager
+def one_thread() -> Iterator[None]:
+    """Compute as every process that draws does: the last bit may depend on the threads."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def spec_labels(

@@ -10,14 +10,11 @@ complete when pixel (r, c) is due, and serves the 2^l x 2^l pixels from there on
     step(r, c)  the rest of the horizontal blocks on the levels that have c
 """
 
-from typing import cast
-
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from model.config import PixelCNNConfig
-from model.layers import NormedLayer
 from model.network import BlockPair, PixelCNNNetwork
 from model.sampling.blocks import PairSteps, Scratch
 from model.sampling.joins import Begin, Down, Up
@@ -124,12 +121,12 @@ class Evaluator:
         network, saved = self._network, [self._start.outs]
         for level in self._levels:
             pairs = []
-            for pair in _pairs(network.down, level):
+            for pair in network.down_pairs(level):
                 pairs.append(self._pair(pair, level, saved[-1], (None, None)))
                 saved.append(pairs[-1].outs)
             self._down_pairs.append(pairs)
             if level + 1 in self._levels:
-                layers = _joints(network.down_vertical, network.down_horizontal, level)
+                layers = network.down_joint(level)
                 outs = self._streams(level + 1)
                 self._downs.append(Down(self._place, layers, saved[-1], outs))
                 saved.append(outs)
@@ -139,12 +136,12 @@ class Evaluator:
         """Return the feature that the output layer reads."""
         network, streams = self._network, saved.pop()
         for level in reversed(self._levels):
-            for pair in _pairs(network.up, level):
+            for pair in network.up_pairs(level):
                 steps = self._pair(pair, level, streams, saved.pop())
                 self._up_pairs[level].append(steps)
                 streams = steps.outs
             if level > 0:
-                layers = _joints(network.up_vertical, network.up_horizontal, level - 1)
+                layers = network.up_joint(level - 1)
                 outs = self._streams(level - 1)
                 self._ups.insert(0, Up(self._place, layers, streams, outs))
                 streams = outs
@@ -168,16 +165,6 @@ class Evaluator:
             make_feature(self._place, width, filters, slots=self._history),
             make_feature(self._place, width, filters, slots=_HORIZONTAL_ROWS),
         )
-
-
-def _pairs(modules: nn.ModuleList, level: int) -> list[BlockPair]:
-    return [cast(BlockPair, pair) for pair in cast(nn.ModuleList, modules[level])]
-
-
-def _joints(
-    vertical: nn.ModuleList, horizontal: nn.ModuleList, level: int
-) -> tuple[NormedLayer, NormedLayer]:
-    return cast(NormedLayer, vertical[level]), cast(NormedLayer, horizontal[level])
 
 
 def _power_of_two(least: int) -> int:

@@ -100,11 +100,12 @@ def complete_half(
         dtype=getattr(torch, wish.dtype),
     )
     shown = torch.where(given.mask[:, None], given.value.long(), network.config.low)
+    is_exact = not wish.guidance and wish.temperature == 1.0
     done = {
         "class_names": list(names) if condition is not None else [],
         "completions": wish.num,
         "given_pixels": int(given.mask.sum()),
-        "is_exact": bool(is_prefix(given.mask).all()) and not wish.guidance,
+        "is_exact": is_exact and bool(is_prefix(given.mask).all()),
     }
     return _picture([shown, images.cpu().long()], network.config), done
 

@@ -156,8 +156,3 @@ def add_row_taps(out: Tensor, source: Rows, i: int, taps: list[Tap]) -> None:
         if first < last:
             rows = source.flat(i + tap.row)[(first + tap.col) * batch : (last + tap.col) * batch]
             out[first * batch : last * batch].addmm_(rows, tap.weight)
-
-
-def _halves(active: Tensor) -> tuple[Tensor, Tensor]:
-    first, second = active.chunk(2, dim=-1)
-    return first, second

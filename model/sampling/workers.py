@@ -17,8 +17,9 @@ import queue
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import IO, BinaryIO
 
 import numpy as np
@@ -31,6 +32,9 @@ from pipelines.schema import Manifest
 from pipelines.store import Store, open_store
 
 _ERROR_LINES = 20
+# Batches a process that are drawn before somebody takes them: it need not wait while a shard is
+# written, and memory does not grow with the number of drawings.
+_AHEAD = 4
 _ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 
 
@@ -104,7 +108,8 @@ def drawing_processes(
 ) -> Iterator[Iterator[Drawn]]:
     """Yield the drawings of each batch, in order, drawn by `num` processes.
 
-    gpus: the names of the GPUs, which the processes take in turn. On any way out the processes are ended. Raises WorkerError if one fails.
+    gpus: the names of the GPUs, which the processes take in turn. On any way out the processes
+    are ended. Raises WorkerError if one fails.
     """
     idle: queue.SimpleQueue[Worker] = queue.SimpleQueue()
     workers: list[Worker] = []
@@ -123,11 +128,28 @@ def drawing_processes(
             gpu = gpus[index % len(gpus)] if gpus else None
             workers.append(Worker(spec, model, store, gpu=gpu))
             idle.put(workers[-1])
-        yield pool.map(draw, batches)
+        yield _in_order(pool, draw, batches, ahead=_AHEAD * num)
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
         for worker in workers:
             worker.stop()
+
+
+def _in_order(
+    pool: ThreadPoolExecutor,
+    draw: Callable[[slice], Drawn],
+    batches: Sequence[slice],
+    *,
+    ahead: int,
+) -> Iterator[Drawn]:
+    """Yield the drawings of each batch in order; only so many batches are begun or wait."""
+    begun: deque[Future[Drawn]] = deque()
+    for batch in batches:
+        begun.append(pool.submit(draw, batch))
+        if len(begun) > ahead:
+            yield begun.popleft().result()
+    while begun:
+        yield begun.popleft().result()
 
 
 def visible_gpus() -> list[str]:

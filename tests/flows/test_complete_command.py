@@ -113,6 +113,8 @@ def test_a_guided_completion_keeps_what_is_given_and_is_not_called_exact(folder:
     given = (save("half.png", pixels), "--model", "guided", "--class-name", "column", "--num", "3")
     assert done(folder, capsys, *given, "--out", "a.png")["is_exact"] is True
     assert done(folder, capsys, *given, "--guidance", "2", "--out", "b.png")["is_exact"] is False
+    cold = done(folder, capsys, *given, "--temperature", "0.5", "--out", "c.png")
+    assert cold["is_exact"] is False
     _, completions = drawings(Path("b.png"))
     assert (completions[:, 0] == 255 - 200).all()
     assert Path("a.png").read_bytes() != Path("b.png").read_bytes()

@@ -112,6 +112,31 @@ def test_samples_of_fewer_classes_in_another_order_are_matched_by_name(store, da
     assert set(numbers["classes"]) == {"bee", "sea turtle"}
     ratio = numbers["classes"]["bee"]["copy_distance_ratio"]
     assert 0.9 < ratio < 1.1  # against another class it would be far more
+    assert numbers["num_held_out"] == 200
+
+
+def test_samples_of_one_class_are_held_against_real_drawings_of_that_class(store, dataset):
+    images, labels = drawings(6, 100)
+    one = (images[labels == 1], np.zeros(100, np.int64))
+    samples = publish(store, "samples", {"train": one}, names=(NAMES[1],))
+    spec = JudgeSpec(image_shape=(28, 28), num_classes=3, budget_nimg=640)
+    judge = train_judge(spec, dataset, store, "judge")
+    made = audit_samples(samples, dataset, store, name="walks", judge=judge, spec=AuditSpec())
+    numbers = read_audit(made, store)
+    alone = numbers["classes"][NAMES[1]]
+    assert numbers["real_judge_agreement"] == alone["real_judge_agreement"]
+    # Both are of the same random walks: the other classes' walks would be far away.
+    assert numbers["frechet_distance"] < 3 * numbers["real_frechet_distance"]
+
+
+def test_rate_that_no_real_drawing_gives_a_meaning_is_left_out(store):
+    dataset = publish(store, "datasets", {"train": drawings(1, 20), "test": drawings(2, 1)})
+    copies = publish(store, "samples", {"train": drawings(1, 20)})
+    numbers, _ = audit(store, copies, dataset)
+    assert "near_copy_rate" in numbers
+    # One real drawing of a class has no other to be near to.
+    for found in (numbers, *numbers["classes"].values()):
+        assert "near_duplicate_rate" not in found
 
 
 def test_the_same_audit_is_answered_at_once(store, dataset, monkeypatch):

@@ -55,6 +55,16 @@ def test_only_the_newest_are_kept(tmp_path: Path) -> None:
     assert found.state.step == 4
 
 
+def test_what_is_no_checkpoint_takes_no_place_of_one(tmp_path: Path) -> None:
+    for step in (200, 250):
+        path = save_checkpoint(tmp_path, make_checkpoint(step))
+        (path / "state.json").write_text("{")
+    (tmp_path / ".step-00000210.partial").mkdir()
+    for step in (50, 60):
+        save_checkpoint(tmp_path, make_checkpoint(step))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["step-00000050", "step-00000060"]
+
+
 @pytest.mark.parametrize(
     "name",
     ["weights.safetensors", "average.safetensors", "config.json", "optimizer.pt", "state.json"],

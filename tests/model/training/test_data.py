@@ -107,6 +107,18 @@ def test_cache_is_memory_mapped_and_read_once(store, make_dataset, tmp_path: Pat
     assert len(drawings) == 12
 
 
+def test_other_pixels_under_the_same_address_are_not_taken_from_the_cache(
+    store, make_dataset, tmp_path: Path
+) -> None:
+    manifest = make_dataset(store)
+    open_split(store, manifest, split="test", cache_dir=tmp_path)
+    other = dataclasses.replace(
+        manifest, files=tuple(dataclasses.replace(e, sha256="0" * 64) for e in manifest.files)
+    )
+    with pytest.raises(StoreError, match="does not match its SHA-256"):
+        open_split(store, other, split="test", cache_dir=tmp_path)
+
+
 def test_tensors_are_what_the_network_takes(store, make_dataset, tmp_path: Path) -> None:
     drawings = open_split(store, make_dataset(store), split="train", cache_dir=tmp_path)
     images, labels = drawings.tensors(np.array([5, 3]))
