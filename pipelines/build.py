@@ -17,6 +17,7 @@ from pipelines.contact_sheet import contact_sheets
 from pipelines.engine import runner_flags, runner_name
 from pipelines.jobs import Built, Job, Run, build_jobs, dataset_digest, source_inputs
 from pipelines.linked import class_jobs, link_parts
+from pipelines.official import cairo_version
 from pipelines.packing import num_shards
 from pipelines.schema import Manifest
 from pipelines.sources.base import BadFileError, Source
@@ -129,14 +130,14 @@ def _described(built: Built, store: Store) -> Described:
 
 def library_versions() -> dict[str, str]:
     """Return the versions of what makes the bytes."""
-    names = ("sketchmill", "apache-beam", "numpy", "pyarrow", "xxhash")
+    names = ("sketchmill", "apache-beam", "numpy", "pyarrow", "xxhash", "zlib-ng", "pillow")
     found = {"python": platform.python_version()}
     for name in names:
         try:
             found[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
             found[name] = "unknown"
-    return found
+    return found | cairo_version()
 
 
 def _publish(job: Job, store: Store, described: Described, versions: dict[str, str]) -> Manifest:

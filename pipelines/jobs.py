@@ -210,11 +210,18 @@ def needed_to_build(units: Sequence[ScanUnit]) -> tuple[ScanUnit, ...]:
 
 
 def _is_done(path: str, prefix: str, store: Store) -> bool:
-    """Whether a shard has its record and its files have the size recorded."""
-    if store.size(path) is None:
+    """Whether a shard has its record, and its files the size and the SHA-256 recorded.
+
+    A power failure may leave either empty, or without its end.
+    """
+    try:
+        record = record_from_bytes(store.get(path))
+    except (FileNotFoundError, ValueError, TypeError, KeyError):
         return False
-    record = record_from_bytes(store.get(path))
-    return all(store.size(f"{prefix}/{file}") == size for file, size, _ in record.files)
+    return all(
+        store.size(f"{prefix}/{file}") == size and store.sha256(f"{prefix}/{file}") == sha256
+        for file, size, sha256 in record.files
+    )
 
 
 def _records(job: Job, plan: BuildPlan, store: Store) -> tuple[ShardRecord, ...]:

@@ -7,6 +7,7 @@ one is fetched once a process, into a file that has no name and so ends with the
 import functools
 import mmap
 import tempfile
+import threading
 import weakref
 
 import numpy as np
@@ -37,9 +38,14 @@ class Fetched:
         self._places: dict[str, tuple[int, int]] = {}
         self._end = 0
         self._map: mmap.mmap | None = None
+        self._lock = threading.Lock()  # some runners have several bundles at once in a process
 
     def table(self, path: str) -> pa.Table:
         """Return a table, fetched now unless it was before."""
+        with self._lock:
+            return self._table(path)
+
+    def _table(self, path: str) -> pa.Table:
         if path not in self._places:
             content = self._store.get(path)
             self._file.seek(self._end)

@@ -19,6 +19,14 @@ PADDING = 16.0
 Strokes = Sequence[npt.NDArray[np.generic]]
 
 
+def cairo_version() -> dict[str, str]:
+    """Return the version of libcairo under its name; nothing where it is missing."""
+    try:
+        return {"cairo": _cairo().cairo_version_string()}
+    except ValueError:
+        return {}
+
+
 def render_drawings(drawings: Sequence[Strokes], size: int = 28) -> npt.NDArray[np.uint8]:
     """Return the bitmaps (n, size, size) of drawings, each a list of strokes (k, 2).
 

@@ -17,6 +17,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from pipelines.attributes import column, failure, hashes_of, metadata_of, table_from_bytes
+from pipelines.drawings import METADATA_COLUMNS
 from pipelines.hashing import add_sums, sum_rows
 from pipelines.packing import ShardPlan, pack_split
 from pipelines.scan import ScanUnit
@@ -168,7 +169,7 @@ def _load(
 def _check_columns(spec: DatasetSpec, unit: ScanUnit, table: pa.Table) -> None:
     wanted = {"recognized"} if spec.recognized_only else set()
     wanted |= {"country_code"} if spec.countries else set()
-    wanted |= {"key_id"} if spec.with_metadata else set()
+    wanted |= set(METADATA_COLUMNS) if spec.with_metadata else set()
     if missing := wanted - set(metadata_of(table)):
         raise ValueError(
             f"{unit.file.url} does not know {', '.join(sorted(missing))}: use the simplified "

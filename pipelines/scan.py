@@ -218,4 +218,6 @@ def _file_key(file: SourceFile, image_size: int, with_difference_hash: bool) -> 
     joined = "" if file.metadata is None else file.metadata.digest
     parts = [file.digest, file.format, joined, dict(file.layout).get("dtype", "")]
     parts += [image_size, with_difference_hash, ATTRIBUTES_VERSION, file.class_name is None]
+    # A label kept of a file that mixes classes is a position in these names.
+    parts += list(dict(file.layout).get("labels", ()))
     return digest_of(parts)[:32]

@@ -18,6 +18,8 @@ Points = npt.NDArray[np.float64]
 
 def simplify(strokes: Sequence[Points]) -> list[Points]:
     """Return the simplified strokes (k, 2), whole numbers 0 to 255, of raw strokes (k, 2)."""
+    if not strokes:
+        return []
     points = np.concatenate(list(strokes))
     low = points.min(axis=0)
     extent = float((points.max(axis=0) - low).max())

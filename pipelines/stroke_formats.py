@@ -48,7 +48,7 @@ def parse_line(line: bytes, where: str, class_name: str | None = None) -> Stroke
         check_word(raw, where, class_name)
         return StrokeDrawing(
             strokes,
-            int(raw["key_id"]),
+            _key_id(raw["key_id"]),
             str(raw["countrycode"]),
             bool(raw["recognized"]),
             _seconds(raw["timestamp"]),
@@ -61,6 +61,13 @@ def parse_line(line: bytes, where: str, class_name: str | None = None) -> Stroke
             f"{where} is not a drawing in JSON ({type(error).__name__}: {error}); it begins "
             f"{found!r}; expected a line of Google's .ndjson"
         ) from error
+
+
+def _key_id(value: Any) -> int:
+    key_id = int(value)
+    if not 0 <= key_id < 2**63:
+        raise ValueError(f"key_id {key_id} is not within 0 and {2**63 - 1}")
+    return key_id
 
 
 def check_word(raw: Mapping[str, Any], where: str, class_name: str | None) -> None:

@@ -44,10 +44,11 @@ def copy_artifact(
     """
     lineage = {_address(found.ref): found for found in _inputs_first(trace(manifest, source))}
     wanted = [found.manifest for found in lineage.values() if found.manifest]
-    missing = [each for each in wanted if not target.find(each.kind, each.name, each.digest)]
-    total = sum(entry.bytes for each in missing for entry in each.files)
     copied_bytes = 0
     with holding(target, [each.prefix for each in wanted], "copy"):
+        # Within the lease: what is there now stays there.
+        missing = [each for each in wanted if not target.find(each.kind, each.name, each.digest)]
+        total = sum(entry.bytes for each in missing for entry in each.files)
         for each in missing:
             for size in _copy(each, source, target):
                 copied_bytes += size

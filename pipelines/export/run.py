@@ -11,6 +11,7 @@ import dataclasses
 import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import PurePosixPath
 
 import numpy as np
 
@@ -85,8 +86,8 @@ def export_dataset(
     options = options or ExportOptions()
     flags = runner_flags(options.beam_args, options.workers)
     job, target = begin(dataset, store, spec, name, options, extras)
-    if (found := target.manifest()) is not None:
-        return check_same(found, job, options.out)
+    if (found := _published(job, store, target, options)) is not None:
+        return found
     try:
         records = _make_files(job, store, target, options)
     except FileNotFoundError:  # who published first has swept what both worked from
@@ -99,11 +100,20 @@ def export_dataset(
     files.append(target.put("croissant.json", export_croissant(job, files)))
     manifest = _manifest(job, export_inputs(dataset, extras), records, files)
     statement = provenance_json(manifest, store, runner_name(flags) or "FnApiRunner")
-    files.append(target.put(PROVENANCE_NAME, statement))
+    files.append(target.create(PROVENANCE_NAME, statement))
+    _check_alone(job, files, target, options)
     published = target.publish(_manifest(job, export_inputs(dataset, extras), records, files))
     for item in list(store.objects(job.scratch)):
         store.delete(item.path)
     return published
+
+
+def _published(job: Job, store: Store, target: Target, options: ExportOptions) -> Manifest | None:
+    """Return the export if it is there; in the store it is the latest of its name then."""
+    if options.out is None and (found := store.reuse("exports", job.name, job.digest)):
+        return found
+    found = target.manifest()
+    return found and check_same(found, job, options.out)
 
 
 def begin(
@@ -191,6 +201,33 @@ def _check_unlisted(job: Job, records: Sequence[Record], target: Target) -> None
         own = [record for record in records if record.name.startswith(f"{name}-")]
         if problems := FORMATS[name].unlisted_problems(job, own, target):
             raise StoreError(f"cannot publish: {'; '.join(problems[:3])}; run it again")
+
+
+def _check_alone(
+    job: Job, files: Sequence[FileEntry], target: Target, options: ExportOptions
+) -> None:
+    """Raise ValueError if a place of the user's has files of another export beside ours.
+
+    Readers take every file of a folder, so they would mix the two.
+    """
+    if options.out is None:
+        return
+    ours = {entry.path for entry in files}
+    kinds = {_folder_and_suffix(path) for path in ours}
+    for name in job.spec.formats:
+        if name == "png" and not lists_pictures(job):
+            continue
+        for path in target.below(name):
+            if path not in ours and _folder_and_suffix(path) in kinds:
+                raise ValueError(
+                    f"{options.out} has {path}, which is no file of this export: delete it, or "
+                    "choose an empty place"
+                )
+
+
+def _folder_and_suffix(path: str) -> tuple[str, str]:
+    folder, _, name = path.rpartition("/")
+    return folder, PurePosixPath(name).suffix
 
 
 def _closing_entries(

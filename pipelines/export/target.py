@@ -6,8 +6,10 @@ that nobody sees before it is complete. Neither is ever whole in memory.
 
 import hashlib
 import os
+import platform
 import re
-from collections.abc import Mapping
+import time
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +17,7 @@ from typing import Protocol
 
 import obstore
 
+from pipelines.leases import LEASE_TTL
 from pipelines.schema import (
     MANIFEST_NAME,
     FileEntry,
@@ -27,7 +30,8 @@ from pipelines.store import Store, StoreError
 # Large enough for a part of a multipart upload (S3 wants 5 MiB), small beside 1 GiB.
 _PART_BYTES = 8 << 20
 _UPLOADS = 16
-_PART = re.compile(r"\..+\.[0-9]+\.part")
+_HOST = hashlib.sha256(platform.node().encode()).hexdigest()[:8]
+_PART = re.compile(r"\..+\.(?P<host>[0-9a-f]{8})\.(?P<pid>[0-9]+)\.part")
 
 
 class _Stream(Protocol):
@@ -55,8 +59,9 @@ class FileSink:
             )
         else:
             self._local.parent.mkdir(parents=True, exist_ok=True)
-            # The process id keeps two writers of the same bytes apart.
-            self._part = self._local.with_name(f".{self._local.name}.{os.getpid()}.part")
+            # Two writers of the same bytes may be on two machines.
+            part = f".{self._local.name}.{_HOST}.{os.getpid()}.part"
+            self._part = self._local.with_name(part)
             self._stream = self._part.open("wb", buffering=0)
 
     # What PyArrow asks of a Python file that it writes to and does not own.
@@ -120,6 +125,16 @@ class Target:
             sink.write(content)
         return sink.entry()
 
+    def create(self, relative: str, content: bytes) -> FileEntry:
+        """Write a small file unless there is one, and return the entry of what is there.
+
+        For what another machine would write in other bytes: whoever publishes, it fits.
+        """
+        self.store.create(self.path(relative), content)
+        found = self.store.get(self.path(relative))
+        sha256 = hashlib.sha256(found).hexdigest()
+        return FileEntry(path=relative, bytes=len(found), sha256=sha256)
+
     def put_many(self, files: Mapping[str, bytes]) -> None:
         """Write many small files: straight into a local directory, side by side elsewhere.
 
@@ -154,6 +169,12 @@ class Target:
                 f"{directory}/{item.name}": item.stat(follow_symlinks=False).st_size
                 for item in found
             }
+
+    def below(self, relative: str) -> Iterator[str]:
+        """Yield every file below a directory, without what killed writers left."""
+        for item in self.store.objects(self.path(relative)):
+            if not _PART.fullmatch(item.path.rpartition("/")[2]):
+                yield item.path.removeprefix(f"{self.prefix}/") if self.prefix else item.path
 
     def holds(self, entry: FileEntry) -> bool:
         """Return whether the file is there with this size and this content."""
@@ -197,11 +218,22 @@ class Target:
             return
         for directory, _, names in os.walk(root):
             for name in names:
-                if _PART.fullmatch(name):
+                part = _PART.fullmatch(name)
+                if part and _is_abandoned(Path(directory, name), part["host"], int(part["pid"])):
                     Path(directory, name).unlink(missing_ok=True)
 
     def _put_remote(self, item: tuple[str, bytes]) -> None:
         self.store.put(self.path(item[0]), item[1])
+
+
+def _is_abandoned(path: Path, host: str, pid: int) -> bool:
+    """Return whether a file's writer is gone; of another machine's one can tell by its age only."""
+    if host == _HOST and pid != os.getpid():
+        return not Path(f"/proc/{pid}").exists()
+    try:
+        return time.time() - path.lstat().st_mtime > LEASE_TTL.total_seconds()
+    except FileNotFoundError:
+        return False
 
 
 def file_matches(store: Store, path: str, entry: FileEntry) -> bool:

@@ -45,7 +45,8 @@ def is_remote(url: str) -> bool:
 
 def local_path(url: str) -> Path:
     """Return the path of a local file or directory given as path or file://."""
-    return Path(unquote(url.removeprefix("file://"))).expanduser().absolute()
+    path = unquote(url.removeprefix("file://")) if url.startswith("file://") else url
+    return Path(path).expanduser().absolute()
 
 
 class FileRanges:
@@ -249,7 +250,9 @@ def write_json(path: Path, value: object) -> None:
 
 def _remote(url: str) -> tuple[obstore.store.ObjectStore, str]:
     directory, _, name = url.rpartition("/")
-    return _remote_store(directory), unquote(name)
+    # As join_url has quoted it.
+    is_web = directory.startswith(("http://", "https://"))
+    return _remote_store(directory), unquote(name) if is_web else name
 
 
 @functools.cache

@@ -23,6 +23,7 @@ import dataclasses
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from urllib.parse import urlsplit, urlunsplit
 
 from pipelines.catalogue import SEED_CLASSES, catalogue, class_entry
 from pipelines.doodles import DOODLES_PER_CLASS, doodles_dir, write_doodles
@@ -103,6 +104,21 @@ def open_source(
     return open_directory(text, classes, cache_dir, options=options)
 
 
+def without_secrets(address: str) -> str:
+    """Return an address without a user, a password or a signed query: a manifest is public.
+
+    >>> without_secrets("https://me:token@host/drawings?X-Amz-Signature=1")
+    'https://host/drawings'
+    >>> without_secrets("/data/numpy_bitmap")
+    '/data/numpy_bitmap'
+    """
+    if not is_remote(address):
+        return address
+    parts = urlsplit(address)
+    host = parts.netloc.rpartition("@")[2]
+    return urlunsplit((parts.scheme, host, parts.path, "", ""))
+
+
 def plan_source(
     text: str, classes: Sequence[str] | None, cache_dir: Path, options: SourceOptions
 ) -> Source:
@@ -171,6 +187,7 @@ def open_directory(
     """Return the source of a directory, local or remote, by what lies in it."""
     options = options or SourceOptions()
     kind, directory = enter_directory(directory, classes, options.image_size)
+    name = name or without_secrets(directory)
     if kind == "tfds":
         return open_prepared(directory, cache_dir, name=name)
     if kind == "parquet":
@@ -186,7 +203,7 @@ def open_directory(
     repairs = Counter(str(file.layout.get("repair", "")) for file in files)
     repairs.pop("", None)
     return Source(
-        name=name or directory,
+        name=name,
         class_names=tuple(str(file.class_name) for file in files),
         files=tuple(files),
         image_size=options.image_size,

@@ -9,6 +9,7 @@ import functools
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -136,7 +137,7 @@ class TableReader:
             images = read_images(table[self.image])
         if images.shape[1:] != (self.image_size, self.image_size):
             raise BadFileError(f"{self.file.url} has pictures of {images.shape[1:]} pixels")
-        columns = {name: table[name].to_numpy() for name in self.columns}
+        columns = {name: _values(table[name]) for name in self.columns}
         labels = self._labels(table, start)
         return Drawings(images=np.ascontiguousarray(images), label=labels, **columns)
 
@@ -172,6 +173,13 @@ class TableReader:
                     f"{self.file.url}: row {row} has the label {value!r}, expected {wanted}"
                 )
         return np.array([self.names[value] for value in values], np.int64)
+
+
+def _values(column: pa.ChunkedArray) -> npt.NDArray[Any]:
+    """Return a column's values; points in time are seconds, as Google's are."""
+    if pa.types.is_timestamp(column.type):
+        column = column.cast(pa.timestamp("s"), safe=False).cast(pa.int64())
+    return column.to_numpy()
 
 
 def _addresses(directory: str) -> list[tuple[str, int]]:

@@ -115,6 +115,47 @@ def test_a_parquet_dataset_is_a_source_of_its_drawings(tmp_path):
     assert manifest.summary["counts"] == {"train": {"bee": 20}}
 
 
+def write_named(path: Path, images: np.ndarray, names: list[str]) -> None:
+    pq.write_table(pa.table({"image": image_column(images), "label": names}), path)
+
+
+def test_another_file_with_new_names_changes_no_label_that_is_known(tmp_path):
+    """What was kept of the first file names its classes by positions in all names of then."""
+    store, cache = open_store(str(tmp_path / "store")), tmp_path / "cache"
+    (tmp_path / "data").mkdir()
+    images = some_drawings(40)
+    write_named(tmp_path / "data" / "b.parquet", images, ["cat"] * 30 + ["dog"] * 10)
+    spec = DatasetSpec(class_names=("cat", "dog"), splits=(("train", 1.0),))
+    for count in (1, 2):
+        source = open_source(str(tmp_path / "data"), ["cat", "dog"], cache)
+        made = build_dataset(spec, source, store, "pets")
+        assert made.summary["counts"] == {"train": {"cat": 30, "dog": 10}}, count
+        write_named(tmp_path / "data" / "a.parquet", some_drawings(5, seed=1), ["ant"] * 5)
+
+
+def test_times_are_seconds_whatever_the_column_counts_in(tmp_path):
+    columns = {
+        "key_id": [1, 2],
+        "country_code": ["DE", "US"],
+        "recognized": [True, False],
+        "timestamp": pa.array([1_490_000_000_999_999, 2], pa.timestamp("us")),
+    }
+    table = pa.table({"image": image_column(some_drawings(2)), "label": ["bee", "bee"]} | columns)
+    pq.write_table(table, tmp_path / "x.parquet")
+    (file,) = open_source(str(tmp_path), ["bee"], tmp_path / "cache").files
+    assert open_reader(file, 28).read(0, 2).timestamp.tolist() == [1_490_000_000, 0]
+
+
+@pytest.mark.parametrize("name", ["full%2Fnumpy_bitmap%2Fbee.npy", "bee.npy"])
+def test_a_percent_sign_in_a_local_path_is_a_percent_sign(tmp_path, name):
+    folder = tmp_path / "100%41"
+    folder.mkdir()
+    images = some_drawings(20)
+    (folder / name).write_bytes(google_npy(images))
+    source = open_source(str(folder), ["bee"], tmp_path / "cache")
+    assert np.array_equal(open_reader(source.files[0], 28).read(0, 20).images, images)
+
+
 def test_a_parquet_file_whose_numbers_nobody_names_is_refused(tmp_path):
     table = pa.table({"image": image_column(some_drawings(2)), "label": [0, 1]})
     pq.write_table(table, tmp_path / "x.parquet")

@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import subprocess
 import sys
 import time
@@ -17,6 +18,7 @@ from pipelines.export.parts import export_part, export_range
 from pipelines.export.registry import FORMATS as WRITERS
 from pipelines.export.run import ExportOptions, ExportWork, export_dataset
 from pipelines.export.spec import FORMATS, ExportSpec
+from pipelines.export.target import _HOST as HOST
 from pipelines.export.target import Target
 from pipelines.schema import FileEntry
 from pipelines.shards import open_shard, read_images
@@ -309,11 +311,51 @@ def test_what_a_killed_writer_left_is_swept(store, dataset, tmp_path, in_store):
     job = make_job(dataset.manifest, store, spec, name="small")
     root = store.local_path(f"exports/small/{job.digest}") if in_store else tmp_path / "plain"
     (root / "idx").mkdir(parents=True)
-    (root / "idx" / ".train-images-idx3-ubyte.123.part").write_bytes(b"half")
+    for writer in (f"{HOST}.{2**22 + 1}", "00000000.1"):
+        half = root / "idx" / f".train-images-idx3-ubyte.{writer}.part"
+        half.write_bytes(b"half")
+        os.utime(half, (0, 0))
+    (root / "idx" / f".train-labels-idx1-ubyte.{HOST}.1.part").write_bytes(b"of a live writer")
     (root / "idx" / "notes.part").write_bytes(b"a person's own")
     options = ExportOptions(out=None if in_store else str(root))
     export_dataset(dataset.manifest, store, spec, name="small", options=options)
-    assert [path.name for path in root.rglob("*.part")] == ["notes.part"]
+    left = sorted(path.name for path in root.rglob("*.part"))
+    assert left == [f".train-labels-idx1-ubyte.{HOST}.1.part", "notes.part"]
+
+
+def test_out_with_leftovers_of_another_export_is_refused(store, dataset, tmp_path):
+    """Readers take every file of a folder: load_dataset would mix the two."""
+    out = tmp_path / "plain"
+    (out / "hf" / "data").mkdir(parents=True)
+    (out / "hf" / "data" / "train-00000-of-00004.parquet").write_bytes(b"another's")
+    (out / "hf" / "notes.txt").write_bytes(b"a person's own")
+    spec, options = ExportSpec(formats=("hf",)), ExportOptions(out=str(out))
+    with pytest.raises(ValueError, match=r"has hf/data/train-00000-of-00004\.parquet, which is no"):
+        export_dataset(dataset.manifest, store, spec, name="small", options=options)
+    assert not (out / "manifest.json").exists()
+    (out / "hf" / "data" / "train-00000-of-00004.parquet").unlink()
+    assert export_dataset(dataset.manifest, store, spec, name="small", options=options)
+
+
+def test_export_that_lost_its_name_gets_it_back(store, dataset):
+    spec = ExportSpec(formats=("idx",))
+    made = export_dataset(dataset.manifest, store, spec, name="small")
+    for item in list(store.objects("refs/exports")):
+        store.delete(item.path)
+    assert store.latest("exports", "small") is None
+    assert export_dataset(dataset.manifest, store, spec, name="small") == made
+    assert store.latest("exports", "small") == made
+
+
+def test_statement_of_a_machine_that_came_first_is_kept(store, dataset, monkeypatch):
+    """It names the versions there; what a slower machine would write must not take its place."""
+    spec = ExportSpec(formats=("idx",))
+    made = export_dataset(dataset.manifest, store, spec, name="small")
+    store.delete(f"{made.prefix}/manifest.json")
+    monkeypatch.setattr("pipelines.export.run.provenance_json", lambda *_: b"of another version")
+    again = export_dataset(dataset.manifest, store, spec, name="small")
+    assert store.damaged(again) == []
+    assert again.files == made.files
 
 
 def test_out_with_another_export_is_refused(store, dataset, tmp_path):
