@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from pipelines.objects import AbsentError
 from pipelines.schema import KINDS, Kind, Manifest
 from pipelines.store import Store, StoreError
 
@@ -10,21 +11,21 @@ from pipelines.store import Store, StoreError
 def resolve_any(store: Store, ref: str) -> Manifest:
     """Return the artifact that `ref` means among all kinds, or among one: `models/cats`.
 
-    Raises StoreError if none or several match.
+    Raises StoreError if none or several match, or one that might is damaged.
     """
     kinds, rest = _kinds_of(ref)
     found, reasons = [], []
     for kind in kinds:
         try:
             found.append(store.resolve(kind, rest))
-        except StoreError as error:
+        except AbsentError as error:
             reasons.append(str(error))
     if len(found) == 1:
         return found[0]
     if found:
         which = ", ".join(f"{m.kind}/{m.name}@{m.digest[:12]}" for m in found)
         raise StoreError(f"{ref!r} means several artifacts: {which}; put the kind before it")
-    raise StoreError(reasons[0] if len(kinds) == 1 else f"nothing in {store.url} matches {ref!r}")
+    raise AbsentError(reasons[0] if len(kinds) == 1 else f"nothing in {store.url} matches {ref!r}")
 
 
 def overview(manifest: Manifest) -> dict[str, Any]:

@@ -12,8 +12,9 @@ from prefect.cache_policies import NO_CACHE
 
 from flows import stages
 from flows.params import BuildParams, ChainParams, ReportParams, SampleParams, TrainParams
+from pipelines.errors import FinalError
 
-# Trying again cannot help: bad input, an interruption, a mistake in the program.
+# Trying again cannot help: bad input, what ends the same, an interruption, a mistake in the program.
 FINAL_ERRORS = (
     ValueError,
     LookupError,
@@ -21,6 +22,7 @@ FINAL_ERRORS = (
     AttributeError,
     AssertionError,
     FileNotFoundError,
+    FinalError,
     KeyboardInterrupt,
 )
 

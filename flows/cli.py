@@ -9,6 +9,7 @@ import os
 import select
 import signal
 import sys
+import traceback
 from types import FrameType
 from typing import NoReturn
 
@@ -86,7 +87,7 @@ def run_command_line(argv: list[str]) -> int:
         if isinstance(error, BrokenPipeError) and _is_output_closed():
             return READER_GONE
         if debug:
-            raise
+            traceback.print_exc()
         return _explain(error)
     return 0
 

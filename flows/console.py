@@ -8,6 +8,7 @@ import json
 import sys
 import time
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Protocol
 
 from rich.console import Console
@@ -108,3 +109,9 @@ def print_result(result: Mapping[str, Any], *, as_json: bool) -> None:
         if isinstance(value, list | dict):
             value = json.dumps(value)
         print(f"{key:<{width}}  {value}", flush=True)  # noqa: T201
+
+
+def check_folder(path: Path) -> None:
+    """Raise ValueError if a file cannot be written there, before the work whose result it is."""
+    if not path.absolute().parent.is_dir():
+        raise ValueError(f"{path}: there is no folder {path.absolute().parent}: make it first")

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib import metadata
 
+from pipelines.backends import one_line
 from pipelines.probe import probe
 from pipelines.store import open_store
 
@@ -43,15 +44,23 @@ class Finding:
     is_required: bool = True
 
 
-def examine(url: str) -> Iterator[Finding]:
-    """Yield the findings one by one; a check that fails does not stop the others."""
+def examine(url: str | None) -> Iterator[Finding]:
+    """Yield the findings one by one; a check that fails does not stop the others.
+
+    url: of the store; None asks none.
+    """
     for name, check in _machine_checks():
         try:
             yield check()
         except Exception as error:
             yield Finding(name, False, f"{type(error).__name__}: {error}")
-    for answer in probe(open_store(url)):
-        yield Finding(f"store: {answer.question}", answer.is_ok, answer.message)
+    if url is None:
+        return
+    try:
+        for answer in probe(open_store(url)):
+            yield Finding(f"store: {answer.question}", answer.is_ok, answer.message)
+    except Exception as error:
+        yield Finding("store", False, one_line(error) or type(error).__name__)
 
 
 def _machine_checks() -> list[tuple[str, Callable[[], Finding]]]:

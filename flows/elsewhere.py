@@ -29,6 +29,7 @@ from prefect.states import Cancelling, Completed
 
 from flows.places import Places
 from pipelines.schema import digest_of
+from pipelines.store import open_store
 
 POLL_SEC = 5.0
 # A worker says every 30 s that it is there.
@@ -113,7 +114,7 @@ def cancelling_runs() -> Iterator[None]:
 def _start(
     client: SyncPrefectClient, deployment: str, params: Any, places: Places, waiting: Waiting
 ) -> FlowRun:
-    """Return the run that we have started before and that may succeed, else a new one."""
+    """Return the run that we have started before and that may succeed or has, else a new one."""
     ask = _patiently(places, waiting)
     found = ask(lambda: client.read_deployment_by_name(deployment))
     values = dataclasses.asdict(params)
@@ -130,7 +131,7 @@ def _start(
                 idempotency_key=f"{key}-attempt-{number}",
             )
         )
-        if not _is_over(run.state):
+        if not _is_over(run.state) and not _is_gone(run.state, params):
             waiting.run_id = run.id
             return run
     raise AssertionError
@@ -217,6 +218,16 @@ def _is_over(state: State[Any] | None) -> bool:
     if state is None:
         return False
     return state.is_cancelling() or (state.is_final() and not state.is_completed())
+
+
+def _is_gone(state: State[Any] | None, params: Any) -> bool:
+    """Return whether a run has completed whose artifact has left the store since."""
+    if state is None or not state.is_completed():
+        return False
+    made = _result(state, "")
+    if "kind" not in made:
+        return False
+    return open_store(params.store).find(made["kind"], made["name"], made["digest"]) is None
 
 
 def _result(state: State[Any], deployment: str) -> dict[str, Any]:

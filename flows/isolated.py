@@ -23,11 +23,14 @@ from flows.exporting import ExportParams
 from flows.launcher import ChildError, launch
 from flows.params import BuildParams, ReportParams, SampleParams, TrainParams
 from flows.parts import ExportPartParams, ShardsParams
+from pipelines.errors import FinalError
 from pipelines.schema import Kind, Manifest
 from pipelines.store import Store, open_store
 
 # What the command line says too: the input is wrong, trying again cannot help.
 BAD_INPUT_CODE = 2
+# What was asked ends the same however often it is tried: a gate that does not open, divergence.
+FINAL_CODE = 71
 # A mistake in the program: trying again cannot help either.
 MISTAKE_CODE = 70
 MISTAKES = (LookupError, TypeError, AttributeError, AssertionError)
@@ -90,6 +93,9 @@ def main(arguments: Sequence[str]) -> int:
     except (ValueError, FileNotFoundError) as error:
         sys.stderr.write(f"{type(error).__name__}: {error}\n")
         return BAD_INPUT_CODE
+    except FinalError as error:
+        sys.stderr.write(f"{type(error).__name__}: {error}\n")
+        return FINAL_CODE
     except MISTAKES:
         traceback.print_exc()
         return MISTAKE_CODE

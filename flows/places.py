@@ -29,6 +29,11 @@ class Places:
     deadline_hours: float = 24.0
     no_worker_minutes: float = 10.0
 
+    def __post_init__(self) -> None:
+        """Raise ValueError for a deadline that no stage could keep."""
+        if self.deadline_hours <= 0:
+            raise ValueError(f"deadline_hours must be positive, found {self.deadline_hours}")
+
     @property
     def deadline_sec(self) -> float:
         """The deadline of one stage in seconds."""

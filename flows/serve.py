@@ -98,14 +98,13 @@ def serve(
     sleep: Callable[[float], None] = time.sleep,
 ) -> None:
     """Run every entry at its times, one after the other, until interrupted."""
-    due = {entry.name: entry.next_time(now()) for entry in entries}
-    by_name = {entry.name: entry for entry in entries}
+    due = [entry.next_time(now()) for entry in entries]  # names need not differ
     while due:
-        name = min(due, key=lambda each: due[each])
-        while (wait := (due[name] - now()).total_seconds()) > 0:
+        first = due.index(min(due))
+        while (wait := (due[first] - now()).total_seconds()) > 0:
             sleep(min(wait, 60.0))  # a machine that slept, or whose clock was set, is noticed
-        _run(by_name[name])
-        due[name] = by_name[name].next_time(now())
+        _run(entries[first])
+        due[first] = entries[first].next_time(now())
 
 
 def _run(entry: Entry) -> None:

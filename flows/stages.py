@@ -195,6 +195,8 @@ def sample_spec(params: SampleParams, model: Manifest):
 
     known = tuple(model.summary["class_names"])
     names, per_class = params.classes or known, params.per_class
+    if params.counts and params.classes:
+        raise ValueError("give either --classes or --counts: the file names the classes")
     if params.counts:
         counts = read_counts(Path(params.counts))
         names, per_class = tuple(counts), tuple(counts.values())

@@ -13,7 +13,7 @@ from prefect.tasks import exponential_backoff
 from flows.chain import is_transient
 from flows.dashboard import name_run, show_result, showing_progress
 from flows.elsewhere import ElsewhereError, LostError, run_elsewhere
-from flows.isolated import MISTAKE_CODE, run_isolated
+from flows.isolated import FINAL_CODE, MISTAKE_CODE, run_isolated
 from flows.launcher import STOPPED_CODE, ChildError, DeadlineError, end_with_worker
 from flows.naming import result_name
 from flows.params import SampleParams
@@ -24,13 +24,13 @@ from flows.places import Places
 def is_worth_retrying(_task: Any, _run: Any, state: Any) -> bool:
     """Return whether trying again may help.
 
-    Not after a deadline, a mistake, bad input, or when somebody has stopped it; and not after a
+    Not after a deadline, a mistake, bad input, what ends the same, or when somebody has stopped it; and not after a
     run elsewhere that has tried again by itself, only if its process was lost.
     """
     try:
         state.result()
     except ChildError as error:
-        is_final = error.code in (MISTAKE_CODE, STOPPED_CODE)
+        is_final = error.code in (FINAL_CODE, MISTAKE_CODE, STOPPED_CODE)
         return not isinstance(error, DeadlineError) and not is_final
     except ElsewhereError as error:
         return isinstance(error, LostError)

@@ -13,6 +13,8 @@ from pathlib import Path
 
 import torch.distributed as dist
 
+from pipelines.errors import FinalError
+
 
 @contextlib.contextmanager
 def telling_failure(path: Path | None, *, rank: int) -> Iterator[None]:
@@ -28,14 +30,15 @@ def telling_failure(path: Path | None, *, rank: int) -> Iterator[None]:
 def read_failure(path: Path, other: type[Exception]) -> Exception | None:
     """Return what the first rank to fail raised, None if none has told.
 
-    Wrong input is a ValueError, as for who finds it at once; all else is of the class `other`.
+    Wrong input is a ValueError, as for who finds it at once, and training that diverges, which
+    it does again, a FinalError; all else is of the class `other`.
     Where it happened goes along as a note, for --debug.
     """
     try:
         failure = json.loads(path.read_text())
     except FileNotFoundError:
         return None
-    kind = ValueError if failure["is_input"] else other
+    kind = {"ValueError": ValueError, "FinalError": FinalError}.get(failure["kind"], other)
     error = kind(failure["text"])
     error.add_note(f"rank {failure['rank']}:\n{failure['trace']}")
     return error
@@ -49,11 +52,17 @@ def _is_lost_peer(error: Exception) -> bool:
 def _describe(error: Exception, rank: int) -> str:
     failure = {
         "rank": rank,
-        "is_input": isinstance(error, ValueError | FileNotFoundError),
+        "kind": _kind(error),
         "text": str(error) or type(error).__name__,
         "trace": "".join(traceback.format_exception(error)),
     }
     return json.dumps(failure)
+
+
+def _kind(error: Exception) -> str:
+    if isinstance(error, ValueError | FileNotFoundError):
+        return "ValueError"
+    return "FinalError" if isinstance(error, ArithmeticError) else ""
 
 
 def _write_first(path: Path, text: str) -> None:

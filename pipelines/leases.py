@@ -19,6 +19,7 @@ import uuid
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 
+from pipelines.errors import BusyError
 from pipelines.objects import Objects, StoreError
 
 LEASE_TTL = timedelta(hours=1)
@@ -106,7 +107,7 @@ def _wait_for_sweep(store: Objects, prefix: str) -> None:
     deadline = time.monotonic() + _WAIT_SEC
     while _is_swept(store, prefix):
         if time.monotonic() > deadline:
-            raise StoreError(f"{prefix} is being swept by a garbage collection: run it again")
+            raise BusyError(f"{prefix} is being swept by a garbage collection: run it again")
         time.sleep(0.2)
 
 

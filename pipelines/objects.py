@@ -41,6 +41,10 @@ class StoreError(ValueError):
     """The store or a name in it is not as it must be; the message says what to do."""
 
 
+class AbsentError(StoreError):
+    """Nothing in the store is what was asked for."""
+
+
 @dataclass(frozen=True, slots=True)
 class ObjectInfo:
     """One stored object: its path under the root, its size, when it was last written."""

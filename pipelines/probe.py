@@ -4,6 +4,7 @@ Some S3 servers ignore `If-None-Match: *` and let every writer win (SeaweedFS is
 question is put to the server itself. The objects of a probe are deleted at its end.
 """
 
+import contextlib
 import shutil
 import uuid
 from collections.abc import Callable, Iterator
@@ -46,8 +47,9 @@ def probe(store: Objects, *, min_free_bytes: int = MIN_FREE_BYTES) -> Iterator[A
             except Exception as error:
                 yield Answer(question, False, f"{type(error).__name__}: {error}")
     finally:
-        for item in list(store.objects(folder)):
-            store.delete(item.path)
+        with contextlib.suppress(Exception):  # what can delete nothing has said so above
+            for item in list(store.objects(folder)):
+                store.delete(item.path)
 
 
 def _one_winner(store: Objects, folder: str) -> tuple[bool, str]:

@@ -17,8 +17,9 @@ from dataclasses import dataclass
 from pipelines import staging
 from pipelines.backends import open_backend
 from pipelines.contents import Contents
+from pipelines.errors import BusyError
 from pipelines.leases import holding
-from pipelines.objects import ObjectInfo, StoreError, check_path
+from pipelines.objects import AbsentError, ObjectInfo, StoreError, check_path
 from pipelines.refs import Refs, check_kind
 from pipelines.schema import (
     MANIFEST_NAME,
@@ -121,7 +122,7 @@ class Store(Contents, Refs):
             staging.clear(self, manifest)
             published = self.find(manifest.kind, manifest.name, manifest.digest)
         if published is None:
-            raise StoreError(f"{manifest.prefix} was deleted while it was published: run it again")
+            raise BusyError(f"{manifest.prefix} was deleted while it was published: run it again")
         return published
 
     def complete(self, manifest: Manifest) -> Manifest:
@@ -151,7 +152,7 @@ class Store(Contents, Refs):
         self.create(f"{manifest.prefix}/{MANIFEST_NAME}", manifest_to_json(manifest))
         published = self.find(manifest.kind, manifest.name, manifest.digest)
         if published is None:
-            raise StoreError(f"{manifest.prefix} was deleted while it was published: run it again")
+            raise BusyError(f"{manifest.prefix} was deleted while it was published: run it again")
         return published
 
     def latest(self, kind: Kind, name: str) -> Manifest | None:
@@ -166,7 +167,8 @@ class Store(Contents, Refs):
         """Return the artifact a person means by `ref`.
 
         A ref is `name` (its latest), `name@digest`, `name@prefix of a digest`, or a digest or a
-        prefix of at least 6 characters alone. Raises StoreError if none or several match.
+        prefix of at least 6 characters alone. Raises AbsentError if none matches, StoreError if
+        several do or a manifest is damaged.
         """
         check_kind(kind)
         name, _, digest = ref.partition("@")
@@ -184,7 +186,8 @@ class Store(Contents, Refs):
         ]
         if len({manifest.digest for manifest in found}) == 1:
             return found[0]
-        raise StoreError(_unresolved(kind, ref, names, found, self.url))
+        kind_of_error = StoreError if found else AbsentError
+        raise kind_of_error(_unresolved(kind, ref, names, found, self.url))
 
     def manifests(self, kind: Kind) -> Iterator[Manifest]:
         """Yield every complete artifact of a kind; warn of manifests that cannot be read."""
@@ -231,7 +234,7 @@ class Store(Contents, Refs):
                     f"bytes, the store has {size}"
                 )
         if problems := self.damages(manifest):
-            raise StoreError(
+            raise BusyError(
                 f"cannot publish {manifest.prefix}: {problems[0]}; another publisher is at work, "
                 "or the store lost what was written: run it again"
             )

@@ -109,7 +109,7 @@ def _complete(
 ) -> Mapping[str, Any]:
     import torch
 
-    from flows.console import warn
+    from flows.console import check_folder, warn
     from flows.stages import cache_folder
     from model.precision import emulation_warning
     from model.ranks import join_ranks
@@ -117,6 +117,7 @@ def _complete(
     from model.sampling.half import HalfDrawing, Wish, complete_half
     from pipelines.store import open_store
 
+    check_folder(out)
     store, manifest = open_store(url), _resolve(url, ref)
     drawing = HalfDrawing(
         dataset=store.resolve("datasets", dataset_ref) if dataset_ref else None,

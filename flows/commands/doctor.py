@@ -12,10 +12,13 @@ ALL = Common()
 
 
 def doctor(*, common: Annotated[Common, Parameter(name="*")] = ALL) -> None:
-    """Check versions, libraries, disk space, and what publishing needs of the store."""
+    """Check versions, libraries, disk space, and what publishing needs of the store.
+
+    With --dry-run the store, which is asked by writing to it, is left alone.
+    """
     from flows.doctor import examine
 
-    findings = list(examine(common.store))
+    findings = list(examine(None if common.dry_run else common.store))
     if common.json:
         rows = [dataclasses.asdict(finding) for finding in findings]
         print_result({"findings": rows}, as_json=True)

@@ -67,6 +67,9 @@ def pin(
 
     store = open_store(common.store)
     manifest = resolve_any(store, ref)
+    if common.dry_run:
+        print_result({"would pin": manifest.prefix}, as_json=common.json)
+        return
     pin_artifact(store, manifest, reason)
     print_result({"pinned": manifest.prefix}, as_json=common.json)
 
@@ -83,6 +86,9 @@ def unpin(ref: str, /, *, common: Annotated[Common, Parameter(name="*")] = ALL) 
 
     store = open_store(common.store)
     manifest = resolve_any(store, ref)
+    if common.dry_run:
+        print_result({"would unpin": manifest.prefix}, as_json=common.json)
+        return
     unpin_artifact(store, manifest)
     print_result({"unpinned": manifest.prefix}, as_json=common.json)
 

@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter
 
+from flows.console import check_folder
 from flows.options import Common
 from flows.progress import current
 from flows.session import run_stage
@@ -74,6 +75,7 @@ def _score(
 
     if num < 1:
         raise ValueError(f"--worst must be at least 1, found {num}")
+    check_folder(Path(sheet))
     store, model, dataset = model_and_dataset(url, model_ref, dataset_ref)
     with join_ranks() as alone:
         ranked = rank_split(

@@ -11,6 +11,7 @@ from cyclopts import Parameter
 from flows.console import print_result
 from flows.options import Common
 from flows.session import session
+from pipelines.schema import slug
 
 ALL = Common()
 FILE = Path("infra/prefect.yaml")
@@ -109,13 +110,20 @@ def serve(
 
 def _environment(store: str, source: str, preset: str) -> dict[str, str]:
     """Return the variables of the file; a worker has another working directory than we."""
-    place = store if "://" in store else str(Path(store).resolve())
-    values = {"STORE": place, "SOURCE": source, "PRESET": preset}
+    from pipelines.sources.opening import DOODLES, QUICKDRAW
+
+    values = {"STORE": _absolute(store), "SOURCE": source, "PRESET": preset}
+    if source not in (DOODLES, QUICKDRAW):
+        values["SOURCE"] = _absolute(source)
     return dict(os.environ) | {f"SKETCHMILL_{name}": value for name, value in values.items()}
+
+
+def _absolute(place: str) -> str:
+    return place if "://" in place else str(Path(place).expanduser().resolve())
 
 
 def _named(text: str) -> tuple[str, Path]:
     name, equals, path = text.partition("=")
     if not equals:
         raise ValueError(f"--class-list {text!r}: write NAME=FILE")
-    return name, Path(path)
+    return slug(name), Path(path)

@@ -19,11 +19,12 @@ from pathlib import Path
 from typing import Any
 
 from model.audit.filters import read_toml
+from pipelines.errors import FinalError
 
 _SIDES = ("max", "min")
 
 
-class GateError(RuntimeError):
+class GateError(FinalError):
     """A number is beyond its limit; the message names it."""
 
 

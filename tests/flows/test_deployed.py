@@ -13,12 +13,13 @@ import pytest
 
 from flows.exporting import ExportParams
 from flows.housekeeping import is_due, sweep, verify
-from flows.isolated import MISTAKE_CODE, from_json, jobs, run_isolated
+from flows.isolated import FINAL_CODE, MISTAKE_CODE, from_json, jobs, run_isolated
 from flows.launcher import ChildError, DeadlineError
 from flows.params import BuildParams, SampleParams, TrainParams
 from flows.parts import BulkParams, ShardsParams
 from flows.ranges import MAX_RANGES, SomeFailedError, ranges_of, run_window
 from flows.steps import is_worth_retrying
+from pipelines.errors import BusyError, FinalError
 from pipelines.schema import FileEntry, Manifest, artifact_digest
 from pipelines.spec import CLEANING, IMAGE_ENCODINGS, LAYOUTS
 from pipelines.store import open_store
@@ -74,11 +75,24 @@ class State:
         (ValueError("unknown class"), False),
         (DeadlineError(["x"], 124, ""), False),
         (ChildError(["x"], MISTAKE_CODE, "KeyError"), False),
+        (ChildError(["x"], FINAL_CODE, "the gate is closed"), False),
+        (FinalError("training diverges"), False),
+        (BusyError("another publisher is at work"), True),
         (ChildError(["x"], 143, "told to stop"), False),
         (ChildError(["x"], 137, "killed"), True),
         (OSError("connection reset"), True),
     ],
-    ids=["input", "deadline", "mistake", "stopped", "killed", "network"],
+    ids=[
+        "input",
+        "deadline",
+        "mistake",
+        "final code",
+        "final",
+        "busy",
+        "stopped",
+        "killed",
+        "network",
+    ],
 )
 def test_only_what_may_pass_is_tried_again(error, expected):
     assert is_worth_retrying(None, None, State(error)) == expected

@@ -21,6 +21,8 @@ from flows.elsewhere import ElsewhereError, GivenUpError, LostError, cancelling_
 from flows.params import BuildParams, ChainParams
 from flows.places import Places
 from flows.steps import is_worth_retrying, stage_task
+from pipelines.schema import Manifest, artifact_digest
+from pipelines.store import open_store
 
 FILE = yaml.safe_load((Path(__file__).parents[2] / "infra" / "prefect.yaml").read_text())
 PLACES = Places(deadline_hours=1.0, no_worker_minutes=0)
@@ -129,6 +131,22 @@ def test_asking_again_finds_the_run_that_goes_on_or_has_completed(start):
     server = start(Running(), DONE)
     assert run() == run() == {"digest": "d1"}
     assert len(server.runs) == 1
+
+
+def test_completed_run_whose_artifact_is_gone_is_followed_by_another(start, tmp_path):
+    store = open_store(str(tmp_path))
+    spec = {"seed": 0}
+    digest = artifact_digest("datasets", spec, ())
+    made = {"kind": "datasets", "name": "pets", "digest": digest}
+    server = start(elsewhere.ended_with(made))
+    params = BuildParams(store=str(tmp_path), name="pets", classes=("cat",))
+    manifest = store.publish(Manifest(spec=spec, inputs=(), files=(), **made))
+    assert run(params) == run(params) == made
+    assert len(server.runs) == 1
+    store.delete(f"{manifest.prefix}/manifest.json")
+    server.script = (Running(), elsewhere.ended_with(made))
+    assert run(params) == made
+    assert len(server.runs) == 2
 
 
 def test_run_that_crashed_is_followed_by_another(start):

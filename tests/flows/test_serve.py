@@ -109,6 +109,12 @@ def test_entries_run_at_their_times_even_after_one_that_fails():
     assert [each.strftime("%H:%M") for each in seldom.runs] == ["15:00"]
 
 
+def test_deployments_of_the_same_name_all_run():
+    early, late = Recorded("gpu", "0 13 * * *"), Recorded("gpu", "0 14 * * *")
+    run([early, late], hours=5)
+    assert [len(early.runs), len(late.runs)] == [1, 1]
+
+
 def test_times_that_were_missed_are_made_up_for_once():
     slow = Recorded("slow", "30 12 * * *", takes_hours=3.2)
     often = Recorded("often", "0 * * * *")

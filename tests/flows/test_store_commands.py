@@ -130,6 +130,32 @@ def test_diff_shows_the_field_that_differs(ask, url):
     assert found["spec"] == {"seed": [0, 1]}
 
 
+@pytest.mark.parametrize("command", ["pin", "unpin", "gc", "doctor"])
+def test_dry_run_leaves_the_store_as_it_is(ask, url, command):
+    def objects() -> dict:
+        return {item.path: item.modified for item in open_store(url).objects("")}
+
+    ask("pin", "net")
+    before = objects()
+    ask(command, *["net"] * command.endswith("pin"), "--dry-run")
+    assert objects() == before
+
+
+def test_a_damaged_manifest_is_not_called_absent(url, capsys):
+    manifest = open_store(url).resolve("models", "net")
+    path = f"{manifest.prefix}/manifest.json"
+    open_store(url).put(path, b"{")
+    assert run_command_line(["show", "net", "--store", url]) == 2
+    assert path in capsys.readouterr().err
+
+
+def test_debug_shows_the_traceback_and_keeps_the_exit_code(url, capsys):
+    assert run_command_line(["show", "nothing", "--store", url, "--debug"]) == 2
+    said = capsys.readouterr().err
+    assert "Traceback" in said
+    assert said.splitlines()[-1].startswith("sketchmill: nothing in")
+
+
 def test_gc_deletes_only_when_told_to_and_spares_what_is_pinned(ask, url):
     store = open_store(url)
     old = store.resolve("models", "net")

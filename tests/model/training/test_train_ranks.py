@@ -20,6 +20,7 @@ from model.options import RunOptions, options_to_json
 from model.ranks import Interrupted
 from model.spec import run_digest, spec_to_json
 from model.train import train_model
+from pipelines.errors import FinalError
 from pipelines.store import open_store
 
 pytestmark = pytest.mark.slow
@@ -190,7 +191,7 @@ def test_sigterm_saves_on_all_ranks_and_exits_143(
 def test_failure_in_a_rank_is_reported_with_its_words(store, make_dataset, small_spec) -> None:
     dataset = make_dataset(store)
     spec = small_spec(dataset, "learning_rate=1e30", "clip_norm=0", "warmup_nimg=0")
-    with pytest.raises(LaunchError, match=r"^loss .*lower learning_rate") as caught:
+    with pytest.raises(FinalError, match=r"^loss .*lower learning_rate") as caught:
         train_in_processes(spec, dataset, store, "m", num_processes=2, options=OPTIONS)
     assert "\n" not in str(caught.value)
     assert "Traceback" in "".join(caught.value.__notes__)
