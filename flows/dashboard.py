@@ -9,7 +9,7 @@ A browser opens no file of a worker and no s3:// URL: where the store's root is 
 $SKETCHMILL_PUBLIC_URL says its URL and the page is linked; else its path is told. Small pictures
 are part of the artifact.
 
-All of it is for people and may be lost: a server that does not answer is logged once a minute and
+All of it is for people and may be lost: a server that does not answer is logged and
 never disturbs the work.
 """
 

@@ -10,6 +10,7 @@ a level.
 A CUDA device replays each row as one graph (model.sampling.graphs), captured once.
 """
 
+import copy
 import math
 from dataclasses import dataclass
 
@@ -95,7 +96,7 @@ class CachedSampler:
             activation=model.config.resnet_activation,
             poison=poison,
         )
-        self.config, self._encoder = model.config, model.encoder
+        self.config, self._encoder = model.config, copy.deepcopy(model.encoder)
         self.batch, self._guidance = batch, guidance
         self._evaluator = Evaluator(model.network, place)
         _, width, channels = model.config.image_shape
