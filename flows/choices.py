@@ -36,3 +36,14 @@ class Classes:
         if self.classes is not None:
             return tuple(self.classes.split(","))
         return class_lines(self.classes_file) if self.classes_file else default
+
+
+def read_class_list(file: Path, source: str) -> list[str]:
+    """Return the names in a file: Google's, or as they are written for a source with its own.
+
+    Raises ValueError for a name that Google's source has not, or if it is no file of text.
+    """
+    from pipelines.sources.opening import DOODLES, QUICKDRAW
+
+    lines = class_lines(file)
+    return list(resolve_names(lines) if source in (DOODLES, QUICKDRAW) else lines)

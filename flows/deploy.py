@@ -32,8 +32,8 @@ from prefect.exceptions import ObjectNotFound
 from prefect.settings import get_current_settings
 from prefect.variables import Variable
 
+from flows.choices import read_class_list
 from flows.deployed import CLASS_LISTS
-from pipelines.catalogue import read_classes_file
 from pipelines.schema import slug
 
 ZOMBIES = "sketchmill: runs without a heartbeat have crashed"
@@ -175,13 +175,13 @@ def ensure_zombie_automation(within: timedelta) -> str:
     return ZOMBIES
 
 
-def set_class_list(name: str, file: Path) -> bool:
+def set_class_list(name: str, file: Path, source: str) -> bool:
     """Set a class list of the server from a file; return whether it has changed.
 
     A change is announced by an event, which starts the deployment class-list-changed. Raises
-    ValueError for unknown classes.
+    ValueError for classes that the source cannot have.
     """
-    classes = list(read_classes_file(file))
+    classes = read_class_list(file, source)
     lists = _class_lists()
     if lists.get(slug(name)) == classes:
         return False

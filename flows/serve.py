@@ -19,7 +19,7 @@ import yaml
 from prefect._vendor.croniter import croniter
 from prefect.flows import load_flow_from_entrypoint
 
-from pipelines.catalogue import read_classes_file
+from flows.choices import read_class_list
 
 _log = logging.getLogger(__name__)
 _VARIABLE = re.compile(r"\{\{ *\$(\w+) *\}\}")
@@ -57,13 +57,11 @@ class Entry:
         """
         parameters = {name: value for name, value in self.parameters.items() if name != "places"}
         if self.class_lists and "chain" in parameters:
-            parameters["class_lists"] = read_class_lists(self.class_lists)
+            source = parameters["chain"].get("source", "")
+            parameters["class_lists"] = {
+                name: read_class_list(file, source) for name, file in self.class_lists.items()
+            }
         return parameters
-
-
-def read_class_lists(files: Mapping[str, Path]) -> dict[str, list[str]]:
-    """Return the classes of each list; raise ValueError for unknown ones."""
-    return {name: list(read_classes_file(file)) for name, file in files.items()}
 
 
 def read_entries(
@@ -73,11 +71,10 @@ def read_entries(
 ) -> list[Entry]:
     """Return what the file schedules, with $VARIABLES replaced; chains run for the class lists.
 
-    Raises ValueError for a variable that is not set or an unknown class.
+    Raises ValueError for a variable that is not set, or a class that the source cannot have.
     """
-    read_class_lists(class_lists or {})
     raw = _filled(yaml.safe_load(file.read_text(encoding="utf-8")), environment)
-    return [
+    entries = [
         Entry(
             name=deployment["name"],
             entrypoint=deployment["entrypoint"],
@@ -89,6 +86,9 @@ def read_entries(
         for deployment in raw["deployments"]
         for schedule in deployment.get("schedules", ())
     ]
+    for entry in entries:
+        entry.flow_parameters()  # a wrong list is refused now, not at night
+    return entries
 
 
 def serve(

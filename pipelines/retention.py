@@ -177,7 +177,9 @@ class Collector:
         """Delete what killed writers left in a local store; obstore hides it from listings."""
         if (root := self.store.local_path()) is None:
             return
-        for file in root.rglob("*#*"):
+        # In our own folders: a store's root may be a place where people keep other things.
+        folders = (*KINDS, *_FLAGS, "attempts", "condemned", "pins", "refs")
+        for file in (file for folder in folders for file in (root / folder).rglob("*#*")):
             if _PARTIAL.fullmatch(file.name) and file.is_file():
                 with contextlib.suppress(FileNotFoundError):  # its writer was alive after all
                     age = now - datetime.fromtimestamp(file.lstat().st_mtime, UTC)

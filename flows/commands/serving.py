@@ -69,7 +69,7 @@ def deploy(
         print_result({"file": str(file), "pools": dict(target.pools)}, as_json=common.json)
         return
     result = server.deploy(target)
-    changed = [name for name, path in lists.items() if server.set_class_list(name, path)]
+    changed = [each for each in lists if server.set_class_list(each, lists[each], source)]
     for name in remove_class_list:
         server.remove_class_list(name)
     print_result(result | {"changed_class_lists": changed}, as_json=common.json)

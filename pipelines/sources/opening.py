@@ -38,6 +38,7 @@ from pipelines.sources.files import (
     is_listable,
     is_remote,
     join_url,
+    local_path,
 )
 from pipelines.sources.kinds import BITMAP_SIZE, SUFFIXES, enter_directory
 from pipelines.sources.prepared import open_prepared, prepared_names
@@ -104,16 +105,18 @@ def open_source(
     return open_directory(text, classes, cache_dir, options=options)
 
 
-def without_secrets(address: str) -> str:
-    """Return an address without a user, a password or a signed query: a manifest is public.
+def public_name(address: str) -> str:
+    """Return what manifests call a source: they are public, and the same on every machine.
 
-    >>> without_secrets("https://me:token@host/drawings?X-Amz-Signature=1")
+    No folder of this machine, no user, no password, no signed query.
+
+    >>> public_name("https://me:token@host/drawings?X-Amz-Signature=1")
     'https://host/drawings'
-    >>> without_secrets("/data/numpy_bitmap")
-    '/data/numpy_bitmap'
+    >>> public_name("/data/numpy_bitmap/")
+    'numpy_bitmap'
     """
     if not is_remote(address):
-        return address
+        return local_path(address).name
     parts = urlsplit(address)
     host = parts.netloc.rpartition("@")[2]
     return urlunsplit((parts.scheme, host, parts.path, "", ""))
@@ -187,7 +190,7 @@ def open_directory(
     """Return the source of a directory, local or remote, by what lies in it."""
     options = options or SourceOptions()
     kind, directory = enter_directory(directory, classes, options.image_size)
-    name = name or without_secrets(directory)
+    name = name or public_name(directory)
     if kind == "tfds":
         return open_prepared(directory, cache_dir, name=name)
     if kind == "parquet":

@@ -152,8 +152,8 @@ def test_changed_class_list_starts_the_chain_for_it_alone(site, dataset):
         api.update_deployment(found.id, DeploymentUpdate(parameters={"chain": site.chain(16)}))
     file = site.folder / "pair.txt"
     file.write_text("sun\nlightning\n")
-    assert set_class_list("pair", file)
-    assert not set_class_list("pair", file)
+    assert set_class_list("pair", file, "doodles")
+    assert not set_class_list("pair", file, "doodles")
     servers.wait_until(lambda: site.runs("rebuild/class-list-changed"), 60, "a run of the list")
     (run,) = site.runs("rebuild/class-list-changed")
     site.finish(run.id)

@@ -146,6 +146,9 @@ def test_chains_run_for_the_class_lists_and_nothing_else_does(tmp_path):
     file.write_text("sunn\n")
     with pytest.raises(ValueError, match="sunn"):
         read_entries(FILE, VALUES, {"pair": file})
+    own = VALUES | {"SKETCHMILL_SOURCE": "/data/fashion"}  # which has classes of its own
+    entries = {entry.name: entry for entry in read_entries(FILE, own, {"pair": file})}
+    assert entries["nightly"].flow_parameters()["class_lists"] == {"pair": ["sunn"]}
 
 
 MARK = "SKETCHMILL_TEST_SERVE"
