@@ -12,6 +12,7 @@ from typing import Any
 from flows.options import DEFAULT_STORE
 from flows.progress import current
 from flows.stages import parent
+from pipelines.objects import AbsentError
 from pipelines.retention import needing
 from pipelines.schema import InputRef, Kind, Manifest
 from pipelines.store import Store, StoreError, open_store
@@ -67,7 +68,7 @@ def find_exportable(store: Store, ref: str) -> Manifest:
     for candidate in EXPORTABLE:
         try:
             found.append(store.resolve(candidate, ref))
-        except StoreError as error:
+        except AbsentError as error:
             errors.append(str(error))
     if len(found) > 1:
         raise StoreError(f"{ref!r} means both: write samples/{ref} or datasets/{ref}")

@@ -20,9 +20,10 @@ from store_cases import (
     put_files,
 )
 
+from pipelines.errors import BusyError
 from pipelines.leases import LEASE_TTL, renewed
 from pipelines.retention import GRACE, Collector, needing, pin, pins, unpin
-from pipelines.store import Store, StoreError, open_store
+from pipelines.store import Store, open_store
 
 # A day more than anything here lasts, hence from the import on.
 LATER = datetime.now(UTC) + GRACE + timedelta(days=1)
@@ -196,7 +197,7 @@ class _PinsBeforeSweep(Store):
 def collected_meanwhile(new_store, prepare, act):
     """Collect with somebody acting at each operation in turn; yield what it came to.
 
-    prepare, act: called with the store; `act` returns a manifest, or raises StoreError or
+    prepare, act: called with the store; `act` returns a manifest, or raises BusyError or
     returns None if it came too late.
     """
     counting = crashing(prepare(new_store()), -1, is_done=False)
@@ -206,7 +207,7 @@ def collected_meanwhile(new_store, prepare, act):
         store, acted = prepare(new_store()), []
 
         def meanwhile(store=store, acted=acted):
-            with contextlib.suppress(StoreError):
+            with contextlib.suppress(BusyError):
                 acted.append(act(store))
 
         Collector(paused(store, operation, meanwhile), **strict).collect(LATER)

@@ -6,8 +6,9 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from store_cases import Crash, check_whole, content_of, crashing, manifest_of, paused
 
+from pipelines.errors import BusyError
 from pipelines.schema import Manifest
-from pipelines.store import Store, StoreError, open_store
+from pipelines.store import Store, open_store
 
 OURS = {"weights": b"ours" * 9, "card.md": b"# ours\n"}
 THEIRS = {"weights": b"them" * 9, "card.md": b"# them\n"}
@@ -140,6 +141,6 @@ def test_files_of_the_right_size_and_wrong_bytes_are_not_published(store):
     manifest = manifest_of(files=OURS)
     for path, content in THEIRS.items():
         store.put(f"{manifest.prefix}/{path}", content)
-    with pytest.raises(StoreError, match=r"cannot publish .*SHA-256.*run it again"):
+    with pytest.raises(BusyError, match=r"cannot publish .*SHA-256.*run it again"):
         store.publish(manifest)
     assert list(store.manifests("datasets")) == []
