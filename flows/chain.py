@@ -14,7 +14,7 @@ from flows import stages
 from flows.params import BuildParams, ChainParams, ReportParams, SampleParams, TrainParams
 from pipelines.errors import FinalError
 
-# Trying again cannot help: bad input, what ends the same, an interruption, a mistake in the program.
+# Trying again cannot help: bad input, what ends the same, an interruption, a mistake of ours.
 FINAL_ERRORS = (
     ValueError,
     LookupError,

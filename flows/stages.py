@@ -1,7 +1,8 @@
 """The stages as plain functions: parameters in, manifest out; no Prefect here.
 
 Each resolves its parameters to a spec and asks the library, which answers at once if the store
-has the result. While it works, a lease keeps its inputs and scratch from garbage collection. Heavy libraries are imported in the stage that needs them.
+has the result. While it works, a lease keeps its inputs and scratch from garbage collection.
+Heavy libraries are imported in the stage that needs them.
 """
 
 import dataclasses

@@ -24,8 +24,8 @@ from flows.places import Places
 def is_worth_retrying(_task: Any, _run: Any, state: Any) -> bool:
     """Return whether trying again may help.
 
-    Not after a deadline, a mistake, bad input, what ends the same, or when somebody has stopped it; and not after a
-    run elsewhere that has tried again by itself, only if its process was lost.
+    Not after a deadline, a mistake, bad input, what ends the same, or when somebody has stopped
+    it; and not after a run elsewhere that has tried again by itself, only if its process was lost.
     """
     try:
         state.result()

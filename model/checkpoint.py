@@ -63,7 +63,7 @@ class Checkpoint:
 
 
 def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> Path:
-    """Write a checkpoint durably and delete all but the newest NUM_KEPT whole ones; return its path."""
+    """Write a checkpoint durably, delete all but the newest NUM_KEPT whole ones; return its path."""
     target = folder / f"step-{checkpoint.state.step:08d}"
     if is_complete(target):
         return target

@@ -108,7 +108,7 @@ def open_split_on_ranks(
 def read_split(
     store: Store, manifest: Manifest, *, split: str
 ) -> Iterator[tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]]:
-    """Yield a split's drawings in the order of its shards' names as (images (n, h, w), labels (n,)).
+    """Yield a split's drawings, in the order of its shards' names: images (n, h, w), labels (n,).
 
     Labels are positions in the manifest's class_names, whatever the layout.
 

@@ -64,7 +64,8 @@ def train_in_processes(
     torchrun_options replace --standalone for several machines (--nnodes, --rdzv-endpoint, ...).
     Raises Interrupted if this process or the ranks were told to stop, ValueError if the spec does
     not fit the dataset, a split is missing or a file is damaged, FinalError if training
-    diverges, LaunchError if the ranks failed of anything else. A memory:// store cannot be shared with other processes and is refused.
+    diverges, LaunchError if the ranks failed of anything else. A memory:// store cannot be shared
+    with other processes and is refused.
     """
     if store.url.startswith("memory://"):
         raise ValueError("a memory:// store cannot be shared with other processes")

@@ -150,7 +150,8 @@ def model_card(run: Run, dataset: Manifest, evaluation: Mapping[str, Any]) -> st
 library_name: pytorch
 tags: [pixelcnn, autoregressive, sketches, unconditional-image-generation]
 ---
-# {"Conditional" if is_conditional else "Unconditional"} PixelCNN++ of drawings in {len(dataset.summary["class_names"])} classes
+# {"Conditional" if is_conditional else "Unconditional"} PixelCNN++ of drawings in \
+{len(dataset.summary["class_names"])} classes
 
 Test likelihood: **{test["bits_per_dim"]:.4f} bits/dim** (standard error
 {test["bits_per_dim_stderr"]:.4f}, {test["nats"]:.2f} nats a drawing) on {test["num_drawings"]}
@@ -169,7 +170,8 @@ has {histogram["bits_per_dim"]:.4f} on the test drawings.
 | published weights | exponential moving average, half-life {run.spec.ema_halflife_nimg} drawings |
 
 Pixels are uint8 with 0 for paper and 255 for ink; the label is a position in `class_names` of
-`config.json`. Bits/dim is -log2 p(drawing{" | class" * is_conditional}) / {run.num_dims}, each drawing counted once.
+`config.json`. Bits/dim is -log2 p(drawing{" | class" * is_conditional}) / {run.num_dims}, each
+drawing counted once.
 
 | class | test drawings | bits/dim |
 | --- | ---: | ---: |

@@ -53,8 +53,9 @@ def train_model(
     """Return the model that `spec` makes of `dataset`, trained now unless the store has it.
 
     All ranks call it with the same arguments; if another process trains the same model in the
-    same place, its model is waited for. Raises Interrupted after SIGTERM or SIGINT with the state saved, NonFiniteError if training diverges, ValueError if the spec does not fit
-    the dataset or the number of ranks.
+    same place, its model is waited for. Raises Interrupted after SIGTERM or SIGINT with the state
+    saved, NonFiniteError if training diverges, ValueError if the spec does not fit the dataset
+    or the number of ranks.
     """
     options, ranks = options or RunOptions(), ranks or Ranks()
     check_fit(spec, dataset, num_ranks=ranks.size)

@@ -1,4 +1,4 @@
-"""Flows whose stages run on other workers: a pool gpu of one slot, a worker of one run, a server."""
+"""Flows whose stages run on other workers: a server, a pool gpu of one slot, a worker of one."""
 
 import os
 import signal
