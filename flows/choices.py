@@ -24,11 +24,6 @@ class Classes:
         Path | None, Parameter(help="File of class names, one a line; # begins a comment.")
     ] = None
 
-    def names(self, default: tuple[str, ...] = SEED_CLASSES) -> tuple[str, ...]:
-        """Return names of Google's classes; raise ValueError for unknown ones or two ways at once."""
-        written = self.written(())
-        return resolve_names(written) if written else default
-
     def written(self, default: tuple[str, ...] = SEED_CLASSES) -> tuple[str, ...]:
         """Return the names as they were written: what they mean, a source may know better."""
         if self.classes is not None and self.classes_file is not None:
@@ -47,3 +42,12 @@ def read_class_list(file: Path, source: str) -> list[str]:
 
     lines = class_lines(file)
     return list(resolve_names(lines) if source in (DOODLES, QUICKDRAW) else lines)
+
+
+def listed(text: str) -> tuple[str, ...]:
+    """Return the parts of a comma-separated option.
+
+    >>> listed("hf, png,")
+    ('hf', 'png')
+    """
+    return tuple(part.strip() for part in text.split(",") if part.strip())

@@ -3,7 +3,6 @@
 Never one Python object a drawing: a Beam element a drawing costs a hundred times the work.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -58,12 +57,3 @@ class Drawings:
         """Return these rows (positions or a mask), in this order."""
         picked = {name: column[rows] for name, column in self.columns().items()}
         return Drawings(images=self.images[rows], **picked)
-
-
-def concatenate(batches: Sequence[Drawings]) -> Drawings:
-    """Return one batch of all rows in order; all batches must have the same columns."""
-    names = {tuple(batch.columns()) for batch in batches}
-    if len(names) != 1:
-        raise ValueError(f"expected batches with the same columns, found {sorted(names)}")
-    columns = {name: np.concatenate([b.columns()[name] for b in batches]) for name in names.pop()}
-    return Drawings(images=np.concatenate([b.images for b in batches]), **columns)

@@ -1,7 +1,6 @@
 """From a source file to the reader that knows its format, made anew in each worker."""
 
 import functools
-from collections.abc import Callable
 
 from pipelines.sources.base import BadFileError, Reader, SourceFile
 from pipelines.sources.bitmaps import BitmapReader
@@ -9,8 +8,6 @@ from pipelines.sources.joined import JoinedReader
 from pipelines.sources.prepared import PreparedReader
 from pipelines.sources.strokes import StrokeReader
 from pipelines.sources.tables import TableReader
-
-ReaderFactory = Callable[[SourceFile, int], Reader]
 
 
 def open_reader(file: SourceFile, image_size: int) -> Reader:

@@ -35,7 +35,6 @@ __all__ = ["ObjectInfo", "Store", "StoreError", "open_store"]
 MIN_DIGEST_PREFIX = 6
 # A million files take 130 MB; what is larger is not one of ours.
 MAX_MANIFEST_BYTES = 512 << 20
-_READERS = 4
 # One choice is enough but where a former one is damaged.
 _MAX_CHOICES = 10
 

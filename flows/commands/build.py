@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter
 
-from flows.choices import Classes
+from flows.choices import Classes, listed
 from flows.options import Common
 from flows.params import BuildParams, source_name
 from flows.session import run_stage
@@ -121,7 +121,7 @@ def build(
         seed=seed,
         image_size=image_size,
         splits=parse_splits(splits),
-        formats=_listed(format_),
+        formats=listed(format_),
         layout=layout,
         rows_per_shard=rows_per_shard,
         compression_level=compression_level,
@@ -130,7 +130,7 @@ def build(
         max_per_class=max_per_class,
         fraction=fraction,
         recognized_only=recognized_only,
-        countries=_listed(countries),
+        countries=listed(countries),
         blank=blank,
         min_ink=min_ink,
         max_ink=max_ink,
@@ -173,7 +173,3 @@ def work_build(params: BuildParams) -> Mapping[str, Any]:
         if entry.split:
             splits[entry.split] = splits.get(entry.split, 0) + (entry.rows or 0)
     return {"dataset": manifest.digest, "name": manifest.name, "drawings": splits}
-
-
-def _listed(text: str) -> tuple[str, ...]:
-    return tuple(part.strip() for part in text.split(",") if part.strip())

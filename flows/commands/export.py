@@ -5,6 +5,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
+from flows.choices import listed
 from flows.commands.sample import parse_range
 from flows.exporting import (
     ExportParams,
@@ -77,8 +78,8 @@ def export(
         store=common.store,
         ref=ref,
         name=name,
-        formats=_listed(format_),
-        splits=_listed(splits),
+        formats=listed(format_),
+        splits=listed(splits),
         rows_per_file=rows_per_file,
         out=out,
         filters=filters,
@@ -111,7 +112,3 @@ def parse_part(text: str) -> tuple[int, int]:
         return int(number), int(parts)
     except ValueError as error:
         raise ValueError(f"--part {text}: expected number/parts, such as 0/4") from error
-
-
-def _listed(text: str) -> tuple[str, ...]:
-    return tuple(part.strip() for part in text.split(",") if part.strip())

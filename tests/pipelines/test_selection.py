@@ -12,7 +12,7 @@ from PIL import Image
 from pipelines.attributes import count_ink, difference_hashes, drawing_attributes
 from pipelines.build import build_dataset
 from pipelines.doodles import google_npy, write_doodles
-from pipelines.drawings import Drawings, concatenate
+from pipelines.drawings import Drawings
 from pipelines.hashing import add_sums, choose_splits, pixel_hashes, sum_rows, unit_interval
 from pipelines.near import near_duplicates
 from pipelines.packing import num_shards
@@ -297,12 +297,6 @@ def test_shards_are_neither_too_few_nor_too_small():
     assert num_shards(101, 50) == 3
 
 
-def test_batches_with_different_columns_are_not_joined():
-    images = some_drawings(2)
-    plain = Drawings(images=images, label=np.zeros(2, np.int64))
-    more = Drawings(images=images, label=np.zeros(2, np.int64), timestamp=np.zeros(2, np.int64))
-    assert len(concatenate([plain, plain])) == 4
-    with pytest.raises(ValueError, match="same columns"):
-        concatenate([plain, more])
+def test_a_batch_has_a_label_for_every_image():
     with pytest.raises(ValueError, match="label has 1 values for 2 images"):
-        Drawings(images=images, label=np.zeros(1, np.int64))
+        Drawings(images=some_drawings(2), label=np.zeros(1, np.int64))
