@@ -242,8 +242,12 @@ def test_an_unfinished_build_is_continued_to_the_same_bytes(tmp_path):
     prefix = whole.prefix
     for path in ("manifest.json", "data/train-00002-of-00009.parquet", "README.md"):
         killed.delete(f"{prefix}/{path}")
-    record = f"attempts/shards/sketches-{whole.digest}/train-00004-of-00009.json"
-    killed.delete(record)
+    records = f"attempts/shards/sketches-{whole.digest}"
+    killed.delete(f"{records}/train-00004-of-00009.json")
+    # What a power failure may leave: a record without content, a shard with another's.
+    killed.put(f"{records}/train-00005-of-00009.json", b"")
+    shard = f"{prefix}/data/train-00006-of-00009.parquet"
+    killed.put(shard, bytes(len(killed.get(shard))))
     again = build(tmp_path, source_dir, "killed", rows_per_shard=100)
     assert again == whole
     assert killed.damaged(again) == []

@@ -1,6 +1,9 @@
 """Attributes of single rows, without reading a table for every shard."""
 
+import contextlib
 import pickle
+import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pyarrow as pa
@@ -33,6 +36,22 @@ def test_rows_are_those_of_the_table_and_each_remote_table_is_fetched_once(tmp_p
         for path, table in tables.items():
             assert read_table_rows(store, path, rows).equals(table.take(rows)), path
     assert fetched == (list(tables) if place == "memory" else [])
+
+
+def test_threads_of_a_process_get_each_its_own_table():
+    """Runners that have several bundles at once in a process read through the same copies."""
+    store = open_store("memory://threads")
+    tables = {f"attempts/attributes/{i}.arrow": make_table(i, 50 + i) for i in range(400)}
+    for path, table in tables.items():
+        store.put(path, table_to_bytes(table))
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)  # take turns a thousand times as often as usual
+    with contextlib.ExitStack() as stack:
+        stack.callback(sys.setswitchinterval, interval)
+        pool = stack.enter_context(ThreadPoolExecutor(8))
+        found = list(pool.map(lambda path: read_table_rows(store, path, np.arange(50)), tables))
+    for path, rows in zip(tables, found, strict=True):
+        assert rows.equals(tables[path].slice(0, 50)), path
 
 
 def test_what_travels_to_build_has_no_index_of_lines_and_no_joined_file():
