@@ -6,7 +6,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from pipelines.catalogue import SEED_CLASSES, class_lines, resolve_names
+from pipelines.catalogue import SEED_CLASSES, class_lines, read_classes_file
 
 
 @Parameter(name="*")
@@ -38,10 +38,9 @@ def read_class_list(file: Path, source: str) -> list[str]:
 
     Raises ValueError for a name that Google's source has not, or if it is no file of text.
     """
-    from pipelines.sources.opening import DOODLES, QUICKDRAW
+    from pipelines.sources.opening import NAMED
 
-    lines = class_lines(file)
-    return list(resolve_names(lines) if source in (DOODLES, QUICKDRAW) else lines)
+    return list(read_classes_file(file) if source in NAMED else class_lines(file))
 
 
 def listed(text: str) -> tuple[str, ...]:

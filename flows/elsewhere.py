@@ -131,7 +131,7 @@ def _start(
                 idempotency_key=f"{key}-attempt-{number}",
             )
         )
-        if not _is_over(run.state) and not _is_gone(run.state, params):
+        if not _is_over(run.state) and not _is_gone(run.state, params, deployment):
             waiting.run_id = run.id
             return run
     raise AssertionError
@@ -220,11 +220,11 @@ def _is_over(state: State[Any] | None) -> bool:
     return state.is_cancelling() or (state.is_final() and not state.is_completed())
 
 
-def _is_gone(state: State[Any] | None, params: Any) -> bool:
+def _is_gone(state: State[Any] | None, params: Any, deployment: str) -> bool:
     """Return whether a run has completed whose artifact has left the store since."""
     if state is None or not state.is_completed():
         return False
-    made = _result(state, "")
+    made = _result(state, deployment)
     if "kind" not in made:
         return False
     return open_store(params.store).find(made["kind"], made["name"], made["digest"]) is None

@@ -25,8 +25,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from model.durable import sync
 from model.weights import CONFIG_NAME, WEIGHTS_NAME, SavedModel, load_model
+from pipelines.objects import fsync
 
 _LOG = logging.getLogger(__name__)
 
@@ -73,7 +73,7 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> Path:
     scratch.mkdir(parents=True)
     _write_files(scratch, checkpoint)
     scratch.replace(target)
-    sync(folder)
+    fsync(folder)
     _delete_old(folder, target)
     return target
 
@@ -127,10 +127,10 @@ def _write_files(scratch: Path, checkpoint: Checkpoint) -> None:
     (scratch / "state.json").write_text(json.dumps(asdict(checkpoint.state), indent=1))
     digests = {path.name: _sha256(path) for path in sorted(scratch.iterdir())}
     for name in digests:
-        sync(scratch / name)
+        fsync(scratch / name)
     (scratch / COMPLETE_NAME).write_text(json.dumps(digests, indent=1))
-    sync(scratch / COMPLETE_NAME)
-    sync(scratch)
+    fsync(scratch / COMPLETE_NAME)
+    fsync(scratch)
 
 
 def _read_files(path: Path) -> Checkpoint:

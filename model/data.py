@@ -27,9 +27,9 @@ import torch
 from jaxtyping import Int64, UInt8
 from torch import Tensor
 
-from model.durable import sync
 from model.ranks import Ranks
 from pipelines.labels import class_positions
+from pipelines.objects import fsync
 from pipelines.schema import FileEntry, Manifest
 from pipelines.shards import open_shard, read_images
 from pipelines.store import Store, StoreError
@@ -94,6 +94,8 @@ def open_split_on_ranks(
 
     The others wait by short sums: writing may take longer than a collective may.
     """
+    if ranks.size == 1:
+        return open_split(store, manifest, split=split, cache_dir=cache_dir)
     with ThreadPoolExecutor(1) as thread:
         writing = None
         if ranks.local_rank == 0:
@@ -268,9 +270,9 @@ def _write_cache(
         _check_labels(all_labels, manifest)
         np.save(labels_scratch, all_labels)
         for scratch_path in (images_scratch, labels_scratch):
-            sync(scratch_path)
+            fsync(scratch_path)
         images_scratch.replace(images_path)
-        sync(images_path.parent)
+        fsync(images_path.parent)
         labels_scratch.replace(labels_path)
 
 

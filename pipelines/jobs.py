@@ -218,10 +218,7 @@ def _is_done(path: str, prefix: str, store: Store) -> bool:
         record = record_from_bytes(store.get(path))
     except (FileNotFoundError, ValueError, TypeError, KeyError):
         return False
-    return all(
-        store.size(f"{prefix}/{file}") == size and store.sha256(f"{prefix}/{file}") == sha256
-        for file, size, sha256 in record.files
-    )
+    return all(store.holds(f"{prefix}/{file}", size, sha) for file, size, sha in record.files)
 
 
 def _records(job: Job, plan: BuildPlan, store: Store) -> tuple[ShardRecord, ...]:

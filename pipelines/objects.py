@@ -153,6 +153,10 @@ class Objects:
             pass
         return tally.sha256.hexdigest()
 
+    def holds(self, path: str, size: int, sha256: str) -> bool:
+        """Return whether an object has this size and this SHA-256; it is read if the size fits."""
+        return self.size(path) == size and self.sha256(path) == sha256
+
     def size(self, path: str) -> int | None:
         """Return an object's size in bytes, None if there is none."""
         self._file(path)
@@ -196,7 +200,7 @@ class Objects:
         root = Path(self.url)
         folders = {above for file in files for above in file.parents if above.is_relative_to(root)}
         for target in (*files, *sorted(folders, reverse=True)):
-            _fsync(target)
+            fsync(target)
 
     def _file(self, path: str) -> Path | None:
         """Return the local file behind an allowed path, None in another store."""
@@ -285,7 +289,8 @@ def _create_file(target: Path, content: bytes) -> bool:
     return True
 
 
-def _fsync(target: Path) -> None:
+def fsync(target: Path) -> None:
+    """Make a file or folder outlast a power failure."""
     handle = os.open(target, os.O_RDONLY)
     try:
         os.fsync(handle)

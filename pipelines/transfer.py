@@ -94,7 +94,7 @@ def _copy_files(manifest: Manifest, source: Store, target: Store) -> Iterator[in
 
 def _copy_file(manifest: Manifest, entry: FileEntry, source: Store, target: Store) -> int:
     path = f"{manifest.prefix}/{entry.path}"
-    if target.size(path) == entry.bytes and target.sha256(path) == entry.sha256:
+    if target.holds(path, entry.bytes, entry.sha256):
         return entry.bytes
     target.put_chunks(path, _verified(source.chunks(path), entry, f"{path}: {source.remedy(path)}"))
     return entry.bytes

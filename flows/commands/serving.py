@@ -110,11 +110,10 @@ def serve(
 
 def _environment(store: str, source: str, preset: str) -> dict[str, str]:
     """Return the variables of the file; a worker has another working directory than we."""
-    from pipelines.sources.opening import DOODLES, QUICKDRAW
+    from pipelines.sources.opening import NAMED
 
-    values = {"STORE": _absolute(store), "SOURCE": source, "PRESET": preset}
-    if source not in (DOODLES, QUICKDRAW):
-        values["SOURCE"] = _absolute(source)
+    place = source if source in NAMED else _absolute(source)
+    values = {"STORE": _absolute(store), "SOURCE": place, "PRESET": preset}
     return dict(os.environ) | {f"SKETCHMILL_{name}": value for name, value in values.items()}
 
 

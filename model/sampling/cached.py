@@ -83,6 +83,7 @@ class CachedSampler:
         poison: fill memory that must not be read with NaN; for tests.
         """
         check_guidance(guidance, model.config)
+        model = copy.deepcopy(model)
         weight = model.network.output.bias
         warn_if_emulated(dtype or weight.dtype, weight.device)
         sum_in_float32(weight.device)
@@ -96,7 +97,7 @@ class CachedSampler:
             activation=model.config.resnet_activation,
             poison=poison,
         )
-        self.config, self._encoder = model.config, copy.deepcopy(model.encoder)
+        self.config, self._encoder = model.config, model.encoder
         self.batch, self._guidance = batch, guidance
         self._evaluator = Evaluator(model.network, place)
         _, width, channels = model.config.image_shape

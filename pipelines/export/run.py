@@ -24,7 +24,7 @@ from pipelines.export.job import Job, Record, Unit, record_from_json, record_pat
 from pipelines.export.png_tree import MAX_LISTED, lists_pictures
 from pipelines.export.registry import FORMATS
 from pipelines.export.spec import ExportSpec
-from pipelines.export.target import Target, file_matches
+from pipelines.export.target import Target
 from pipelines.provenance import PROVENANCE_NAME, provenance_json
 from pipelines.schema import (
     FileEntry,
@@ -100,7 +100,9 @@ def export_dataset(
     files.append(target.put("croissant.json", export_croissant(job, files)))
     manifest = _manifest(job, export_inputs(dataset, extras), records, files)
     statement = provenance_json(manifest, store, runner_name(flags) or "FnApiRunner")
-    files.append(target.create(PROVENANCE_NAME, statement))
+    # A place of the user's may have another export's, which was never finished.
+    write = target.create if options.out is None else target.put
+    files.append(write(PROVENANCE_NAME, statement))
     _check_alone(job, files, target, options)
     published = target.publish(_manifest(job, export_inputs(dataset, extras), records, files))
     for item in list(store.objects(job.scratch)):
@@ -110,8 +112,8 @@ def export_dataset(
 
 def _published(job: Job, store: Store, target: Target, options: ExportOptions) -> Manifest | None:
     """Return the export if it is there; in the store it is the latest of its name then."""
-    if options.out is None and (found := store.reuse("exports", job.name, job.digest)):
-        return found
+    if options.out is None:
+        return store.reuse("exports", job.name, job.digest)
     found = target.manifest()
     return found and check_same(found, job, options.out)
 
@@ -142,7 +144,8 @@ def is_done(unit: Unit, job: Job, store: Store, target: Target) -> bool:
     except FileNotFoundError:
         return False
     scratch = all(
-        file_matches(store, f"{job.scratch}/{entry.path}", entry) for entry in record.scratch_files
+        store.holds(f"{job.scratch}/{entry.path}", entry.bytes, entry.sha256)
+        for entry in record.scratch_files
     )
     return (
         scratch

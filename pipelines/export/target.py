@@ -178,7 +178,7 @@ class Target:
 
     def holds(self, entry: FileEntry) -> bool:
         """Return whether the file is there with this size and this content."""
-        return file_matches(self.store, self.path(entry.path), entry)
+        return self.store.holds(self.path(entry.path), entry.bytes, entry.sha256)
 
     def manifest(self) -> Manifest | None:
         """Return the manifest that is there, None if the export is not complete."""
@@ -229,16 +229,21 @@ class Target:
 def _is_abandoned(path: Path, host: str, pid: int) -> bool:
     """Return whether a file's writer is gone; of another machine's one can tell by its age only."""
     if host == _HOST and pid != os.getpid():
-        return not Path(f"/proc/{pid}").exists()
+        return not _is_running(pid)
     try:
         return time.time() - path.lstat().st_mtime > LEASE_TTL.total_seconds()
     except FileNotFoundError:
         return False
 
 
-def file_matches(store: Store, path: str, entry: FileEntry) -> bool:
-    """Return whether an object has the entry's size and SHA-256; reads it only if the size fits."""
-    return store.size(path) == entry.bytes and store.sha256(path) == entry.sha256
+def _is_running(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # it is there, and somebody else's
+        return True
+    return True
 
 
 def _write_file(path: str, content: bytes) -> None:

@@ -49,6 +49,8 @@ ProgressCallback = Callable[..., None]
 
 DOODLES = "doodles"
 QUICKDRAW = "quickdraw"
+# Sources that are no place; their classes are Google's.
+NAMED = (DOODLES, QUICKDRAW)
 _NOT_QUICKDRAW = "Drawings made by sketchmill's doodle program; not part of Quick, Draw!."
 
 

@@ -184,6 +184,7 @@ DATASET = ("--from", "strokes")
         (("--model", "knows", "--class-name", "row"), "expected a picture or a row of a dataset"),
         (("half.png", "--model", "bytes"), "say of what it is a drawing"),
         (("half.png", "--model", "knows", "--class-name", "row"), "whole numbers 0..3"),
+        (("half.png", "--model", "bytes", "--out", "no/such/x.png"), "there is no folder"),
     ],
 )
 def test_what_does_not_fit_is_refused_with_words(

@@ -17,7 +17,9 @@ from flows.isolated import FINAL_CODE, MISTAKE_CODE, from_json, jobs, run_isolat
 from flows.launcher import ChildError, DeadlineError
 from flows.params import BuildParams, SampleParams, TrainParams
 from flows.parts import BulkParams, ShardsParams
+from flows.places import Places
 from flows.ranges import MAX_RANGES, SomeFailedError, ranges_of, run_window
+from flows.stages import sample_spec
 from flows.steps import is_worth_retrying
 from pipelines.errors import BusyError, FinalError
 from pipelines.schema import FileEntry, Manifest, artifact_digest
@@ -155,6 +157,25 @@ def test_every_range_is_tried_and_all_failures_are_told():
     assert tried == list(range(5))
     for text in ("OSError: first line of 1 ... last line of 1", "last line of 3"):
         assert text in str(caught.value)
+
+
+def test_deadline_that_no_stage_can_keep_is_refused():
+    with pytest.raises(ValueError, match="deadline_hours must be positive, found 0"):
+        Places(deadline_hours=0)
+
+
+def test_counts_and_classes_are_refused_together():
+    model = Manifest(
+        kind="models",
+        name="net",
+        digest="1" * 64,
+        spec={},
+        inputs=(),
+        files=(),
+        summary={"class_names": ["bee"]},
+    )
+    with pytest.raises(ValueError, match="either --classes or --counts"):
+        sample_spec(SampleParams(classes=("bee",), counts="counts.csv"), model)
 
 
 def test_number_of_tasks_that_draws_nothing_is_refused():

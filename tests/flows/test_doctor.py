@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from flows.doctor import examine
+
 ROOT = Path(__file__).parents[2]
 # Distributions are looked up on sys.path: a folder in front has what this machine seems to have.
 CODE = """
@@ -35,6 +37,17 @@ def doctor(folder: Path, *, hidden: str = "", **versions: str) -> tuple[int, dic
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
     findings = json.loads(done.stdout.splitlines()[-1])["findings"]
     return done.returncode, {finding["check"]: finding for finding in findings}
+
+
+def test_store_that_does_not_answer_is_a_finding_after_the_others(monkeypatch):
+    def refuse(url: str):
+        raise OSError("connection refused")
+
+    monkeypatch.setattr("flows.doctor.open_store", refuse)
+    findings = list(examine("s3://nowhere"))
+    assert {"python", "versions", "cores"} < {finding.check for finding in findings}
+    last = findings[-1]
+    assert (last.check, last.is_ok, last.message) == ("store", False, "connection refused")
 
 
 @pytest.mark.parametrize(

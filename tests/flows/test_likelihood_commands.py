@@ -152,3 +152,10 @@ def test_score_of_no_drawings_is_refused(folder: Path, capsys):
     given = ["score", "--model", "knows", "--worst", "0", "--store", str(folder / "store")]
     assert run_command_line(given) == 2
     assert "--worst must be at least 1" in capsys.readouterr().err
+
+
+def test_score_looks_for_the_folder_of_its_sheet_before_the_work(folder: Path, capsys, monkeypatch):
+    monkeypatch.setattr("model.ranking.rank_split", pytest.fail)
+    given = ["score", "--model", "knows", "--sheet", "no/such/worst.png"]
+    assert run_command_line([*given, "--store", str(folder / "store")]) == 2
+    assert "there is no folder" in capsys.readouterr().err

@@ -13,6 +13,7 @@ import pytest
 import yaml
 
 from flows.cli import run_command_line
+from flows.commands.serving import _environment
 from flows.serve import Entry, read_entries, serve
 from pipelines.store import open_store
 
@@ -127,6 +128,16 @@ def test_commands_refuse_what_cannot_work(capsys):
     assert "wait there" in capsys.readouterr().err
     assert run_command_line(["deploy", "--class-list", "cats"]) == 2
     assert "NAME=FILE" in capsys.readouterr().err
+
+
+def test_workers_get_places_that_do_not_depend_on_a_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    values = _environment("store", "data/numpy_bitmap", "tiny")
+    assert values["SKETCHMILL_STORE"] == str(tmp_path / "store")
+    assert values["SKETCHMILL_SOURCE"] == str(tmp_path / "data" / "numpy_bitmap")
+    values = _environment("s3://bucket/store", "quickdraw", "tiny")
+    assert values["SKETCHMILL_STORE"] == "s3://bucket/store"
+    assert values["SKETCHMILL_SOURCE"] == "quickdraw"
 
 
 def test_serve_says_what_comes_next(capsys, monkeypatch):

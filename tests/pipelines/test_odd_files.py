@@ -154,6 +154,7 @@ def test_a_skipped_file_is_named_in_the_manifest(tmp_path):
         ("{'word': 'bee'}", "line 1 is not a drawing in JSON"),
         ('{"word": "bee"}', "KeyError"),
         ('{"drawing": [[[1, 2], [3]]], "key_id": "1"}', "a stroke has"),
+        ('{"drawing": [[[1, 2], [3, 4]]], "key_id": "9223372036854775808"}', "is not within 0 and"),
     ],
 )
 def test_a_line_that_is_no_drawing_is_named(tmp_path, line, message):

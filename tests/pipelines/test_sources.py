@@ -11,6 +11,7 @@ from pipelines.build import build_dataset
 from pipelines.doodles import google_npy, write_doodles
 from pipelines.readers import open_reader
 from pipelines.shards import IMAGE_TYPE
+from pipelines.simplify import simplify
 from pipelines.sources.base import BadFileError
 from pipelines.sources.opening import open_directory, open_source
 from pipelines.spec import DatasetSpec
@@ -144,6 +145,19 @@ def test_times_are_seconds_whatever_the_column_counts_in(tmp_path):
     pq.write_table(table, tmp_path / "x.parquet")
     (file,) = open_source(str(tmp_path), ["bee"], tmp_path / "cache").files
     assert open_reader(file, 28).read(0, 2).timestamp.tolist() == [1_490_000_000, 0]
+
+
+def test_columns_that_a_dataset_with_metadata_lacks_are_named(tmp_path):
+    table = pa.table({"image": image_column(some_drawings(9)), "label": ["bee"] * 9})
+    pq.write_table(table.append_column("key_id", pa.array(range(9))), tmp_path / "x.parquet")
+    source = open_source(str(tmp_path), ["bee"], tmp_path / "cache")
+    spec = DatasetSpec(class_names=("bee",), with_metadata=True)
+    with pytest.raises(ValueError, match="does not know country_code, recognized, timestamp"):
+        build_dataset(spec, source, open_store(str(tmp_path / "store")), "bees")
+
+
+def test_raw_drawing_without_a_stroke_stays_without():
+    assert simplify([]) == []
 
 
 @pytest.mark.parametrize("name", ["full%2Fnumpy_bitmap%2Fbee.npy", "bee.npy"])

@@ -171,8 +171,12 @@ def test_files_that_are_not_ours_are_left_alone(local_store):
     foreign = local_store.local_path() / "attempts" / "x" / "caf\u00e9 #"
     foreign.parent.mkdir(parents=True)
     foreign.write_bytes(b"x")
+    draft = local_store.local_path() / "letters" / "draft#2"
+    draft.parent.mkdir()
+    draft.write_bytes(b"x")
     Collector(local_store).collect(MUCH_LATER)
     assert foreign.exists()
+    assert draft.exists()
 
 
 def test_artifact_needed_again_since_the_plan_is_kept(store):

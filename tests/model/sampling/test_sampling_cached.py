@@ -98,6 +98,17 @@ def test_second_batch_owes_nothing_to_the_first() -> None:
     assert torch.equal(again.images, sample_poisoned(model).images)
 
 
+def test_what_becomes_of_the_model_later_changes_no_drawing() -> None:
+    model = build(TINY)
+    sampler = CachedSampler(model, batch=3)
+    uniforms, given = uniforms_of(model.config), condition(model.config)
+    before = sampler.sample(uniforms, given).log_prob_map.clone()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(1.0)
+    assert torch.equal(sampler.sample(uniforms, given).log_prob_map, before)
+
+
 def test_temperature_is_that_of_the_naive_sampler() -> None:
     model = build(FAMILIES["color"])
     uniforms = uniforms_of(model.config)

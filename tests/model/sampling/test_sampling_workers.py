@@ -47,6 +47,22 @@ def test_gpus_keep_the_names_that_this_process_was_given(
     assert visible_gpus() == found
 
 
+def test_few_batches_are_begun_before_somebody_takes_them() -> None:
+    begun: list[int] = []
+
+    def draw(batch: slice) -> int:
+        begun.append(batch.start)
+        return batch.start
+
+    batches = [slice(start, start + 1) for start in range(1_000)]
+    with ThreadPoolExecutor(2) as pool:
+        drawn = workers._in_order(pool, draw, batches, ahead=8)
+        assert next(drawn) == 0
+        time.sleep(0.05)  # for those that would be begun too early
+        assert len(begun) <= 9
+        assert list(drawn) == list(range(1, 1_000))
+
+
 @pytest.mark.slow
 def test_each_process_sees_one_gpu(store: Store, model: Manifest) -> None:
     batches = shard_batches(SPEC, 0)

@@ -20,6 +20,7 @@ from model.evaluate import Evaluation, evaluate_model, open_model
 from model.histogram import histogram_nats
 from model.options import RunOptions, run_folder
 from model.progress import no_progress
+from model.publish import _learned_from
 from model.ranks import Interrupted, Ranks, StopSignal
 from model.run import NonFiniteError, Run
 from model.session import NON_FINITE_NAME, Session
@@ -83,6 +84,9 @@ def test_published_model_is_beside_its_training_split_and_a_histogram(
     card = store.read(model, "README.md").decode()
     assert f"{expected:.4f} on the test drawings" in card
     assert f"{model.summary['train_bits_per_dim']:.4f}. A model without a network" in card
+    assert "hasty drawings by anonymous people" in card
+    made = dataclasses.replace(dataset, summary=dataset.summary | {"is_synthetic": True})
+    assert "a program made" in _learned_from(made)
 
 
 @pytest.mark.slow
@@ -267,6 +271,9 @@ def test_unconditional_model_trains(store, make_dataset, small_spec) -> None:
     spec = dataclasses.replace(spec, network=network)
     model = train_model(spec, dataset, store, "m", options=OPTIONS)
     assert open_model(store, model).config.condition.kind == "none"
+    card = store.read(model, "README.md").decode()
+    assert "# Unconditional PixelCNN++ of drawings in 3 classes" in card
+    assert "-log2 p(drawing) / 64" in card
     assert math.isfinite(model.summary["test_bits_per_dim"])
 
 
