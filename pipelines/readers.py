@@ -9,6 +9,8 @@ from pipelines.sources.prepared import PreparedReader
 from pipelines.sources.strokes import StrokeReader
 from pipelines.sources.tables import TableReader
 
+STROKE_FORMATS = ("simplified", "raw", "binary")
+
 
 def open_reader(file: SourceFile, image_size: int) -> Reader:
     """Return a reader of `file` that gives square images of `image_size` pixels a side.
@@ -20,7 +22,7 @@ def open_reader(file: SourceFile, image_size: int) -> Reader:
         if file.metadata is None:
             return bitmaps
         return JoinedReader(bitmaps, StrokeReader(file.metadata, image_size))
-    if file.format in ("simplified", "raw", "binary"):
+    if file.format in STROKE_FORMATS:
         return StrokeReader(file, image_size)
     if file.format == "parquet":
         return TableReader(file, image_size)

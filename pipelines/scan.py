@@ -19,7 +19,8 @@ from pipelines.attributes import (
     table_to_bytes,
 )
 from pipelines.drawings import Drawings
-from pipelines.readers import open_reader
+from pipelines.official import cairo_version
+from pipelines.readers import STROKE_FORMATS, open_reader
 from pipelines.schema import digest_of
 from pipelines.sources.base import BadFileError, Source, SourceFile
 from pipelines.sources.files import file_version
@@ -220,4 +221,6 @@ def _file_key(file: SourceFile, image_size: int, with_difference_hash: bool) -> 
     parts += [image_size, with_difference_hash, ATTRIBUTES_VERSION, file.class_name is None]
     # A label kept of a file that mixes classes is a position in these names.
     parts += list(dict(file.layout).get("labels", ()))
+    if file.format in STROKE_FORMATS:  # another libcairo may draw other pixels
+        parts += sorted(cairo_version().values())
     return digest_of(parts)[:32]

@@ -130,14 +130,14 @@ class TableReader:
         """Return the drawings [start, stop); labels are positions in the source's names.
 
         Raises BadFileError for a damaged row group, a picture that cannot be decoded or has
-        another size, a label that names no class.
+        another size, a label that names no class, a column of metadata with nulls.
         """
         with _reading(f"{self.file.url} from row {start}"):
             table = self._rows(start, stop)
             images = read_images(table[self.image])
         if images.shape[1:] != (self.image_size, self.image_size):
             raise BadFileError(f"{self.file.url} has pictures of {images.shape[1:]} pixels")
-        columns = {name: _values(table[name]) for name in self.columns}
+        columns = {name: self._values(table, name, start) for name in self.columns}
         labels = self._labels(table, start)
         return Drawings(images=np.ascontiguousarray(images), label=labels, **columns)
 
@@ -159,6 +159,18 @@ class TableReader:
     def _read_group(self, group: int) -> pa.Table:
         return self.parquet.read_row_group(group, columns=[self.image, self.label, *self.columns])
 
+    def _values(self, table: pa.Table, name: str, start: int) -> npt.NDArray[Any]:
+        """Return a column's values; points in time are seconds, as Google's are."""
+        column = table[name]
+        if column.null_count:
+            raise BadFileError(
+                f"{self.file.url} from row {start}: {column.null_count} nulls in the column "
+                f"{name!r}, expected a value in every row"
+            )
+        if pa.types.is_timestamp(column.type):
+            column = column.cast(pa.timestamp("s"), safe=False).cast(pa.int64())
+        return column.to_numpy()
+
     def _labels(self, table: pa.Table, start: int) -> npt.NDArray[np.int64]:
         """Return the labels; a number that names nothing, such as -1, must not name the last."""
         values = table[self.label].to_pylist()
@@ -173,13 +185,6 @@ class TableReader:
                     f"{self.file.url}: row {row} has the label {value!r}, expected {wanted}"
                 )
         return np.array([self.names[value] for value in values], np.int64)
-
-
-def _values(column: pa.ChunkedArray) -> npt.NDArray[Any]:
-    """Return a column's values; points in time are seconds, as Google's are."""
-    if pa.types.is_timestamp(column.type):
-        column = column.cast(pa.timestamp("s"), safe=False).cast(pa.int64())
-    return column.to_numpy()
 
 
 def _addresses(directory: str) -> list[tuple[str, int]]:

@@ -1,5 +1,6 @@
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,9 +11,10 @@ import pytest
 from pipelines.build import build_dataset
 from pipelines.doodles import google_npy, write_doodles
 from pipelines.readers import open_reader
+from pipelines.scan import scan_units
 from pipelines.shards import IMAGE_TYPE
 from pipelines.simplify import simplify
-from pipelines.sources.base import BadFileError
+from pipelines.sources.base import BadFileError, Source, SourceFile
 from pipelines.sources.opening import open_directory, open_source
 from pipelines.spec import DatasetSpec
 from pipelines.store import open_store
@@ -145,6 +147,31 @@ def test_times_are_seconds_whatever_the_column_counts_in(tmp_path):
     pq.write_table(table, tmp_path / "x.parquet")
     (file,) = open_source(str(tmp_path), ["bee"], tmp_path / "cache").files
     assert open_reader(file, 28).read(0, 2).timestamp.tolist() == [1_490_000_000, 0]
+
+
+def test_nulls_among_metadata_are_named_with_their_file_and_column(tmp_path):
+    columns = {"label": ["bee", "bee"], "key_id": pa.array([1, None], pa.uint64())}
+    table = pa.table({"image": image_column(some_drawings(2))} | columns)
+    pq.write_table(table, tmp_path / "x.parquet")
+    (file,) = open_source(str(tmp_path), ["bee"], tmp_path / "cache").files
+    with pytest.raises(BadFileError, match=r"x.parquet from row 0: 1 nulls in the column 'key_id'"):
+        open_reader(file, 28).read(0, 2)
+
+
+def test_pixels_that_another_cairo_drew_are_not_used(tmp_path, monkeypatch):
+    def paths():
+        strokes = SourceFile(
+            url="sun.ndjson", format="simplified", class_name="sun", rows=9, bytes=90, digest="d"
+        )
+        bitmaps = replace(strokes, url="sun.npy", format="npy", is_direct=True)
+        source = Source(name="s", class_names=("sun",), files=(strokes, bitmaps), image_size=28)
+        return [unit.path for unit in scan_units(source, 28)]
+
+    before = paths()
+    monkeypatch.setattr("pipelines.scan.cairo_version", lambda: {"cairo": "9.9"})
+    strokes, bitmaps = paths()
+    assert strokes != before[0]
+    assert bitmaps == before[1]
 
 
 def test_columns_that_a_dataset_with_metadata_lacks_are_named(tmp_path):
