@@ -1,11 +1,13 @@
 """A training step of the seed's configuration beside TFP's, on a CPU, batch 32.
 
-Run: make bench NAME=train (about ten minutes and 8 GB)
+Run: make bench NAME=train (about twenty minutes and 18 GB)
      make bench NAME=train ARGS=--compiled compiles a step too, which takes as long again or longer
 
-Every measurement runs in a process of its own, one after the other, so that memory is its own.
-`ratio` says how many times better ours is. TFP's step is a compiled graph; ours is not, as it is not
-unless one asks for it. The peer "plain PyTorch" is plain_pixelcnn.py. There is no figure of bfloat16
+Every side has a process of its own, so that memory is its own. Ours and a peer's take steps in turn,
+each waiting while the other works, and the middle one of their ratios counts: a neighbor of this
+machine slows both. `ratio` says how many times better ours is. TFP's step is a compiled graph; ours is not, as it is not
+unless one asks for it. One process is the slower way here: `sketchmill train` starts a rank a core
+unless told otherwise, which is faster and takes more memory; both are measured. The peer "plain PyTorch" is plain_pixelcnn.py. There is no figure of bfloat16
 on a CPU that only emulates it.
 """
 
@@ -14,16 +16,19 @@ import os
 import resource
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING, TextIO
 
 import numpy as np
 from figures import print_figure
 
+if TYPE_CHECKING:  # torch would be a part of the peers' memory
+    from model.ranks import Ranks
+
 BATCH_SIZE = 32
-NUM_STEPS = 3
+NUM_ROUNDS = 5
 SEED = {"num_resnet": 5, "num_hierarchies": 3, "num_filters": 128, "num_logistic_mix": 5}
 
 
@@ -35,19 +40,51 @@ def drawings() -> tuple[np.ndarray, np.ndarray]:
     return images, rng.integers(0, 20, 512)
 
 
-def seconds_a_step(step: Callable[[], object]) -> float:
-    """Return the fastest of NUM_STEPS steps after one that warms up."""
-    step()
-    found = []
-    for _ in range(NUM_STEPS):
+class Side:
+    """A process of one side, which takes a step whenever it is told to."""
+
+    def __init__(self, part: str, *launcher: str) -> None:
+        """Start it and let it take a step, which warms it up."""
+        quiet = {"TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": ""}
+        self._process = subprocess.Popen(
+            [sys.executable, *launcher, str(Path(__file__)), part],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=os.environ | quiet,
+        )
+        self.step()
+
+    def step(self) -> float:
+        """Return the seconds of one step."""
+        self._process.stdin.write("step\n")
+        self._process.stdin.flush()
+        return json.loads(self._process.stdout.readline())
+
+    def end(self) -> dict[str, float]:
+        """Let it end and return what else it measured."""
+        self._process.stdin.close()
+        found = json.loads(self._process.stdout.readline())
+        if self._process.wait():
+            raise RuntimeError(f"a side ended with {self._process.returncode}")
+        return found
+
+
+def take_steps(step: Callable[[], object], answers: TextIO, ranks: "Ranks | None" = None) -> None:
+    """Take a step for each line of stdin, with all ranks, and answer with its seconds."""
+    is_first = ranks is None or ranks.is_first
+    while True:
+        told = bool(sys.stdin.readline()) if is_first else False
+        if not (told if ranks is None else any(ranks.sum([told]))):
+            return
         start = time.perf_counter()
         step()
-        found.append(time.perf_counter() - start)
-    return min(found)
+        if is_first:
+            print(time.perf_counter() - start, file=answers, flush=True)
 
 
-def measure_ours(*settings: str, compile: bool = False) -> dict[str, float]:
-    """Measure a step of this project's training, the loader's part, and the peak memory."""
+def serve_ours(answers: TextIO, *settings: str, compile: bool = False) -> None:
+    """Take steps of this project's training; measure the loader's part and the peak memory."""
     import torch
 
     from model.data import Drawings, batch_rows
@@ -68,16 +105,18 @@ def measure_ours(*settings: str, compile: bool = False) -> dict[str, float]:
         content = Drawings(images, labels, names)
         options = RunOptions(compile=compile)
         run = Run(spec, content, dataset_digest=dataset.digest, ranks=ranks, options=options)
-        sec = seconds_a_step(run.advance)
+        take_steps(run.advance, answers, ranks)
         start = time.perf_counter()
         for step in range(100):
             content.tensors(batch_rows(10**6, BATCH_SIZE, key="k", step=step) % len(labels))
         loader_sec = (time.perf_counter() - start) / 100
-    return {"sec": sec, "loader_sec": loader_sec, "peak_gb": peak_gb(), "rank": ranks.rank}
+        (gb,) = ranks.sum([peak_gb()])
+        if ranks.is_first:
+            say_rest(answers, peak_gb=gb, loader_sec=loader_sec)
 
 
-def measure_tfp() -> dict[str, float]:
-    """Measure tf_keras' train_on_batch of tfd.PixelCNN, as TFP's documentation trains it."""
+def serve_tfp(answers: TextIO) -> None:
+    """Take steps of tf_keras' train_on_batch of tfd.PixelCNN, as TFP's documentation trains it."""
     os.environ["TF_USE_LEGACY_KERAS"] = "1"
     import tensorflow_probability as tfp
     import tf_keras
@@ -92,11 +131,12 @@ def measure_tfp() -> dict[str, float]:
     model.compile(optimizer=tf_keras.optimizers.Adam(1e-3))
     images, labels = drawings()
     batch = [images[:BATCH_SIZE, :, :, None].astype("float32"), labels[:BATCH_SIZE].astype("f4")]
-    return {"sec": seconds_a_step(lambda: model.train_on_batch(batch)), "peak_gb": peak_gb()}
+    take_steps(lambda: model.train_on_batch(batch), answers)
+    say_rest(answers, peak_gb=peak_gb())
 
 
-def measure_plain() -> dict[str, float]:
-    """Measure the plain implementation: forward, backward, Adam."""
+def serve_plain(answers: TextIO) -> None:
+    """Take steps of the plain implementation: forward, backward, Adam."""
     import torch
     from plain_pixelcnn import PlainPixelCNN
 
@@ -114,7 +154,13 @@ def measure_plain() -> dict[str, float]:
         optimizer.step()
         return loss.item()
 
-    return {"sec": seconds_a_step(step), "peak_gb": peak_gb()}
+    take_steps(step, answers)
+    say_rest(answers, peak_gb=peak_gb())
+
+
+def say_rest(answers: TextIO, **measured: float) -> None:
+    """Answer with what was measured besides the steps."""
+    print(json.dumps(measured), file=answers, flush=True)
 
 
 def peak_gb() -> float:
@@ -122,57 +168,62 @@ def peak_gb() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
 
 
-PARTS: dict[str, Callable[[], dict[str, float]]] = {
-    "ours": measure_ours,
-    "bfloat16": lambda: measure_ours("precision=bfloat16"),
-    "compiled": lambda: measure_ours(compile=True),
-    "tfp": measure_tfp,
-    "plain": measure_plain,
+PARTS: dict[str, Callable[[TextIO], None]] = {
+    "ours": serve_ours,
+    "bfloat16": lambda answers: serve_ours(answers, "precision=bfloat16"),
+    "compiled": lambda answers: serve_ours(answers, compile=True),
+    "tfp": serve_tfp,
+    "plain": serve_plain,
 }
 
 
-def run_part(part: str, *launcher: str) -> dict[str, float]:
-    """Measure one part in a process of its own (or several, under torchrun)."""
-    with tempfile.TemporaryDirectory() as folder:
-        result = Path(folder, "result.json")
-        command = [sys.executable, *launcher, str(Path(__file__)), part, str(result)]
-        quiet = {"TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": ""}
-        subprocess.run(command, check=True, stdout=sys.stderr, env=os.environ | quiet)
-        return json.loads(result.read_text())
-
-
-def print_rate(name: str, part: dict, words: str, peer: dict) -> None:
-    """Print images/s of one part beside another's."""
-    rate, peer_rate = BATCH_SIZE / part["sec"], BATCH_SIZE / peer["sec"]
-    ratio = rate / peer_rate
-    print_figure(name, rate, "images/s", peer=words, peer_value=peer_rate, ratio=ratio)
+def compare(name: str, ours: Side, words: str, peer: Side) -> float:
+    """Let both take steps in turn, print the middle round's figure, return our fastest step."""
+    rounds = sorted(
+        ((ours.step(), peer.step()) for _ in range(NUM_ROUNDS)), key=lambda r: r[1] / r[0]
+    )
+    sec, peer_sec = rounds[len(rounds) // 2]
+    print_figure(
+        name,
+        BATCH_SIZE / sec,
+        "images/s",
+        peer=words,
+        peer_value=BATCH_SIZE / peer_sec,
+        ratio=peer_sec / sec,
+    )
+    return min(sec for sec, _ in rounds)
 
 
 def main(*, compiled: bool) -> None:
     from model.precision import cpu_has_bfloat16  # with torch, which is not a peer's memory
 
     words = "TFP train_on_batch"
-    ours, tfp = run_part("ours"), run_part("tfp")
-    print_rate("train_step_vs_tfp", ours, words, tfp)
-    ratio = tfp["peak_gb"] / ours["peak_gb"]
-    peer_gb = tfp["peak_gb"]
-    print_figure(
-        "train_memory_vs_tfp", ours["peak_gb"], "GB", peer=words, peer_value=peer_gb, ratio=ratio
-    )
-    print_figure("train_loader_share", ours["loader_sec"] / ours["sec"], "of a step")
-    print_rate("train_step_vs_plain_torch", ours, "plain PyTorch", run_part("plain"))
-    torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")
-    print_rate("train_2_ranks_vs_1", run_part("ours", *torchrun), "1 rank, all cores", ours)
-    if cpu_has_bfloat16():
-        print_rate("train_step_bfloat16_vs_tfp", run_part("bfloat16"), words, tfp)
-    if compiled:
-        print_rate("train_step_compiled_vs_tfp", run_part("compiled"), words, tfp)
+    ours, tfp = Side("ours"), Side("tfp")
+    sec = compare("train_step_vs_tfp", ours, words, tfp)
+    rest = ours.end()
+    pair = Side("ours", "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")
+    compare("train_2_ranks_vs_tfp", pair, words, tfp)
+    pair_gb = pair.end()["peak_gb"]
+    others = {"bfloat16": cpu_has_bfloat16(), "compiled": compiled}
+    for part in (part for part, is_asked in others.items() if is_asked):
+        side = Side(part)
+        compare(f"train_step_{part}_vs_tfp", side, words, tfp)
+        side.end()
+    tfp_gb = tfp.end()["peak_gb"]
+    ours, plain = Side("ours"), Side("plain")
+    compare("train_step_vs_plain_torch", ours, "plain PyTorch", plain)
+    ours.end()
+    plain.end()
+    for name, gb in (("train_memory", rest["peak_gb"]), ("train_memory_2_ranks", pair_gb)):
+        print_figure(f"{name}_vs_tfp", gb, "GB", peer=words, peer_value=tfp_gb, ratio=tfp_gb / gb)
+    print_figure("train_loader_share", rest["loader_sec"] / sec, "of a step")
 
 
 if __name__ == "__main__":
-    if len(sys.argv) == 3:
-        found = PARTS[sys.argv[1]]()
-        if not found.get("rank"):
-            Path(sys.argv[2]).write_text(json.dumps(found))
+    if len(sys.argv) == 2 and sys.argv[1] in PARTS:
+        # Libraries may print: what they say goes to stderr, our answers alone to stdout.
+        with os.fdopen(os.dup(1), "w") as answers:
+            os.dup2(2, 1)
+            PARTS[sys.argv[1]](answers)
     else:
         main(compiled="--compiled" in sys.argv)

@@ -12,6 +12,7 @@ import yaml
 sys.path.insert(0, str(Path(__file__).parent))
 
 import servers
+from sites import client, settings_of
 
 INFRA = Path(__file__).parents[2] / "infra"
 MANIFESTS = sorted((INFRA / "kubernetes").glob("*.yaml"))
@@ -118,7 +119,7 @@ def test_server_takes_the_pools_and_the_deployments(tmp_path):
     environment = os.environ | server.environment
     server.start()
 
-    def run(*command: str) -> str:
+    def run(*command: str) -> None:
         program = Path(sys.executable).with_name(command[0])
         done = subprocess.run(
             [program, *command[1:]],
@@ -128,7 +129,6 @@ def test_server_takes_the_pools_and_the_deployments(tmp_path):
             text=True,
         )
         assert done.returncode == 0, done.stdout + done.stderr
-        return done.stdout
 
     try:
         for pool in (*POOLS, "gpu"):
@@ -136,9 +136,10 @@ def test_server_takes_the_pools_and_the_deployments(tmp_path):
             create = ["prefect", "work-pool", "create", pool, "--type", "kubernetes"]
             run(*create, "--overwrite", "--base-job-template", file)
         run("sketchmill", "deploy", "--pool-type", "kubernetes", "--store", "s3://bucket/store")
-        for pool in POOLS:
-            found = json.loads(run("prefect", "work-pool", "inspect", pool, "--output", "json"))
-            assert found["type"] == "kubernetes"
-            assert found["base_job_template"] == template(pool)
+        with settings_of(server.environment), client() as api:
+            for pool in POOLS:
+                found = api.read_work_pool(pool)
+                assert found.type == "kubernetes"
+                assert found.base_job_template == template(pool)
     finally:
         server.stop()
