@@ -80,7 +80,8 @@ def build(
     rows_per_shard
         Drawings in a shard; 65,536 or less by default.
     compression_level
-        Of zstd in Parquet: 1 is fast, 8 makes files 4 % smaller and takes four times as long.
+        Of zstd in Parquet: 1 is fast; 10 makes 28x28 drawings of 298 bytes 285 and takes four times
+        as long.
     tfrecord_images
         png, as TFDS writes them, or raw: 784 bytes, much faster.
     tfds_slice
