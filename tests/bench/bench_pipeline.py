@@ -89,13 +89,22 @@ def pair(source: Path, scratch: Path) -> None:
 
 
 def growth(source: Path, scratch: Path) -> None:
-    """Print memory and cost per drawing at growing sizes."""
+    """Print memory and cost per drawing at growing sizes, and that of each further drawing.
+
+    The last is without Beam's start, which is a third of a build of the smallest size.
+    """
+    before = {"rows": 0, "cpu_sec": 0.0}
     for rows in SIZES:
         directory = repeated(source, scratch / f"rows-{rows}", rows)
         result = measure("build", directory)
         shutil.rmtree(directory)
         print_figure(f"rss_{rows}", result["rss_mib"], "MiB")
         print_figure(f"cpu_usec_{rows}", 1e6 * result["cpu_sec"] / result["rows"], "us/drawing")
+        if before["rows"]:
+            further = {key: result[key] - before[key] for key in before}
+            cost = 1e6 * further["cpu_sec"] / further["rows"]
+            print_figure(f"cpu_usec_further_{rows}", cost, "us/drawing")
+        before = result
 
 
 def versus(name: str, ours: dict, peer: str, theirs: dict) -> None:
