@@ -111,7 +111,7 @@ class BorderedConv(CroppedConv):
 
     def convolve(self, weight: Tensor, bias: Tensor | None, *inputs: Tensor) -> Tensor:
         """Apply other weights of this layer's geometry to one bordered input."""
-        return bordered_conv(inputs[0], weight, bias)
+        return bordered_conv(inputs[0], weight, bias, self.border())
 
 
 class CroppedTransposedConv(NormedLayer):

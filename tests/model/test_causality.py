@@ -7,18 +7,23 @@ import pytest
 import torch
 from torch import Tensor
 
+from model import winograd
 from model.config import PixelCNNConfig
 
+# Of float32, as wide as model.winograd serves.
+WIDE = dataclasses.replace(families.SEED, num_filters=16, num_resnet=1)
 DEEP = dataclasses.replace(families.SEED, num_filters=3, num_logistic_mix=2)
 
 
-def influence(config: PixelCNNConfig, row: int, column: int) -> Tensor:
+def influence(
+    config: PixelCNNConfig, row: int, column: int, dtype: torch.dtype = torch.float64
+) -> Tensor:
     """Return how much each input pixel moves the output at (row, column), flat in raster order.
 
     The gradient is of a random mixture of the outputs, so that nothing cancels by symmetry.
     """
-    model = families.build(config)
-    value = families.images(config, batch=2).double().requires_grad_()
+    model = families.build(config, dtype=dtype)
+    value = families.images(config, batch=2).to(dtype).requires_grad_()
     params = model.distribution_params(value, families.condition(config, batch=2))
     here = params.at(slice(row, row + 1), slice(column, column + 1))
     tensors = [part for part in here if isinstance(part, Tensor)]
@@ -112,3 +117,23 @@ def test_spatial_condition_keeps_its_position():
     seen = gradient.abs().sum(dim=(0, 1))
     assert seen[0, 7] > 0
     assert seen[7, 0] == 0
+
+
+@pytest.mark.skipif(not winograd.lanes(), reason="no C compiler to make model.winograd with")
+def test_fast_convolutions_are_causal_to_the_last_bit():
+    for row, column in positions(WIDE):
+        index = row * 28 + column
+        assert (influence(WIDE, row, column, torch.float32)[index:] == 0).all(), (row, column)
+    model, value = families.build(WIDE, dtype=torch.float32), families.images(WIDE, batch=2)
+    condition = families.condition(WIDE, batch=2).float()
+    with torch.no_grad():
+        before = model.distribution_params(value, condition)
+        for row, column in positions(WIDE):
+            index = row * 28 + column
+            changed = value.clone()
+            changed.flatten(2)[:, :, index:] = 255 - changed.flatten(2)[:, :, index:]
+            after = model.distribution_params(changed, condition)
+            for old, new in zip(before, after, strict=True):
+                if isinstance(old, Tensor):
+                    pairs = (part.flatten(-2)[..., : index + 1] for part in (old, new))
+                    assert torch.equal(*pairs), (row, column)

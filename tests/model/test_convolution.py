@@ -1,11 +1,22 @@
-"""The gradients of the bordered convolution are those of torch's own."""
+"""The bordered convolution and its gradients are torch's own, however they are computed."""
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch.nn.grad import conv2d_weight
 
+from model import winograd
+from model.activations import Border
 from model.convolution import bordered_conv, weight_gradient
+
+# Of an input that is not constant anywhere.
+NO_BORDER = Border(0, 0, 0)
+
+
+@pytest.fixture
+def without_winograd(monkeypatch) -> None:
+    """Compute as where there is no C compiler."""
+    monkeypatch.setattr(winograd, "_known_lanes", 0)
 
 
 def inputs(size: tuple[int, ...], dtype: torch.dtype, *, memory: torch.memory_format):
@@ -22,7 +33,7 @@ def test_gradients_are_those_of_conv2d(taps, memory, has_bias) -> None:
     weight = inputs((128, 64, *taps), torch.float64, memory=torch.contiguous_format)
     bias = torch.zeros(128, dtype=torch.float64, requires_grad=True) if has_bias else None
     leaves = [leaf for leaf in (x, weight, bias) if leaf is not None]
-    ours, theirs = bordered_conv(x, weight, bias), F.conv2d(x, weight, bias)
+    ours, theirs = bordered_conv(x, weight, bias, NO_BORDER), F.conv2d(x, weight, bias)
     assert torch.equal(ours, theirs)
     assert type(ours.grad_fn).__name__ != type(theirs.grad_fn).__name__
     gradient = torch.randn_like(ours)
@@ -42,10 +53,11 @@ def test_float32_is_as_exact_as_torch() -> None:
     assert ours.square().mean().sqrt() < 2 * theirs.square().mean().sqrt()
 
 
-def test_gradient_of_the_input_keeps_the_channels_last() -> None:
+@pytest.mark.parametrize("taps", [(2, 3), (3, 3)])
+def test_gradient_of_the_input_keeps_the_channels_last(taps) -> None:
     x = inputs((2, 64, 9, 8), torch.float32, memory=torch.channels_last)
-    weight = inputs((64, 64, 2, 3), torch.float32, memory=torch.contiguous_format)
-    (found,) = torch.autograd.grad(bordered_conv(x, weight, None).sum(), x)
+    weight = inputs((64, 64, *taps), torch.float32, memory=torch.contiguous_format)
+    (found,) = torch.autograd.grad(bordered_conv(x, weight, None, NO_BORDER).sum(), x)
     assert found.is_contiguous(memory_format=torch.channels_last)
 
 
@@ -53,25 +65,25 @@ def test_autocast_is_left_to_torch() -> None:
     x = inputs((1, 64, 4, 4), torch.float32, memory=torch.channels_last)
     weight = inputs((64, 64, 2, 2), torch.float32, memory=torch.contiguous_format)
     with torch.autocast("cpu", torch.bfloat16):
-        y = bordered_conv(x, weight, None)
+        y = bordered_conv(x, weight, None, NO_BORDER)
     assert y.dtype == torch.bfloat16
     y.float().sum().backward()
     assert weight.grad is not None
     assert weight.grad.dtype == torch.float32
 
 
-def test_few_channels_and_no_gradients_are_left_to_torch() -> None:
+def test_few_channels_and_no_gradients_are_left_to_torch(without_winograd) -> None:
     x, weight = torch.zeros(1, 16, 4, 4), torch.zeros(64, 16, 2, 2, requires_grad=True)
-    assert "Convolution" in type(bordered_conv(x, weight, None).grad_fn).__name__
+    assert "Convolution" in type(bordered_conv(x, weight, None, NO_BORDER).grad_fn).__name__
     with torch.no_grad():
-        assert (
-            bordered_conv(torch.zeros(1, 64, 4, 4), torch.zeros(64, 64, 2, 2), None).grad_fn is None
-        )
+        y = bordered_conv(torch.zeros(1, 64, 4, 4), torch.zeros(64, 64, 2, 2), None, NO_BORDER)
+    assert y.grad_fn is None
 
 
-def test_only_wanted_gradients_are_computed() -> None:
+@pytest.mark.parametrize("taps", [(2, 2), (3, 2)])
+def test_only_wanted_gradients_are_computed(taps) -> None:
     x = torch.randn(1, 64, 4, 4)
-    weight = torch.randn(64, 64, 2, 2, requires_grad=True)
-    bordered_conv(x, weight, None).sum().backward()
+    weight = torch.randn(64, 64, *taps, requires_grad=True)
+    bordered_conv(x, weight, None, NO_BORDER).sum().backward()
     assert weight.grad is not None
     assert x.grad is None
