@@ -5,13 +5,14 @@ exponential, since with e = exp(-|x|) - 1
 
     elu(x) = max(x, e),  elu(-x) = max(-x, e)
 
-so on a CPU one pass makes both, straight into a padded channels-last buffer: 2.7 times as fast
-as elu, concatenation and padding one after the other. Backward reads the slope off the result,
-which the convolution keeps anyway: min(1, elu(x) + 1), with no exponential. `gated_residual`
-writes the gradient of both halves into one buffer for the same reason. Under torch.compile and
-in half precision both are the plain compositions, which a compiler fuses.
+so on a CPU both are made at once, straight into a padded channels-last buffer. Backward reads the
+slope off the result, which the convolution keeps anyway: min(1, elu(x) + 1), with no exponential.
+`gated_residual` writes the gradient of both halves into one buffer for the same reason. In float32
+each is one pass of activations.c, where model.native can compile it. Under torch.compile and in
+half precision both are the plain compositions, which a compiler fuses.
 """
 
+import ctypes
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -19,6 +20,12 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
+
+from model import native
+from model.native import channels_last
+
+# No vector that activations.c is made of is longer.
+_LANES = 16
 
 
 class Border(NamedTuple):
@@ -92,14 +99,13 @@ class _BorderedConcatElu(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, border: Border, keep: Tensor | None) -> Tensor:
         ctx.border = border
-        channels = x.shape[1]
         active = _empty_with_border(x, border)
         inside = without_border(active, border)
-        e = x.abs().neg_().exp_().sub_(1)
-        torch.maximum(x, e, out=inside[:, :channels])
-        torch.maximum(-x, e, out=inside[:, channels:])
-        if keep is not None:
-            inside *= keep
+        if (library := _library(x, x.shape[1])) is not None:
+            x, keep = channels_last(x), None if keep is None else channels_last(keep)
+            _run(library.concat_elu, len(x), x, keep, inside)
+        else:
+            _write_concat_elu(inside, x, keep)
         # Dropped elements have lost their slope; then it is made again from x.
         ctx.save_for_backward(active if keep is None else x, keep)
         return active
@@ -108,9 +114,15 @@ class _BorderedConcatElu(torch.autograd.Function):
     def backward(ctx: Any, *grad_outputs: Any) -> tuple[Tensor, None, None]:
         saved, keep = ctx.saved_tensors
         inside = without_border(grad_outputs[0], ctx.border)
-        if keep is None:
-            active = without_border(saved, ctx.border)
-            plus, minus = _elu_gradient(inside, active, is_result=True).chunk(2, dim=1)
+        x, result = (None, without_border(saved, ctx.border)) if keep is None else (saved, None)
+        batch, wide, height, width = inside.shape
+        if (library := _library(inside, wide // 2)) is not None:
+            found = inside.new_empty(batch, height, width, wide // 2).permute(0, 3, 1, 2)
+            gradient = channels_last(inside)
+            _run(library.concat_elu_gradient, batch, gradient, x, result, keep, found)
+            return found, None, None
+        if result is not None:
+            plus, minus = _elu_gradient(inside, result, is_result=True).chunk(2, dim=1)
         else:
             plus, minus = (inside * keep).chunk(2, dim=1)
             plus = _elu_gradient(plus, saved, is_result=False)
@@ -121,6 +133,12 @@ class _BorderedConcatElu(torch.autograd.Function):
 class _GatedResidual(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, gated: Tensor) -> Tensor:
+        if (library := _library(x, x.shape[1])) is not None:
+            x, gated = channels_last(x), channels_last(gated)
+            ctx.save_for_backward(gated)
+            y = torch.empty_like(x)
+            _run(library.gated_residual, len(x), x, gated, y)
+            return y
         a, b = gated.chunk(2, dim=1)
         gate = torch.sigmoid(b)
         ctx.save_for_backward(a, gate)
@@ -128,13 +146,37 @@ class _GatedResidual(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Any) -> tuple[Tensor, Tensor]:
-        (gradient,), (a, gate) = grad_outputs, ctx.saved_tensors
-        batch, channels, height, width = a.shape
+        (gradient,), (a, *gates) = grad_outputs, ctx.saved_tensors
+        batch, channels, height, width = gradient.shape
         both = gradient.new_empty(batch, height, width, 2 * channels).permute(0, 3, 1, 2)
+        if (library := _library(gradient, channels)) is not None:
+            _run(library.gated_gradient, batch, channels_last(gradient), a, both)
+            return gradient, both
+        (gate,) = gates
         torch.mul(gradient, gate, out=both[:, :channels])
         into_gate = both[:, channels:]
         torch.ops.aten.sigmoid_backward.grad_input(gradient * a, gate, grad_input=into_gate)
         return gradient, both
+
+
+def _library(x: Tensor, channels: int) -> ctypes.CDLL | None:
+    """Return what serves numbers like x, None if torch has to."""
+    is_served = x.dtype == torch.float32 and channels % _LANES == 0
+    return native.library("activations.c") if is_served else None
+
+
+def _run(function: Callable[..., None], num_images: int, *operands: Tensor | None) -> None:
+    at = (None if x is None else ctypes.byref(native.images(x)) for x in operands)
+    function(*at, ctypes.c_long(num_images), torch.get_num_threads())
+
+
+def _write_concat_elu(inside: Tensor, x: Tensor, keep: Tensor | None) -> None:
+    channels = x.shape[1]
+    e = x.abs().neg_().exp_().sub_(1)
+    torch.maximum(x, e, out=inside[:, :channels])
+    torch.maximum(-x, e, out=inside[:, channels:])
+    if keep is not None:
+        inside *= keep
 
 
 def _elu_gradient(gradient: Tensor, x: Tensor, *, is_result: bool) -> Tensor:

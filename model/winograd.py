@@ -13,41 +13,21 @@ to rounding only, but the vertical stream knows all columns of the rows above an
 A value does not depend on the number of threads or images; a gradient of weights, a sum over
 images, depends on the threads.
 
-winograd.c is compiled when it is first needed, for the CPU at hand (0.7 s), and runs in torch's
-threads, by torch's own OpenMP. `lanes` is 0 where that is not possible, and torch serves then.
+`lanes` is 0 where the C is not to be had (model.native), and torch serves then.
 """
 
 import ctypes
 import functools
-import logging
-import os
-import shutil
-import subprocess
-import tempfile
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from model import native
 from model.activations import Border, without_border
+from model.native import channels_last, images
 
-_LOG = logging.getLogger(__name__)
-_SOURCE = Path(__file__).with_name("winograd.c")
-_COMPILE = ("-O3", "-march=native", "-ffp-contract=fast", "-fopenmp", "-fPIC", "-w")
 _OPS = torch.library.Library("sketchmill", "FRAGMENT")
 _known_lanes: int | None = None
-
-
-class _Images(ctypes.Structure):
-    """`images` of winograd.c."""
-
-    _fields_ = (
-        ("data", ctypes.c_void_p),
-        *(
-            (name, ctypes.c_long)
-            for name in ("rows", "cols", "channels", "image_stride", "row_stride", "col_stride")
-        ),
-    )
 
 
 def suits(x: Tensor, weight: Tensor) -> bool:
@@ -94,29 +74,11 @@ def _lanes_divide(*channels: int) -> bool:
 
 @functools.cache
 def _library() -> ctypes.CDLL | None:
-    compiler = os.environ.get("CC") or shutil.which("cc") or shutil.which("gcc")
-    try:
-        if not compiler:
-            raise FileNotFoundError("there is no C compiler")
-        with tempfile.TemporaryDirectory() as folder:
-            return _compiled(compiler, Path(folder))
-    except (OSError, subprocess.SubprocessError) as error:
-        detail = getattr(error, "stderr", "") or error
-        _LOG.info("convolutions are torch's, which are slower: %s", str(detail).strip())
+    library = native.library("winograd.c")
+    if library is None:
         return None
-
-
-def _compiled(compiler: str, folder: Path) -> ctypes.CDLL:
-    compiled, linked = folder / "winograd.o", folder / "winograd.so"
-    # Linked with no OpenMP, so that it is torch's, which is loaded: two would fight for the cores.
-    for command in (
-        (*_COMPILE, "-c", str(_SOURCE), "-o", str(compiled)),
-        ("-shared", str(compiled), "-o", str(linked)),
-    ):
-        subprocess.run((compiler, *command), check=True, capture_output=True, text=True)
-    library = ctypes.CDLL(str(linked))
     long, pointer = ctypes.c_long, ctypes.c_void_p
-    images = ctypes.POINTER(_Images)
+    images = ctypes.POINTER(native.Images)
     library.winograd_convolve.argtypes = (
         *(images, images, long, long, long, pointer, ctypes.c_int, pointer),
         *(pointer, pointer, ctypes.c_int, ctypes.c_int),
@@ -135,16 +97,6 @@ def _loaded() -> ctypes.CDLL:
     return library
 
 
-def _images(x: Tensor) -> _Images:
-    _, channels, rows, cols = x.shape
-    image_stride, _, row_stride, col_stride = x.stride()
-    return _Images(x.data_ptr(), rows, cols, channels, image_stride, row_stride, col_stride)
-
-
-def _channels_last(x: Tensor) -> Tensor:
-    return x if x.stride(1) == 1 else x.contiguous(memory_format=torch.channels_last)
-
-
 def _new_channels_last(x: Tensor, channels: int, rows: int, cols: int) -> Tensor:
     return x.new_empty(len(x), rows, cols, channels).permute(0, 3, 1, 2)
 
@@ -160,12 +112,12 @@ def _convolve(
 ) -> None:
     """Write into y the convolution whose output (i, j) reads x from (i, j) + first."""
     library, num_threads, width = _loaded(), torch.get_num_threads(), weight.shape[3]
-    x, weight = _channels_last(x), weight.contiguous()
+    x, weight = channels_last(x), weight.contiguous()
     sizes = (x.shape[1], y.shape[1], width)
     points = torch.empty(library.winograd_points_size(*sizes))
     scratch = torch.empty(num_threads * library.winograd_scratch_size(*sizes))
     library.winograd_convolve(
-        *(_images(x), _images(y), len(x), *first),
+        *(images(x), images(y), len(x), *first),
         *(weight.data_ptr(), is_flipped, None if bias is None else bias.data_ptr()),
         *(points.data_ptr(), scratch.data_ptr(), width, num_threads),
     )
@@ -202,12 +154,12 @@ def _input_gradient_shape(gradient: Tensor, weight: Tensor, *_: object) -> Tenso
 def _weight_gradient(gradient: Tensor, x: Tensor, width: int) -> Tensor:
     library, num_threads = _loaded(), torch.get_num_threads()
     found = _weight_gradient_shape(gradient, x, width)
-    gradient, x = _channels_last(gradient), _channels_last(x)
+    gradient, x = channels_last(gradient), channels_last(x)
     sizes = (x.shape[1], gradient.shape[1], width)
     sums = torch.empty(num_threads * library.winograd_points_size(*sizes))
     scratch = torch.empty(num_threads * library.winograd_scratch_size(*sizes))
     library.winograd_weight_gradient(
-        *(_images(x), _images(gradient), len(x), found.data_ptr()),
+        *(images(x), images(gradient), len(x), found.data_ptr()),
         *(sums.data_ptr(), scratch.data_ptr(), width, num_threads),
     )
     return found

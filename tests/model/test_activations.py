@@ -4,7 +4,14 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from model.activations import Border, bordered_activation, concat_elu, without_border
+from model import native
+from model.activations import (
+    Border,
+    bordered_activation,
+    concat_elu,
+    gated_residual,
+    without_border,
+)
 
 BORDERS = [Border(1, 1, 1), Border(1, 0, 1), Border(2, 2, 3), Border(0, 0, 0)]
 
@@ -31,6 +38,57 @@ def test_values_and_gradients_are_those_of_the_composition(border: Border, with_
     (found * weights).sum().backward()
     (expected * weights).sum().backward()
     torch.testing.assert_close(found_at.grad, expected_at.grad)
+
+
+def channels_last(*size: int, scale: float = 3.0) -> torch.Tensor:
+    """Return float32 numbers with 0 and large ones among them, as many channels as C serves."""
+    torch.manual_seed(1)
+    x = torch.randn(size) * scale
+    x[0, :6, 0, 0] = torch.tensor([0.0, -0.0, 1e-7, -1e-7, 95.0, -95.0])
+    return x.contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize("has_compiler", [True, False])
+@pytest.mark.parametrize("border", BORDERS)
+@pytest.mark.parametrize("with_keep", [True, False])
+def test_float32_is_as_exact_as_its_digits(border, with_keep, has_compiler, monkeypatch):
+    if not has_compiler:
+        monkeypatch.setattr(native, "library", lambda name: None)
+    found_at = channels_last(2, 32, 5, 3).requires_grad_()
+    exact_at = found_at.detach().double().requires_grad_()
+    keep = (torch.rand(2, 64, 5, 3) < 0.5).float() * 2 if with_keep else None
+    found = bordered_activation(found_at, "concat_elu", border, keep)
+    active = concat_elu(exact_at) * (1.0 if keep is None else keep.double())
+    exact = F.pad(active, (border.left, border.right, border.top, 0))
+    torch.testing.assert_close(found.double(), exact, rtol=3e-7, atol=3e-7)
+    weights = torch.randn(exact.shape)
+    (found * weights).sum().backward()
+    (exact * weights.double()).sum().backward()
+    torch.testing.assert_close(found_at.grad.double(), exact_at.grad, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("has_compiler", [True, False])
+def test_gated_residual_of_float32_is_as_exact_as_its_digits(has_compiler, monkeypatch):
+    if not has_compiler:
+        monkeypatch.setattr(native, "library", lambda name: None)
+    x, gated = channels_last(2, 32, 5, 3), channels_last(2, 64, 5, 3, scale=20.0)
+    found_at = [part.requires_grad_() for part in (x, gated)]
+    exact_at = [part.detach().double().requires_grad_() for part in found_at]
+    found, exact = gated_residual(*found_at), gated_residual(*exact_at)
+    torch.testing.assert_close(found.double(), exact, rtol=1e-6, atol=1e-6)
+    weights = torch.randn(exact.shape)
+    into = torch.autograd.grad(found, found_at, weights)
+    exactly = torch.autograd.grad(exact, exact_at, weights.double())
+    for left, right in zip(into, exactly, strict=True):
+        torch.testing.assert_close(left.double(), right, rtol=1e-6, atol=1e-5)
+
+
+def test_what_is_not_finite_is_passed_on():
+    x = channels_last(1, 16, 2, 2)
+    x[0, :3, 1, 1] = torch.tensor([torch.nan, torch.inf, -torch.inf])
+    found = bordered_activation(x, "concat_elu", Border(0, 0, 0))[0, :, 1, 1]
+    expected = concat_elu(x)[0, :, 1, 1]
+    torch.testing.assert_close(found, expected, equal_nan=True)
 
 
 def test_gradient_check():

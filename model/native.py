@@ -1,0 +1,71 @@
+"""C of this package, compiled when it is first needed, for the CPU at hand (under a second).
+
+It runs in torch's threads, by torch's own OpenMP. Where there is no C compiler, or what it makes
+cannot be loaded, `library` is None and torch serves, slower.
+"""
+
+import ctypes
+import functools
+import logging
+import os
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+_LOG = logging.getLogger(__name__)
+_COMPILE = ("-O3", "-march=native", "-ffp-contract=fast", "-fopenmp", "-fPIC", "-w")
+
+
+class Images(ctypes.Structure):
+    """`images` of the C: float32 numbers in memory, channels last; strides are in numbers."""
+
+    _fields_ = (
+        ("data", ctypes.c_void_p),
+        *(
+            (name, ctypes.c_long)
+            for name in ("rows", "cols", "channels", "image_stride", "row_stride", "col_stride")
+        ),
+    )
+
+
+def images(x: Tensor) -> Images:
+    """Return where images [batch, channels, rows, cols] lie; they must outlive the result."""
+    _, channels, rows, cols = x.shape
+    image_stride, channel_stride, row_stride, col_stride = x.stride()
+    assert channel_stride == 1 or channels == 1
+    return Images(x.data_ptr(), rows, cols, channels, image_stride, row_stride, col_stride)
+
+
+def channels_last(x: Tensor) -> Tensor:
+    """Return x with its channels adjacent in memory."""
+    return x if x.stride(1) == 1 else x.contiguous(memory_format=torch.channels_last)
+
+
+@functools.cache
+def library(name: str) -> ctypes.CDLL | None:
+    """Return what the compiler made of a file of this package, None if there is nothing."""
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            return ctypes.CDLL(str(_compiled(Path(__file__).with_name(name), Path(folder))))
+    except (OSError, subprocess.SubprocessError) as error:
+        detail = getattr(error, "stderr", "") or error
+        _LOG.info("torch's slower operators serve instead of %s: %s", name, str(detail).strip())
+        return None
+
+
+def _compiled(source: Path, folder: Path) -> Path:
+    compiler = os.environ.get("CC") or shutil.which("cc") or shutil.which("gcc")
+    if not compiler:
+        raise FileNotFoundError("there is no C compiler")
+    compiled, linked = folder / "compiled.o", folder / "linked.so"
+    # Linked with no OpenMP, so that it is torch's, which is loaded: two would fight for the cores.
+    for command in (
+        (*_COMPILE, "-c", str(source), "-o", str(compiled)),
+        ("-shared", str(compiled), "-o", str(linked)),
+    ):
+        subprocess.run((compiler, *command), check=True, capture_output=True, text=True)
+    return linked
