@@ -125,7 +125,7 @@ def _cairo() -> Finding:
 
 def _compiler() -> Finding:
     found = shutil.which("c++") or shutil.which("g++")
-    message = found or "absent: torch.compile is not used"
+    message = found or "absent: no torch.compile, and training takes up to 1.7 times as long"
     return Finding("compiler", found is not None, message, is_required=False)
 
 

@@ -1,26 +1,11 @@
 /* The activations of residual blocks and their gradients, each in one pass (see activations.py).
 
-   Numbers are float32, channels adjacent. `keep`, dropout's factors, may be 0. */
+   `keep`, dropout's factors, may be 0. */
 
-#ifdef __AVX512F__
-#define LANES 16
-#else
-#define LANES 8
-#endif
-#define ALWAYS static inline __attribute__((always_inline))
+#include "native.h"
 
-typedef float lane __attribute__((vector_size(4 * LANES), aligned(4)));
 typedef int ints __attribute__((vector_size(4 * LANES)));
 
-/* NHWC; the strides are in floats. */
-typedef struct {
-    float *data;
-    long rows, cols, channels;
-    long image_stride, row_stride, col_stride;
-} images;
-
-ALWAYS lane load(const float *at) { return *(const lane *)at; }
-ALWAYS void store(float *at, lane value) { *(lane *)at = value; }
 ALWAYS lane choose(ints where, lane a, lane b) {
     return (lane)((where & (ints)a) | (~where & (ints)b));
 }
@@ -45,10 +30,6 @@ ALWAYS lane exp_of_minus_size(lane x) { return exp_of_negative(choose(x < 0, x, 
 ALWAYS lane sigmoid(lane x) {
     lane e = exp_of_minus_size(x), upper = 1.0f / (1.0f + e);
     return choose(x < 0, e * upper, upper);
-}
-
-ALWAYS float *pixel(const images *x, long image, long row, long col) {
-    return x->data + image * x->image_stride + row * x->row_stride + col * x->col_stride;
 }
 
 #define EACH_PIXEL(x)                                             \

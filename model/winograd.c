@@ -18,12 +18,13 @@
 
 #include <string.h>
 
+#include "native.h"
+
+/* Tiles and inputs with two registers each, which leave room for what they multiply. */
 #ifdef __AVX512F__
-#define LANES 16
-#define TILES_AT_ONCE 12 /* with two registers each they leave room for what they multiply */
+#define TILES_AT_ONCE 12
 #define INPUTS_AT_ONCE 12
 #else
-#define LANES 8
 #define TILES_AT_ONCE 6
 #define INPUTS_AT_ONCE 6
 #endif
@@ -34,23 +35,10 @@
 #define ACROSS(taps) ((taps) == 3 ? 6 : 3)
 #define WIDTH(taps) ((taps) == 3 ? 4 : 2)
 #define UNROLL _Pragma("GCC unroll 16")
-#define ALWAYS static inline __attribute__((always_inline))
-
-typedef float lane __attribute__((vector_size(4 * LANES), aligned(4)));
-
-/* NHWC; the strides are in floats, channels are adjacent. Outside of it is 0. */
-typedef struct {
-    float *data;
-    long rows, cols, channels;
-    long image_stride, row_stride, col_stride;
-} images;
 
 typedef struct {
     long rows, cols; /* of tiles, that cover an image */
 } grid;
-
-ALWAYS lane load(const float *at) { return *(const lane *)at; }
-ALWAYS void store(float *at, lane value) { *(lane *)at = value; }
 
 /* Where the channels from LANES * part of a tile begin in a block's matrix of one point. */
 ALWAYS long place(long part, long tile) { return (part * BLOCK + tile) * LANES; }
@@ -58,10 +46,10 @@ ALWAYS long place(long part, long tile) { return (part * BLOCK + tile) * LANES; 
 /* Floats from a point's matrix in a block to the next one's. */
 ALWAYS long point_size(long channels) { return BLOCK * channels + SKEW; }
 
-ALWAYS lane pixel(const images *x, long image, long row, long col, long channel) {
+/* 0 outside of the image. */
+ALWAYS lane channels_at(const images *x, long image, long row, long col, long first) {
     if (row < 0 || row >= x->rows || col < 0 || col >= x->cols) return (lane){0};
-    return load(x->data + image * x->image_stride + row * x->row_stride + col * x->col_stride +
-                channel);
+    return load(pixel(x, image, row, col) + first);
 }
 
 /* B' across, of the inputs of a row of a tile. */
@@ -158,7 +146,7 @@ ALWAYS void read_inputs(const images *x, long first_row, long first_col, grid ti
             for (int r = 0; r < DOWN; r++) {
                 lane d[MAX_ACROSS];
                 for (int c = 0; c < WIDTH(taps) + taps - 1; c++)
-                    d[c] = pixel(x, image, row + r, col + c, part * LANES);
+                    d[c] = channels_at(x, image, row + r, col + c, part * LANES);
                 transform_inputs(d, points[r], taps);
             }
             for (int k = 0; k < across; k++) {
@@ -191,8 +179,7 @@ ALWAYS void write_outputs(const float *m, const float *bias, const images *y, gr
             for (int r = 0; r < 2 && row + r < y->rows; r++) {
                 lane out[4];
                 transform_outputs(points[r], out, taps);
-                float *to = y->data + image * y->image_stride + (row + r) * y->row_stride +
-                            col * y->col_stride + part * LANES;
+                float *to = pixel(y, image, row + r, col) + part * LANES;
                 for (int c = 0; c < WIDTH(taps) && col + c < y->cols; c++)
                     store(to + c * y->col_stride, out[c] + shift);
             }
@@ -215,7 +202,7 @@ ALWAYS void read_gradients(const images *y, grid tiles, long first, long count, 
             for (int r = 0; r < 2; r++) {
                 lane d[4];
                 for (int c = 0; c < WIDTH(taps); c++)
-                    d[c] = pixel(y, image, row + r, col + c, part * LANES);
+                    d[c] = channels_at(y, image, row + r, col + c, part * LANES);
                 spread_gradients(d, points[r], taps);
             }
             for (int k = 0; k < across; k++) {
