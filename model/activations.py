@@ -76,8 +76,7 @@ def gated_residual(
 ) -> Float[Tensor, "batch channels height width"]:
     """Return x + a * sigmoid(b), where a is the first half of `gated` and b the second."""
     # Of torch's operators glu is the faster one forward; what is written here gains in backward.
-    has_gain = torch.is_grad_enabled() or _library(x, x.shape[1]) is not None
-    if is_plain_cpu(gated) and has_gain:
+    if is_plain_cpu(gated) and (torch.is_grad_enabled() or _library(x, x.shape[1]) is not None):
         return _GatedResidual.apply(x, gated)
     return x + F.glu(gated, dim=1)
 

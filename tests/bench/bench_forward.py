@@ -7,8 +7,8 @@ counts. TFP is compiled by tf.function and carries our weights, and its likeliho
 against ours; so in forward_vs_tfp ours is compiled too, by torch.compile, where there is a C++
 compiler, and forward_eager_vs_tfp is without. The peer "plain PyTorch" is plain_pixelcnn.py. Who
 asks for bfloat16 on a CPU that only emulates it is given float32, so forward_bf16_vs_tfp is a figure
-of float32 there. A share of the matmul's speed is that of the direct convolutions' work: with half
-the products, model.winograd does it in less time than the matmul would take.
+of float32 there. The share of the matmul's speed is that of direct convolutions' work, of which
+model.winograd needs half the products: it may exceed 1.
 """
 
 import os
