@@ -88,6 +88,20 @@ def without_border(
     return active[:, :, border.top :, border.left : active.shape[3] - border.right]
 
 
+def empty_with_border(like: Tensor, inside: tuple[int, int, int], border: Border) -> Tensor:
+    """Return memory of `like`'s batch and kind, channels last, whose border alone is set: to 0.
+
+    inside: channels, height and width within the border
+    """
+    channels, height, width = inside
+    rows, cols = height + border.top, width + border.left + border.right
+    buffer = like.new_empty(len(like), rows, cols, channels).permute(0, 3, 1, 2)
+    buffer[:, :, : border.top].zero_()
+    buffer[..., : border.left].zero_()
+    buffer[..., cols - border.right :].zero_()
+    return buffer
+
+
 def is_plain_cpu(x: Tensor) -> bool:
     """Return whether what is written for a CPU's eager float32 and float64 serves x."""
     # In bfloat16 exp(-|x|) - 1 would lose what small numbers are about.
@@ -99,9 +113,10 @@ class _BorderedConcatElu(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, border: Border, keep: Tensor | None) -> Tensor:
         ctx.border = border
-        active = _empty_with_border(x, border)
+        _, channels, height, width = x.shape
+        active = empty_with_border(x, (2 * channels, height, width), border)
         inside = without_border(active, border)
-        if (library := _library(x, x.shape[1])) is not None:
+        if (library := _library(x, channels)) is not None:
             x, keep = channels_last(x), None if keep is None else channels_last(keep)
             _run(library.concat_elu, len(x), x, keep, inside)
         else:
@@ -182,14 +197,3 @@ def _write_concat_elu(inside: Tensor, x: Tensor, keep: Tensor | None) -> None:
 def _elu_gradient(gradient: Tensor, x: Tensor, *, is_result: bool) -> Tensor:
     """Return elu's gradient where x is its argument, or its result if is_result."""
     return torch.ops.aten.elu_backward(gradient, 1.0, 1.0, 1.0, is_result, x)
-
-
-def _empty_with_border(x: Tensor, border: Border) -> Tensor:
-    """Return memory for twice the channels, channels last, whose border alone is set: to 0."""
-    batch, channels, height, width = x.shape
-    rows, cols = height + border.top, width + border.left + border.right
-    buffer = x.new_empty(batch, rows, cols, 2 * channels).permute(0, 3, 1, 2)
-    buffer[:, :, : border.top].zero_()
-    buffer[..., : border.left].zero_()
-    buffer[..., cols - border.right :].zero_()
-    return buffer

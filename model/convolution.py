@@ -35,13 +35,10 @@ def bordered_conv(
 
     border: what of x is constant; no gradient is wanted there, and it may be left at 0
     """
-    if winograd.suits(x, weight):
-        if torch.is_grad_enabled():
-            return _Winograd.apply(x, weight, bias, border)
-        return winograd.conv(x, weight, bias)
-    if torch.is_grad_enabled() and _is_faster_by_products(x, weight):
-        return _BorderedConv.apply(x, weight, bias)
-    return F.conv2d(x, weight, bias)
+    by_winograd = winograd.suits(x, weight)
+    if torch.is_grad_enabled() and (by_winograd or _is_faster_by_products(x, weight)):
+        return _BorderedConv.apply(x, weight, bias, border, by_winograd)
+    return winograd.conv(x, weight, bias) if by_winograd else F.conv2d(x, weight, bias)
 
 
 def _is_faster_by_products(x: Tensor, weight: Tensor) -> bool:
@@ -50,44 +47,36 @@ def _is_faster_by_products(x: Tensor, weight: Tensor) -> bool:
     return is_plain and min(weight.shape[:2]) >= _MIN_CHANNELS
 
 
-class _Winograd(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, border: Border) -> Tensor:
-        ctx.save_for_backward(x, weight)
-        ctx.border = border
-        return winograd.conv(x, weight, bias)
-
-    @staticmethod
-    def backward(
-        ctx: Any, *grad_outputs: Any
-    ) -> tuple[Tensor | None, Tensor | None, Tensor | None, None]:
-        (gradient,), (x, weight) = grad_outputs, ctx.saved_tensors
-        into_x, into_weight, into_bias, _ = ctx.needs_input_grad
-        return (
-            winograd.input_gradient(gradient, weight, ctx.border) if into_x else None,
-            winograd.weight_gradient(gradient, x, weight.shape[3]) if into_weight else None,
-            gradient.sum((0, 2, 3)) if into_bias else None,
-            None,
-        )
-
-
 class _BorderedConv(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        border: Border,
+        by_winograd: bool,
+    ) -> Tensor:
         ctx.save_for_backward(x, weight)
-        return F.conv2d(x, weight, bias)
+        ctx.border, ctx.by_winograd = border, by_winograd
+        return winograd.conv(x, weight, bias) if by_winograd else F.conv2d(x, weight, bias)
 
     @staticmethod
     def backward(
         ctx: Any, *grad_outputs: Any
-    ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    ) -> tuple[Tensor | None, Tensor | None, Tensor | None, None, None]:
         (gradient,), (x, weight) = grad_outputs, ctx.saved_tensors
-        into_x, into_weight, into_bias = ctx.needs_input_grad
-        return (
-            _input_gradient(gradient, x, weight) if into_x else None,
-            weight_gradient(gradient, x, weight.shape) if into_weight else None,
-            gradient.sum((0, 2, 3)) if into_bias else None,
-        )
+        into_x, into_weight, into_bias, *_ = ctx.needs_input_grad
+        of_x = of_weight = None
+        if ctx.by_winograd:
+            if into_x:
+                of_x = winograd.input_gradient(gradient, weight, ctx.border)
+            if into_weight:
+                of_weight = winograd.weight_gradient(gradient, x, weight.shape[3])
+        else:
+            of_x = _input_gradient(gradient, x, weight) if into_x else None
+            of_weight = weight_gradient(gradient, x, weight.shape) if into_weight else None
+        return of_x, of_weight, gradient.sum((0, 2, 3)) if into_bias else None, None, None
 
 
 def weight_gradient(

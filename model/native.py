@@ -1,13 +1,14 @@
 """C of this package, compiled when it is first needed, for the CPU at hand (under a second).
 
-It runs in torch's threads, by torch's own OpenMP. Where there is no C compiler, or what it makes
-cannot be loaded, `library` is None and torch serves, slower.
+It runs in torch's threads, by torch's own OpenMP. Where there is no C compiler `library` is None and
+torch serves, slower; so too, with a warning, where the compiler fails.
 """
 
 import ctypes
 import functools
 import logging
 import os
+import shlex
 import shutil
 import subprocess
 import tempfile
@@ -48,24 +49,25 @@ def channels_last(x: Tensor) -> Tensor:
 @functools.cache
 def library(name: str) -> ctypes.CDLL | None:
     """Return what the compiler made of a file of this package, None if there is nothing."""
+    compiler = os.environ.get("CC") or shutil.which("cc") or shutil.which("gcc")
+    if not compiler:
+        return None
     try:
         with tempfile.TemporaryDirectory() as folder:
-            return ctypes.CDLL(str(_compiled(Path(__file__).with_name(name), Path(folder))))
+            source = Path(__file__).with_name(name)
+            return ctypes.CDLL(str(_compiled(shlex.split(compiler), source, Path(folder))))
     except (OSError, subprocess.SubprocessError) as error:
-        detail = getattr(error, "stderr", "") or error
-        _LOG.info("torch's slower operators serve instead of %s: %s", name, str(detail).strip())
+        detail = str(getattr(error, "stderr", "") or error).strip()
+        _LOG.warning("%s is not used, torch serves, slower: %s", name, detail)
         return None
 
 
-def _compiled(source: Path, folder: Path) -> Path:
-    compiler = os.environ.get("CC") or shutil.which("cc") or shutil.which("gcc")
-    if not compiler:
-        raise FileNotFoundError("there is no C compiler")
+def _compiled(compiler: list[str], source: Path, folder: Path) -> Path:
     compiled, linked = folder / "compiled.o", folder / "linked.so"
     # Linked with no OpenMP, so that it is torch's, which is loaded: two would fight for the cores.
     for command in (
         (*_COMPILE, "-c", str(source), "-o", str(compiled)),
         ("-shared", str(compiled), "-o", str(linked)),
     ):
-        subprocess.run((compiler, *command), check=True, capture_output=True, text=True)
+        subprocess.run((*compiler, *command), check=True, capture_output=True, text=True)
     return linked

@@ -40,6 +40,16 @@ typedef struct {
     long rows, cols; /* of tiles, that cover an image */
 } grid;
 
+/* The first output of a tile. */
+typedef struct {
+    long image, row, col;
+} corner;
+
+ALWAYS corner corner_of(long tile, grid tiles, int taps) {
+    long size = tiles.rows * tiles.cols, within = tile % size;
+    return (corner){tile / size, 2 * (within / tiles.cols), WIDTH(taps) * (within % tiles.cols)};
+}
+
 /* Where the channels from LANES * part of a tile begin in a block's matrix of one point. */
 ALWAYS long place(long part, long tile) { return (part * BLOCK + tile) * LANES; }
 
@@ -136,17 +146,15 @@ ALWAYS void read_inputs(const images *x, long first_row, long first_col, grid ti
     int across = ACROSS(taps);
     long size = point_size(x->channels);
     for (long t = 0; t < count; t++) {
-        long image = (first + t) / (tiles.rows * tiles.cols);
-        long tile = (first + t) % (tiles.rows * tiles.cols);
-        long row = 2 * (tile / tiles.cols) + first_row;
-        long col = WIDTH(taps) * (tile % tiles.cols) + first_col;
+        corner at = corner_of(first + t, tiles, taps);
+        long row = at.row + first_row, col = at.col + first_col;
         for (long part = 0; part < x->channels / LANES; part++) {
             float *to = v + place(part, t);
             lane points[DOWN][MAX_ACROSS];
             for (int r = 0; r < DOWN; r++) {
                 lane d[MAX_ACROSS];
                 for (int c = 0; c < WIDTH(taps) + taps - 1; c++)
-                    d[c] = channels_at(x, image, row + r, col + c, part * LANES);
+                    d[c] = channels_at(x, at.image, row + r, col + c, part * LANES);
                 transform_inputs(d, points[r], taps);
             }
             for (int k = 0; k < across; k++) {
@@ -164,9 +172,7 @@ ALWAYS void write_outputs(const float *m, const float *bias, const images *y, gr
     int across = ACROSS(taps);
     long size = point_size(y->channels);
     for (long t = 0; t < count; t++) {
-        long image = (first + t) / (tiles.rows * tiles.cols);
-        long tile = (first + t) % (tiles.rows * tiles.cols);
-        long row = 2 * (tile / tiles.cols), col = WIDTH(taps) * (tile % tiles.cols);
+        corner at = corner_of(first + t, tiles, taps);
         for (long part = 0; part < y->channels / LANES; part++) {
             const float *from = m + place(part, t);
             lane points[2][MAX_ACROSS], shift = {0};
@@ -176,11 +182,11 @@ ALWAYS void write_outputs(const float *m, const float *bias, const images *y, gr
                 points[0][k] = load(from + k * size) + middle;
                 points[1][k] = middle - load(from + (2 * across + k) * size);
             }
-            for (int r = 0; r < 2 && row + r < y->rows; r++) {
+            for (int r = 0; r < 2 && at.row + r < y->rows; r++) {
                 lane out[4];
                 transform_outputs(points[r], out, taps);
-                float *to = pixel(y, image, row + r, col) + part * LANES;
-                for (int c = 0; c < WIDTH(taps) && col + c < y->cols; c++)
+                float *to = pixel(y, at.image, at.row + r, at.col) + part * LANES;
+                for (int c = 0; c < WIDTH(taps) && at.col + c < y->cols; c++)
                     store(to + c * y->col_stride, out[c] + shift);
             }
         }
@@ -193,16 +199,14 @@ ALWAYS void read_gradients(const images *y, grid tiles, long first, long count, 
     int across = ACROSS(taps);
     long size = point_size(y->channels);
     for (long t = 0; t < count; t++) {
-        long image = (first + t) / (tiles.rows * tiles.cols);
-        long tile = (first + t) % (tiles.rows * tiles.cols);
-        long row = 2 * (tile / tiles.cols), col = WIDTH(taps) * (tile % tiles.cols);
+        corner at = corner_of(first + t, tiles, taps);
         for (long part = 0; part < y->channels / LANES; part++) {
             float *to = m + place(part, t);
             lane points[2][MAX_ACROSS];
             for (int r = 0; r < 2; r++) {
                 lane d[4];
                 for (int c = 0; c < WIDTH(taps); c++)
-                    d[c] = channels_at(y, image, row + r, col + c, part * LANES);
+                    d[c] = channels_at(y, at.image, at.row + r, at.col + c, part * LANES);
                 spread_gradients(d, points[r], taps);
             }
             for (int k = 0; k < across; k++) {

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from model import native
-from model.activations import Border, without_border
+from model.activations import Border, empty_with_border, without_border
 from model.native import channels_last, images
 
 _OPS = torch.library.Library("sketchmill", "FRAGMENT")
@@ -135,13 +135,12 @@ def _conv_shape(x: Tensor, weight: Tensor, *_: object) -> Tensor:
 
 
 def _input_gradient(gradient: Tensor, weight: Tensor, border: list[int]) -> Tensor:
-    left, _, top = border
-    found = _input_gradient_shape(gradient, weight)
-    inside = without_border(found, Border(*border))
-    found[:, :, :top].zero_()
-    found[..., :left].zero_()
-    found[..., left + inside.shape[3] :].zero_()
-    first = (top - 1, left - weight.shape[3] + 1)
+    around = Border(*border)
+    _, channels, rows, cols = _input_gradient_shape(gradient, weight).shape
+    size = (channels, rows - around.top, cols - around.left - around.right)
+    found = empty_with_border(gradient, size, around)
+    first = (around.top - 1, around.left - weight.shape[3] + 1)
+    inside = without_border(found, around)
     _convolve(gradient, inside, weight, None, first=first, is_flipped=True)
     return found
 

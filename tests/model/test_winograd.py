@@ -2,7 +2,6 @@
 
 import functools
 import itertools
-import logging
 import subprocess
 import sys
 
@@ -179,23 +178,42 @@ def test_a_forked_process_can_go_on() -> None:
     subprocess.run([sys.executable, "-c", FORK], check=True, timeout=60)
 
 
-@pytest.mark.parametrize("compiler", ["false", "/no/such/compiler", ""])
-def test_without_a_compiler_torch_serves(compiler, monkeypatch, caplog) -> None:
+@pytest.mark.parametrize(
+    ("compiler", "num_warnings"), [("false", 1), ("/no/such/compiler -O1", 1), ("", 0)]
+)
+def test_without_a_compiler_torch_serves(compiler, num_warnings, fresh, monkeypatch, caplog):
     monkeypatch.setenv("CC", compiler)
     monkeypatch.setattr(native.shutil, "which", lambda name: None)
-    monkeypatch.setattr(winograd, "_known_lanes", None)
-    caplog.set_level(logging.INFO, native.__name__)
-    for cached in (native.library, winograd._library):
-        monkeypatch.setattr(*_anew(cached))
     x, weight = drawn(1, 32, 4, 4).detach(), drawn(32, 32, 2, 2).detach()
     for _ in range(2):
         assert not winograd.suits(x, weight)
         assert torch.equal(bordered_conv(x, weight, None, NO_BORDER), F.conv2d(x, weight))
-    assert len(caplog.records) == 1
-    assert caplog.records[0].message.startswith("torch's slower operators serve instead of winogr")
+    assert len(caplog.records) == num_warnings
+    assert all(one.message.startswith("winograd.c is not used, ") for one in caplog.records)
 
 
-def _anew(cached: functools._lru_cache_wrapper) -> tuple:
-    """Return what monkeypatch.setattr needs to give a function an empty cache."""
-    function = cached.__wrapped__
-    return sys.modules[function.__module__], function.__name__, functools.cache(function)
+@needs_compiler
+@pytest.mark.parametrize("width", [2, 3])
+def test_vectors_of_wider_cpus_compute_the_same(width, fresh, monkeypatch) -> None:
+    """The compiler makes AVX-512's vectors of shorter ones where the CPU has none."""
+    monkeypatch.setattr(native, "_COMPILE", (*native._COMPILE, "-D__AVX512F__=1"))
+    assert winograd.lanes() == 16
+    x, border = bordered((5, 9), width, images=3, channels=64)
+    weight = drawn(96, 64, 2, width)
+    found, exact = bordered_conv(x, weight, None, border), F.conv2d(x.double(), weight.double())
+    assert error(found, exact) < 2e-6
+    gradient = drawn(*found.shape).detach()
+    into = torch.autograd.grad(found, (x, weight), gradient)
+    exactly = torch.autograd.grad(exact, (x, weight), gradient.double())
+    assert error(*(without_border(part[0], border) for part in (into, exactly))) < 2e-6
+    assert error(into[1], exactly[1]) < 2e-6
+
+
+@pytest.fixture
+def fresh(monkeypatch) -> None:
+    """Nothing is compiled yet."""
+    monkeypatch.setattr(winograd, "_known_lanes", None)
+    for cached in (native.library, winograd._library):
+        function = cached.__wrapped__
+        module = sys.modules[function.__module__]
+        monkeypatch.setattr(module, function.__name__, functools.cache(function))
