@@ -30,6 +30,7 @@ from model.options import (
     run_folder,
     threads_per_rank,
 )
+from model.precision import denormals_as_zero
 from model.progress import JsonProgress, JsonWarnings, Progress, no_progress
 from model.publish import publish_model
 from model.ranks import Ranks, StopSignal, join_ranks
@@ -63,7 +64,7 @@ def train_model(
     digest = run_digest(spec, dataset)
     folder, cache = run_folder(options, store, digest), drawings_folder(options, store)
     with (
-        _torch_settings(options, ranks),
+        torch_settings(options, ranks),
         StopSignal() as signal,
         only_trainer(folder, ranks=ranks, signal=signal, progress=progress),
     ):
@@ -130,8 +131,8 @@ def _published(store: Store, name: str, digest: str, *, ranks: Ranks) -> Manifes
 
 
 @contextlib.contextmanager
-def _torch_settings(options: RunOptions, ranks: Ranks) -> Iterator[None]:
-    """Set threads and, on a CPU, bitwise repeatable kernels; put back what was there."""
+def torch_settings(options: RunOptions, ranks: Ranks) -> Iterator[None]:
+    """Set torch up for a run, and back: threads and, on a CPU, denormals and repeatable bits."""
     threads = torch.get_num_threads()
     deterministic = torch.are_deterministic_algorithms_enabled()
     fill = _deterministic().fill_uninitialized_memory
@@ -141,7 +142,8 @@ def _torch_settings(options: RunOptions, ranks: Ranks) -> Iterator[None]:
         # Filling fresh memory only helps to find bugs, and costs a pass over it.
         _deterministic().fill_uninitialized_memory = False
     try:
-        yield
+        with denormals_as_zero():
+            yield
     finally:
         torch.set_num_threads(threads)
         torch.use_deterministic_algorithms(deterministic)

@@ -86,14 +86,13 @@ def take_steps(step: Callable[[], object], answers: TextIO, ranks: "Ranks | None
 
 def serve_ours(answers: TextIO, *settings: str, compile: bool = False) -> None:
     """Take steps of this project's training; measure the loader's part and the peak memory."""
-    import torch
-
     from model.data import Drawings, batch_rows
     from model.options import RunOptions
     from model.presets import preset
     from model.ranks import join_ranks
     from model.run import Run
     from model.spec import apply_overrides, fit_to_dataset
+    from model.train import torch_settings
     from pipelines.schema import Manifest
 
     names = tuple(f"class {index}" for index in range(20))
@@ -101,10 +100,9 @@ def serve_ours(answers: TextIO, *settings: str, compile: bool = False) -> None:
     dataset = Manifest(kind="datasets", name="bench", digest="0" * 64, spec={}, summary=summary)
     spec = apply_overrides(fit_to_dataset(preset("seed"), dataset), settings)
     images, labels = drawings()
-    with join_ranks("cpu") as ranks:
-        torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // ranks.size))
+    options = RunOptions(compile=compile)
+    with join_ranks("cpu") as ranks, torch_settings(options, ranks):
         content = Drawings(images, labels, names)
-        options = RunOptions(compile=compile)
         run = Run(spec, content, dataset_digest=dataset.digest, ranks=ranks, options=options)
         take_steps(run.advance, answers, ranks)
         start = time.perf_counter()
