@@ -1,10 +1,31 @@
 /* The activations of residual blocks and their gradients, each in one pass (see activations.py).
 
+   Numbers are float32, or bfloat16 if is_half; what is between them is float32 either way.
    `keep`, dropout's factors, may be 0. */
 
 #include "native.h"
 
 typedef int ints __attribute__((vector_size(4 * LANES)));
+typedef unsigned uints __attribute__((vector_size(4 * LANES)));
+typedef unsigned short halves __attribute__((vector_size(2 * LANES), aligned(2)));
+
+ALWAYS lane get(const images *x, long at, int is_half) {
+    if (!is_half) return load((const float *)x->data + at);
+    halves bits = *(const halves *)((const unsigned short *)x->data + at);
+    return (lane)(__builtin_convertvector(bits, uints) << 16);
+}
+
+/* To the nearest number, of two the even one. */
+ALWAYS void put(const images *x, long at, lane value, int is_half) {
+    if (!is_half) {
+        store((float *)x->data + at, value);
+        return;
+    }
+    uints bits = (uints)value, nan = (uints)(value != value);
+    bits = (bits + 0x7fff + (bits >> 16 & 1)) >> 16;
+    bits = (nan & 0x7fc0) | (~nan & bits);
+    *(halves *)((unsigned short *)x->data + at) = __builtin_convertvector(bits, halves);
+}
 
 ALWAYS lane choose(ints where, lane a, lane b) {
     return (lane)((where & (ints)a) | (~where & (ints)b));
@@ -37,81 +58,117 @@ ALWAYS lane sigmoid(lane x) {
     for (long image = 0; image < num_images; image++)             \
         for (long row = 0; row < (x)->rows; row++)                \
             for (long col = 0; col < (x)->cols; col++)
+#define PIXEL_OF(x) ((x) ? pixel_offset(x, image, row, col) : 0)
+
+ALWAYS void concat_elu_of(const images *x, const images *keep, const images *y, long num_images,
+                          int is_half, int threads) {
+    long channels = x->channels;
+    EACH_PIXEL(x) {
+        long from = PIXEL_OF(x), kept = PIXEL_OF(keep), to = PIXEL_OF(y);
+        for (long c = 0; c < channels; c += LANES) {
+            lane value = get(x, from + c, is_half), e = exp_of_minus_size(value) - 1.0f;
+            lane plus = choose(value > 0, value, e), minus = choose(value < 0, -value, e);
+            if (keep) {
+                plus *= get(keep, kept + c, is_half);
+                minus *= get(keep, kept + channels + c, is_half);
+            }
+            put(y, to + c, plus, is_half);
+            put(y, to + channels + c, minus, is_half);
+        }
+    }
+}
+
+ALWAYS void concat_elu_gradient_of(const images *dy, const images *x, const images *result,
+                                   const images *keep, const images *dx, long num_images,
+                                   int is_half, int threads) {
+    long channels = dx->channels;
+    const lane one = (lane){0} + 1.0f;
+    EACH_PIXEL(dx) {
+        long from = PIXEL_OF(dy), kept = PIXEL_OF(keep), to = PIXEL_OF(dx);
+        long at = x ? PIXEL_OF(x) : PIXEL_OF(result);
+        for (long c = 0; c < channels; c += LANES) {
+            lane up, down;
+            if (x) {
+                lane value = get(x, at + c, is_half), slope = exp_of_minus_size(value);
+                up = choose(value > 0, one, slope);
+                down = choose(value < 0, one, slope);
+            } else {
+                lane value = get(result, at + c, is_half);
+                lane other = get(result, at + channels + c, is_half);
+                up = choose(value > 0, one, value + 1.0f);
+                down = choose(other > 0, one, other + 1.0f);
+            }
+            if (keep) {
+                up *= get(keep, kept + c, is_half);
+                down *= get(keep, kept + channels + c, is_half);
+            }
+            up *= get(dy, from + c, is_half);
+            down *= get(dy, from + channels + c, is_half);
+            put(dx, to + c, up - down, is_half);
+        }
+    }
+}
+
+ALWAYS void gated_residual_of(const images *x, const images *gated, const images *y,
+                              long num_images, int is_half, int threads) {
+    long channels = x->channels;
+    EACH_PIXEL(x) {
+        long from = PIXEL_OF(x), at = PIXEL_OF(gated), to = PIXEL_OF(y);
+        for (long c = 0; c < channels; c += LANES) {
+            lane a = get(gated, at + c, is_half), b = get(gated, at + channels + c, is_half);
+            put(y, to + c, get(x, from + c, is_half) + a * sigmoid(b), is_half);
+        }
+    }
+}
+
+ALWAYS void gated_gradient_of(const images *dy, const images *gated, const images *d,
+                              long num_images, int is_half, int threads) {
+    long channels = dy->channels;
+    EACH_PIXEL(dy) {
+        long from = PIXEL_OF(dy), at = PIXEL_OF(gated), to = PIXEL_OF(d);
+        for (long c = 0; c < channels; c += LANES) {
+            lane a = get(gated, at + c, is_half);
+            lane gradient = get(dy, from + c, is_half);
+            lane gate = sigmoid(get(gated, at + channels + c, is_half));
+            put(d, to + c, gradient * gate, is_half);
+            put(d, to + channels + c, gradient * a * gate * (1.0f - gate), is_half);
+        }
+    }
+}
 
 /* y = concat(elu(x), elu(-x)) keep */
 void concat_elu(const images *x, const images *keep, const images *y, long num_images,
-                int threads) {
-    long channels = x->channels;
-    EACH_PIXEL(x) {
-        const float *from = pixel(x, image, row, col);
-        const float *kept = keep ? pixel(keep, image, row, col) : 0;
-        float *to = pixel(y, image, row, col);
-        for (long c = 0; c < channels; c += LANES) {
-            lane value = load(from + c), e = exp_of_minus_size(value) - 1.0f;
-            lane plus = choose(value > 0, value, e), minus = choose(value < 0, -value, e);
-            if (kept) {
-                plus *= load(kept + c);
-                minus *= load(kept + channels + c);
-            }
-            store(to + c, plus);
-            store(to + channels + c, minus);
-        }
-    }
+                int is_half, int threads) {
+    if (is_half)
+        concat_elu_of(x, keep, y, num_images, 1, threads);
+    else
+        concat_elu_of(x, keep, y, num_images, 0, threads);
 }
 
 /* dx of dy. Slopes are made from x, or, if it is 0, read off the result, without `keep`. */
 void concat_elu_gradient(const images *dy, const images *x, const images *result,
-                         const images *keep, const images *dx, long num_images, int threads) {
-    long channels = dx->channels;
-    const lane one = (lane){0} + 1.0f;
-    EACH_PIXEL(dx) {
-        const float *from = pixel(dy, image, row, col);
-        const float *at = pixel(x ? x : result, image, row, col);
-        const float *kept = keep ? pixel(keep, image, row, col) : 0;
-        float *to = pixel(dx, image, row, col);
-        for (long c = 0; c < channels; c += LANES) {
-            lane value = load(at + c), up, down;
-            if (x) {
-                lane slope = exp_of_minus_size(value);
-                up = choose(value > 0, one, slope);
-                down = choose(value < 0, one, slope);
-            } else {
-                lane other = load(at + channels + c);
-                up = choose(value > 0, one, value + 1.0f);
-                down = choose(other > 0, one, other + 1.0f);
-            }
-            if (kept) {
-                up *= load(kept + c);
-                down *= load(kept + channels + c);
-            }
-            store(to + c, load(from + c) * up - load(from + channels + c) * down);
-        }
-    }
+                         const images *keep, const images *dx, long num_images, int is_half,
+                         int threads) {
+    if (is_half)
+        concat_elu_gradient_of(dy, x, result, keep, dx, num_images, 1, threads);
+    else
+        concat_elu_gradient_of(dy, x, result, keep, dx, num_images, 0, threads);
 }
 
 /* y = x + a sigmoid(b), where `gated` is a and b */
 void gated_residual(const images *x, const images *gated, const images *y, long num_images,
-                    int threads) {
-    long channels = x->channels;
-    EACH_PIXEL(x) {
-        const float *from = pixel(x, image, row, col), *a = pixel(gated, image, row, col);
-        float *to = pixel(y, image, row, col);
-        for (long c = 0; c < channels; c += LANES)
-            store(to + c, load(from + c) + load(a + c) * sigmoid(load(a + channels + c)));
-    }
+                    int is_half, int threads) {
+    if (is_half)
+        gated_residual_of(x, gated, y, num_images, 1, threads);
+    else
+        gated_residual_of(x, gated, y, num_images, 0, threads);
 }
 
 /* da and db of dy */
 void gated_gradient(const images *dy, const images *gated, const images *d, long num_images,
-                    int threads) {
-    long channels = dy->channels;
-    EACH_PIXEL(dy) {
-        const float *from = pixel(dy, image, row, col), *a = pixel(gated, image, row, col);
-        float *to = pixel(d, image, row, col);
-        for (long c = 0; c < channels; c += LANES) {
-            lane gradient = load(from + c), gate = sigmoid(load(a + channels + c));
-            store(to + c, gradient * gate);
-            store(to + channels + c, gradient * load(a + c) * gate * (1.0f - gate));
-        }
-    }
+                    int is_half, int threads) {
+    if (is_half)
+        gated_gradient_of(dy, gated, d, num_images, 1, threads);
+    else
+        gated_gradient_of(dy, gated, d, num_images, 0, threads);
 }

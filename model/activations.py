@@ -8,8 +8,9 @@ exponential, since with e = exp(-|x|) - 1
 so on a CPU both are made at once, straight into a padded channels-last buffer. Backward reads the
 slope off the result, which the convolution keeps anyway: min(1, elu(x) + 1), with no exponential.
 `gated_residual` writes the gradient of both halves into one buffer for the same reason. In float32
-each is one pass of activations.c, where model.native can compile it. Under torch.compile and in
-half precision both are the plain compositions, which a compiler fuses.
+and bfloat16 each is one pass of activations.c, where model.native can compile it. Slopes of bfloat16
+are made from x: elu(x) + 1 would have lost the small ones. Under torch.compile, and for bfloat16
+without the C, both are the plain compositions, which a compiler fuses.
 """
 
 import ctypes
@@ -62,7 +63,7 @@ def bordered_activation(
     keep: Tensor | None = None,
 ) -> Float[Tensor, "batch wide rows cols"]:
     """Return the activation of x, times dropout's `keep` if given, inside a border of zeros."""
-    if name == "concat_elu" and is_plain_cpu(x):
+    if name == "concat_elu" and (is_plain_cpu(x) or _library(x, x.shape[1]) is not None):
         return _BorderedConcatElu.apply(x, border, keep)
     active = ACTIVATIONS[name](x)
     if keep is not None:
@@ -76,7 +77,8 @@ def gated_residual(
 ) -> Float[Tensor, "batch channels height width"]:
     """Return x + a * sigmoid(b), where a is the first half of `gated` and b the second."""
     # Of torch's operators glu is the faster one forward; what is written here gains in backward.
-    if is_plain_cpu(gated) and (torch.is_grad_enabled() or _library(x, x.shape[1]) is not None):
+    is_ours = is_plain_cpu(gated) and torch.is_grad_enabled()
+    if is_ours or (x.dtype == gated.dtype and _library(x, x.shape[1]) is not None):
         return _GatedResidual.apply(x, gated)
     return x + F.glu(gated, dim=1)
 
@@ -104,7 +106,7 @@ def empty_with_border(like: Tensor, inside: tuple[int, int, int], border: Border
 
 def is_plain_cpu(x: Tensor) -> bool:
     """Return whether what is written for a CPU's eager float32 and float64 serves x."""
-    # In bfloat16 exp(-|x|) - 1 would lose what small numbers are about.
+    # In bfloat16's own arithmetic exp(-|x|) - 1 would lose what small numbers are about.
     wide = x.dtype in (torch.float32, torch.float64)
     return wide and x.device.type == "cpu" and not torch.compiler.is_compiling()
 
@@ -121,15 +123,16 @@ class _BorderedConcatElu(torch.autograd.Function):
             _run(library.concat_elu, len(x), x, keep, inside)
         else:
             _write_concat_elu(inside, x, keep)
-        # Dropped elements have lost their slope; then it is made again from x.
-        ctx.save_for_backward(active if keep is None else x, keep)
+        # Dropped elements have lost their slope; then, too, it is made again from x.
+        ctx.has_x = keep is not None or x.dtype == torch.bfloat16
+        ctx.save_for_backward(x if ctx.has_x else active, keep)
         return active
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Any) -> tuple[Tensor, None, None]:
         saved, keep = ctx.saved_tensors
         inside = without_border(grad_outputs[0], ctx.border)
-        x, result = (None, without_border(saved, ctx.border)) if keep is None else (saved, None)
+        x, result = (saved, None) if ctx.has_x else (None, without_border(saved, ctx.border))
         batch, wide, height, width = inside.shape
         if (library := _library(inside, wide // 2)) is not None:
             found = inside.new_empty(batch, height, width, wide // 2).permute(0, 3, 1, 2)
@@ -176,13 +179,17 @@ class _GatedResidual(torch.autograd.Function):
 
 def _library(x: Tensor, channels: int) -> ctypes.CDLL | None:
     """Return what serves numbers like x, None if torch has to."""
-    is_served = x.dtype == torch.float32 and channels % _LANES == 0
-    return native.library("activations.c") if is_served else None
+    is_served = x.dtype in (torch.float32, torch.bfloat16) and x.device.type == "cpu"
+    if not is_served or channels % _LANES or torch.compiler.is_compiling():
+        return None
+    return native.library("activations.c")
 
 
 def _run(function: Callable[..., None], num_images: int, *operands: Tensor | None) -> None:
+    (dtype,) = {x.dtype for x in operands if x is not None}
     at = (None if x is None else ctypes.byref(native.images(x)) for x in operands)
-    function(*at, ctypes.c_long(num_images), torch.get_num_threads())
+    is_half = dtype == torch.bfloat16
+    function(*at, ctypes.c_long(num_images), is_half, torch.get_num_threads())
 
 
 def _write_concat_elu(inside: Tensor, x: Tensor, keep: Tensor | None) -> None:

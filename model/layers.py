@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from model.activations import Border
+from model.activations import Border, without_border
 from model.convolution import bordered_conv
 
 # What tf.math.l2_normalize adds under the root: keeps a zero direction finite.
@@ -41,6 +41,10 @@ class Taps:
     row: int
     col: int
     stride: int = 1
+
+    def border(self) -> Border:
+        """Return the zeros that these taps of a convolution reach around an image."""
+        return Border(-self.col, self.width + self.col - self.stride, -self.row)
 
 
 class NormedLayer(nn.Module):
@@ -97,13 +101,8 @@ class CroppedConv(NormedLayer):
         """Apply other weights of this layer's geometry to one input."""
         (x,), taps = inputs, self.taps
         bottom = taps.height + taps.row - taps.stride
-        bordered = F.pad(x, (*self.border()[:2], -taps.row, bottom))
+        bordered = F.pad(x, (*taps.border(), bottom))
         return F.conv2d(bordered, weight, bias, stride=taps.stride)
-
-    def border(self) -> Border:
-        """Return the zeros that the taps reach around the image."""
-        taps = self.taps
-        return Border(-taps.col, taps.width + taps.col - taps.stride, -taps.row)
 
 
 class BorderedConv(CroppedConv):
@@ -111,7 +110,7 @@ class BorderedConv(CroppedConv):
 
     def convolve(self, weight: Tensor, bias: Tensor | None, *inputs: Tensor) -> Tensor:
         """Apply other weights of this layer's geometry to one bordered input."""
-        return bordered_conv(inputs[0], weight, bias, self.border())
+        return bordered_conv(inputs[0], weight, bias, self.taps.border())
 
 
 class CroppedTransposedConv(NormedLayer):
@@ -124,24 +123,37 @@ class CroppedTransposedConv(NormedLayer):
         bottom = taps.stride - taps.height - taps.row
         right = taps.stride - taps.width - taps.col
         y = F.pad(full, (taps.col, right, taps.row, bottom))
-        return y if bias is None else y + bias[:, None, None]
+        return y if bias is None else y + bias.to(y.dtype)[:, None, None]
 
 
 class Dense(NormedLayer):
-    """A 1x1 layer over the channels of one or more inputs, as if they were concatenated."""
+    """A 1x1 layer over the channels of one or more inputs, as if they were concatenated.
 
-    def __init__(self, num_inputs: int, num_outputs: int, *, has_gain: bool) -> None:
+    borders: what surrounds each input and is left out
+    """
+
+    def __init__(self, num_inputs: int, num_outputs: int, *borders: Border, has_gain: bool) -> None:
         super().__init__(
             num_inputs, num_outputs, Taps(height=1, width=1, row=0, col=0), has_gain=has_gain
         )
+        self.borders = borders
 
     def convolve(self, weight: Tensor, bias: Tensor | None, *inputs: Tensor) -> Tensor:
         """Apply other weights of this layer's shape, the concatenation never made."""
         parts = weight[:, :, 0, 0].split([x.shape[1] for x in inputs], dim=1)
-        y = F.linear(inputs[0].permute(0, 2, 3, 1), parts[0], bias)
-        for x, part in zip(inputs[1:], parts[1:], strict=True):
-            y = y + F.linear(x.permute(0, 2, 3, 1), part)
-        return y.permute(0, 3, 1, 2)
+        y = _dense(inputs[0], parts[0], bias, self.borders[0])
+        for x, part, border in zip(inputs[1:], parts[1:], self.borders[1:], strict=True):
+            y = y + _dense(x, part, None, border)
+        return y
+
+
+def _dense(x: Tensor, weight: Tensor, bias: Tensor | None, border: Border) -> Tensor:
+    if x.dtype == torch.bfloat16 and x.device.type == "cpu":
+        # torch copies what is within a border before it multiplies it, for longer than the
+        # product takes, and the border's products as well.
+        whole = F.linear(x.permute(0, 2, 3, 1), weight, bias)
+        return without_border(whole.permute(0, 3, 1, 2), border)
+    return F.linear(without_border(x, border).permute(0, 2, 3, 1), weight, bias).permute(0, 3, 1, 2)
 
 
 # The geometry of TFP's kernels after its masks, for receptive_field_dims (rows, cols).

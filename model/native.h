@@ -9,9 +9,9 @@
 
 typedef float lane __attribute__((vector_size(4 * LANES), aligned(4)));
 
-/* float32 in the order NHWC; the strides are in numbers, channels are adjacent. */
+/* Numbers in the order NHWC, float32 unless said; strides count numbers, channels are adjacent. */
 typedef struct {
-    float *data;
+    void *data;
     long rows, cols, channels;
     long image_stride, row_stride, col_stride;
 } images;
@@ -19,7 +19,11 @@ typedef struct {
 ALWAYS lane load(const float *at) { return *(const lane *)at; }
 ALWAYS void store(float *at, lane value) { *(lane *)at = value; }
 
-/* Where the channels of a pixel begin. */
+/* How many numbers come before the channels of a pixel. */
+ALWAYS long pixel_offset(const images *x, long image, long row, long col) {
+    return image * x->image_stride + row * x->row_stride + col * x->col_stride;
+}
+
 ALWAYS float *pixel(const images *x, long image, long row, long col) {
-    return x->data + image * x->image_stride + row * x->row_stride + col * x->col_stride;
+    return (float *)x->data + pixel_offset(x, image, row, col);
 }

@@ -22,7 +22,7 @@ _COMPILE = ("-O3", "-march=native", "-ffp-contract=fast", "-fopenmp", "-fPIC", "
 
 
 class Images(ctypes.Structure):
-    """`images` of the C: float32 numbers in memory, channels last; strides are in numbers."""
+    """`images` of the C: numbers in memory, channels last; strides are in numbers."""
 
     _fields_ = (
         ("data", ctypes.c_void_p),

@@ -23,10 +23,10 @@ from torch import Tensor, nn
 
 from model import layers
 from model.activations import (
+    Border,
     activation_width,
     bordered_activation,
     gated_residual,
-    without_border,
 )
 from model.conditioning import Projection
 from model.config import PixelCNNConfig
@@ -44,12 +44,11 @@ from model.layers import (
 class Features(NamedTuple):
     """A stream's value and its activation, which several layers read.
 
-    active has the border of zeros that the stream's convolutions read, inside has not.
+    active has the border of zeros that the stream's convolutions read.
     """
 
     value: Tensor
     active: Tensor
-    inside: Tensor
 
 
 class Streams(NamedTuple):
@@ -63,14 +62,15 @@ class GatedBlock(nn.Module):
     """value + a * sigmoid(b), with a and b of two convolutions, skips and the condition."""
 
     def __init__(
-        self, config: PixelCNNConfig, taps: Taps, *, num_skips: int, code_dim: int, index: int
+        self, config: PixelCNNConfig, taps: Taps, *skips: Border, code_dim: int, index: int
     ) -> None:
+        """Make its layers; skips: the borders of what it reads beside its stream."""
         super().__init__()
         filters, has_gain = config.num_filters, config.use_weight_norm
         wide = filters * activation_width(config.resnet_activation)
         self.activation = config.resnet_activation
         self.conv1 = BorderedConv(wide, filters, taps, has_gain=has_gain)
-        self.skip = Dense(num_skips * wide, filters, has_gain=has_gain) if num_skips else None
+        self.skip = Dense(len(skips) * wide, filters, *skips, has_gain=has_gain) if skips else None
         self.dropout = Dropout(config.dropout_p, layer_index=index, num_channels=wide)
         self.conv2 = BorderedConv(wide, 2 * filters, taps, has_gain=has_gain)
         self.projection = Projection(code_dim, 2 * filters) if code_dim else None
@@ -83,16 +83,15 @@ class GatedBlock(nn.Module):
         if self.skip is not None:
             t = t + self.skip(*skips)
         keep = self.dropout(t, keys)
-        t = self.conv2(bordered_activation(t, self.activation, self.conv2.border(), keep))
+        t = self.conv2(bordered_activation(t, self.activation, self.conv2.taps.border(), keep))
         if self.projection is not None:
             t = t + self.projection(code)
         return self.features(gated_residual(x.value, t))
 
     def features(self, value: Tensor) -> Features:
         """Return a value of this stream with its activation."""
-        border = self.conv1.border()
-        active = bordered_activation(value, self.activation, border)
-        return Features(value, active, without_border(active, border))
+        border = self.conv1.taps.border()
+        return Features(value, bordered_activation(value, self.activation, border))
 
     def layers(self) -> Iterator[NormedLayer]:
         """Yield the layers in the order of evaluation."""
@@ -110,29 +109,23 @@ class BlockPair(nn.Module):
     ) -> None:
         super().__init__()
         dims = config.receptive_field_dims
+        down, right = layers.vertical_taps(dims), layers.horizontal_taps(dims)
+        mirrored = (down.border(),) * is_up, (right.border(),) * is_up
         self.vertical = GatedBlock(
-            config,
-            layers.vertical_taps(dims),
-            num_skips=int(is_up),
-            code_dim=code_dim,
-            index=next(indices),
+            config, down, *mirrored[0], code_dim=code_dim, index=next(indices)
         )
         self.horizontal = GatedBlock(
-            config,
-            layers.horizontal_taps(dims),
-            num_skips=1 + int(is_up),
-            code_dim=code_dim,
-            index=next(indices),
+            config, right, down.border(), *mirrored[1], code_dim=code_dim, index=next(indices)
         )
 
     def forward(
         self, x: Streams, skip: Streams | None, code: Tensor | None, keys: Tensor | None
     ) -> Streams:
         """Return both streams after the pair; going up, `skip` is the mirror image's output."""
-        beside = () if skip is None else (skip.vertical.inside,)
+        beside = () if skip is None else (skip.vertical.active,)
         vertical = self.vertical(x.vertical, beside, code, keys)
-        beside = () if skip is None else (skip.horizontal.inside,)
-        horizontal = self.horizontal(x.horizontal, (vertical.inside, *beside), code, keys)
+        beside = () if skip is None else (skip.horizontal.active,)
+        horizontal = self.horizontal(x.horizontal, (vertical.active, *beside), code, keys)
         return Streams(vertical, horizontal)
 
 
@@ -176,7 +169,7 @@ class PixelCNNNetwork(nn.Module):
         self.up_horizontal = nn.ModuleList(
             conv(CroppedTransposedConv, filters, taps[1]) for _ in joints
         )
-        self.output = Dense(filters, num_params, has_gain=has_gain)
+        self.output = Dense(filters, num_params, Border(0, 0, 0), has_gain=has_gain)
 
     def forward(
         self,

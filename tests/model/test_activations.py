@@ -83,8 +83,9 @@ def test_gated_residual_of_float32_is_as_exact_as_its_digits(has_compiler, monke
         torch.testing.assert_close(left.double(), right, rtol=1e-6, atol=1e-5)
 
 
-def test_what_is_not_finite_is_passed_on():
-    x = channels_last(1, 16, 2, 2)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_what_is_not_finite_is_passed_on(dtype: torch.dtype):
+    x = channels_last(1, 16, 2, 2).to(dtype)
     x[0, :3, 1, 1] = torch.tensor([torch.nan, torch.inf, -torch.inf])
     found = bordered_activation(x, "concat_elu", Border(0, 0, 0))[0, :, 1, 1]
     expected = concat_elu(x)[0, :, 1, 1]
@@ -96,6 +97,45 @@ def test_gradient_check():
     assert torch.autograd.gradcheck(
         lambda x: bordered_activation(x, "concat_elu", Border(1, 0, 1)), (x,)
     )
+
+
+def half_and_exact(*size: int, scale: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return bfloat16 numbers and the same in float64, both leaves."""
+    half = channels_last(*size, scale=scale).bfloat16()
+    return half.requires_grad_(), half.detach().double().requires_grad_()
+
+
+# Half a unit in the last place of 8 bits: one rounding, at the end, of what float32 found.
+ROUNDED_ONCE = {"rtol": 2**-8 * 1.001, "atol": 1e-6}
+
+
+@pytest.mark.parametrize("border", BORDERS)
+@pytest.mark.parametrize("with_keep", [True, False])
+def test_bfloat16_is_rounded_once(border, with_keep):
+    found_at, exact_at = half_and_exact(2, 32, 5, 3, scale=3.0)
+    keep = (torch.rand(2, 64, 5, 3) < 0.5).bfloat16() * 2 if with_keep else None
+    found = bordered_activation(found_at, "concat_elu", border, keep)
+    active = concat_elu(exact_at) * (1.0 if keep is None else keep.double())
+    exact = F.pad(active, (border.left, border.right, border.top, 0))
+    assert found.dtype == torch.bfloat16
+    torch.testing.assert_close(found.double(), exact, **ROUNDED_ONCE)
+    weights = torch.randn(exact.shape).bfloat16()
+    (into,) = torch.autograd.grad(found, found_at, weights)
+    (exactly,) = torch.autograd.grad(exact, exact_at, weights.double())
+    torch.testing.assert_close(into.double(), exactly, **ROUNDED_ONCE)
+
+
+def test_gated_residual_of_bfloat16_is_rounded_once():
+    parts = half_and_exact(2, 32, 5, 3, scale=3.0), half_and_exact(2, 64, 5, 3, scale=20.0)
+    found_at, exact_at = zip(*parts, strict=True)
+    found, exact = gated_residual(*found_at), gated_residual(*exact_at)
+    torch.testing.assert_close(found.double(), exact, **ROUNDED_ONCE)
+    weights = torch.randn(exact.shape).bfloat16()
+    into = torch.autograd.grad(found, found_at, weights)
+    exactly = torch.autograd.grad(exact, exact_at, weights.double())
+    for left, right in zip(into, exactly, strict=True):
+        # Where the gate is nearly open, what float32 leaves of 1 - gate.
+        torch.testing.assert_close(left.double(), right, rtol=2**-8 * 1.001, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", ["concat_elu", "elu", "relu"])

@@ -6,8 +6,9 @@ import torch.nn.functional as F
 from torch.nn.grad import conv2d_weight
 
 from model import winograd
-from model.activations import Border
+from model.activations import Border, without_border
 from model.convolution import bordered_conv, weight_gradient
+from model.layers import CroppedTransposedConv, Dense, vertical_transposed_taps
 
 # Of an input that is not constant anywhere.
 NO_BORDER = Border(0, 0, 0)
@@ -87,3 +88,46 @@ def test_only_wanted_gradients_are_computed(taps) -> None:
     bordered_conv(x, weight, None, NO_BORDER).sum().backward()
     assert weight.grad is not None
     assert x.grad is None
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_dense_layers_leave_out_the_borders_of_their_inputs(dtype) -> None:
+    borders = Border(1, 1, 1), Border(1, 0, 2)
+    layer = Dense(48, 16, *borders, has_gain=True).to(dtype)
+    memory = torch.channels_last
+    inside = [inputs((2, channels, 5, 4), dtype, memory=memory) for channels in (16, 32)]
+    around = [
+        F.pad(x, (border.left, border.right, border.top, 0), value=torch.nan)
+        for x, border in zip(inside, borders, strict=True)
+    ]
+    found = layer(*around)
+    expected = F.conv2d(torch.cat(inside, 1).float(), layer.weight().float(), layer.bias.float())
+    exact = {torch.float32: 1e-5, torch.float64: 1e-5, torch.bfloat16: 2e-2}[dtype]
+    torch.testing.assert_close(found.float(), expected, rtol=exact, atol=exact)
+
+
+def test_gradients_of_dense_layers_are_zero_in_the_borders() -> None:
+    x = inputs((2, 16, 6, 6), torch.bfloat16, memory=torch.channels_last)
+    border = Border(1, 1, 1)
+    layer = Dense(16, 8, border, has_gain=False).bfloat16()
+    y = layer(x)
+    gradient = torch.randn_like(y)
+    found = torch.autograd.grad(y, (x, layer.v, layer.bias), gradient)
+    exact_x = without_border(x.detach().double(), border).requires_grad_()
+    weight, bias = (part.detach().double().requires_grad_() for part in (layer.v, layer.bias))
+    exact_y = F.conv2d(exact_x, weight, bias)
+    exact = torch.autograd.grad(exact_y, (exact_x, weight, bias), gradient.double())
+    torch.testing.assert_close(
+        without_border(found[0], border).double(), exact[0], rtol=2e-2, atol=2e-2
+    )
+    for left, right in zip(found[1:], exact[1:], strict=True):
+        torch.testing.assert_close(left.double(), right, rtol=2e-2, atol=2e-1)
+    without_border(found[0], border).zero_()
+    assert found[0].count_nonzero() == 0
+
+
+def test_a_transposed_layer_keeps_the_precision_of_autocast() -> None:
+    layer = CroppedTransposedConv(16, 16, vertical_transposed_taps((3, 3)), has_gain=True)
+    with torch.autocast("cpu", torch.bfloat16):
+        y = layer(torch.randn(1, 16, 4, 4))
+    assert y.dtype == torch.bfloat16
