@@ -149,8 +149,8 @@ class Dense(NormedLayer):
 
 def _dense(x: Tensor, weight: Tensor, bias: Tensor | None, border: Border) -> Tensor:
     if x.dtype == torch.bfloat16 and x.device.type == "cpu":
-        # torch copies what is within a border before it multiplies it, for longer than the
-        # product takes, and the border's products as well.
+        # torch would copy what is within the border first, which takes longer than all products,
+        # the border's among them.
         whole = F.linear(x.permute(0, 2, 3, 1), weight, bias)
         return without_border(whole.permute(0, 3, 1, 2), border)
     return F.linear(without_border(x, border).permute(0, 2, 3, 1), weight, bias).permute(0, 3, 1, 2)
