@@ -38,10 +38,10 @@ def tiny() -> TrainSpec:
 
 
 def small() -> TrainSpec:
-    """Test 1.510 bits/dim; 50,000 drawings, 33 minutes with torch.compile on one CPU core.
+    """Test 1.510 bits/dim; 50,000 drawings, 16 minutes on two CPU cores with AVX-512.
 
-    Towers, trees, trains, skates and snowflakes are recognizable, suns in part; bees are not. It
-    cannot be guided: it was measured before there was guidance.
+    Of its drawings guided by 1.5 a judge knows 91 in 100, by 2 94 and by the default of 2.5 96, of
+    real ones 93; beyond 2 they get more alike. Sea turtles and tractors are told least.
     """
     return TrainSpec(
         network=PixelCNNConfig(
@@ -50,7 +50,7 @@ def small() -> TrainSpec:
             num_filters=32,
             num_logistic_mix=5,
             dropout_p=0.0,
-            condition=_label_maps(16),
+            condition=_label_maps(16, dropout_p=0.1),
         ),
         budget_nimg=50_000,
         batch_size=16,
@@ -116,7 +116,7 @@ def large() -> TrainSpec:
     )
 
 
-def _label_maps(embedding_dim: int, *, dropout_p: float = 0.0) -> ConditionConfig:
+def _label_maps(embedding_dim: int, *, dropout_p: float) -> ConditionConfig:
     # A short training learns where a class has its ink sooner from maps than from the pixels.
     return ConditionConfig(
         kind="embedding_map", num_classes=1, embedding_dim=embedding_dim, dropout_p=dropout_p

@@ -52,7 +52,7 @@ def run(
         How many drawings of each class to make.
     guidance
         How much drawings prefer what tells their class from the others; by default 2.5 for
-        models that learned for it (condition.dropout_p, as tiny does), 0 for others.
+        models that learned for it (condition.dropout_p, as tiny and small do), 0 for others.
     seed
         Decides the doodles, the splits, the training and the drawings.
     name
