@@ -136,39 +136,34 @@ ALWAYS void gated_gradient_of(const images *dy, const images *gated, const image
     }
 }
 
+/* A loop of its own for each kind of numbers. */
+#define FOR_KIND(function, ...)                \
+    if (is_half)                               \
+        function(__VA_ARGS__, 1, threads);     \
+    else                                       \
+        function(__VA_ARGS__, 0, threads)
+
 /* y = concat(elu(x), elu(-x)) keep */
 void concat_elu(const images *x, const images *keep, const images *y, long num_images,
                 int is_half, int threads) {
-    if (is_half)
-        concat_elu_of(x, keep, y, num_images, 1, threads);
-    else
-        concat_elu_of(x, keep, y, num_images, 0, threads);
+    FOR_KIND(concat_elu_of, x, keep, y, num_images);
 }
 
 /* dx of dy. Slopes are made from x, or, if it is 0, read off the result, without `keep`. */
 void concat_elu_gradient(const images *dy, const images *x, const images *result,
                          const images *keep, const images *dx, long num_images, int is_half,
                          int threads) {
-    if (is_half)
-        concat_elu_gradient_of(dy, x, result, keep, dx, num_images, 1, threads);
-    else
-        concat_elu_gradient_of(dy, x, result, keep, dx, num_images, 0, threads);
+    FOR_KIND(concat_elu_gradient_of, dy, x, result, keep, dx, num_images);
 }
 
 /* y = x + a sigmoid(b), where `gated` is a and b */
 void gated_residual(const images *x, const images *gated, const images *y, long num_images,
                     int is_half, int threads) {
-    if (is_half)
-        gated_residual_of(x, gated, y, num_images, 1, threads);
-    else
-        gated_residual_of(x, gated, y, num_images, 0, threads);
+    FOR_KIND(gated_residual_of, x, gated, y, num_images);
 }
 
 /* da and db of dy */
 void gated_gradient(const images *dy, const images *gated, const images *d, long num_images,
                     int is_half, int threads) {
-    if (is_half)
-        gated_gradient_of(dy, gated, d, num_images, 1, threads);
-    else
-        gated_gradient_of(dy, gated, d, num_images, 0, threads);
+    FOR_KIND(gated_gradient_of, dy, gated, d, num_images);
 }

@@ -109,13 +109,13 @@ class BlockPair(nn.Module):
     ) -> None:
         super().__init__()
         dims = config.receptive_field_dims
-        down, right = layers.vertical_taps(dims), layers.horizontal_taps(dims)
-        mirrored = (down.border(),) * is_up, (right.border(),) * is_up
-        self.vertical = GatedBlock(
-            config, down, *mirrored[0], code_dim=code_dim, index=next(indices)
-        )
-        self.horizontal = GatedBlock(
-            config, right, down.border(), *mirrored[1], code_dim=code_dim, index=next(indices)
+        taps = layers.vertical_taps(dims), layers.horizontal_taps(dims)
+        above, beside = (kind.border() for kind in taps)
+        # The vertical stream's is read in any case, the mirror images' going up.
+        skips = ((above,), (above, beside)) if is_up else ((), (above,))
+        self.vertical, self.horizontal = (
+            GatedBlock(config, kind, *borders, code_dim=code_dim, index=next(indices))
+            for kind, borders in zip(taps, skips, strict=True)
         )
 
     def forward(

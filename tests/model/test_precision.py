@@ -7,7 +7,10 @@ import sys
 import pytest
 import torch
 
+from model.options import RunOptions
 from model.precision import denormals_as_zero
+from model.ranks import Ranks
+from model.train import torch_settings
 
 COUNT_KEPT = """
 import torch
@@ -34,6 +37,13 @@ def test_denormals_are_zero_inside_and_numbers_outside() -> None:
         assert half_of_the_smallest() == 0
         with denormals_as_zero():
             pass
+        assert half_of_the_smallest() == 0
+    assert half_of_the_smallest() > 0
+
+
+@on_x86
+def test_a_run_takes_them_as_zero() -> None:
+    with torch_settings(RunOptions(), Ranks()):
         assert half_of_the_smallest() == 0
     assert half_of_the_smallest() > 0
 
