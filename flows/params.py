@@ -50,6 +50,8 @@ class BuildParams:
     near_duplicates: int | None = None
     with_metadata: bool = False
     on_bad_file: Literal["fail", "skip"] = "fail"
+    on_bad_row: Literal["fail", "skip"] = "fail"
+    max_bad_rows: int | None = None
     workers: int = 1
     beam_args: tuple[str, ...] = ()
 

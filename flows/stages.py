@@ -62,6 +62,7 @@ def dataset_work(params: BuildParams, *, plan_only: bool = False):
 
     plan_only: nothing is fetched or drawn for it; the content of doodles may not be known then.
     """
+    from pipelines.selection import metadata_columns
     from pipelines.sources.opening import SourceOptions, open_source, plan_source
     from pipelines.spec import DatasetSpec
 
@@ -71,7 +72,7 @@ def dataset_work(params: BuildParams, *, plan_only: bool = False):
     spec = DatasetSpec(class_names=names, **{name: getattr(params, name) for name in shared})
     options = SourceOptions(
         image_size=spec.image_size,
-        with_metadata=spec.needs_metadata,
+        columns=metadata_columns(spec),
         seed=params.seed,
         skip_bad_files=params.on_bad_file == "skip",
     )

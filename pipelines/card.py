@@ -8,10 +8,11 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from pipelines.assemble import ShardRecord, dataset_schema, label_names
+from pipelines.bad_rows import bad_row_entry
 from pipelines.catalogue import tfds_id
 from pipelines.croissant import croissant_json
 from pipelines.hashing import add_sums
-from pipelines.plan import BuildPlan
+from pipelines.plan import BuildPlan, Tally
 from pipelines.schema import FileEntry, digest_of
 from pipelines.sources.base import Source
 from pipelines.spec import DatasetSpec
@@ -54,6 +55,7 @@ def describe(
         "dropped": tally.dropped,
         "bad_files": [_without_folder(file, reason) for file, reason in tally.bad_files],
         "repairs": dict(source.repairs),
+        **_row_notes(tally),
         "content_digest": content_digest(
             spec, {s: sum(c.values()) for s, c in tally.counts.items()}, content_total(records)
         ),
@@ -77,6 +79,17 @@ def describe(
         for path, size, digest in record.files
     )
     return Described(summary=summary, shards=shards, records=tuple(records), sheets=sheets)
+
+
+def _row_notes(tally: Tally) -> dict[str, Any]:
+    """Return what is said of single rows; nothing where all are as they should be."""
+    notes: dict[str, Any] = {}
+    if tally.bad_rows.number:
+        notes["bad_rows"] = [bad_row_entry(row) for row in tally.bad_rows.named]
+        notes["num_bad_rows"] = tally.bad_rows.number
+    if tally.repaired:
+        notes["repaired"] = tally.repaired
+    return notes
 
 
 def _without_folder(file: str, reason: str) -> dict[str, str]:

@@ -83,6 +83,11 @@ def tfds_id(class_name: str) -> int:
     return -1 if entry is None else entry.tfds_id
 
 
+def is_official(digest: str) -> bool:
+    """Return whether "sha256:..." is the content of one of Google's .npy files."""
+    return digest in _official_digests()
+
+
 def parse_classes(text: str, known: Sequence[str] | None = None) -> tuple[str, ...]:
     """Return the class names of a comma-separated list, in its order.
 
@@ -146,6 +151,11 @@ def find_classes(text: str) -> tuple[ClassEntry, ...]:
 @functools.cache
 def _by_name() -> dict[str, ClassEntry]:
     return {entry.name: entry for entry in catalogue()}
+
+
+@functools.cache
+def _official_digests() -> frozenset[str]:
+    return frozenset(f"sha256:{entry.sha256}" for entry in catalogue())
 
 
 @functools.cache

@@ -22,6 +22,8 @@ class Drawings:
     country_code  (n,) object, two letters
     recognized    (n,) bool, whether Google's game guessed the drawing
     timestamp     (n,) int64, seconds since 1970 UTC
+    problem       (n,) object, why a row is no drawing, None where it is one; its pixels are 0
+    repair        (n,) object, what was converted in a row, None where nothing was
 
     A column that the source does not have is None. Raises ValueError if lengths differ.
     """
@@ -32,6 +34,8 @@ class Drawings:
     country_code: npt.NDArray[np.object_] | None = None
     recognized: npt.NDArray[np.bool_] | None = None
     timestamp: npt.NDArray[np.int64] | None = None
+    problem: npt.NDArray[np.object_] | None = None
+    repair: npt.NDArray[np.object_] | None = None
 
     def __post_init__(self) -> None:
         if self.images.ndim != 3 or self.images.dtype != np.uint8:

@@ -134,6 +134,7 @@ def _summary(
         "bad_files": [{"file": file, "reason": reason} for file, reason in bad_files]
         + [bad for summary in summaries for bad in summary["bad_files"]],
         "repairs": dict(source.repairs),
+        **_row_notes(summaries),
         "content_digest": content_digest(spec, rows, total),
         "content_sum": f"{total:032x}",
         "statistics": statistics(spec, sum(rows.values()), *sums)
@@ -147,6 +148,16 @@ def _summary(
         "source_files": source_files(source),
         "attribution": source.attribution,
     }
+
+
+def _row_notes(summaries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    notes: dict[str, Any] = {}
+    if bad := [row for summary in summaries for row in summary.get("bad_rows", ())]:
+        notes["bad_rows"] = bad
+        notes["num_bad_rows"] = sum(summary.get("num_bad_rows", 0) for summary in summaries)
+    if repaired := [summary["repaired"] for summary in summaries if "repaired" in summary]:
+        notes["repaired"] = _merged_twice(repaired)
+    return notes
 
 
 def _merged(mappings: Any) -> dict[str, Any]:

@@ -12,7 +12,8 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from pipelines.attributes import column, hashes_of
+from pipelines.attributes import BAD_ROW_REASONS, column, hashes_of
+from pipelines.drawings import METADATA_COLUMNS
 from pipelines.hashing import SALT_FRACTION, choose_splits, text_seed, unit_interval
 from pipelines.near import near_duplicates
 from pipelines.spec import DatasetSpec
@@ -20,6 +21,7 @@ from pipelines.spec import DatasetSpec
 REASONS: tuple[str, ...] = (
     "outside_tfds_slice",
     "over_max_per_class",
+    *BAD_ROW_REASONS,
     "outside_fraction",
     "not_recognized",
     "other_country",
@@ -29,7 +31,7 @@ REASONS: tuple[str, ...] = (
     "duplicate",
     "near_duplicate",
 )
-CLEANING_REASONS = REASONS[5:]
+CLEANING_REASONS = REASONS[REASONS.index("blank") :]
 # Codes from here on are reasons; below are splits.
 FIRST_REASON = 128
 # Rows of classes that are not wanted, in files that mix classes.
@@ -69,6 +71,7 @@ class Selection:
         if spec.max_per_class is not None:
             limit = spec.max_per_class
             rules.append(("over_max_per_class", lambda _, kept: np.cumsum(kept) > limit))
+        rules += [(reason, _is_bad(number)) for number, reason in enumerate(BAD_ROW_REASONS, 1)]
         if spec.fraction < 1:
             rules.append(("outside_fraction", self._outside_fraction))
         if spec.recognized_only:
@@ -108,6 +111,18 @@ class Selection:
 
     def _other_country(self, table: pa.Table, _: Mask) -> Mask:
         return ~np.isin(column(table, "country_code"), self.spec.countries)
+
+
+def metadata_columns(spec: DatasetSpec) -> tuple[str, ...]:
+    """Return the columns that the source must know for a spec: no other metadata is read."""
+    if spec.with_metadata:
+        return METADATA_COLUMNS
+    chosen = {"country_code": bool(spec.countries), "recognized": spec.recognized_only}
+    return tuple(name for name, is_wanted in chosen.items() if is_wanted)
+
+
+def _is_bad(number: int) -> Rule:
+    return lambda table, _: column(table, "bad_row") == number
 
 
 def repeated(hashes: npt.NDArray[np.uint64], kept: Mask) -> Mask:

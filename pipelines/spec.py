@@ -20,6 +20,8 @@ IMAGE_ENCODINGS = ("png", "raw")
 CLEANING = ("drop", "keep")
 # Bumped whenever the same spec would give other bytes; it is part of every digest.
 FORMAT_VERSION = 1
+# Fields that format version 1 did not begin with.
+_LATER_FIELDS = frozenset({"on_bad_row", "max_bad_rows"})
 _SLICE = re.compile(r"train(?:\[(-?\d+%?)?:(-?\d+%?)?\])?")
 
 
@@ -54,6 +56,8 @@ class DatasetSpec:
                      earlier kept one of its class; None: keep
     with_metadata    keep key_id, country_code, recognized, timestamp as columns
     on_bad_file      fail, or skip: leave the file out and say so in the manifest
+    on_bad_row       the same of a damaged or implausible row, which is counted under its reason
+    max_bad_rows     fail if more rows than these would be left out; None: no limit
     """
 
     class_names: tuple[str, ...]
@@ -78,6 +82,8 @@ class DatasetSpec:
     with_metadata: bool = False
     on_bad_file: str = "fail"
     format_version: int = FORMAT_VERSION
+    on_bad_row: str = "fail"
+    max_bad_rows: int | None = None
 
     def __post_init__(self) -> None:
         """Settle what is left open; raise ValueError for values no dataset can have."""
@@ -92,6 +98,10 @@ class DatasetSpec:
         _check_choice("blank", self.blank, CLEANING)
         _check_choice("duplicates", self.duplicates, CLEANING)
         _check_choice("on_bad_file", self.on_bad_file, ("fail", "skip"))
+        _check_choice("on_bad_row", self.on_bad_row, ("fail", "skip"))
+        if self.max_bad_rows is not None and self.on_bad_row == "fail":
+            raise ValueError("max_bad_rows is of on_bad_row='skip': without it none is left out")
+        _check_range("max_bad_rows", self.max_bad_rows, 0, None)
         _check_choice("tfrecord_images", self.tfrecord_images, IMAGE_ENCODINGS)
         if not self.formats or set(self.formats) - set(FORMATS):
             raise ValueError(f"formats must be of {', '.join(FORMATS)}, found {self.formats}")
@@ -127,14 +137,17 @@ class DatasetSpec:
         """The names of the splits in their order."""
         return tuple(name for name, _ in self.splits)
 
-    @property
-    def needs_metadata(self) -> bool:
-        """Whether the source must know key_id, country_code and so on."""
-        return self.with_metadata or self.recognized_only or bool(self.countries)
-
     def to_json(self) -> dict[str, Any]:
-        """Return the spec as JSON values, for a manifest."""
-        return {f.name: _plain(getattr(self, f.name)) for f in dataclasses.fields(self)}
+        """Return the spec as JSON values, for a manifest.
+
+        A field of `_LATER_FIELDS` is left out while it has its default: specs from before it have
+        the digests that they had.
+        """
+        return {
+            f.name: _plain(getattr(self, f.name))
+            for f in dataclasses.fields(self)
+            if f.name not in _LATER_FIELDS or getattr(self, f.name) != f.default
+        }
 
 
 def spec_from_json(raw: Mapping[str, Any]) -> DatasetSpec:

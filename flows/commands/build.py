@@ -53,6 +53,8 @@ def build(
     near_duplicates: int | None = None,
     with_metadata: bool = False,
     on_bad_file: Literal["fail", "skip"] = "fail",
+    on_bad_row: Literal["fail", "skip"] = "fail",
+    max_bad_rows: int | None = None,
     workers: int = 1,
     beam: Annotated[tuple[str, ...], Parameter(allow_leading_hyphen=True, negative=())] = (),
     common: Annotated[Common, Parameter(name="*")] = ALL,
@@ -109,6 +111,11 @@ def build(
         Keep key_id, country_code, recognized and timestamp as columns.
     on_bad_file
         fail, or skip: leave the file out and say so in the manifest.
+    on_bad_row
+        fail, or skip: leave out a line that is torn, a picture that cannot be decoded, a drawing that
+        is inverted or faint; count it under its reason and name it in the manifest.
+    max_bad_rows
+        Fail if more rows than these would be left out. Default: no limit.
     workers
         Processes on this machine.
     beam
@@ -139,6 +146,8 @@ def build(
         near_duplicates=near_duplicates,
         with_metadata=with_metadata,
         on_bad_file=on_bad_file,
+        on_bad_row=on_bad_row,
+        max_bad_rows=max_bad_rows,
         workers=workers,
         beam_args=beam,
     )
@@ -173,4 +182,8 @@ def work_build(params: BuildParams) -> Mapping[str, Any]:
     for entry in manifest.files:
         if entry.split:
             splits[entry.split] = splits.get(entry.split, 0) + (entry.rows or 0)
-    return {"dataset": manifest.digest, "name": manifest.name, "drawings": splits}
+    result: dict[str, Any] = {"dataset": manifest.digest, "name": manifest.name, "drawings": splits}
+    for key in ("dropped", "repaired"):
+        if found := manifest.summary.get(key):
+            result[key] = {reason: sum(by.values()) for reason, by in found.items()}
+    return result

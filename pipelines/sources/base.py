@@ -34,6 +34,7 @@ class SourceFile:
     version     changes when somebody writes to the file; "" if nobody can tell
     layout      what the reader needs to know: offsets, an index of lines, column names
     metadata    the file whose line i describes row i, if metadata are joined
+    columns     the metadata columns to read; no other one is looked at
     is_direct   rows can be read in place, at no cost of decoding
     """
 
@@ -46,6 +47,7 @@ class SourceFile:
     version: str = ""
     layout: Mapping[str, Any] = field(default_factory=dict)
     metadata: "SourceFile | None" = None
+    columns: tuple[str, ...] = ()
     is_direct: bool = False
 
 
@@ -53,7 +55,11 @@ class Reader(Protocol):
     """Reads rows of one file; `label` is 0 where the file has one class."""
 
     def read(self, start: int, stop: int) -> Drawings:
-        """Return the drawings [start, stop). Raises BadFileError for what cannot be one."""
+        """Return the drawings [start, stop), one a row of the file, with `problem` and `repair`.
+
+        A row that cannot be read has a problem. Raises BadFileError where that cannot be told
+        row by row: the file is damaged or another kind of file.
+        """
         ...
 
     def read_rows(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.uint8]:

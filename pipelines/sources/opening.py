@@ -60,7 +60,7 @@ class SourceOptions:
 
     image_size      pixels a side; other than 28 needs strokes
     seed, doodles_per_class  of the doodles
-    with_metadata   join Google's columns to bitmaps, from the simplified drawings beside them
+    columns         metadata to read; bitmaps have them from the simplified drawings beside them
     skip_bad_files  leave out what is not what its name says, and name it in `bad_files`
     base_url        stands in for Google's bucket
     """
@@ -68,7 +68,7 @@ class SourceOptions:
     image_size: int = BITMAP_SIZE
     seed: int = 0
     doodles_per_class: int = DOODLES_PER_CLASS
-    with_metadata: bool = False
+    columns: tuple[str, ...] = ()
     skip_bad_files: bool = False
     base_url: str | None = None
 
@@ -81,7 +81,7 @@ def open_source(
     image_size: int = BITMAP_SIZE,
     seed: int = 0,
     doodles_per_class: int = DOODLES_PER_CLASS,
-    with_metadata: bool = False,
+    columns: Sequence[str] = (),
     skip_bad_files: bool = False,
     base_url: str | None = None,
     progress: ProgressCallback | None = None,
@@ -96,7 +96,7 @@ def open_source(
         image_size=image_size,
         seed=seed,
         doodles_per_class=doodles_per_class,
-        with_metadata=with_metadata,
+        columns=tuple(columns),
         skip_bad_files=skip_bad_files,
         base_url=base_url,
     )
@@ -191,6 +191,25 @@ def open_directory(
 ) -> Source:
     """Return the source of a directory, local or remote, by what lies in it."""
     options = options or SourceOptions()
+    source = _open_directory(directory, classes, cache_dir, name=name, options=options)
+    return dataclasses.replace(
+        source, files=tuple(_with_columns(file, options.columns) for file in source.files)
+    )
+
+
+def _with_columns(file: SourceFile, columns: tuple[str, ...]) -> SourceFile:
+    joined = None if file.metadata is None else _with_columns(file.metadata, columns)
+    return dataclasses.replace(file, columns=columns, metadata=joined)
+
+
+def _open_directory(
+    directory: str,
+    classes: Sequence[str] | None,
+    cache_dir: Path,
+    *,
+    name: str | None,
+    options: SourceOptions,
+) -> Source:
     kind, directory = enter_directory(directory, classes, options.image_size)
     name = name or public_name(directory)
     if kind == "tfds":
@@ -245,7 +264,7 @@ def _open_file(
             f"{url} holds bitmaps of {file.layout['side']} pixels a side, wanted "
             f"{options.image_size}: only strokes can be drawn at another size"
         )
-    return _join(file, cache_dir) if options.with_metadata else file
+    return _join(file, cache_dir) if options.columns else file
 
 
 def _join(file: SourceFile, cache_dir: Path) -> SourceFile:
@@ -291,7 +310,7 @@ def _open_quickdraw(
 def _check_quickdraw(classes: Sequence[str] | None, options: SourceOptions) -> None:
     if not classes:
         raise ValueError("name the classes to download: all 345 are 39.5 GB")
-    if options.with_metadata or options.image_size != BITMAP_SIZE:
+    if options.columns or options.image_size != BITMAP_SIZE:
         raise ValueError(
             "quickdraw downloads bitmaps only; for metadata or another size download the "
             "simplified drawings (.ndjson) and give their directory as source"
@@ -313,8 +332,7 @@ def _open_doodles(
         progress=progress,
     )
     kind = "numpy_bitmap" if options.image_size == BITMAP_SIZE else "simplified"
-    plain = dataclasses.replace(options, with_metadata=False)
-    source = open_directory(str(root / kind), chosen, cache_dir, name=DOODLES, options=plain)
+    source = open_directory(str(root / kind), chosen, cache_dir, name=DOODLES, options=options)
     return dataclasses.replace(source, is_synthetic=True, attribution=_NOT_QUICKDRAW)
 
 
@@ -325,7 +343,7 @@ def _check_doodles(classes: Sequence[str] | None, options: SourceOptions) -> tup
             f"doodles cannot draw {', '.join(unknown)}; it draws {', '.join(SEED_CLASSES)}. "
             "Use --source quickdraw or a directory for other classes"
         )
-    if options.with_metadata and options.image_size == BITMAP_SIZE:
+    if options.columns and options.image_size == BITMAP_SIZE:
         # Their bitmaps are not cairo's, so that the join by comparison would refuse them.
         raise ValueError("doodles have no metadata of Google's to join")
     return chosen

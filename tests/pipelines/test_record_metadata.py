@@ -7,8 +7,9 @@ import pytest
 
 from pipelines.build import build_dataset
 from pipelines.doodles import write_doodles
+from pipelines.drawings import METADATA_COLUMNS
 from pipelines.shards import open_shard
-from pipelines.sources.opening import open_directory
+from pipelines.sources.opening import open_source
 from pipelines.spec import DatasetSpec
 from pipelines.store import open_store
 from pipelines.tfrecord import read_records, write_records
@@ -21,7 +22,7 @@ METADATA = ("tfds_id", "key_id", "country_code", "recognized", "timestamp")
 @pytest.fixture(params=["png", "raw"])
 def built(tmp_path, request):
     strokes = write_doodles(tmp_path / "doodles", CLASSES, per_class=20) / "simplified"
-    source = open_directory(str(strokes), CLASSES, tmp_path / "cache")
+    source = open_source(str(strokes), CLASSES, tmp_path / "cache", columns=METADATA_COLUMNS)
     store = open_store(str(tmp_path / "store"))
     spec = DatasetSpec(
         class_names=CLASSES,

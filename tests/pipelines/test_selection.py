@@ -12,7 +12,7 @@ from PIL import Image
 from pipelines.attributes import count_ink, difference_hashes, drawing_attributes
 from pipelines.build import build_dataset
 from pipelines.doodles import google_npy, write_doodles
-from pipelines.drawings import Drawings
+from pipelines.drawings import METADATA_COLUMNS, Drawings
 from pipelines.hashing import add_sums, choose_splits, pixel_hashes, sum_rows, unit_interval
 from pipelines.near import near_duplicates
 from pipelines.packing import num_shards
@@ -38,7 +38,7 @@ def attributes(images: np.ndarray, **options):
 
 @settings(max_examples=25, deadline=None)
 @given(st.integers(1, 40), st.integers(1, 40), st.integers(0, 99))
-def test_ink_and_bounding_box_are_those_of_a_loop(height, width, seed):
+def test_ink_and_peak_are_those_of_a_loop(height, width, seed):
     rng = np.random.default_rng(seed)
     images = rng.integers(0, 256, (5, height, width), np.uint8) * (
         rng.random((5, height, width)) > 0.9
@@ -46,11 +46,8 @@ def test_ink_and_bounding_box_are_those_of_a_loop(height, width, seed):
     images = images.astype(np.uint8)
     table = attributes(images).to_pydict()
     for i, image in enumerate(images):
-        rows, columns = np.nonzero(image)
-        assert table["ink"][i] == len(rows)
-        box = [table[name][i] for name in ("top", "bottom", "left", "right")]
-        expected = [rows.min(), rows.max(), columns.min(), columns.max()] if len(rows) else None
-        assert box == (expected or [255, 0, 255, 0])
+        assert table["ink"][i] == sum(pixel > 0 for pixel in image.ravel())
+        assert table["peak"][i] == max(image.ravel())
 
 
 def test_full_images_have_all_their_ink_counted():
@@ -127,9 +124,10 @@ def test_rules_run_in_order_and_every_row_has_one_code():
     spec = DatasetSpec(class_names=("bee",), max_per_class=42, min_ink=200)
     codes = Selection(spec=spec).codes("bee", attributes(images))
     ink = count_ink(images)
-    assert (codes[42:] == 129).all()
-    assert (codes[40:42] == 133).all()
-    assert ((codes[:40] == 134) == (ink[:40] < 200)).all()
+    code = {reason: FIRST_REASON + place for place, reason in enumerate(REASONS)}
+    assert (codes[42:] == code["over_max_per_class"]).all()
+    assert (codes[40:42] == code["blank"]).all()
+    assert ((codes[:40] == code["too_little_ink"]) == (ink[:40] < 200)).all()
 
 
 def write(directory: Path, **files: np.ndarray) -> str:
@@ -216,7 +214,9 @@ def test_a_changed_threshold_reads_no_drawing_again(tmp_path, monkeypatch):
 @pytest.mark.slow
 def test_recognized_and_countries_need_and_use_the_metadata(tmp_path):
     root = write_doodles(tmp_path / "doodles", ("sun",), per_class=120)
-    strokes = open_source(str(root / "simplified"), ["sun"], tmp_path / "cache")
+    strokes = open_source(
+        str(root / "simplified"), ["sun"], tmp_path / "cache", columns=METADATA_COLUMNS
+    )
     spec = DatasetSpec(
         class_names=("sun",), recognized_only=True, countries=("US", "JP"), with_metadata=True
     )

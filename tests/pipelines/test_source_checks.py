@@ -13,6 +13,7 @@ import pipelines.jobs
 from pipelines.attributes import failed_attributes, table_to_bytes
 from pipelines.build import build_dataset, dataset_digest
 from pipelines.doodles import google_npy, write_doodles
+from pipelines.drawings import METADATA_COLUMNS
 from pipelines.readers import open_reader
 from pipelines.scan import missing_units, scan_units
 from pipelines.schema import Manifest
@@ -122,7 +123,9 @@ def test_metadata_are_not_joined_unchecked_without_cairo(tmp_path, monkeypatch, 
     images = np.load(root / "numpy_bitmap" / "bee.npy").reshape(-1, 28, 28)[:rows]
     images[[3, rows - 1]] = images[[rows - 1, 3]]
     (tmp_path / "source" / "bee.npy").write_bytes(google_npy(images))
-    source = open_source(str(tmp_path / "source"), ["bee"], tmp_path / "cache", with_metadata=True)
+    source = open_source(
+        str(tmp_path / "source"), ["bee"], tmp_path / "cache", columns=METADATA_COLUMNS
+    )
     # The first row is in its place, the last is not.
     with pytest.raises(BadFileError, match="different orders or sources"):
         open_reader(source.files[0], 28).read(0, rows)

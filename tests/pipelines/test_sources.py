@@ -10,6 +10,7 @@ import pytest
 
 from pipelines.build import build_dataset
 from pipelines.doodles import google_npy, write_doodles
+from pipelines.drawings import METADATA_COLUMNS
 from pipelines.readers import open_reader
 from pipelines.scan import scan_units
 from pipelines.shards import IMAGE_TYPE
@@ -91,7 +92,9 @@ def test_a_binary_file_that_ends_within_a_drawing_is_refused(tmp_path, strokes_d
 
 
 def test_strokes_are_drawn_at_the_size_asked_for(tmp_path, strokes_dir):
-    source = open_source(str(strokes_dir), ["sun"], tmp_path / "cache", image_size=64)
+    source = open_source(
+        str(strokes_dir), ["sun"], tmp_path / "cache", image_size=64, columns=METADATA_COLUMNS
+    )
     spec = DatasetSpec(class_names=("sun",), image_size=64, with_metadata=True)
     manifest = build_dataset(spec, source, open_store(str(tmp_path / "store")), "large")
     assert manifest.summary["image_shape"] == [64, 64]
@@ -177,7 +180,7 @@ def test_pixels_that_another_cairo_drew_are_not_used(tmp_path, monkeypatch):
 def test_columns_that_a_dataset_with_metadata_lacks_are_named(tmp_path):
     table = pa.table({"image": image_column(some_drawings(9)), "label": ["bee"] * 9})
     pq.write_table(table.append_column("key_id", pa.array(range(9))), tmp_path / "x.parquet")
-    source = open_source(str(tmp_path), ["bee"], tmp_path / "cache")
+    source = open_source(str(tmp_path), ["bee"], tmp_path / "cache", columns=METADATA_COLUMNS)
     spec = DatasetSpec(class_names=("bee",), with_metadata=True)
     with pytest.raises(ValueError, match="does not know country_code, recognized, timestamp"):
         build_dataset(spec, source, open_store(str(tmp_path / "store")), "bees")
@@ -276,11 +279,15 @@ def test_metadata_join_bitmaps_by_row(tmp_path):
     images = np.load(root / "numpy_bitmap" / "bee.npy").reshape(-1, 28, 28)[:rows]
     (tmp_path / "source" / "bee.npy").write_bytes(google_npy(images))
     (tmp_path / "source" / "bee.ndjson").write_bytes(lines)
-    source = open_source(str(tmp_path / "source"), ["bee"], tmp_path / "cache", with_metadata=True)
+    source = open_source(
+        str(tmp_path / "source"), ["bee"], tmp_path / "cache", columns=METADATA_COLUMNS
+    )
     drawings = open_reader(source.files[0], 28).read(0, rows)
     assert drawings.key_id[0] == int(json.loads(lines.splitlines()[0])["key_id"])
     # Bitmaps in another order than the lines must not be joined.
     (tmp_path / "source" / "bee.npy").write_bytes(google_npy(images[::-1]))
-    source = open_source(str(tmp_path / "source"), ["bee"], tmp_path / "cache", with_metadata=True)
+    source = open_source(
+        str(tmp_path / "source"), ["bee"], tmp_path / "cache", columns=METADATA_COLUMNS
+    )
     with pytest.raises(BadFileError, match="different orders or sources"):
         open_reader(source.files[0], 28).read(0, rows)

@@ -1,0 +1,128 @@
+"""Rows that are no drawings: which they are, and what to say of them.
+
+A row is bad if it cannot be read (a torn line, a damaged picture, a label of no class), or if its
+pixels are no drawing's (pipelines/attributes.py). Of a class as a whole, a file is implausible
+that is mostly blank or mostly ink.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import PurePosixPath
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from pipelines.attributes import BAD_ROW_REASONS
+from pipelines.sources.base import BadFileError, SourceFile
+from pipelines.spec import DatasetSpec
+
+# So many bad rows are named in a manifest; all are counted.
+NAMED_ROWS = 1_000
+LINE_FORMATS = ("simplified", "raw")
+# A class of at least so many drawings in a file of which more than this share are blank, or whose
+# pixels are mostly ink, is not what it seems. Real files have no blanks and 28 % ink.
+_PLAUSIBLE_ROWS = 20
+_MAX_BLANK_SHARE = 0.5
+_MAX_INK_SHARE = 0.65
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BadRow:
+    """A row of a file that is no drawing; `reason` is one of BAD_ROW_REASONS."""
+
+    file: SourceFile
+    row: int
+    reason: str
+    text: str
+
+    @property
+    def place(self) -> str:
+        """Where it is, as its kind of file counts."""
+        if self.file.format in LINE_FORMATS:
+            return f"line {self.row + 1}"
+        return f"row {self.row}"
+
+
+def bad_row_at(file: SourceFile, row: int, table: pa.Table, place: int) -> BadRow:
+    """Return row `row` of a file, which is bad, from its attributes at `place` of a table."""
+    reason = BAD_ROW_REASONS[table["bad_row"][place].as_py() - 1]
+    if reason == "unreadable":
+        text = table["problem"][place].as_py()
+    elif reason == "faint":
+        text = f"ink of at most {table['peak'][place]} of 255"
+    else:
+        text = "white paper with dark ink"
+    return BadRow(file=file, row=row, reason=reason, text=text)
+
+
+def describe_rows(first: BadRow, numbers: Mapping[str, int], rows: int) -> str:
+    """Say what is wrong with bad rows and what to do.
+
+    first    is named
+    numbers  of bad rows by reason, among the `rows` that were looked at
+    """
+    counted = ", ".join(f"{number} {reason}" for reason, number in numbers.items())
+    hint = {
+        "unreadable": "mend it",
+        "inverted": "save 255 - x: drawings are white on black, 0 = paper, 255 = ink",
+        "faint": "scale the range of the pixels to 0 to 255, 0 = paper, 255 = ink",
+    }[first.reason]
+    return (
+        f"{first.file.url} {first.place}: {first.text} ({counted} of {rows} rows); {hint}, or leave "
+        "such rows out with --on-bad-row skip"
+    )
+
+
+def class_problem(ink: npt.NDArray[np.int64], num_pixels: int) -> str | None:
+    """Return what is wrong with the drawings of a class in a file as a whole.
+
+    ink  (n,) inked pixels of each
+    """
+    if len(ink) < _PLAUSIBLE_ROWS:
+        return None
+    blank, share = float((ink == 0).mean()), float(ink.mean()) / num_pixels
+    if blank > _MAX_BLANK_SHARE:
+        return (
+            f"{blank:.0%} of {len(ink)} drawings are blank: the file was padded or damaged, or its "
+            "ink is where no reader looks"
+        )
+    if share > _MAX_INK_SHARE:
+        return (
+            f"{share:.0%} of the pixels of {len(ink)} drawings have ink: they seem noisy, or pictures "
+            "of something else (expected white on black, 0 = paper)"
+        )
+    return None
+
+
+@dataclass(slots=True)
+class BadRows:
+    """The rows that a dataset leaves out: the first are named, all are counted."""
+
+    named: list[BadRow] = field(default_factory=list)
+    number: int = 0
+
+    def add(
+        self, spec: DatasetSpec, named: Sequence[BadRow], numbers: Mapping[str, int], rows: int
+    ) -> None:
+        """Count bad rows by reason, among `rows`; raise BadFileError under on_bad_row="fail"."""
+        if spec.on_bad_row == "fail":
+            raise BadFileError(describe_rows(named[0], numbers, rows))
+        self.number += sum(numbers.values())
+        self.named += named[: NAMED_ROWS - len(self.named)]
+
+    def check_limit(self, spec: DatasetSpec) -> None:
+        """Raise BadFileError if there are more than the spec allows."""
+        if spec.max_bad_rows is None or self.number <= spec.max_bad_rows:
+            return
+        first = self.named[0]
+        raise BadFileError(
+            f"{self.number} rows are no drawings, more than --max-bad-rows {spec.max_bad_rows}; the "
+            f"first is {first.file.url} {first.place}: {first.text}"
+        )
+
+
+def bad_row_entry(row: BadRow) -> dict[str, object]:
+    """Return a manifest's entry; the folder of a file differs from machine to machine."""
+    name = PurePosixPath(row.file.url).name
+    return {"file": name, "place": row.place, "reason": row.reason, "found": row.text}
