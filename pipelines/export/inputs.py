@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 from pipelines.export.job import Job, Shard
 from pipelines.export.spec import ExportSpec
+from pipelines.labels import label_ids
 from pipelines.schema import ATTRIBUTION, FileEntry, InputRef, Manifest, artifact_digest
 from pipelines.shards import open_shard
 from pipelines.store import Store
@@ -65,7 +66,7 @@ def make_job(
         is_synthetic=is_synthetic(dataset),
         attribution=str(dataset.summary.get("attribution", ATTRIBUTION)),
         scratch=f"attempts/exports/{name}-{digest}",
-        label_ids=tuple(dataset.summary.get("label_ids", ())),
+        label_ids=label_ids(dataset),
     )
 
 
