@@ -10,6 +10,7 @@ from flows.exporting import find_exportable
 from flows.options import DEFAULT_STORE
 from flows.progress import current
 from flows.stages import guidance, parent
+from pipelines.catalogue import resolve_names
 from pipelines.schema import Manifest
 from pipelines.store import open_store
 
@@ -45,9 +46,10 @@ def wanted_counts(params: QuotaParams, model: Manifest) -> dict[str, int]:
     if params.per_class:
         return dict.fromkeys(known, params.per_class)
     counts = read_counts(Path(params.counts))
-    if unknown := [name for name in counts if name not in known]:
+    names = resolve_names(counts, known)
+    if unknown := [name for name in names if name not in known]:
         raise ValueError(f"the model has no class {unknown[0]!r}; it knows {', '.join(known)}")
-    return counts
+    return dict(zip(names, counts.values(), strict=True))
 
 
 def plan_quota(params: QuotaParams) -> Mapping[str, Any]:

@@ -7,19 +7,19 @@ from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter
 
-from flows.choices import Classes
+from flows.choices import ModelClasses
 from flows.options import Common
 from flows.params import SampleParams
 from flows.session import run_stage
 
 ALL = Common()
-ANY = Classes()
+ANY = ModelClasses()
 
 
 def sample(
     *,
     model: str,
-    classes: Annotated[Classes, Parameter(name="*")] = ANY,
+    classes: Annotated[ModelClasses, Parameter(name="*")] = ANY,
     per_class: int = 8,
     counts: Path | None = None,
     seed: int = 0,
@@ -46,7 +46,8 @@ def sample(
     per_class
         How many drawings of each class.
     counts
-        CSV file of class,count in place of --classes and --per-class.
+        CSV file of class,count in place of --classes and --per-class; a spreadsheet's semicolons
+        and tabs will do.
     seed
         Drawing i of class c under a seed is always the same drawing.
     temperature
