@@ -15,7 +15,7 @@ from flows.stages import parent
 from pipelines.objects import AbsentError
 from pipelines.retention import needing
 from pipelines.schema import InputRef, Kind, Manifest
-from pipelines.store import Store, StoreError, open_store
+from pipelines.store import Store, StoreError, existing_store
 
 EXPORTABLE: tuple[Kind, ...] = ("samples", "datasets")
 # Measured on drawings of Quick, Draw!; to tell the size before the work.
@@ -82,7 +82,7 @@ def plan_export(params: ExportParams) -> Mapping[str, Any]:
     from pipelines.export.inputs import make_job
     from pipelines.export.parts import num_files
 
-    store = open_store(params.store)
+    store = existing_store(params.store)
     dataset = find_exportable(store, params.ref)
     job = make_job(dataset, store, export_spec(params), name=params.name or dataset.name)
     rows = {split: job.rows(split) for split in job.splits}
@@ -99,7 +99,7 @@ def plan_export(params: ExportParams) -> Mapping[str, Any]:
 
 def work_export(params: ExportParams) -> Mapping[str, Any]:
     """Audit, check, export; return the export's digest, place and counts."""
-    store = open_store(params.store)
+    store = existing_store(params.store)
     dataset = find_exportable(store, params.ref)
     with needing(store, [dataset], "export"):
         return _work_export(params, dataset, store)
@@ -200,7 +200,7 @@ def work_export_part(params: ExportParams, part: int, parts: int) -> Mapping[str
     """Make one machine's part of an export's files; publish nothing."""
     from pipelines.export.parts import export_part
 
-    store = open_store(params.store)
+    store = existing_store(params.store)
     dataset = find_exportable(store, params.ref)
     with needing(store, [dataset], "export"):
         audit = audit_for_export(params, dataset, store)
@@ -221,7 +221,7 @@ def work_export_range(params: ExportParams, first: int, last: int) -> Mapping[st
     """Make some of an export's files; publish if they were the last that were missing."""
     from pipelines.export.parts import export_range
 
-    store = open_store(params.store)
+    store = existing_store(params.store)
     dataset = find_exportable(store, params.ref)
     with needing(store, [dataset], "export"):
         audit = audit_for_export(params, dataset, store)
@@ -250,7 +250,7 @@ def work_audited_report(params: ExportParams, *, per_class: int) -> Manifest:
     """
     from model.audit.gate import require_passed
 
-    store = open_store(params.store)
+    store = existing_store(params.store)
     samples = find_exportable(store, params.ref)
     with needing(store, [samples], "report"):
         audit = audit_for_export(params, samples, store)

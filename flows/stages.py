@@ -17,7 +17,7 @@ from flows.progress import current
 from pipelines.catalogue import resolve_names
 from pipelines.retention import needing
 from pipelines.schema import Kind, Manifest, check_slug
-from pipelines.store import Store, open_store
+from pipelines.store import Store, existing_store, open_store
 
 # Of a source's classes in an error.
 SHOWN_NAMES = 25
@@ -106,7 +106,7 @@ def train(params: TrainParams) -> Manifest:
     """Train the model in processes of their own."""
     from model.launch import train_in_processes
 
-    store = open_store(params.store)
+    store = existing_store(params.store)
     dataset = store.resolve("datasets", params.dataset)
     with needing(store, [dataset], "train"):
         return train_in_processes(
@@ -175,7 +175,7 @@ def sample(params: SampleParams) -> Manifest:
     """Draw new drawings."""
     from model.sampling.bulk import sample_dataset
 
-    store = open_store(params.store)
+    store = existing_store(params.store)
     model = store.resolve("models", params.model)
     with needing(store, [model], "sample"):
         return sample_dataset(
@@ -239,7 +239,7 @@ def sample_range(params: SampleParams, first: int, last: int) -> dict[str, Any]:
     from model.sampling.bulk import make_shards, missing_shards, publish_samples
     from model.sampling.spec import samples_digest
 
-    store = open_store(params.store)
+    store = existing_store(params.store)
     model = store.resolve("models", params.model)
     spec = sample_spec(params, model)
     if not 0 <= first <= last < spec.num_shards:
@@ -274,7 +274,7 @@ def report(params: ReportParams) -> Manifest:
     """Draw the report of a samples dataset, its model and that model's dataset."""
     from model.report.page import make_report
 
-    store = open_store(params.store)
+    store = existing_store(params.store)
     samples = store.resolve("samples", params.samples)
     model = parent(store, samples, "model")
     dataset = parent(store, model, "dataset")
@@ -302,7 +302,7 @@ def model_and_dataset(
     url: str, model_ref: str, dataset_ref: str
 ) -> tuple[Store, Manifest, Manifest]:
     """Return the store, a model, and a dataset: by default the one the model learned from."""
-    store = open_store(url)
+    store = existing_store(url)
     model = store.resolve("models", model_ref)
     if dataset_ref:
         return store, model, store.resolve("datasets", dataset_ref)

@@ -93,9 +93,9 @@ def complete(
 
 
 def _resolve(url: str, ref: str):
-    from pipelines.store import open_store
+    from pipelines.store import existing_store
 
-    return open_store(url).resolve("models", ref)
+    return existing_store(url).resolve("models", ref)
 
 
 def _complete(
@@ -115,10 +115,10 @@ def _complete(
     from model.ranks import join_ranks
     from model.report.pictures import to_png
     from model.sampling.half import HalfDrawing, Wish, complete_half
-    from pipelines.store import open_store
+    from pipelines.store import existing_store
 
     check_folder(out)
-    store, manifest = open_store(url), _resolve(url, ref)
+    store, manifest = existing_store(url), _resolve(url, ref)
     drawing = HalfDrawing(
         dataset=store.resolve("datasets", dataset_ref) if dataset_ref else None,
         png=_content(files["png"]),

@@ -46,9 +46,9 @@ def judge(
 
 def _plan(url: str, dataset_ref: str, name: str) -> Mapping[str, Any]:
     from model.judge import judge_digest, judge_spec
-    from pipelines.store import open_store
+    from pipelines.store import existing_store
 
-    store = open_store(url)
+    store = existing_store(url)
     dataset = store.resolve("datasets", dataset_ref)
     digest = judge_digest(judge_spec(dataset), dataset)
     name = name or f"{dataset.name}-judge"
@@ -62,9 +62,9 @@ def _judge(
     from flows.stages import cache_folder
     from model.judge import judge_spec, train_judge
     from model.scores import classification_accuracy_score, score_samples
-    from pipelines.store import open_store
+    from pipelines.store import existing_store
 
-    store = open_store(url)
+    store = existing_store(url)
     dataset = store.resolve("datasets", dataset_ref)
     spec = judge_spec(dataset)
     trained = train_judge(spec, dataset, store, name or f"{dataset.name}-judge", progress=current())

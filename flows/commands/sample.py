@@ -105,10 +105,10 @@ def plan_sample(params: SampleParams) -> Mapping[str, Any]:
     """Return the resolved spec and whether the store has the samples."""
     from flows.stages import sample_spec
     from model.sampling.spec import samples_digest
-    from pipelines.store import open_store
+    from pipelines.store import existing_store
 
     params = named(params)
-    store = open_store(params.store)
+    store = existing_store(params.store)
     model = store.resolve("models", params.model)
     spec = sample_spec(params, model)
     digest = samples_digest(spec, model)
@@ -140,9 +140,9 @@ def work_sample(params: SampleParams, shards: tuple[int, int] | None = None) -> 
 
 def named(params: SampleParams) -> SampleParams:
     """Return the parameters with a name for the samples."""
-    from pipelines.store import open_store
+    from pipelines.store import existing_store
 
     if params.name:
         return params
-    model = open_store(params.store).resolve("models", params.model)
+    model = existing_store(params.store).resolve("models", params.model)
     return dataclasses.replace(params, name=model.name)
