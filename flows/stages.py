@@ -8,6 +8,7 @@ Heavy libraries are imported in the stage that needs them.
 import dataclasses
 import os
 import re
+import tempfile
 from pathlib import Path
 from typing import Any, cast
 
@@ -27,7 +28,25 @@ def cache_folder() -> Path:
     """Return the folder of downloads and made doodles: $SKETCHMILL_CACHE or the user's cache."""
     if folder := os.environ.get("SKETCHMILL_CACHE"):
         return Path(folder)
-    return Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "sketchmill"
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "sketchmill")
+
+
+def writable_cache() -> Path:
+    """Return that folder, made if it is not there.
+
+    Raises ValueError if nothing can be written there.
+    """
+    folder = cache_folder()
+    try:
+        folder = folder.expanduser()
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            return folder
+    except (OSError, RuntimeError) as error:  # RuntimeError: nobody knows the home directory
+        raise ValueError(
+            f"the cache {folder} cannot be written ({getattr(error, 'strerror', error)}): let the "
+            "environment variable SKETCHMILL_CACHE name a folder that can"
+        ) from error
 
 
 def build(params: BuildParams) -> Manifest:
@@ -77,10 +96,10 @@ def dataset_work(params: BuildParams, *, plan_only: bool = False):
         skip_bad_files=params.on_bad_file == "skip",
     )
     if plan_only:
-        return spec, plan_source(params.source, names, cache_folder(), options)
+        return spec, plan_source(params.source, names, cache_folder().expanduser(), options)
     progress = current()
     return spec, open_source(
-        params.source, names, cache_folder(), progress=progress, **dataclasses.asdict(options)
+        params.source, names, writable_cache(), progress=progress, **dataclasses.asdict(options)
     )
 
 

@@ -110,7 +110,7 @@ def _complete(
     import torch
 
     from flows.console import check_folder, warn
-    from flows.stages import cache_folder
+    from flows.stages import writable_cache
     from model.precision import emulation_warning
     from model.ranks import join_ranks
     from model.report.pictures import to_png
@@ -132,7 +132,7 @@ def _complete(
             Wish(**wish),
             manifest,
             store,
-            cache_dir=cache_folder() / "drawings",
+            cache_dir=writable_cache() / "drawings",
             device=alone.device,
         )
     out.write_bytes(to_png(picture))

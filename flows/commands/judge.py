@@ -59,7 +59,7 @@ def _plan(url: str, dataset_ref: str, name: str) -> Mapping[str, Any]:
 def _judge(
     url: str, dataset_ref: str, samples_ref: str, name: str, train_on_samples: bool
 ) -> Mapping[str, Any]:
-    from flows.stages import cache_folder
+    from flows.stages import writable_cache
     from model.judge import judge_spec, train_judge
     from model.scores import classification_accuracy_score, score_samples
     from pipelines.store import existing_store
@@ -72,7 +72,7 @@ def _judge(
     if not samples_ref:
         return result | dict(trained.summary)
     samples = store.resolve("samples", samples_ref)
-    folder = cache_folder() / "drawings"
+    folder = writable_cache() / "drawings"
     result["samples"] = samples.digest
     result |= score_samples(samples, trained, dataset, store, cache_dir=folder)
     if train_on_samples:
