@@ -95,7 +95,11 @@ def one_line(error: Exception) -> str:
 
     >>> one_line(ValueError("Generic S3 error: no\\n\\nDebug source:\\nGeneric {}"))
     'Generic S3 error: no'
+    >>> one_line(IsADirectoryError(21, "Is a directory", "/data"))
+    '/data: Is a directory'
     """
+    if isinstance(error, OSError) and error.filename is not None and error.strerror:
+        return f"{error.filename}: {error.strerror}"
     text = str(error).partition("\n\nDebug source:")[0].strip()
     if not any(server in text for server in _METADATA_SERVERS):
         return text
