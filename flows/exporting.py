@@ -30,18 +30,14 @@ BYTES_PER_DRAWING = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class ExportParams:
-    """Write a dataset or samples in formats of other tools.
+class ExportOptions:
+    """How drawings are written in formats of other tools, whatever drawings.
 
-    ref             name, name@digest or digest; "samples/NAME" or "datasets/NAME" if both have it
     out             directory or URL to fill; empty: the artifact store
     filters, gate   TOML files; empty: none
     judge           a classifier of the store for the audit; empty: none
     """
 
-    store: str = DEFAULT_STORE
-    ref: str
-    name: str = ""
     formats: tuple[str, ...] = ("hf",)
     splits: tuple[str, ...] = ()
     rows_per_file: int | None = None
@@ -52,6 +48,19 @@ class ExportParams:
     with_audit: bool = True
     workers: int = 1
     beam_args: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportParams(ExportOptions):
+    """Write a dataset or samples in formats of other tools.
+
+    ref    name, name@digest or digest; "samples/NAME" or "datasets/NAME" if both have it
+    name   of the export; empty: that of the drawings
+    """
+
+    store: str = DEFAULT_STORE
+    ref: str
+    name: str = ""
 
 
 def find_exportable(store: Store, ref: str) -> Manifest:
