@@ -176,6 +176,9 @@ def rendezvous_options(params: TrainParams) -> list[str]:
         return []
     if not params.rendezvous:
         raise ValueError("several machines need --rdzv-endpoint host:port beside --nnodes")
+    num_nodes = int(params.nodes.rpartition(":")[2])
+    if params.node_rank is not None and not 0 <= params.node_rank < num_nodes:
+        raise ValueError(f"--node-rank {params.node_rank}: expected 0 to {num_nodes - 1}")
     backend = "c10d" if params.node_rank is None else "static"
     named = [f"{flag}={value}" for flag, value in given.items()]
     return [f"--nnodes={params.nodes}", f"--rdzv-backend={backend}", *named]
