@@ -64,7 +64,7 @@ def complete(
     num
         How many completions.
     seed
-        Completion i under a seed is always the same.
+        Completion i has noise of its own under a seed: the same again from the same command.
     temperature
         Below 1 the completions are more alike and cleaner.
     guidance

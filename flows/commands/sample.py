@@ -49,7 +49,8 @@ def sample(
         CSV file of class,count in place of --classes and --per-class; a spreadsheet's semicolons
         and tabs will do.
     seed
-        Drawing i of class c under a seed is always the same drawing.
+        Drawing i of class c has noise of its own under a seed: the same drawing from any number of
+        processes, but for a pixel that another --batch or kind of CPU rounds to another level.
     temperature
         Below 1 the drawings are more alike and cleaner.
     guidance
