@@ -10,11 +10,13 @@ from typing import Any
 from pipelines.assemble import ShardRecord, dataset_schema, label_names
 from pipelines.bad_rows import bad_row_entry
 from pipelines.catalogue import tfds_id
+from pipelines.credit import credit_of
 from pipelines.croissant import croissant_json
 from pipelines.hashing import add_sums
 from pipelines.plan import BuildPlan, Tally
 from pipelines.schema import FileEntry, digest_of
 from pipelines.sources.base import Source
+from pipelines.sources.credit import source_credit
 from pipelines.spec import DatasetSpec
 from pipelines.store import Store
 from pipelines.tfds_metadata import tfds_files
@@ -70,7 +72,7 @@ def describe(
         "is_synthetic": source.is_synthetic,
         "source": source.name,
         "source_files": source_files(source),
-        "attribution": source.attribution,
+        **source_credit(spec, source).to_json(),
         **slice_note(spec, source),
     }
     shards = tuple(
@@ -161,7 +163,7 @@ def publish_files(
     if "parquet" in spec.formats:
         texts[CROISSANT_NAME] = croissant_json(spec, name, described.summary, described.shards)
     if "tfrecord" in spec.formats:
-        texts |= tfds_files(spec, name, described.records)
+        texts |= tfds_files(spec, name, described.summary, described.records)
     entries = []
     contents = {path: text.encode() for path, text in texts.items()} | described.sheets
     for path, content in sorted(contents.items()):
@@ -177,8 +179,9 @@ def dataset_card(spec: DatasetSpec, name: str, described: Described) -> str:
 
 
 def _card_yaml(spec: DatasetSpec, described: Described) -> str:
-    lines = ["license: cc-by-4.0", "task_categories:", "- image-classification", "tags:"]
-    lines += ["- quickdraw", "- sketches"]
+    credit = credit_of(described.summary)
+    lines = [*credit.hub_lines(), "task_categories:", "- image-classification", "tags:"]
+    lines += [f"- {tag}" for tag in credit.hub_tags()]
     lines += ["- synthetic"] if described.summary["is_synthetic"] else []
     if "parquet" not in spec.formats:
         return "\n".join(lines) + "\n"
@@ -232,5 +235,5 @@ Content digest: `{summary["content_digest"]}`
 The pictures are PNGs without compression inside compressed Parquet. `load_dataset` without
 `streaming=True` unpacks them into a cache of about 900 bytes a drawing.
 
-{summary["attribution"]}
+{credit_of(summary).statement}
 """

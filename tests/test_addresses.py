@@ -136,7 +136,7 @@ def test_addresses_are_what_they_were():
 
 
 @pytest.mark.parametrize(
-    ("field", "value"), [("on_bad_row", "skip")]
+    ("field", "value"), [("on_bad_row", "skip"), ("license", "MIT"), ("attribution", "By Ann.")]
 )
 def test_what_was_added_later_moves_an_address_only_if_it_is_said(field, value):
     plain = DatasetSpec(class_names=NAMES)

@@ -12,7 +12,8 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from pipelines.schema import ATTRIBUTION, FileEntry, Manifest
+from pipelines.credit import Credit, credit_of
+from pipelines.schema import FileEntry, Manifest
 from pipelines.shards import shard_schema
 
 CARD_NAME = "README.md"
@@ -56,7 +57,7 @@ def summarize(
         "model": model.digest,
         "bits_per_dim": float(bits_per_dim.sum() / num),
         "bits_per_dim_by_class": by_class,
-        "attribution": model.summary.get("attribution", ATTRIBUTION),
+        **credit_of(model.summary).to_json(),
     }
 
 
@@ -86,8 +87,10 @@ def manner(temperature: float, guidance: float) -> str:
 
 def _card_yaml(summary: Mapping[str, Any], shards: Sequence[FileEntry]) -> str:
     size = sum(entry.bytes for entry in shards)
-    lines = ["license: cc-by-4.0", "task_categories:", "- image-classification", "tags:"]
-    lines += ["- quickdraw", "- sketches", "- synthetic", "configs:", "- config_name: default"]
+    credit = credit_of(summary)
+    lines = [*credit.hub_lines(), "task_categories:", "- image-classification", "tags:"]
+    lines += [f"- {tag}" for tag in [*credit.hub_tags(), "synthetic"]]
+    lines += ["configs:", "- config_name: default"]
     lines += ["  data_files:", "  - split: train", "    path: data/train-*.parquet"]
     lines += ["dataset_info:", "  features:", *_feature_lines(summary["class_names"])]
     lines += ["  splits:", "  - name: train", f"    num_bytes: {size}"]
@@ -135,5 +138,10 @@ The drawings show what the model learned. Where that was the hasty drawings of a
 they can be wrong, crude or offensive as theirs are. They are no evidence of how people draw.
 
 ## Attribution
-The model learned from: {summary["attribution"]}
+{_learned_from(credit_of(summary))}
 """
+
+
+def _learned_from(credit: Credit) -> str:
+    lead = "The model learned from: " if credit.attribution else ""
+    return f"{lead}{credit.statement}"

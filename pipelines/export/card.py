@@ -6,8 +6,6 @@ from collections.abc import Iterator, Sequence
 from pipelines.export.job import Job, Record
 from pipelines.tfrecord import tfds_name
 
-_LICENSE_URL = "https://creativecommons.org/licenses/by/4.0/"
-
 _LOAD = {
     "hf": 'datasets.load_dataset("hf")["{split}"]',
     "tfds": 'tfds.load("{tfds}", data_dir="tfds", split="{split}")',
@@ -59,8 +57,9 @@ def load_lines(job: Job, records: Sequence[Record]) -> dict[str, str]:
 
 
 def _yaml(job: Job) -> list[str]:
-    lines = ["license: cc-by-4.0", "task_categories:", "- image-classification"]
-    lines += ["tags:", "- quickdraw", "- sketches"] + ["- synthetic"] * job.is_synthetic
+    lines = [*job.credit.hub_lines(), "task_categories:", "- image-classification"]
+    lines += ["tags:", *(f"- {tag}" for tag in job.credit.hub_tags())]
+    lines += ["- synthetic"] * job.is_synthetic
     lines += ["configs:", "- config_name: default", "  data_files:"]
     for split in job.splits:
         lines += [f"  - split: {split}", f"    path: data/{split}-*.parquet"]
@@ -84,5 +83,5 @@ def _about(job: Job) -> str:
     return (
         f"{kind}, {height}x{width} pixels, gray, white on black (0 is paper, 255 ink): {total:,} "
         f"of {len(job.class_names)} classes ({splits}).\n\nClasses in the order of their labels: "
-        f"{names}.\n\nLicense: CC BY 4.0, {_LICENSE_URL}. {job.attribution}\n\n"
+        f"{names}.\n\n{job.credit.statement}\n\n"
     )

@@ -7,6 +7,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
+from pipelines.credit import GOOGLES
 from pipelines.croissant import CONTEXT
 from pipelines.export.job import Job
 from pipelines.schema import FileEntry
@@ -37,23 +38,27 @@ def export_croissant(job: Job, files: Sequence[FileEntry]) -> bytes:
         ],
         "name": job.name,
         "description": f"{rows} drawings of {len(job.class_names)} classes.",
-        "keywords": ["quickdraw", "sketches"] + ["synthetic"] * job.is_synthetic,
-        "license": "https://creativecommons.org/licenses/by/4.0/",
-        "url": "https://quickdraw.withgoogle.com/data",
+        "keywords": job.credit.hub_tags() + ["synthetic"] * job.is_synthetic,
+        **job.credit.croissant(),
         "version": "1.0.0",
-        "citeAs": f"{job.attribution} Export {job.digest}.",
+        "citeAs": job.credit.cite_as(f"Export {job.digest}."),
         "rai:hasSyntheticData": job.is_synthetic,
-        "rai:dataCollection": _collection(job),
+        **_collection(job),
         "distribution": [_file(entry) for entry in files] + [_file_set()] * has_parquet,
         "recordSet": [_record_set(job)] * has_parquet,
     }
     return json.dumps(content, indent=1).encode() + b"\n"
 
 
-def _collection(job: Job) -> str:
+def _collection(job: Job) -> dict[str, str]:
+    """Return how the drawings came about, if that is known."""
     if job.is_synthetic:
-        return "Made by a program; provenance.json names it and the drawings it learned from."
-    return "Drawn by players of the game Quick, Draw! and rendered to bitmaps."
+        text = "Made by a program; provenance.json names it and the drawings it learned from."
+    elif job.credit == GOOGLES:
+        text = "Drawn by players of the game Quick, Draw! and rendered to bitmaps."
+    else:
+        return {}
+    return {"rai:dataCollection": text}
 
 
 def _file(entry: FileEntry) -> dict[str, Any]:

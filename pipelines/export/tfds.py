@@ -112,8 +112,8 @@ def _dataset_info(job: Job, records: Sequence[Record]) -> dict[str, object]:
         "name": tfds_name(job.name),
         "version": TFDS_VERSION,
         "fileFormat": "tfrecord",
-        "description": "Drawings of Quick, Draw! classes.",
-        "citation": job.attribution,
+        "description": f"Drawings of {len(job.class_names)} classes.",
+        **job.credit.tfds(),
         "splits": splits,
         "supervisedKeys": {"tuple": keys},
     }

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipelines.drawings import Drawings
-from pipelines.schema import ATTRIBUTION, digest_of
+from pipelines.schema import digest_of
 
 
 class BadFileError(ValueError):
@@ -83,7 +83,6 @@ class Source:
     files: tuple[SourceFile, ...]
     image_size: int = 28
     is_synthetic: bool = False
-    attribution: str = ATTRIBUTION
     bad_files: tuple[tuple[str, str], ...] = ()
     repairs: Mapping[str, int] = field(default_factory=dict)
 

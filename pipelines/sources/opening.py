@@ -51,7 +51,6 @@ DOODLES = "doodles"
 QUICKDRAW = "quickdraw"
 # Sources that are no place; their classes are Google's.
 NAMED = (DOODLES, QUICKDRAW)
-_NOT_QUICKDRAW = "Drawings made by sketchmill's doodle program; not part of Quick, Draw!."
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -333,7 +332,7 @@ def _open_doodles(
     )
     kind = "numpy_bitmap" if options.image_size == BITMAP_SIZE else "simplified"
     source = open_directory(str(root / kind), chosen, cache_dir, name=DOODLES, options=options)
-    return dataclasses.replace(source, is_synthetic=True, attribution=_NOT_QUICKDRAW)
+    return dataclasses.replace(source, is_synthetic=True)
 
 
 def _check_doodles(classes: Sequence[str] | None, options: SourceOptions) -> tuple[str, ...]:
