@@ -1,18 +1,18 @@
 """What a dataset says of itself: manifest summary, dataset card, Croissant, TFDS metadata."""
 
 import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import Any
 
-from pipelines.assemble import ShardRecord, dataset_schema, label_names
+from pipelines.assemble import ShardRecord, dataset_schema
 from pipelines.bad_rows import bad_row_entry
 from pipelines.catalogue import tfds_id
 from pipelines.credit import credit_of
 from pipelines.croissant import croissant_json
 from pipelines.hashing import add_sums
+from pipelines.hub import loader_lines
 from pipelines.plan import BuildPlan, Tally
 from pipelines.schema import FileEntry, digest_of
 from pipelines.sources.base import Source
@@ -24,8 +24,6 @@ from pipelines.tfds_slice import slice_note
 
 CARD_NAME = "README.md"
 CROISSANT_NAME = "croissant.json"
-
-_FEATURE_TYPES = {"bool": "bool", "string": "string", "int16": "int16", "int64": "int64"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -185,25 +183,13 @@ def _card_yaml(spec: DatasetSpec, described: Described) -> str:
     lines += ["- synthetic"] if described.summary["is_synthetic"] else []
     if "parquet" not in spec.formats:
         return "\n".join(lines) + "\n"
-    present = [split for split in spec.split_names if described.summary["splits"][split]]
-    lines += ["configs:", "- config_name: default", "  data_files:"]
-    for split in present:
-        lines += [f"  - split: {split}", f"    path: data/{split}-*.parquet"]
-    lines += ["dataset_info:", "  features:", "  - name: image", "    dtype: image"]
-    lines += ["  - name: label", "    dtype:", "      class_label:", "        names:"]
-    lines += [f"          '{i}': {json.dumps(n)}" for i, n in enumerate(label_names(spec))]
-    for column in list(dataset_schema(spec))[2:]:
-        lines += [f"  - name: {column.name}", f"    dtype: {_FEATURE_TYPES[str(column.type)]}"]
-    lines.append("  splits:")
-    total = 0
-    for split in present:
-        entries = [e for e in described.shards if e.split == split and e.path.startswith("data/")]
-        size = sum(entry.bytes for entry in entries)
-        rows = sum(entry.rows or 0 for entry in entries)
-        total += size
-        lines += [f"  - name: {split}", f"    num_bytes: {size}", f"    num_examples: {rows}"]
-    lines += [f"  download_size: {total}", f"  dataset_size: {total}"]
-    return "\n".join(lines) + "\n"
+    files = [entry for entry in described.shards if entry.path.startswith("data/")]
+    splits = {
+        split: [entry for entry in files if entry.split == split]
+        for split in spec.split_names
+        if described.summary["splits"][split]
+    }
+    return "\n".join([*lines, *loader_lines(dataset_schema(spec), splits)]) + "\n"
 
 
 def _card_text(name: str, summary: dict[str, Any]) -> str:

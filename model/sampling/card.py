@@ -4,7 +4,6 @@ The card's features are those of the shards' own schema: where the two differ, H
 datasets refuses the files.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,6 +12,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from pipelines.credit import Credit, credit_of
+from pipelines.hub import loader_lines
 from pipelines.schema import FileEntry, Manifest
 from pipelines.shards import shard_schema
 
@@ -86,31 +86,11 @@ def manner(temperature: float, guidance: float) -> str:
 
 
 def _card_yaml(summary: Mapping[str, Any], shards: Sequence[FileEntry]) -> str:
-    size = sum(entry.bytes for entry in shards)
     credit = credit_of(summary)
     lines = [*credit.hub_lines(), "task_categories:", "- image-classification", "tags:"]
     lines += [f"- {tag}" for tag in [*credit.hub_tags(), "synthetic"]]
-    lines += ["configs:", "- config_name: default"]
-    lines += ["  data_files:", "  - split: train", "    path: data/train-*.parquet"]
-    lines += ["dataset_info:", "  features:", *_feature_lines(summary["class_names"])]
-    lines += ["  splits:", "  - name: train", f"    num_bytes: {size}"]
-    lines += [f"    num_examples: {summary['num_drawings']}", f"  download_size: {size}"]
-    return "\n".join([*lines, f"  dataset_size: {size}"]) + "\n"
-
-
-def _feature_lines(class_names: Sequence[str]) -> list[str]:
-    """Return the YAML of the features that the shards' schema names."""
-    metadata = shard_schema(class_names, extra=COLUMNS).metadata
-    lines = []
-    for column, feature in json.loads(metadata[b"huggingface"])["info"]["features"].items():
-        lines.append(f"  - name: {column}")
-        if feature["_type"] == "ClassLabel":
-            lines += ["    dtype:", "      class_label:", "        names:"]
-            names = enumerate(feature["names"])
-            lines += [f"          '{label}': {json.dumps(name)}" for label, name in names]
-        else:
-            lines.append(f"    dtype: {feature.get('dtype', feature['_type'].lower())}")
-    return lines
+    schema = shard_schema(summary["class_names"], extra=COLUMNS)
+    return "\n".join([*lines, *loader_lines(schema, {"train": shards})]) + "\n"
 
 
 def _card_text(model: Manifest, name: str, summary: Mapping[str, Any], how: str) -> str:
