@@ -32,6 +32,8 @@ FORMATS = ("hf", "tfds", "webdataset", "numpy_bitmap", "idx", "png")
 
 Drawing = tuple[str, bytes]
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def exports(tmp_path_factory) -> Path:
@@ -106,7 +108,6 @@ quiet = pytest.mark.filterwarnings(
 )
 
 
-@pytest.mark.slow
 @quiet
 @pytest.mark.parametrize("title", ["hf", "png"])
 def test_datasets_tells_exports_apart(in_turn, tmp_path, monkeypatch, title):
@@ -120,7 +121,6 @@ def test_datasets_tells_exports_apart(in_turn, tmp_path, monkeypatch, title):
         check(found, source)
 
 
-@pytest.mark.slow
 @quiet
 def test_tfds_opens_the_export_not_its_own_dataset_of_that_name(in_turn):
     import tensorflow_datasets as tfds
@@ -132,7 +132,6 @@ def test_tfds_opens_the_export_not_its_own_dataset_of_that_name(in_turn):
         check([(name(row["label"]), row["image"].tobytes()) for row in rows], source)
 
 
-@pytest.mark.slow
 @quiet
 def test_webdataset_reads_every_tar_as_gray(in_turn):
     for _, source in in_turn:
@@ -176,7 +175,6 @@ def test_numpy_and_pandas_read_idx(in_turn):
         assert found == idx_rows("train")
 
 
-@pytest.mark.slow
 @quiet
 def test_mlcroissant_reads_the_pictures_and_the_classes(in_turn):
     import mlcroissant
@@ -197,7 +195,6 @@ def test_mlcroissant_reads_the_pictures_and_the_classes(in_turn):
         assert found >= set(zip(labels, pixels, strict=True))
 
 
-@pytest.mark.slow
 @quiet
 @pytest.mark.parametrize("name", FORMATS)
 def test_croissant_is_valid_for_any_format_and_name(name, exports, tmp_path):
@@ -214,7 +211,6 @@ def test_croissant_is_valid_for_any_format_and_name(name, exports, tmp_path):
     assert len(urls) > 3
 
 
-@pytest.mark.slow
 @quiet
 def test_keras_has_the_labels_of_the_export_whatever_the_order_of_folders(in_turn):
     for _, source in in_turn:
