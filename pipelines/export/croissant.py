@@ -27,6 +27,7 @@ _MEDIA_TYPES = {
     ".tar": "application/x-tar",
     ".json": "application/json",
     ".csv": "text/csv",
+    ".txt": "text/plain",
     ".md": "text/markdown",
     ".html": "text/html",
 }
@@ -34,7 +35,7 @@ _DESCRIPTIONS = {
     "idx/": "IDX, the format of MNIST: sizes as big-endian uint32, then pixels or labels.",
     "numpy_bitmap/": "NumPy array (drawings, pixels) uint8 of one class, split after split.",
     "png/checksums/": "SHA-256 of pictures, for sha256sum --check.",
-    "tfds/": "Of a TensorFlow Datasets directory: TFRecord files of PNG and label, and what they are.",
+    "tfds/": "TFRecord of TensorFlow Datasets: tf.train.Example of image, a PNG, and label.",
     "webdataset/": "WebDataset: <key>.png and <key>.cls, the label, of each drawing.",
 }
 _PARQUET, _PICTURES = "parquet-files", "png-files"
@@ -79,16 +80,16 @@ def _collection(job: Job) -> dict[str, str]:
 
 def _file(entry: FileEntry) -> dict[str, Any]:
     suffix = entry.path[entry.path.rfind(".") :] if "." in entry.path else ""
-    known = [text for start, text in _DESCRIPTIONS.items() if entry.path.startswith(start)]
-    media_type = _MEDIA_TYPES.get(suffix, "application/octet-stream")
+    is_text = suffix in (".csv", ".json", ".txt")
+    said = [text for start, text in _DESCRIPTIONS.items() if entry.path.startswith(start)]
     return {
         "@type": "cr:FileObject",
         "@id": _identifier(entry.path),
         "name": entry.path,
-        **({"description": known[0]} if known and suffix not in (".csv", ".json") else {}),
+        **({"description": said[0]} if said and not is_text else {}),
         "contentUrl": quote(entry.path),
         "contentSize": f"{entry.bytes} B",
-        "encodingFormat": media_type,
+        "encodingFormat": _MEDIA_TYPES.get(suffix, "application/octet-stream"),
         "sha256": entry.sha256,
     }
 
