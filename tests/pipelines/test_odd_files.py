@@ -82,7 +82,10 @@ def test_an_odd_file_of_the_sample_is_put_right_and_counted(tmp_path, case, repa
         (b"<!DOCTYPE html><title>Sign in</title>", "web page"),
         (b"\x80\x04\x95 pickle", "Python pickle, which is never opened"),
         (b"\x93NUMPY\x01\x00\x76\x00{'descr': '|u1', 'fortran_order'", "damaged .npy header"),
-        (np.zeros((3, 784), np.float32), "float32 values, expected integers"),
+        (
+            np.zeros((3, 784), np.float32),
+            "float32 values of 0 to 0, expected integers 0 to 255: save",
+        ),
         (np.asfortranarray(np.zeros((3, 784), np.uint8)), "Fortran order"),
         (np.zeros((3, 783), np.uint8), "expected square drawings"),
         (np.zeros(784, np.uint8), "expected .drawings, 784"),
