@@ -207,7 +207,11 @@ def source_name(source: str) -> str:
 
     >>> source_name("/data/numpy_bitmap/"), source_name("doodles"), source_name("s3://bucket")
     ('numpy-bitmap', 'doodles', 'bucket')
+    >>> source_name("https://host/train.parquet?download=true")  # a signature is no name
+    'train-parquet'
     """
+    if source.startswith(("http://", "https://")):
+        source = source.partition("?")[0]
     name = PurePath(source.split("://", 1)[-1]).name
     if "://" not in source and name in ("", ".", ".."):
         name = Path(source).resolve().name

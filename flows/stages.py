@@ -15,7 +15,7 @@ from typing import Any, cast
 from flows.counts import read_counts
 from flows.params import BuildParams, ReportParams, SampleParams, TrainParams
 from flows.progress import current
-from pipelines.catalogue import resolve_names
+from pipelines.catalogue import ALL, resolve_names
 from pipelines.retention import needing
 from pipelines.schema import Kind, Manifest, check_slug
 from pipelines.store import Store, existing_store, open_store
@@ -94,6 +94,7 @@ def dataset_work(params: BuildParams, *, plan_only: bool = False):
         columns=metadata_columns(spec),
         seed=params.seed,
         skip_bad_files=params.on_bad_file == "skip",
+        every_class=[text.strip().lower() for text in params.classes] == [ALL],
     )
     if plan_only:
         return spec, plan_source(params.source, names, cache_folder().expanduser(), options)
@@ -108,6 +109,7 @@ def source_names(params: BuildParams) -> tuple[str, ...]:
 
     Raises ValueError for one that is unknown, or that the source has not.
     """
+    from pipelines.sources.files import without_query
     from pipelines.sources.opening import SourceOptions, source_classes
 
     known = source_classes(params.source, SourceOptions(image_size=params.image_size))
@@ -115,7 +117,7 @@ def source_names(params: BuildParams) -> tuple[str, ...]:
     if known and (missing := [name for name in names if name not in known]):
         there = ", ".join(known[:SHOWN_NAMES]) + (", ..." if len(known) > SHOWN_NAMES else "")
         raise ValueError(
-            f"source {params.source} has no drawings of {', '.join(missing)}; it has {there} "
+            f"source {without_query(params.source)} has no drawings of {', '.join(missing)}; it has {there} "
             "(--classes all takes every class there is)"
         )
     return names

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
+from unicodedata import normalize
 
 from pipelines.text_files import read_text
 
@@ -156,9 +157,10 @@ def class_lines(path: Path) -> tuple[str, ...]:
 
 def resolve_names(parts: Iterable[str], known: Sequence[str] | None = None) -> tuple[str, ...]:
     """Return the class names that these parts of a list mean; see `parse_classes`."""
-    wanted = [part for part in (part.strip() for part in parts) if part]
+    # macOS writes accents in another form of Unicode than keyboards do.
+    wanted = [part for part in (normalize("NFC", part).strip() for part in parts) if part]
     there = tuple(_by_name()) if known is None else tuple(known)
-    folded = {name.lower(): name for name in reversed(there)}
+    folded = {normalize("NFC", name).lower(): name for name in reversed(there)}
     if [part.lower() for part in wanted] == [ALL] and ALL not in folded:
         return there
     names: list[str] = []

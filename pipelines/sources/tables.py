@@ -20,6 +20,7 @@ from pipelines.drawings import METADATA_COLUMNS, Drawings
 from pipelines.shards import read_images
 from pipelines.sources.base import BadFileError, Source, SourceFile
 from pipelines.sources.files import (
+    DANGLING,
     RangeFile,
     RemoteError,
     content_digest,
@@ -30,6 +31,7 @@ from pipelines.sources.files import (
     join_url,
     list_tree,
     local_path,
+    why_absent,
 )
 
 IMAGE_COLUMNS = ("image", "img", "picture", "drawing")
@@ -90,6 +92,8 @@ def table_names(directory: str) -> tuple[str, ...]:
 
 def describe_table(url: str, size: int) -> tuple[int, tuple[str, ...], int]:
     """Return rows, class names and pixels a side of a Parquet file of pictures."""
+    if size == DANGLING:
+        raise BadFileError(f"{url}: {why_absent(url)}")
     with _reading(url):
         file = _open(url, size)
         schema = file.schema_arrow
