@@ -46,6 +46,7 @@ _KINDS = {
     b"version https://git-lfs": "a Git LFS pointer; run `git lfs pull` where it came from",
     b"<": "a web page, probably of a sign-in; download the file itself",
 }
+_UTF16_BRACES = (b"{\0", b"\0{", b"[\0", b"\0[")
 # A 64-row block from which at least so many rows are wanted is read whole.
 _BLOCK_ROWS = 64
 _DENSE_ROWS = 8
@@ -96,6 +97,10 @@ def describe_content(head: bytes) -> str:
         return "it is a git-annex pointer; run `git annex get` where it came from"
     if b"cnumpy" in text:
         return f"it is {_PICKLE}"
+    if head.startswith((b"\xff\xfe", b"\xfe\xff")) or head[:2] in _UTF16_BRACES:
+        return "it is text in UTF-16; save it as UTF-8"
+    if text.removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"["):
+        return "it is one JSON array; write an object a line (`jq -c '.[]'` does)"
     return f"it begins with {head[:16]!r}" if head else "it is empty"
 
 
