@@ -77,7 +77,9 @@ def prepared_names(directory: str) -> tuple[str, ...]:
         lines = unicodedata.normalize("NFC", path.read_text("utf-8-sig")).splitlines()
     except UnicodeDecodeError as error:
         raise BadFileError(f"{path} is not UTF-8 text: {first_line(error)}") from error
-    names = tuple(line for line in lines if line.strip())
+    names = tuple("\n".join(lines).rstrip().split("\n"))
+    if blank := [number for number, name in enumerate(names, 1) if not name.strip()]:
+        raise BadFileError(f"{path}, line {blank[0]}: expected the name of label {blank[0] - 1}")
     if len(set(names)) < len(names):
         twice = next(name for name in names if names.count(name) > 1)
         raise BadFileError(f"{path} names the class {twice!r} twice")

@@ -1,6 +1,6 @@
 """`sketchmill build` on pixels that are no drawing's: refused with the numbers, or counted."""
 
-import json
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +9,10 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from flows.cli import run_command_line
+sys.path.insert(0, str(Path(__file__).parent))
+
+from built import Builder
+
 from pipelines.store import open_store
 from pipelines.verify import verify_dataset
 
@@ -52,16 +55,8 @@ def png(folder: Path, image: np.ndarray) -> bytes:
 
 @pytest.fixture
 def build(tmp_path, monkeypatch, capsys):
-    """Return a function that runs the command: (exit code, its JSON or its error)."""
     monkeypatch.setenv("SKETCHMILL_CACHE", str(tmp_path / "cache"))
-
-    def command(source: Path, *arguments: str, classes: str = "all") -> tuple[int, dict | str]:
-        rest = ["--classes", classes, "--store", str(tmp_path / "store"), "--json", "--quiet"]
-        code = run_command_line(["build", "--source", str(source), *rest, *arguments])
-        said = capsys.readouterr()
-        return code, said.err if code else json.loads(said.out.splitlines()[-1])
-
-    return command
+    return Builder(tmp_path, capsys)
 
 
 def summary_of(result: dict, tmp_path: Path) -> dict:
@@ -153,7 +148,7 @@ def test_rows_that_are_not_chosen_refuse_nothing(build, tmp_path):
     assert code == 0, result
     assert sum(result["drawings"].values()) == 20
     mixed = write_parquet(tmp_path / "mixed", bee=255 - drawings(30), sun=drawings(30, 1))
-    code, result = build(mixed, classes="sun")
+    code, result = build(mixed, "--classes", "sun")
     assert code == 0, result
     assert sum(result["drawings"].values()) == 30
 

@@ -179,6 +179,10 @@ def more_in_the_list(folder: Path) -> None:
     (folder / "dataset_info.json").write_text(text.replace('["10", "10"]', '["10", "12"]'))
 
 
+def blank_first_name(folder: Path) -> None:
+    (folder / "label.labels.txt").write_text("\nsun\n")
+
+
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
@@ -188,6 +192,7 @@ def more_in_the_list(folder: Path) -> None:
         (more_in_the_list, "expected to contain 22 elements but contained only 20"),
         (remove("features.json"), "records without features.json, which say how to read them"),
         (remove("dataset_info.json"), "records without dataset_info.json"),
+        (blank_first_name, "label.labels.txt, line 1: expected the name of label 0"),
     ],
 )
 def test_what_is_missing_or_damaged_is_named(build, tmp_path, damage, message):
