@@ -115,3 +115,5 @@ def check_folder(path: Path) -> None:
     """Raise ValueError if a file cannot be written there, before the work whose result it is."""
     if not path.absolute().parent.is_dir():
         raise ValueError(f"{path}: there is no folder {path.absolute().parent}: make it first")
+    if path.is_dir():
+        raise ValueError(f"{path} is a folder: name a file in it")

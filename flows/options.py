@@ -4,6 +4,11 @@ from dataclasses import dataclass
 from typing import Annotated
 
 from cyclopts import Parameter
+from cyclopts.validators import Number
+
+# Numbers that count something; 0 mostly means what suits.
+NotNegative = Annotated[int, Parameter(validator=Number(gte=0))]
+Positive = Annotated[int, Parameter(validator=Number(gte=1))]
 
 DEFAULT_STORE = "./store"
 

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter
 
-from flows.options import Common
+from flows.options import Common, NotNegative
 from flows.session import run_stage
 
 ALL = Common()
@@ -25,7 +25,7 @@ def complete(
     mask: Path | None = None,
     out: Path = Path("completed.png"),
     num: int = 8,
-    seed: int = 0,
+    seed: NotNegative = 0,
     temperature: float = 1.0,
     guidance: float = 0.0,
     candidates: int = 1,

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter
 
-from flows.options import Common
+from flows.options import Common, NotNegative
 from flows.progress import current
 from flows.session import run_stage
 
@@ -20,7 +20,7 @@ def evaluate(
     limit: int = 0,
     bayes: Annotated[bool, Parameter(negative=())] = False,
     baseline: Annotated[bool, Parameter(negative=())] = False,
-    nproc_per_node: int = 0,
+    nproc_per_node: NotNegative = 0,
     common: Annotated[Common, Parameter(name="*")] = ALL,
 ) -> None:
     """Measure a model over a whole split, each drawing once.

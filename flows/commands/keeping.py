@@ -5,22 +5,25 @@ from datetime import timedelta
 from typing import Annotated
 
 from cyclopts import Parameter
+from cyclopts.validators import Number
 
 from flows.artifacts import resolve_any
 from flows.console import print_result
-from flows.options import Common
+from flows.options import Common, NotNegative
 from flows.progress import current
 from flows.session import session
 from pipelines.store import existing_store, open_store
 
 ALL = Common()
+# A century; a span of time has an end somewhere.
+MAX_DAYS = 36_525
 
 
 def gc(
     *,
     delete: Annotated[bool, Parameter(negative=())] = False,
-    grace_days: float = 14.0,
-    keep: int = 3,
+    grace_days: Annotated[float, Parameter(validator=Number(gte=0, lte=MAX_DAYS))] = 14.0,
+    keep: NotNegative = 3,
     common: Annotated[Common, Parameter(name="*")] = ALL,
 ) -> None:
     """Say what no ref, pin or running attempt needs; with --delete, sweep it.

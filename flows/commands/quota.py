@@ -4,7 +4,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from flows.options import Common
+from flows.options import Common, NotNegative
 from flows.quotas import QuotaParams, plan_quota, work_quota
 from flows.session import run_stage
 
@@ -14,7 +14,7 @@ ALL = Common()
 def quota(
     *,
     model: str,
-    per_class: int = 0,
+    per_class: NotNegative = 0,
     counts: str = "",
     filters: str = "",
     gate: str = "",
@@ -23,7 +23,7 @@ def quota(
     temperature: float = 1.0,
     guidance: float | None = None,
     name: str = "",
-    processes: int = 0,
+    processes: NotNegative = 0,
     common: Annotated[Common, Parameter(name="*")] = ALL,
 ) -> None:
     """Draw, audit and draw again until each class has exactly its accepted drawings.

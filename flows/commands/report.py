@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from cyclopts import Parameter
 
 from flows.exporting import ExportParams
-from flows.options import Common
+from flows.options import Common, Positive
 from flows.params import ReportParams
 from flows.session import run_stage
 
@@ -17,7 +17,7 @@ ALL = Common()
 def report(
     *,
     samples: str,
-    per_class: int = 8,
+    per_class: Positive = 8,
     name: str = "",
     audit: Annotated[bool, Parameter(negative=())] = False,
     judge: str = "",

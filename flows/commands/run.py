@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from cyclopts import Parameter
 
 from flows.choices import Classes
-from flows.options import Common
+from flows.options import Common, NotNegative, Positive
 from flows.params import ChainParams
 from flows.session import run_stage
 
@@ -23,14 +23,14 @@ def run(
     set_: Annotated[tuple[str, ...], Parameter(name="--set", negative=())] = (),
     max_per_class: int | None = None,
     tfds_slice: str | None = None,
-    samples_per_class: int = 8,
+    samples_per_class: Positive = 8,
     guidance: float | None = None,
     seed: int = 0,
     license: str = "",
     attribution: str = "",
     name: str = "",
     workers: int = 1,
-    processes: int = 0,
+    processes: NotNegative = 0,
     common: Annotated[Common, Parameter(name="*")] = ALL,
 ) -> None:
     """Make a dataset, train a model on it, draw new drawings, and show them in a report.
@@ -107,11 +107,14 @@ def plan_chain(params: ChainParams) -> Mapping[str, Any]:
 def check_chain(params: ChainParams) -> None:
     """Raise ValueError for what no stage could do, before the first begins."""
     from flows.stages import check_runner
+    from model.config import check_guidance
     from model.presets import preset
     from model.spec import apply_overrides
     from pipelines.schema import check_slug
 
-    apply_overrides(preset(params.preset), params.settings)
+    spec = apply_overrides(preset(params.preset), params.settings)
+    if params.guidance is not None:
+        check_guidance(params.guidance, spec.network)
     check_slug(params.model_name)
     check_runner(params.build())
 

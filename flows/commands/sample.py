@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from cyclopts import Parameter
 
 from flows.choices import ModelClasses
-from flows.options import Common
+from flows.options import Common, NotNegative
 from flows.params import SampleParams
 from flows.session import run_stage
 
@@ -30,7 +30,7 @@ def sample(
     rows_per_shard: int = 8_192,
     shards: str = "",
     name: str = "",
-    processes: int = 0,
+    processes: NotNegative = 0,
     common: Annotated[Common, Parameter(name="*")] = ALL,
 ) -> None:
     """Draw new labelled drawings into a dataset of the standard layout.

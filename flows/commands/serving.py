@@ -10,7 +10,7 @@ from typing import Annotated, Any
 from cyclopts import Parameter
 
 from flows.console import print_result
-from flows.options import Common
+from flows.options import Common, Positive
 from flows.session import session
 from pipelines.schema import slug
 
@@ -23,7 +23,7 @@ def deploy(
     file: Path = FILE,
     pool_type: str = "process",
     cpu: int = 4,
-    gpu: int = 1,
+    gpu: Positive = 1,
     source: str = "quickdraw",
     preset: str = "small",
     class_list: Annotated[tuple[str, ...], Parameter(negative=())] = (),

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter
 
-from flows.options import Common
+from flows.options import Common, NotNegative
 from flows.params import TrainParams
 from flows.session import run_stage
 
@@ -65,7 +65,7 @@ def train(
     set_: Annotated[tuple[str, ...], Parameter(name="--set", negative=())] = (),
     seed: int = 0,
     name: str = "",
-    nproc_per_node: int = 0,
+    nproc_per_node: NotNegative = 0,
     compile_: Annotated[bool, Parameter(name="--compile", negative=())] = False,
     micro_batch: int = 0,
     running: Annotated[Running, Parameter(name="*")] = RUNNING,

@@ -10,6 +10,7 @@ A filter file is TOML with the fields of Filters:
 """
 
 import dataclasses
+import math
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -116,6 +117,8 @@ def filters_from(raw: Mapping[str, Any], *, source: str) -> Filters:
         if isinstance(value, bool) is not wants_flag or not isinstance(value, bool | int | float):
             wanted = "true or false" if wants_flag else "a number"
             raise ValueError(f"{source}: {name} must be {wanted}, found {value!r}")
+        if not 0 <= value < math.inf:
+            raise ValueError(f"{source}: {name} must be finite and not negative, found {value!r}")
     return Filters(**raw)
 
 

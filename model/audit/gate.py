@@ -141,7 +141,8 @@ def _limits(raw: Mapping[str, Any], source: str, *, per_class: bool) -> tuple[Li
         if side not in _SIDES or not isinstance(table, Mapping):
             raise ValueError(f"{source}: expected tables max, min and class, found {side!r}")
         for name, value in table.items():
-            if isinstance(value, bool) or not isinstance(value, int | float):
+            is_number = isinstance(value, int | float) and not isinstance(value, bool)
+            if not is_number or not math.isfinite(value):
                 raise ValueError(f"{source}: the limit of {name} must be a number, found {value!r}")
             limits.append(Limit(name=name, side=side, value=float(value), per_class=per_class))
     return tuple(limits)
