@@ -5,10 +5,12 @@ has the result. While it works, a lease keeps its inputs and scratch from garbag
 Heavy libraries are imported in the stage that needs them.
 """
 
+import contextlib
 import dataclasses
 import os
 import re
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
 
@@ -26,9 +28,9 @@ SHOWN_NAMES = 25
 
 def cache_folder() -> Path:
     """Return the folder of downloads and made doodles: $SKETCHMILL_CACHE or the user's cache."""
-    if folder := os.environ.get("SKETCHMILL_CACHE"):
-        return Path(folder)
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "sketchmill")
+    own = os.environ.get("SKETCHMILL_CACHE")
+    users = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "sketchmill")
+    return Path(os.path.expanduser(own or users))  # noqa: PTH111  Path's raises without a home
 
 
 def writable_cache() -> Path:
@@ -37,15 +39,25 @@ def writable_cache() -> Path:
     Raises ValueError if nothing can be written there.
     """
     folder = cache_folder()
-    try:
-        folder = folder.expanduser()
+    with naming_cache():
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
             return folder
-    except (OSError, RuntimeError) as error:  # RuntimeError: nobody knows the home directory
+
+
+@contextlib.contextmanager
+def naming_cache() -> Iterator[None]:
+    """Raise ValueError that says how to move the cache in place of an OSError in it."""
+    folder = cache_folder()
+    try:
+        yield
+    except OSError as error:
+        failed = Path(str(error.filename))
+        if not (failed.is_relative_to(folder) or folder.is_relative_to(failed)):
+            raise
         raise ValueError(
-            f"the cache {folder} cannot be written ({getattr(error, 'strerror', error)}): let the "
-            "environment variable SKETCHMILL_CACHE name a folder that can"
+            f"the cache {folder} cannot be written ({error.strerror}): let the environment "
+            "variable SKETCHMILL_CACHE name a folder that can"
         ) from error
 
 
@@ -97,7 +109,8 @@ def dataset_work(params: BuildParams, *, plan_only: bool = False):
         every_class=[text.strip().lower() for text in params.classes] == [ALL],
     )
     if plan_only:
-        return spec, plan_source(params.source, names, cache_folder().expanduser(), options)
+        with naming_cache():
+            return spec, plan_source(params.source, names, cache_folder(), options)
     progress = current()
     return spec, open_source(
         params.source, names, writable_cache(), progress=progress, **dataclasses.asdict(options)

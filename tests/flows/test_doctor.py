@@ -51,15 +51,21 @@ def test_store_that_does_not_answer_is_a_finding_after_the_others(monkeypatch):
     assert (last.check, last.is_ok, last.message) == ("store", False, "connection refused")
 
 
+LINE = '{"word": "bee", "drawing": [[[0, 255], [0, 200]]]}\n'
+
+
 @pytest.mark.parametrize("variable", ["SKETCHMILL_CACHE", "XDG_CACHE_HOME"])
 @pytest.mark.parametrize("place", ["/proc/none", "file/below"])
 def test_a_cache_that_cannot_be_written_names_the_variable_that_moves_it(
     variable, place, tmp_path, monkeypatch, capsys
 ):
     (tmp_path / "file").write_text("")
+    (tmp_path / "strokes").mkdir()
+    (tmp_path / "strokes" / "bee.ndjson").write_text(LINE)  # a plan notes where its lines are
+    plan = ["build", "--source", str(tmp_path / "strokes"), "--classes", "bee", "--dry-run"]
     monkeypatch.delenv("SKETCHMILL_CACHE", raising=False)
     monkeypatch.setenv(variable, str(tmp_path / place))  # an absolute place stays what it is
-    for command, code in [(["build"], 2), (["run"], 2), (["doctor"], 1)]:
+    for command, code in [(["build"], 2), (["run"], 2), (["doctor"], 1), (plan, 2)]:
         assert run_command_line([*command, "--store", str(tmp_path / "store"), "--quiet"]) == code
         said = "".join(capsys.readouterr())
         assert f"the cache {tmp_path / place}" in said, command
