@@ -54,7 +54,7 @@ def parse_column(
     name: str, column_name: str, column: pa.ChunkedArray
 ) -> tuple[npt.NDArray[Any], dict[int, str]]:
     """Return a column of METADATA_COLUMNS, and what is wrong by row; such rows hold 0 or ""."""
-    if pa.types.is_timestamp(column.type):
+    if pa.types.is_timestamp(column.type) or pa.types.is_date(column.type):
         column = column.cast(pa.timestamp("s"), safe=False).cast(pa.int64())
     if (plain := _plain_values(name, column)) is not None:
         return plain, {}

@@ -5,8 +5,8 @@
                    floats that are whole are numbers
     path           label=bee/part-0.parquet, as Spark, DuckDB and PyArrow partition
 
-Numbers that nobody names give way to a column of text beside them. Two that contradict each other
-are a problem of the row. Names are in NFC.
+Numbers that nobody names give way to a column of text beside them. Where two columns contradict
+each other, that is a problem of the row; a path that does is one of the file. Names are in NFC.
 """
 
 import json
@@ -56,8 +56,15 @@ class Labels:
 
     @property
     def columns(self) -> list[str]:
-        """The columns to read."""
+        """The columns to read for the labels of rows."""
         return [name for name in (self.column, self.beside) if name is not None]
+
+    @property
+    def naming(self) -> list[str]:
+        """The columns to read for the names of the file's classes."""
+        if self.names is not None and self.path is None:
+            return []
+        return [name for name in (self.column, self.number) if name is not None]
 
 
 def find_labels(url: str, schema: pa.Schema) -> Labels:
@@ -110,14 +117,17 @@ def class_in_path(url: str) -> str | None:
 
 
 def names_in(labels: Labels, url: str, table: pa.Table) -> list[str]:
-    """Return the names of all classes of a file, from its columns of labels.
+    """Return the names of all classes of a file, from its columns `labels.naming`.
 
-    Raises BadFileError if a number has two names there, or a name two numbers.
+    Raises BadFileError if a number has two names there, or a name two numbers, or if the path says
+    another class.
     """
-    if labels.names is not None:
-        return _normalized(labels.names)
     if labels.column is None:
         return [str(labels.path)]
+    if labels.path is not None:
+        _check_path(url, labels, table[labels.column])
+    if labels.names is not None:
+        return _normalized(labels.names)
     column = _plain(table[labels.column])
     if labels.number is not None:
         _check_pairs(url, labels, _plain(table[labels.number]), column)
@@ -138,16 +148,12 @@ def labels_of_rows(
     problems = {
         row: _bad_label(labels, column[row].as_py()) for row in np.flatnonzero(found < 0).tolist()
     }
-    others = {}
-    if labels.beside is not None:
-        others[labels.beside] = _positions_of(table[labels.beside], None, positions)
-    if labels.path in positions:
-        others["the path"] = np.full(len(found), positions[labels.path])
     names = list(positions)
-    for where, other in others.items():
+    if labels.beside is not None:
+        other = _positions_of(table[labels.beside], None, positions)
         for row in np.flatnonzero((found >= 0) & (other >= 0) & (found != other)).tolist():
             one, two = names[found[row]], names[other[row]]
-            problems[row] = f"{labels.column} is {one!r}, {where} says {two!r}"
+            problems[row] = f"{labels.column} is {one!r}, {labels.beside} says {two!r}"
     return found, problems
 
 
@@ -188,6 +194,16 @@ def _names_of_numbers(url: str, schema: pa.Schema, column: str) -> tuple[str, ..
 def _plain(column: pa.ChunkedArray) -> pa.ChunkedArray:
     """Return text as the one type that all functions of Arrow take."""
     return column.cast(pa.large_string()) if is_text(column.type) else column
+
+
+def _check_path(url: str, labels: Labels, column: pa.ChunkedArray) -> None:
+    for value in _plain(column).unique().to_pylist():
+        name = _name(value, labels.names)
+        if name is not None and name != labels.path:
+            raise BadFileError(
+                f"{url}: the path says {labels.path!r}, the column {labels.column!r} {name!r}: mend "
+                "the folder's name, or drop the column"
+            )
 
 
 def _check_pairs(

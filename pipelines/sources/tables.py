@@ -58,10 +58,11 @@ class Table:
 
     url: str
     bytes: int
-    rows: int
-    names: tuple[str, ...]
-    class_name: str | None
-    side: int | None
+    version: str
+    rows: int = 0
+    names: tuple[str, ...] = ()
+    class_name: str | None = None
+    side: int | None = None
 
 
 def open_tables(
@@ -95,7 +96,7 @@ def open_tables(
             class_name=table.class_name,
             rows=table.rows,
             bytes=table.bytes,
-            version=file_version(table.url),
+            version=table.version,
             digest=content_digest(table.url, cache_dir),
             layout=({} if table.class_name else {"labels": list(class_names)}) | split,
         )
@@ -111,40 +112,44 @@ def open_tables(
 
 
 def table_names(directory: str) -> tuple[str, ...]:
-    """Return the class names of all Parquet files below a directory that can be read."""
+    """Return the class names of all Parquet files below a directory that can be read.
+
+    Raises BadFileError if these have none.
+    """
     found = []
     for url, size in _addresses(directory):
         with contextlib.suppress(BadFileError):
             found.append(describe_table(url, size, file_version(url)).names)
+    if found and not any(found):
+        raise BadFileError(f"{directory}: its Parquet files have no row that names a class")
     return _union(found)
 
 
 @functools.lru_cache(maxsize=1_024)
-def describe_table(url: str, size: int, version: str) -> Table:  # noqa: ARG001  (keys the cache)
-    """Return what a Parquet file of pictures holds; `version` tells when to look again.
+def describe_table(url: str, size: int, version: str) -> Table:
+    """Return what a Parquet file of pictures holds; another `version` is looked at again.
 
     Raises BadFileError if it is damaged or holds something else.
     """
     with _reading(url):
         file = _open(url, size)
         try:
-            return _describe(file, url, size)
+            return _describe(file, url, size, version)
         except BadFileError:
             if file.metadata.num_rows:
                 raise
-            return Table(url=url, bytes=size, rows=0, names=(), class_name=None, side=None)
+            return Table(url=url, bytes=size, version=version)
 
 
-def _describe(file: pq.ParquetFile, url: str, size: int) -> Table:
+def _describe(file: pq.ParquetFile, url: str, size: int, version: str) -> Table:
     schema = file.schema_arrow
     image, labels = _find_image(url, schema), find_labels(url, schema)
-    read = [] if labels.names is not None else [labels.column, labels.number]
-    columns = file.read(columns=[name for name in read if name is not None])
     return Table(
         url=url,
         bytes=size,
+        version=version,
         rows=file.metadata.num_rows,
-        names=tuple(names_in(labels, url, columns)),
+        names=tuple(names_in(labels, url, file.read(columns=labels.naming))),
         class_name=labels.path if labels.column is None else None,
         side=_first_side(file, image),
     )

@@ -189,6 +189,16 @@ def test_a_class_in_the_name_of_a_folder_is_that_of_its_files(build, tmp_path):
     assert swapped["dataset"] != result["dataset"]
 
 
+def test_a_folder_that_contradicts_its_file_is_refused(build, tmp_path):
+    columns = {"image": pictures(some_drawings(4)), "word": ["bee"] * 4}
+    save(tmp_path / "in" / "label=bee" / "a.parquet", columns)
+    assert build()[1].total() == 4
+    save(tmp_path / "in" / "label=sun" / "b.parquet", columns)
+    assert "b.parquet: the path says 'sun', the column 'word' 'bee'" in build()[0]["error"]
+    save(tmp_path / "in" / "label=sun" / "b.parquet", columns | {"word": ["sun", None, "", "sun"]})
+    assert "b.parquet row 1: word is null, expected a class name" in build()[0]["error"]
+
+
 def test_parts_that_number_classes_differently_are_read_by_name(build, tmp_path):
     images = some_drawings(40)
     for start, names in [(0, ("bee", "sun")), (20, ("sun", "owl"))]:
@@ -294,8 +304,11 @@ def test_columns_that_are_not_guessed_at_are_refused_with_words(build, tmp_path,
         raise ValueError(refused["error"])
 
 
-def test_parts_of_two_sizes_a_numbered_folder_and_hidden_files_alone_are_refused(build, tmp_path):
+def test_folders_without_a_drawing_of_a_class_or_of_two_sizes_are_refused(build, tmp_path):
     root = tmp_path / "in"
+    save(root / "a.parquet", {"image": pa.nulls(0), "label": pa.nulls(0)})
+    assert "no row that names a class" in build()[0]["error"]
+    (root / "a.parquet").unlink()
     save(root / ".a.parquet", with_labels(["bee"] * 4))
     assert "no Parquet files but hidden ones" in build()[0]["error"]
     save(root / "label=3" / "a.parquet", {"image": pictures(some_drawings(4))})

@@ -64,6 +64,7 @@ def test_all_else_is_refused_with_what_was_found(name, value, message):
         ("timestamp", pa.array([MOMENT, MOMENT * 1_000]), [MOMENT, 0], [1]),
         ("timestamp", pa.array([MOMENT * 10**9, None], pa.timestamp("ns")), [MOMENT, 0], [1]),
         ("timestamp", pa.array([MOMENT], pa.timestamp("s", "Asia/Tokyo")), [MOMENT], []),
+        ("timestamp", pa.array([17_231], pa.date32()), [17_231 * 86_400], []),
         ("country_code", ["US", "nan"], ["US", ""], [1]),
         ("recognized", [[1], [0]], [False, False], [0, 1]),
     ],
