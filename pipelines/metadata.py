@@ -1,7 +1,7 @@
 """Google's four columns from values as people's files have them.
 
     key_id        a whole number, also as text; never a float, whose digits may be lost
-    country_code  two letters, in Google's files under the name countrycode; empty where unknown
+    country_code  two capital letters, in Google's files under the name countrycode; empty where unknown
     recognized    true or false, 1 or 0, also as text in any case
     timestamp     seconds since 1970 UTC, or text as "2017-03-06 00:28:58.85688 UTC"
 
@@ -95,9 +95,9 @@ def _key_id(value: Any) -> int:
 
 @functools.lru_cache(maxsize=1_024)
 def _country_code(value: Any) -> str:
-    if not re.fullmatch(r"([A-Za-z0-9]{2})?", value):
+    if not re.fullmatch(r"([A-Z]{2})?", value):
         raise ValueError(value)
-    return str(value).upper()
+    return str(value)
 
 
 def _recognized(value: Any) -> bool:
@@ -127,7 +127,7 @@ def _is_digits(value: Any) -> bool:
 
 _PARSERS: Mapping[str, tuple[Callable[[Any], Any], str]] = {
     "key_id": (_key_id, "a whole number"),
-    "country_code": (_country_code, "two letters"),
+    "country_code": (_country_code, "two capital letters"),
     "recognized": (_recognized, "true or false"),
     "timestamp": (_timestamp, "seconds since 1970 or a time as text (milliseconds are not)"),
 }

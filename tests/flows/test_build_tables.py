@@ -324,7 +324,7 @@ def test_folders_without_a_drawing_of_a_class_or_of_two_sizes_are_refused(build,
 def with_metadata(**changed: object) -> dict:
     columns = {
         "key_id": [str(5_201_136_883_597_312 + i) for i in range(40)],
-        "countrycode": ["US", "de"] * 20,
+        "countrycode": ["US", "DE"] * 20,
         "recognized": ["True", "false", "TRUE", "1"] * 10,
         "timestamp": ["2017-03-06 00:28:58.85688 UTC"] * 40,
     }
@@ -356,4 +356,4 @@ def test_bad_metadata_hinder_only_what_needs_them(build, tmp_path):
     result, drawn = build("--recognized-only", "--on-bad-row", "skip")
     assert drawn.total() == 10, result
     refused, _ = build("--countries", "US")
-    assert "row 0: countrycode is null, expected two letters" in refused["error"]
+    assert "row 0: countrycode is null, expected two capital letters" in refused["error"]
