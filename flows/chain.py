@@ -12,16 +12,15 @@ from prefect.cache_policies import NO_CACHE
 
 from flows import stages
 from flows.params import BuildParams, ChainParams, ReportParams, SampleParams, TrainParams
-from pipelines.errors import FinalError
+from pipelines.errors import INPUT_ERRORS, FinalError
 
 # Trying again cannot help: bad input, what ends the same, an interruption, a mistake of ours.
 FINAL_ERRORS = (
-    ValueError,
+    *INPUT_ERRORS,
     LookupError,
     TypeError,
     AttributeError,
     AssertionError,
-    FileNotFoundError,
     FinalError,
     KeyboardInterrupt,
 )

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from pipelines.catalogue import SEED_CLASSES, class_lines, read_classes_file
+from pipelines.catalogue import SEED_CLASSES, class_lines, read_classes_file, split_names
 
 
 @Parameter(name="*")
@@ -17,11 +17,16 @@ class Classes:
     classes: Annotated[
         str | None,
         Parameter(
-            help='Class names, e.g. "bee,sea turtle,tfds:308", or all. Default: the seed\'s 20.'
+            help='Class names, e.g. "bee,sea turtle,tfds:308", or all; a name with a comma in '
+            "quotes. Default: the seed's 20."
         ),
     ] = None
     classes_file: Annotated[
-        Path | None, Parameter(help="File of class names, one a line; # begins a comment.")
+        Path | None,
+        Parameter(
+            help='File of class names, one a line, or in quotes; "#" at the start of a line or '
+            "between blanks begins a comment."
+        ),
     ] = None
 
     def written(self, default: tuple[str, ...] = SEED_CLASSES) -> tuple[str, ...]:
@@ -29,8 +34,22 @@ class Classes:
         if self.classes is not None and self.classes_file is not None:
             raise ValueError("give --classes or --classes-file, not both")
         if self.classes is not None:
-            return tuple(self.classes.split(","))
+            return split_names(self.classes) or (self.classes,)
         return class_lines(self.classes_file) if self.classes_file else default
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelClasses(Classes):
+    """Which classes of those that a model knows."""
+
+    classes: Annotated[
+        str | None,
+        Parameter(
+            help='Class names, e.g. "bee,sea turtle"; a name with a comma in quotes. Default: '
+            "all that the model knows."
+        ),
+    ] = None
 
 
 def read_class_list(file: Path, source: str) -> list[str]:

@@ -111,8 +111,9 @@ def _is_output_closed() -> bool:
 def _explain(error: Exception) -> int:
     """Print an error for a person; input errors are 2, failures 1."""
     from pipelines.backends import one_line
+    from pipelines.errors import INPUT_ERRORS
 
-    is_input = isinstance(error, ValueError | FileNotFoundError)
+    is_input = isinstance(error, INPUT_ERRORS)
     text = one_line(error) or type(error).__name__
     hint = "" if is_input else " (--debug shows where)"
     print(f"sketchmill: {text}{hint}", file=sys.stderr)  # noqa: T201

@@ -11,7 +11,7 @@ that says its result, for the run that waits for it on another machine.
 """
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import partial
 from typing import Any
 
@@ -23,7 +23,7 @@ from flows.dashboard import name_run
 from flows.elsewhere import cancelling_runs, ended_with
 from flows.exporting import ExportParams
 from flows.launcher import end_with_worker, stopping_children
-from flows.naming import few, run_name
+from flows.naming import few, rebuild_name, run_name
 from flows.params import BuildParams, ChainParams, ReportParams, SampleParams, TrainParams
 from flows.parts import BulkParams, ExportPartParams, ShardsParams
 from flows.places import HERE, Places
@@ -88,7 +88,7 @@ def export_part(params: ExportPartParams, places: Places = HERE) -> State[Any]:
     return ended_with({"part": export_part_task(params, places)})
 
 
-@flow(name="rebuild", flow_run_name=run_name)
+@flow(name="rebuild", flow_run_name="rebuild")  # named once the class lists are known
 def rebuild(
     chain: ChainParams, places: Places = HERE, class_lists: dict[str, list[str]] | None = None
 ) -> dict[str, str]:
@@ -99,6 +99,7 @@ def rebuild(
     and one that fails does not keep the others from being made.
     """
     lists = class_lists or Variable.get(CLASS_LISTS)
+    name_run(rebuild_name(chain, lists))
     if not lists:
         reports = {chain.model_name: _chain(chain, places)}
     elif not isinstance(lists, dict):
@@ -133,7 +134,9 @@ def bulk_export(params: BulkParams, places: Places = HERE) -> dict[str, str]:
 def _export(params: BulkParams, samples: str, places: Places) -> str:
     """Audit if that is wanted, write the parts side by side, publish."""
     name, store = params.sample.name, params.sample.store
-    wanted = replace(params.export, ref=f"samples/{name}@{samples}", name=name, store=store)
+    wanted = ExportParams(
+        **asdict(params.export), ref=f"samples/{name}@{samples}", name=name, store=store
+    )
     if wanted.with_audit or wanted.filters or wanted.gate:
         stage_task("audit", wanted, places)
     if params.tasks > 1:

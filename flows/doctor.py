@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib import metadata
 
+from flows.stages import writable_cache
 from pipelines.backends import one_line
 from pipelines.probe import probe
 from pipelines.store import open_store
@@ -53,7 +54,7 @@ def examine(url: str | None) -> Iterator[Finding]:
         try:
             yield check()
         except Exception as error:
-            yield Finding(name, False, f"{type(error).__name__}: {error}")
+            yield Finding(name, False, one_line(error) or type(error).__name__)
     if url is None:
         return
     try:
@@ -71,6 +72,7 @@ def _machine_checks() -> list[tuple[str, Callable[[], Finding]]]:
         ("cairo", _cairo),
         ("compiler", _compiler),
         ("cores", _cores),
+        ("cache", _cache),
     ]
 
 
@@ -133,3 +135,7 @@ def _compiler() -> Finding:
 def _cores() -> Finding:
     count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return Finding("cores", True, f"{count}")
+
+
+def _cache() -> Finding:
+    return Finding("cache", True, str(writable_cache()))

@@ -15,7 +15,7 @@ from flows.stages import parent
 from pipelines.objects import AbsentError
 from pipelines.retention import needing
 from pipelines.schema import InputRef, Kind, Manifest
-from pipelines.store import Store, StoreError, open_store
+from pipelines.store import Store, StoreError, existing_store
 
 EXPORTABLE: tuple[Kind, ...] = ("samples", "datasets")
 # Measured on drawings of Quick, Draw!; to tell the size before the work.
@@ -30,18 +30,14 @@ BYTES_PER_DRAWING = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class ExportParams:
-    """Write a dataset or samples in formats of other tools.
+class ExportOptions:
+    """How drawings are written in formats of other tools, whatever drawings.
 
-    ref             name, name@digest or digest; "samples/NAME" or "datasets/NAME" if both have it
     out             directory or URL to fill; empty: the artifact store
     filters, gate   TOML files; empty: none
     judge           a classifier of the store for the audit; empty: none
     """
 
-    store: str = DEFAULT_STORE
-    ref: str
-    name: str = ""
     formats: tuple[str, ...] = ("hf",)
     splits: tuple[str, ...] = ()
     rows_per_file: int | None = None
@@ -52,6 +48,19 @@ class ExportParams:
     with_audit: bool = True
     workers: int = 1
     beam_args: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportParams(ExportOptions):
+    """Write a dataset or samples in formats of other tools.
+
+    ref    name, name@digest or digest; "samples/NAME" or "datasets/NAME" if both have it
+    name   of the export; empty: that of the drawings
+    """
+
+    store: str = DEFAULT_STORE
+    ref: str
+    name: str = ""
 
 
 def find_exportable(store: Store, ref: str) -> Manifest:
@@ -82,7 +91,7 @@ def plan_export(params: ExportParams) -> Mapping[str, Any]:
     from pipelines.export.inputs import make_job
     from pipelines.export.parts import num_files
 
-    store = open_store(params.store)
+    store = existing_store(params.store)
     dataset = find_exportable(store, params.ref)
     job = make_job(dataset, store, export_spec(params), name=params.name or dataset.name)
     rows = {split: job.rows(split) for split in job.splits}
@@ -99,7 +108,7 @@ def plan_export(params: ExportParams) -> Mapping[str, Any]:
 
 def work_export(params: ExportParams) -> Mapping[str, Any]:
     """Audit, check, export; return the export's digest, place and counts."""
-    store = open_store(params.store)
+    store = existing_store(params.store)
     dataset = find_exportable(store, params.ref)
     with needing(store, [dataset], "export"):
         return _work_export(params, dataset, store)
@@ -200,7 +209,7 @@ def work_export_part(params: ExportParams, part: int, parts: int) -> Mapping[str
     """Make one machine's part of an export's files; publish nothing."""
     from pipelines.export.parts import export_part
 
-    store = open_store(params.store)
+    store = existing_store(params.store)
     dataset = find_exportable(store, params.ref)
     with needing(store, [dataset], "export"):
         audit = audit_for_export(params, dataset, store)
@@ -221,7 +230,7 @@ def work_export_range(params: ExportParams, first: int, last: int) -> Mapping[st
     """Make some of an export's files; publish if they were the last that were missing."""
     from pipelines.export.parts import export_range
 
-    store = open_store(params.store)
+    store = existing_store(params.store)
     dataset = find_exportable(store, params.ref)
     with needing(store, [dataset], "export"):
         audit = audit_for_export(params, dataset, store)
@@ -250,7 +259,7 @@ def work_audited_report(params: ExportParams, *, per_class: int) -> Manifest:
     """
     from model.audit.gate import require_passed
 
-    store = open_store(params.store)
+    store = existing_store(params.store)
     samples = find_exportable(store, params.ref)
     with needing(store, [samples], "report"):
         audit = audit_for_export(params, samples, store)

@@ -23,7 +23,8 @@ from flows.exporting import ExportParams
 from flows.launcher import ChildError, launch
 from flows.params import BuildParams, ReportParams, SampleParams, TrainParams
 from flows.parts import ExportPartParams, ShardsParams
-from pipelines.errors import FinalError
+from pipelines.backends import one_line
+from pipelines.errors import INPUT_ERRORS, FinalError
 from pipelines.schema import Kind, Manifest
 from pipelines.store import Store, open_store
 
@@ -90,8 +91,8 @@ def main(arguments: Sequence[str]) -> int:
     try:
         with showing(_print_progress), _needing_inputs(job, params):
             result = job.work(params)
-    except (ValueError, FileNotFoundError) as error:
-        sys.stderr.write(f"{type(error).__name__}: {error}\n")
+    except INPUT_ERRORS as error:
+        sys.stderr.write(f"{type(error).__name__}: {one_line(error)}\n")
         return BAD_INPUT_CODE
     except FinalError as error:
         sys.stderr.write(f"{type(error).__name__}: {error}\n")

@@ -51,6 +51,19 @@ def subject(params: Any) -> str:
     return _subject_of_bulk(params)
 
 
+def rebuild_name(chain: ChainParams, lists: Any) -> str:
+    """Return the name of a rebuild: the class lists that it makes, or the chain without any.
+
+    >>> rebuild_name(ChainParams(), {"pets": ["cat", "dog"], "birds": ["owl"], "fish": ["fish"]})
+    'rebuild pets: cat, dog; birds: owl; +1'
+    """
+    if not isinstance(lists, dict) or not lists:
+        return f"rebuild {subject(chain)}"
+    shown = [f"{name}{_of_classes(lists[name])}" for name in [*lists][:SHOWN_CLASSES]]
+    more = len(lists) - len(shown)
+    return f"rebuild {'; '.join(shown)}" + (f"; +{more}" if more > 0 else "")
+
+
 def few(items: Sequence[str]) -> str:
     """Return the first items and how many more there are.
 

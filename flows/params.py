@@ -52,6 +52,8 @@ class BuildParams:
     on_bad_file: Literal["fail", "skip"] = "fail"
     on_bad_row: Literal["fail", "skip"] = "fail"
     max_bad_rows: int | None = None
+    license: str = ""
+    attribution: str = ""
     workers: int = 1
     beam_args: tuple[str, ...] = ()
 
@@ -126,7 +128,10 @@ class ReportParams:
 
 @dataclass(frozen=True, kw_only=True)
 class ChainParams:
-    """The whole chain. An empty name is made from the source and the preset."""
+    """The whole chain. An empty name is made from the source and the preset.
+
+    license and attribution mean what they mean in DatasetSpec.
+    """
 
     store: str = DEFAULT_STORE
     name: str = ""
@@ -139,6 +144,8 @@ class ChainParams:
     samples_per_class: int = 8
     guidance: float | None = None
     seed: int = 0
+    license: str = ""
+    attribution: str = ""
     workers: int = 1
     processes: int = 0
 
@@ -162,6 +169,8 @@ class ChainParams:
             seed=self.seed,
             max_per_class=self.max_per_class,
             tfds_slice=self.tfds_slice,
+            license=self.license,
+            attribution=self.attribution,
             workers=self.workers,
         )
 
@@ -198,7 +207,11 @@ def source_name(source: str) -> str:
 
     >>> source_name("/data/numpy_bitmap/"), source_name("doodles"), source_name("s3://bucket")
     ('numpy-bitmap', 'doodles', 'bucket')
+    >>> source_name("https://host/train.parquet?download=true")  # a signature is no name
+    'train-parquet'
     """
+    if source.startswith(("http://", "https://")):
+        source = source.partition("?")[0]
     name = PurePath(source.split("://", 1)[-1]).name
     if "://" not in source and name in ("", ".", ".."):
         name = Path(source).resolve().name

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from flows.exporting import ExportParams
+from flows.exporting import ExportOptions, ExportParams
 from flows.params import SampleParams
 
 
@@ -29,12 +29,12 @@ class BulkParams:
     """Draw many drawings and export them.
 
     tasks     most ranges of shards to draw, and parts of the export to write, at once
-    export    formats and gate; its `ref` is the samples drawn
+    export    formats and gate; what is exported, and under which name, are the samples drawn
     """
 
     sample: SampleParams = field(default_factory=SampleParams)
     tasks: int = 2
-    export: ExportParams = field(default_factory=lambda: ExportParams(ref=""))
+    export: ExportOptions = field(default_factory=ExportOptions)
 
     def __post_init__(self) -> None:
         """Raise ValueError for a number of tasks that draws nothing."""

@@ -10,8 +10,9 @@ from flows.exporting import find_exportable
 from flows.options import DEFAULT_STORE
 from flows.progress import current
 from flows.stages import guidance, parent
+from pipelines.catalogue import resolve_names
 from pipelines.schema import Manifest
-from pipelines.store import open_store
+from pipelines.store import existing_store
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,16 +46,17 @@ def wanted_counts(params: QuotaParams, model: Manifest) -> dict[str, int]:
     if params.per_class:
         return dict.fromkeys(known, params.per_class)
     counts = read_counts(Path(params.counts))
-    if unknown := [name for name in counts if name not in known]:
+    names = resolve_names(counts, known)
+    if unknown := [name for name in names if name not in known]:
         raise ValueError(f"the model has no class {unknown[0]!r}; it knows {', '.join(known)}")
-    return counts
+    return dict(zip(names, counts.values(), strict=True))
 
 
 def plan_quota(params: QuotaParams) -> Mapping[str, Any]:
     """Return the resolved spec and whether the store has the drawings."""
     from pipelines.schema import artifact_digest
 
-    store = open_store(params.store)
+    store = existing_store(params.store)
     spec, sources = _work(params)
     _gate(params)
     digest = artifact_digest("samples", spec.to_json(), sources.inputs())
@@ -68,7 +70,7 @@ def work_quota(params: QuotaParams) -> Mapping[str, Any]:
     from model.audit.quota import fill_quotas
 
     spec, sources = _work(params)
-    store = open_store(params.store)
+    store = existing_store(params.store)
     name = params.name or sources.model.name
     made = fill_quotas(
         spec,
@@ -97,7 +99,7 @@ def work_reproduce(store_url: str, ref: str, row: int) -> Mapping[str, Any]:
     """Draw one row again; raise RuntimeError if a pixel differs."""
     from model.audit.reproduce import reproduce
 
-    store = open_store(store_url)
+    store = existing_store(store_url)
     samples = find_exportable(store, ref if "/" in ref else f"samples/{ref}")
     found = reproduce(samples, store, row=row)
     recipe = found.recipe
@@ -128,7 +130,7 @@ def _work(params: QuotaParams):
     from model.audit.filters import Filters, read_filters
     from model.audit.quota import QuotaSpec, Sources
 
-    store = open_store(params.store)
+    store = existing_store(params.store)
     model = store.resolve("models", params.model)
     filters = read_filters(Path(params.filters)) if params.filters else Filters()
     judge = store.resolve("models", params.judge) if params.judge else None

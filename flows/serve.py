@@ -8,18 +8,18 @@ times. A flow that fails is logged, and the next time comes as if it had not.
 import logging
 import re
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from typing import Any
-from zoneinfo import ZoneInfo
 
 import yaml
-from prefect._vendor.croniter import croniter
 from prefect.flows import load_flow_from_entrypoint
 
 from flows.choices import read_class_list
+from flows.schedules import NextTime, is_active, next_time_of
+from pipelines.text_files import read_text
 
 _log = logging.getLogger(__name__)
 _VARIABLE = re.compile(r"\{\{ *\$(\w+) *\}\}")
@@ -31,19 +31,9 @@ class Entry:
 
     name: str
     entrypoint: str
-    cron: str
-    timezone: str
+    next_time: NextTime
     parameters: Mapping[str, Any] = field(default_factory=dict)
     class_lists: Mapping[str, Path] = field(default_factory=dict)
-
-    def next_time(self, after: datetime) -> datetime:
-        """Return the first time of the schedule after a moment, in its time zone."""
-        zone = ZoneInfo(self.timezone)
-        # By the clock on the wall: with a zone croniter is an hour off where summer time begins.
-        wall = after.astimezone(zone).replace(tzinfo=None)
-        found = croniter(self.cron, wall).get_next(datetime).replace(tzinfo=zone)
-        # An hour that comes twice has two times of the same name.
-        return found if found.astimezone(UTC) > after else found.replace(fold=1)
 
     def run(self) -> None:
         """Run the flow here."""
@@ -71,24 +61,33 @@ def read_entries(
 ) -> list[Entry]:
     """Return what the file schedules, with $VARIABLES replaced; chains run for the class lists.
 
-    Raises ValueError for a variable that is not set, or a class that the source cannot have.
+    A deployment that is paused and a schedule that is not active are left out. Raises ValueError
+    for a variable that is not set, a class that the source cannot have, or a schedule that Prefect
+    would not understand.
     """
-    raw = _filled(yaml.safe_load(file.read_text(encoding="utf-8")), environment)
+    raw = _filled(_read_yaml(file), environment)
     entries = [
         Entry(
             name=deployment["name"],
             entrypoint=deployment["entrypoint"],
-            cron=schedule["cron"],
-            timezone=schedule.get("timezone", "UTC"),
-            parameters=deployment.get("parameters", {}),
+            next_time=next_time,
+            parameters={**(deployment.get("parameters") or {}), **(own or {})},
             class_lists=class_lists or {},
         )
-        for deployment in raw["deployments"]
-        for schedule in deployment.get("schedules", ())
+        for deployment in _mappings(raw, "deployments", str(file))
+        for next_time, own in _active_schedules(deployment, file)
     ]
     for entry in entries:
         entry.flow_parameters()  # a wrong list is refused now, not at night
     return entries
+
+
+def check_some(entries: Sequence[Entry], file: Path) -> None:
+    """Raise ValueError if nothing is scheduled."""
+    if not entries:
+        raise ValueError(
+            f"{file} schedules nothing: no deployment has `schedules:`, or none of them is active"
+        )
 
 
 def serve(
@@ -97,14 +96,15 @@ def serve(
     now: Callable[[], datetime],
     sleep: Callable[[float], None] = time.sleep,
 ) -> None:
-    """Run every entry at its times, one after the other, until interrupted."""
-    due = [entry.next_time(now()) for entry in entries]  # names need not differ
-    while due:
-        first = due.index(min(due))
-        while (wait := (due[first] - now()).total_seconds()) > 0:
+    """Run every entry at its times, one after the other, until interrupted or none comes."""
+    due = {index: entry.next_time(now()) for index, entry in enumerate(entries)}
+    while coming := {index: moment for index, moment in due.items() if moment is not None}:
+        first = min(coming, key=lambda index: coming[index])  # names need not differ
+        while (wait := (coming[first] - now()).total_seconds()) > 0:
             sleep(min(wait, 60.0))  # a machine that slept, or whose clock was set, is noticed
         _run(entries[first])
         due[first] = entries[first].next_time(now())
+    _log.info("no schedule comes again")
 
 
 def _run(entry: Entry) -> None:
@@ -115,6 +115,36 @@ def _run(entry: Entry) -> None:
         _log.exception("%s failed; it is tried again at its next time", entry.name)
     else:
         _log.info("%s has completed", entry.name)
+
+
+def _read_yaml(file: Path) -> Any:
+    try:
+        return yaml.safe_load(read_text(file))
+    except yaml.YAMLError as error:
+        raise ValueError(f"{file} is no YAML: {' '.join(str(error).split())}") from error
+
+
+def _mappings(raw: Any, key: str, subject: str) -> list[Mapping[str, Any]]:
+    """Return a list of mappings under a key, none if it is absent."""
+    found = (raw.get(key) or []) if isinstance(raw, Mapping) else None
+    if not isinstance(found, list) or not all(isinstance(each, Mapping) for each in found):
+        raise ValueError(f"{subject}: expected `{key}:` with a list of mappings")
+    return found
+
+
+def _active_schedules(
+    deployment: Mapping[str, Any], file: Path
+) -> Iterator[tuple[NextTime, Mapping[str, Any] | None]]:
+    """Yield when each schedule of a deployment comes that is to be run, and its parameters."""
+    subject = f"{file}: deployment {deployment.get('name')!r}"
+    if missing := [key for key in ("name", "entrypoint") if not deployment.get(key)]:
+        raise ValueError(f"{subject} has no {missing[0]}")
+    if "schedule" in deployment:
+        raise ValueError(f"{subject}: write `schedules:` with a list in place of `schedule:`")
+    for raw in _mappings(deployment, "schedules", subject):
+        next_time = next_time_of(raw, f"{subject}, schedule")
+        if is_active(raw, f"{subject}, schedule") and not deployment.get("paused"):
+            yield next_time, raw.get("parameters")
 
 
 def _filled(value: Any, environment: Mapping[str, str]) -> Any:

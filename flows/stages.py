@@ -8,16 +8,17 @@ Heavy libraries are imported in the stage that needs them.
 import dataclasses
 import os
 import re
+import tempfile
 from pathlib import Path
 from typing import Any, cast
 
 from flows.counts import read_counts
 from flows.params import BuildParams, ReportParams, SampleParams, TrainParams
 from flows.progress import current
-from pipelines.catalogue import resolve_names
+from pipelines.catalogue import ALL, resolve_names
 from pipelines.retention import needing
 from pipelines.schema import Kind, Manifest, check_slug
-from pipelines.store import Store, open_store
+from pipelines.store import Store, existing_store, open_store
 
 # Of a source's classes in an error.
 SHOWN_NAMES = 25
@@ -27,7 +28,25 @@ def cache_folder() -> Path:
     """Return the folder of downloads and made doodles: $SKETCHMILL_CACHE or the user's cache."""
     if folder := os.environ.get("SKETCHMILL_CACHE"):
         return Path(folder)
-    return Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "sketchmill"
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "sketchmill")
+
+
+def writable_cache() -> Path:
+    """Return that folder, made if it is not there.
+
+    Raises ValueError if nothing can be written there.
+    """
+    folder = cache_folder()
+    try:
+        folder = folder.expanduser()
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            return folder
+    except (OSError, RuntimeError) as error:  # RuntimeError: nobody knows the home directory
+        raise ValueError(
+            f"the cache {folder} cannot be written ({getattr(error, 'strerror', error)}): let the "
+            "environment variable SKETCHMILL_CACHE name a folder that can"
+        ) from error
 
 
 def build(params: BuildParams) -> Manifest:
@@ -75,12 +94,13 @@ def dataset_work(params: BuildParams, *, plan_only: bool = False):
         columns=metadata_columns(spec),
         seed=params.seed,
         skip_bad_files=params.on_bad_file == "skip",
+        every_class=[text.strip().lower() for text in params.classes] == [ALL],
     )
     if plan_only:
-        return spec, plan_source(params.source, names, cache_folder(), options)
+        return spec, plan_source(params.source, names, cache_folder().expanduser(), options)
     progress = current()
     return spec, open_source(
-        params.source, names, cache_folder(), progress=progress, **dataclasses.asdict(options)
+        params.source, names, writable_cache(), progress=progress, **dataclasses.asdict(options)
     )
 
 
@@ -89,6 +109,7 @@ def source_names(params: BuildParams) -> tuple[str, ...]:
 
     Raises ValueError for one that is unknown, or that the source has not.
     """
+    from pipelines.sources.files import without_query
     from pipelines.sources.opening import SourceOptions, source_classes
 
     known = source_classes(params.source, SourceOptions(image_size=params.image_size))
@@ -96,7 +117,7 @@ def source_names(params: BuildParams) -> tuple[str, ...]:
     if known and (missing := [name for name in names if name not in known]):
         there = ", ".join(known[:SHOWN_NAMES]) + (", ..." if len(known) > SHOWN_NAMES else "")
         raise ValueError(
-            f"source {params.source} has no drawings of {', '.join(missing)}; it has {there} "
+            f"source {without_query(params.source)} has no drawings of {', '.join(missing)}; it has {there} "
             "(--classes all takes every class there is)"
         )
     return names
@@ -106,7 +127,7 @@ def train(params: TrainParams) -> Manifest:
     """Train the model in processes of their own."""
     from model.launch import train_in_processes
 
-    store = open_store(params.store)
+    store = existing_store(params.store)
     dataset = store.resolve("datasets", params.dataset)
     with needing(store, [dataset], "train"):
         return train_in_processes(
@@ -157,6 +178,9 @@ def rendezvous_options(params: TrainParams) -> list[str]:
         return []
     if not params.rendezvous:
         raise ValueError("several machines need --rdzv-endpoint host:port beside --nnodes")
+    num_nodes = int(params.nodes.rpartition(":")[2])
+    if params.node_rank is not None and not 0 <= params.node_rank < num_nodes:
+        raise ValueError(f"--node-rank {params.node_rank}: expected 0 to {num_nodes - 1}")
     backend = "c10d" if params.node_rank is None else "static"
     named = [f"{flag}={value}" for flag, value in given.items()]
     return [f"--nnodes={params.nodes}", f"--rdzv-backend={backend}", *named]
@@ -175,7 +199,7 @@ def sample(params: SampleParams) -> Manifest:
     """Draw new drawings."""
     from model.sampling.bulk import sample_dataset
 
-    store = open_store(params.store)
+    store = existing_store(params.store)
     model = store.resolve("models", params.model)
     with needing(store, [model], "sample"):
         return sample_dataset(
@@ -239,7 +263,7 @@ def sample_range(params: SampleParams, first: int, last: int) -> dict[str, Any]:
     from model.sampling.bulk import make_shards, missing_shards, publish_samples
     from model.sampling.spec import samples_digest
 
-    store = open_store(params.store)
+    store = existing_store(params.store)
     model = store.resolve("models", params.model)
     spec = sample_spec(params, model)
     if not 0 <= first <= last < spec.num_shards:
@@ -274,7 +298,7 @@ def report(params: ReportParams) -> Manifest:
     """Draw the report of a samples dataset, its model and that model's dataset."""
     from model.report.page import make_report
 
-    store = open_store(params.store)
+    store = existing_store(params.store)
     samples = store.resolve("samples", params.samples)
     model = parent(store, samples, "model")
     dataset = parent(store, model, "dataset")
@@ -302,7 +326,7 @@ def model_and_dataset(
     url: str, model_ref: str, dataset_ref: str
 ) -> tuple[Store, Manifest, Manifest]:
     """Return the store, a model, and a dataset: by default the one the model learned from."""
-    store = open_store(url)
+    store = existing_store(url)
     model = store.resolve("models", model_ref)
     if dataset_ref:
         return store, model, store.resolve("datasets", dataset_ref)

@@ -1,20 +1,29 @@
 """torchrun whose ranks can tell that it died: `python -m model.parent model.agent TORCHRUN_ARGS`.
 
-Exits with 143 after SIGTERM to it or to a rank, where torchrun ends with a traceback and 1, and
-says in its last line what the first rank to fail died of.
+Exits with 143 after SIGTERM to it or to a rank, where torchrun ends with a traceback and 1, with 2
+for flags that cannot be or an endpoint without an address, and says in its last line what the first
+rank to fail died of, or where the machines did not meet.
 """
 
 import json
 import os
 import signal
+import socket
 import sys
+import traceback
 from collections.abc import Mapping, Sequence
 
+import torch.distributed as dist
 from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
+from torch.distributed.elastic.rendezvous.api import (
+    RendezvousConnectionError,
+    RendezvousError,
+    RendezvousTimeoutError,
+)
 from torch.distributed.run import main as torchrun
 
-from model.parent import PARENT_PID
+from model.parent import BAD_INPUT, PARENT_PID
 
 # How a rank ends that was told to stop, before it could handle that and after.
 _STOPPED = (-signal.SIGTERM, 128 + signal.SIGTERM)
@@ -24,15 +33,47 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run torchrun with these arguments; its ranks should be started by `model.parent`."""
     signal.signal(signal.SIGTERM, lambda number, _frame: sys.exit(128 + number))
     os.environ[PARENT_PID] = str(os.getpid())
+    given = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        torchrun(list(sys.argv[1:] if arguments is None else arguments))
+        torchrun(given)
     except SignalException as error:
         return 128 + int(error.sigval)
     except ChildFailedError as error:
         rank, failure = _first(error.failures)
         sys.stderr.write(f"rank {rank} ended with code {failure.exitcode}: {_reason(failure)}\n")
         return 128 + signal.SIGTERM if failure.exitcode in _STOPPED else 1
+    except (RendezvousError, dist.DistError) as error:
+        if not (endpoint := _endpoint(given)):
+            raise
+        traceback.print_exc()
+        return _explain_rendezvous(endpoint, error)
+    except ValueError as error:  # of a flag: what ranks raise comes as ChildFailedError
+        sys.stderr.write(f"{' '.join(str(error).split())}\n")
+        return BAD_INPUT
     return 0
+
+
+def _endpoint(arguments: Sequence[str]) -> str:
+    flag = "--rdzv-endpoint="
+    return next((each.removeprefix(flag) for each in arguments if each.startswith(flag)), "")
+
+
+def _explain_rendezvous(endpoint: str, error: Exception) -> int:
+    """Say where the machines did not meet, and why as far as one knows; return the exit code."""
+    host, _, port = endpoint.rpartition(":")
+    try:
+        socket.getaddrinfo((host or port).strip("[]"), None)
+    except OSError as unknown:
+        sys.stderr.write(f"--rdzv-endpoint {endpoint}: {unknown.strerror}\n")
+        return BAD_INPUT
+    if isinstance(error, RendezvousTimeoutError):
+        reason = "not all of them have come in time"
+    elif isinstance(error, RendezvousConnectionError | dist.DistNetworkError):
+        reason = "nobody answers there; the machine that it names must run the same command"
+    else:
+        reason = " ".join(str(error).split()) or type(error).__name__
+    sys.stderr.write(f"the machines did not meet at --rdzv-endpoint {endpoint}: {reason}\n")
+    return 1
 
 
 def _first(failures: Mapping[int, ProcessFailure]) -> tuple[int, ProcessFailure]:

@@ -28,7 +28,7 @@ from jaxtyping import Int64, UInt8
 from torch import Tensor
 
 from model.ranks import Ranks
-from pipelines.labels import class_positions
+from pipelines.labels import class_positions, label_ids
 from pipelines.objects import fsync
 from pipelines.schema import FileEntry, Manifest
 from pipelines.shards import open_shard, read_images
@@ -225,7 +225,7 @@ def _read_shard(
             f"shard {path} has {shard.metadata.num_rows} rows, the manifest says {entry.rows}"
         )
     for images, labels in _read_batches(shard):
-        yield images, class_positions(labels, manifest.summary.get("label_ids"))
+        yield images, class_positions(labels, label_ids(manifest))
 
 
 def _read_batches(

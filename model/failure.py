@@ -13,7 +13,8 @@ from pathlib import Path
 
 import torch.distributed as dist
 
-from pipelines.errors import FinalError
+from pipelines.backends import one_line
+from pipelines.errors import INPUT_ERRORS, FinalError
 
 
 @contextlib.contextmanager
@@ -53,14 +54,14 @@ def _describe(error: Exception, rank: int) -> str:
     failure = {
         "rank": rank,
         "kind": _kind(error),
-        "text": str(error) or type(error).__name__,
+        "text": one_line(error) or type(error).__name__,
         "trace": "".join(traceback.format_exception(error)),
     }
     return json.dumps(failure)
 
 
 def _kind(error: Exception) -> str:
-    if isinstance(error, ValueError | FileNotFoundError):
+    if isinstance(error, INPUT_ERRORS):
         return "ValueError"
     return "FinalError" if isinstance(error, ArithmeticError) else ""
 

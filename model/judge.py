@@ -26,9 +26,10 @@ from torch import Tensor, nn
 from model.data import Drawings, batch_rows, count_rows, open_split, order_key
 from model.options import Device, RunOptions, drawings_folder
 from model.progress import Progress, no_progress
-from model.publish import artifact_entries, attribution, library_versions
+from model.publish import artifact_entries, library_versions
 from model.ranks import device_kind
 from model.spec import dataset_ref
+from pipelines.credit import credit_of
 from pipelines.schema import Manifest, artifact_digest
 from pipelines.store import Store
 
@@ -225,7 +226,7 @@ def _publish_judge(
     card = (
         f"# Judge of drawings in {len(class_names)} classes\n\nA fixed classifier that scores "
         f"generated drawings. Accuracy on real test drawings: {accuracy:.4f}.\n\n"
-        f"{attribution(dataset)}\n"
+        f"{credit_of(dataset.summary).statement}\n"
     )
     state = {key: value.cpu().contiguous() for key, value in judge.state_dict().items()}
     files = {

@@ -25,7 +25,7 @@ import torch
 from model.data import SPLITS, count_rows
 from model.failure import read_failure
 from model.options import Device, RunOptions, options_to_json, threads_per_rank
-from model.parent import PARENT_PID
+from model.parent import BAD_INPUT, PARENT_PID
 from model.progress import Progress, no_progress
 from model.ranks import Interrupted, device_kind
 from model.spec import TrainSpec, check_fit, check_splits, run_digest, spec_to_json
@@ -173,6 +173,8 @@ def _failure(code: int, errors: str) -> BaseException:
     if code in (-signal.SIGTERM, 128 + signal.SIGTERM):
         return Interrupted(128 + signal.SIGTERM)
     tail = errors.strip().splitlines()[-_TAIL_LINES:]
+    if code == BAD_INPUT:
+        return ValueError(" ".join(tail[-1:]))
     error = LaunchError(f"training ended with exit code {code} and no model: {' '.join(tail[-1:])}")
     error.add_note("\n".join(tail))
     return error

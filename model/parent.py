@@ -16,6 +16,8 @@ import sys
 from collections.abc import Sequence
 
 PARENT_PID = "SKETCHMILL_PARENT_PID"
+# The exit code of an agent whose flags cannot be.
+BAD_INPUT = 2
 _PR_SET_PDEATHSIG = 1
 
 

@@ -31,16 +31,12 @@ from model.options import artifact_label
 from model.run import Run
 from model.spec import dataset_ref, run_digest, spec_to_json
 from model.weights import model_files
-from pipelines.schema import ATTRIBUTION, FileEntry, Manifest
+from pipelines.credit import credit_of
+from pipelines.schema import FileEntry, Manifest
 from pipelines.store import Store
 
 # The test split is evaluated whole; of the others, which show overfitting, this many.
 GUIDE_ROWS = 2_048
-
-
-def attribution(manifest: Manifest) -> str:
-    """Return the attribution that an artifact carries on to what is made of it."""
-    return str(manifest.summary.get("attribution", ATTRIBUTION))
 
 
 def publish_model(
@@ -122,7 +118,7 @@ def _manifest(
         "images_per_sec": round(run.nimg / max(run.elapsed_sec, 1e-9), 1),
         "num_ranks": run.ranks.size,
         "hardware": _hardware(run),
-        "attribution": attribution(dataset),
+        **credit_of(dataset.summary).to_json(),
     }
     return Manifest(
         kind="models",
@@ -182,7 +178,7 @@ The model knows the classes above and drawings of {network.image_shape[0]}x\
 {network.image_shape[1]} pixels. {_learned_from(dataset)}
 
 ## Attribution
-{attribution(dataset)}
+{credit_of(dataset.summary).statement}
 """
 
 
@@ -190,9 +186,11 @@ def _learned_from(dataset: Manifest) -> str:
     """Return in words whose drawings the model imitates, and what that means."""
     if dataset.summary.get("is_synthetic", False):
         return "It learned from drawings that a program made, and says nothing of how people draw."
+    whose = "the drawings of its dataset"
+    if credit_of(dataset.summary).is_quickdraw:
+        whose = "hasty drawings by anonymous people"
     return (
-        "It learned from hasty drawings by anonymous people;\nwhat it draws can be wrong, crude or "
-        "offensive as theirs are."
+        f"It learned from {whose};\nwhat it draws can be wrong, crude or offensive as theirs are."
     )
 
 

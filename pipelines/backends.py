@@ -7,6 +7,7 @@ import os
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import unquote, urlsplit
 
 import obstore
 from obstore.store import LocalStore, MemoryStore, from_url
@@ -42,14 +43,18 @@ def open_backend(url: str) -> tuple[obstore.store.ObjectStore, str]:
 
     A local directory is made if needed. Credentials and endpoints of remote stores come from
     the environment alone (AWS_*, GOOGLE_*). Also returns the URL, absolute for directories.
-    Raises StoreError for any other URL.
+    Raises StoreError for any other URL, and where no directory can be made.
     """
+    if (root := local_root(url)) is not None:
+        try:
+            root.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise StoreError(f"{root} cannot be a store: {error.strerror}") from error
+        return LocalStore(root), str(root)
+    if "?" in url or "#" in url:
+        raise StoreError(f"{url!r} is no store: its URL has no query and no fragment (? and #)")
     if url.startswith("memory://"):
         return MemoryStore(), url
-    if "://" not in url or url.startswith("file://"):
-        root = Path(url.removeprefix("file://")).expanduser().resolve()
-        root.mkdir(parents=True, exist_ok=True)
-        return LocalStore(root), str(root)
     scheme, _, place = url.partition("://")
     if scheme not in REMOTE or not place.partition("/")[0]:
         raise StoreError(
@@ -62,12 +67,39 @@ def open_backend(url: str) -> tuple[obstore.store.ObjectStore, str]:
     return from_url(url, client_options=options, retry_config=RETRY_CONFIG), url
 
 
+def local_root(url: str) -> Path | None:
+    """Return the directory that a path or a `file://` URL means, None for a URL of another sort.
+
+    >>> str(local_root("file:///data/my%20store")), str(local_root("file://localhost/data"))
+    ('/data/my store', '/data')
+
+    Raises StoreError for no address, or a file URL of another host or with a query or fragment.
+    """
+    if not url.strip():
+        raise StoreError("the store's address is empty: expected a directory or a URL")
+    if "://" not in url:
+        return Path(url).expanduser().resolve()
+    parts = urlsplit(url)
+    if parts.scheme != "file":
+        return None
+    if parts.netloc not in ("", "localhost") or not parts.path or parts.query or parts.fragment:
+        raise StoreError(
+            f"{url!r} is no store: expected file:///ABSOLUTE/PATH, with %20 for a space, %3F for ? "
+            "and %23 for #"
+        )
+    return Path(unquote(parts.path)).resolve()
+
+
 def one_line(error: Exception) -> str:
     """Return what a person needs of an error; obstore's have pages of debugging output.
 
     >>> one_line(ValueError("Generic S3 error: no\\n\\nDebug source:\\nGeneric {}"))
     'Generic S3 error: no'
+    >>> one_line(IsADirectoryError(21, "Is a directory", "/data"))
+    '/data: Is a directory'
     """
+    if isinstance(error, OSError) and error.filename is not None and error.strerror:
+        return f"{error.filename}: {error.strerror}"
     text = str(error).partition("\n\nDebug source:")[0].strip()
     if not any(server in text for server in _METADATA_SERVERS):
         return text

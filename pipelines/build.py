@@ -21,6 +21,7 @@ from pipelines.official import cairo_version
 from pipelines.packing import num_shards
 from pipelines.schema import Manifest
 from pipelines.sources.base import BadFileError, Source
+from pipelines.sources.credit import source_credit
 from pipelines.spec import DatasetSpec
 from pipelines.store import Store
 from pipelines.tfds_slice import check_slice
@@ -166,4 +167,5 @@ def _check(spec: DatasetSpec, source: Source) -> None:
     if missing and not source.bad_files:
         raise ValueError(f"source {source.name} has no drawings of {', '.join(missing)}")
     check_slice(spec, source)
+    source_credit(spec, source)
     dataset_schema(spec)

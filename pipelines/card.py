@@ -1,20 +1,22 @@
 """What a dataset says of itself: manifest summary, dataset card, Croissant, TFDS metadata."""
 
 import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import Any
 
-from pipelines.assemble import ShardRecord, dataset_schema, label_names
+from pipelines.assemble import ShardRecord, dataset_schema
 from pipelines.bad_rows import bad_row_entry
 from pipelines.catalogue import tfds_id
+from pipelines.credit import credit_of
 from pipelines.croissant import croissant_json
 from pipelines.hashing import add_sums
+from pipelines.hub import loader_lines
 from pipelines.plan import BuildPlan, Tally
 from pipelines.schema import FileEntry, digest_of
 from pipelines.sources.base import Source
+from pipelines.sources.credit import source_credit
 from pipelines.spec import DatasetSpec
 from pipelines.store import Store
 from pipelines.tfds_metadata import tfds_files
@@ -22,8 +24,6 @@ from pipelines.tfds_slice import slice_note
 
 CARD_NAME = "README.md"
 CROISSANT_NAME = "croissant.json"
-
-_FEATURE_TYPES = {"bool": "bool", "string": "string", "int16": "int16", "int64": "int64"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,7 +70,7 @@ def describe(
         "is_synthetic": source.is_synthetic,
         "source": source.name,
         "source_files": source_files(source),
-        "attribution": source.attribution,
+        **source_credit(spec, source).to_json(),
         **slice_note(spec, source),
         **splits_note(source),
     }
@@ -168,7 +168,7 @@ def publish_files(
     if "parquet" in spec.formats:
         texts[CROISSANT_NAME] = croissant_json(spec, name, described.summary, described.shards)
     if "tfrecord" in spec.formats:
-        texts |= tfds_files(spec, name, described.records)
+        texts |= tfds_files(spec, name, described.summary, described.records)
     entries = []
     contents = {path: text.encode() for path, text in texts.items()} | described.sheets
     for path, content in sorted(contents.items()):
@@ -184,30 +184,19 @@ def dataset_card(spec: DatasetSpec, name: str, described: Described) -> str:
 
 
 def _card_yaml(spec: DatasetSpec, described: Described) -> str:
-    lines = ["license: cc-by-4.0", "task_categories:", "- image-classification", "tags:"]
-    lines += ["- quickdraw", "- sketches"]
+    credit = credit_of(described.summary)
+    lines = [*credit.hub_lines(), "task_categories:", "- image-classification", "tags:"]
+    lines += [f"- {tag}" for tag in credit.hub_tags()]
     lines += ["- synthetic"] if described.summary["is_synthetic"] else []
     if "parquet" not in spec.formats:
         return "\n".join(lines) + "\n"
-    present = [split for split in spec.split_names if described.summary["splits"][split]]
-    lines += ["configs:", "- config_name: default", "  data_files:"]
-    for split in present:
-        lines += [f"  - split: {split}", f"    path: data/{split}-*.parquet"]
-    lines += ["dataset_info:", "  features:", "  - name: image", "    dtype: image"]
-    lines += ["  - name: label", "    dtype:", "      class_label:", "        names:"]
-    lines += [f"          '{i}': {json.dumps(n)}" for i, n in enumerate(label_names(spec))]
-    for column in list(dataset_schema(spec))[2:]:
-        lines += [f"  - name: {column.name}", f"    dtype: {_FEATURE_TYPES[str(column.type)]}"]
-    lines.append("  splits:")
-    total = 0
-    for split in present:
-        entries = [e for e in described.shards if e.split == split and e.path.startswith("data/")]
-        size = sum(entry.bytes for entry in entries)
-        rows = sum(entry.rows or 0 for entry in entries)
-        total += size
-        lines += [f"  - name: {split}", f"    num_bytes: {size}", f"    num_examples: {rows}"]
-    lines += [f"  download_size: {total}", f"  dataset_size: {total}"]
-    return "\n".join(lines) + "\n"
+    files = [entry for entry in described.shards if entry.path.startswith("data/")]
+    splits = {
+        split: [entry for entry in files if entry.split == split]
+        for split in spec.split_names
+        if described.summary["splits"][split]
+    }
+    return "\n".join([*lines, *loader_lines(dataset_schema(spec), splits)]) + "\n"
 
 
 def _card_text(name: str, summary: dict[str, Any]) -> str:
@@ -239,5 +228,5 @@ Content digest: `{summary["content_digest"]}`
 The pictures are PNGs without compression inside compressed Parquet. `load_dataset` without
 `streaming=True` unpacks them into a cache of about 900 bytes a drawing.
 
-{summary["attribution"]}
+{credit_of(summary).statement}
 """

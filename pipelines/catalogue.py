@@ -5,16 +5,24 @@ tensorflow-datasets ships as its checksums; rows = (bytes - 80) / 784 exactly. T
 classes by `sorted(names, key=lambda name: (name + ".npy").lower())`, which is not sorted().
 """
 
+import csv
 import difflib
 import functools
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
+from unicodedata import normalize
+
+from pipelines.text_files import read_text
 
 TFDS_PREFIX = "tfds:"
 # In place of a list of classes: every one there is.
 ALL = "all"
+# In a line of a class list.
+_COMMENT = re.compile(r"^#|\s#(?=\s|$)")
+_QUOTED = re.compile(r'"((?:[^"]|"")*)"[,;]*(?:\s+#.*)?')
 
 SEED_CLASSES: tuple[str, ...] = (
     "bee",
@@ -91,7 +99,7 @@ def is_official(digest: str) -> bool:
 def parse_classes(text: str, known: Sequence[str] | None = None) -> tuple[str, ...]:
     """Return the class names of a comma-separated list, in its order.
 
-    A part is a name or `tfds:N`. Case and surrounding blanks do not matter.
+    A part is a name, in quotes if it has a comma, or `tfds:N`. Case and surrounding blanks do not matter.
     known: the classes there are to choose from, Google's by default; "all" means all of them.
 
     >>> parse_classes("bee, sea turtle,tfds:308")
@@ -101,35 +109,58 @@ def parse_classes(text: str, known: Sequence[str] | None = None) -> tuple[str, .
 
     Raises ValueError for an unknown name, one given twice, or an empty list.
     """
-    return resolve_names(text.split(","), known)
+    return resolve_names(split_names(text), known)
+
+
+def split_names(text: str) -> tuple[str, ...]:
+    """Return the parts of a list as they are written; commas in quotes do not separate.
+
+    >>> split_names('bee, "bread, white"'), split_names("bee\\nsun")
+    (('bee', 'bread, white'), ('bee', 'sun'))
+    """
+    rows = csv.reader(text.splitlines(), skipinitialspace=True)
+    return tuple(part for row in rows for part in row)
 
 
 def read_classes_file(path: Path) -> tuple[str, ...]:
-    """Return the class names of a file: one a line, `#` begins a comment.
+    """Return the class names of a file, as `class_lines` reads it.
 
-    Raises ValueError as `parse_classes` does, and if the file cannot be read as text.
+    Raises ValueError as `parse_classes` and `class_lines` do.
     """
     return resolve_names(class_lines(path))
 
 
 def class_lines(path: Path) -> tuple[str, ...]:
-    """Return the names in such a file as they are written there.
+    """Return the names in a file as they are written there: one a line.
 
-    Raises ValueError if the file cannot be read as text.
+    `#` begins a comment at the start of a line, or between white space: "C#" and "player #1" are
+    names. A name may be quoted as spreadsheets do, "bread, white", with quotes in it doubled.
+    Raises ValueError naming the line of a name that was there before or of an open quote, and if
+    the file is no text.
     """
-    try:
-        lines = path.read_text("utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"cannot read class names from {path}: {error}") from error
-    stripped = (line.split("#")[0].strip() for line in lines)
-    return tuple(line for line in stripped if line)
+    lines: dict[str, int] = {}
+    for number, line in enumerate(read_text(path).split("\n"), start=1):
+        name = _name_on(line.strip())
+        if name is None:
+            raise ValueError(
+                f"{path}, line {number}: a quoted name must end in a quote, and quotes in it be "
+                f"doubled, found {line.strip()}"
+            )
+        if name and (first := lines.setdefault(name, number)) != number:
+            raise ValueError(
+                f"{path}, line {number}: class {name!r} is named twice, first in line {first}"
+            )
+    if not lines:
+        raise ValueError(f"{path} names no class")
+    return tuple(lines)
 
 
 def resolve_names(parts: Iterable[str], known: Sequence[str] | None = None) -> tuple[str, ...]:
     """Return the class names that these parts of a list mean; see `parse_classes`."""
-    wanted = [part for part in (part.strip() for part in parts) if part]
+    # macOS writes accents in another form of Unicode than keyboards do.
+    wanted = [part for part in (normalize("NFC", part).strip() for part in parts) if part]
     there = tuple(_by_name()) if known is None else tuple(known)
-    folded = {name.lower(): name for name in reversed(there)}
+    folded = {normalize("NFC", name).lower(): name for name in reversed(there)}
     if [part.lower() for part in wanted] == [ALL] and ALL not in folded:
         return there
     names: list[str] = []
@@ -146,6 +177,14 @@ def resolve_names(parts: Iterable[str], known: Sequence[str] | None = None) -> t
 def find_classes(text: str) -> tuple[ClassEntry, ...]:
     """Return the classes whose name contains `text`, whatever the case."""
     return tuple(entry for entry in catalogue() if text.lower() in entry.name.lower())
+
+
+def _name_on(line: str) -> str | None:
+    """Return the name on a line, empty if there is none, None for a quote that is not closed."""
+    if not line.startswith('"'):
+        return _COMMENT.split(line, maxsplit=1)[0].strip()
+    found = _QUOTED.fullmatch(line)
+    return found[1].replace('""', '"').strip() if found else None
 
 
 @functools.cache

@@ -6,6 +6,7 @@ from typing import Any
 
 from pipelines.assemble import dataset_schema
 from pipelines.catalogue import tfds_id
+from pipelines.credit import credit_of
 from pipelines.schema import FileEntry
 from pipelines.spec import DatasetSpec
 
@@ -54,17 +55,17 @@ def croissant_json(
 ) -> str:
     """Return croissant.json: one file object a shard, with its SHA-256, and the columns."""
     files = [entry for entry in shards if entry.path.startswith("data/")]
+    credit = credit_of(summary)
     content = {
         "@context": CONTEXT,
         "@type": "sc:Dataset",
         "conformsTo": "http://mlcommons.org/croissant/1.0",
         "name": name,
         "description": f"{summary['num_drawings']} drawings of {len(spec.class_names)} classes.",
-        "license": "https://creativecommons.org/licenses/by/4.0/",
-        "url": "https://quickdraw.withgoogle.com/data",
+        **credit.croissant(),
         "version": "1.0.0",
         # The content digest, not the day: the same dataset has the same metadata.
-        "citeAs": f"{summary['attribution']} Content digest {summary['content_digest']}.",
+        "citeAs": credit.cite_as(f"Content digest {summary['content_digest']}."),
         "distribution": [_file(entry) for entry in files] + [_file_set()],
         "recordSet": [_record_set(spec)],
     }

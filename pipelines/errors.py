@@ -1,4 +1,13 @@
-"""Failures that say whether the same again can help; wrong input is a ValueError."""
+"""Failures that say whether the same again can help; wrong input is one of INPUT_ERRORS."""
+
+# What was asked for cannot be: a value, or a file or folder that is named in it.
+INPUT_ERRORS = (
+    ValueError,
+    FileNotFoundError,
+    IsADirectoryError,
+    NotADirectoryError,
+    PermissionError,
+)
 
 
 class BusyError(RuntimeError):

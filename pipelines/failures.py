@@ -12,6 +12,8 @@ import json
 import re
 import traceback
 
+from pipelines.backends import one_line
+from pipelines.errors import INPUT_ERRORS
 from pipelines.sources.base import BadFileError
 from pipelines.store import StoreError
 
@@ -28,7 +30,7 @@ class UnitError(RuntimeError):
 
 # What a worker may raise for the user's sake, the nearest kind first; all else is a WorkError.
 _KINDS: dict[str, type[Exception]] = {
-    kind.__name__: kind for kind in (BadFileError, StoreError, FileNotFoundError, ValueError)
+    kind.__name__: kind for kind in (BadFileError, StoreError, *reversed(INPUT_ERRORS))
 }
 
 
@@ -37,7 +39,7 @@ def pack_failure(error: Exception) -> UnitError:
     kinds = [name for name, kind in _KINDS.items() if isinstance(error, kind)]
     failure = {
         "kind": kinds[0] if kinds else WorkError.__name__,
-        "text": str(error) or type(error).__name__,
+        "text": one_line(error) or type(error).__name__,
         "trace": "".join(traceback.format_exception(error)),
     }
     return UnitError(f"[[sketchmill:{base64.b64encode(json.dumps(failure).encode()).decode()}]]")

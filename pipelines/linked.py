@@ -21,6 +21,7 @@ from pipelines.jobs import Job
 from pipelines.plan import INK_BINS
 from pipelines.schema import FileEntry, Manifest, slug
 from pipelines.sources.base import Source
+from pipelines.sources.credit import source_credit
 from pipelines.store import Store
 
 
@@ -146,7 +147,7 @@ def _summary(
         "is_synthetic": source.is_synthetic,
         "source": source.name,
         "source_files": source_files(source),
-        "attribution": source.attribution,
+        **source_credit(spec, source).to_json(),
     }
 
 

@@ -13,11 +13,13 @@ import os
 import re
 import secrets
 import tempfile
+import unicodedata
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import IO
+from urllib.parse import unquote
 
 import obstore
 from obstore.exceptions import AlreadyExistsError
@@ -26,13 +28,13 @@ from obstore.store import LocalStore
 CHUNK_BYTES = 4 << 20
 _UPLOADS = 4
 # S3 allows keys of 1024 bytes, file systems names of 255.
-MAX_PATH_CHARS = 1024
-MAX_NAME_CHARS = 255
+MAX_PATH_BYTES = 1024
+MAX_NAME_BYTES = 255
 _MAX_IN_MEMORY_BYTES = 64 << 20
 # Beyond so many files one sync of all file systems is faster than one fsync each.
 _MAX_FSYNCS = 1000
 
-_NAME = re.compile(r"[A-Za-z0-9._+=@,~()'-][A-Za-z0-9 ._+=@,~()'-]*")
+_NAME = re.compile(r"[\w.+=@,~()'%-][\w .+=@,~()'%-]*")
 
 Content = bytes | mmap.mmap
 
@@ -251,13 +253,23 @@ def _mapped(file: IO[bytes]) -> Content:
 def check_path(path: str) -> None:
     """Raise StoreError unless `path` is relative, stays inside and is portable.
 
-    Every part is of ASCII letters, digits, space and ._+=@,~()'- , neither "." nor "..", up to
-    255 characters, and does not end in a dot or space.
+    Every part is of letters, digits, space and ._+=@,~()'%- in Unicode's form NFC, up to 255 bytes,
+    does not end in a dot or space, and is neither "." nor "..", not even percent-decoded.
     """
     parts = path.split("/")
-    if len(path) > MAX_PATH_CHARS or not all(_is_name(part) for part in parts):
+    if not all(is_name(part) for part in parts) or len(path.encode()) > MAX_PATH_BYTES:
         shown = path if len(path) < 100 else f"{path[:97]}..."
         raise StoreError(f"{shown!r} is not a path inside a store")
+
+
+def is_name(part: str) -> bool:
+    """Return whether a text can be one part of a path: see `check_path`."""
+    if not _NAME.fullmatch(part) or len(part.encode()) > MAX_NAME_BYTES or part[-1] in ". ":
+        return False
+    # Whoever decodes a name, as a web server does, must not be led out by it either.
+    decoded = unquote(part)
+    inside = not {"", ".", ".."}.intersection(re.split(r"[/\\]", decoded))
+    return inside and decoded.isprintable() and unicodedata.is_normalized("NFC", part)
 
 
 def file_chunks(source: Path) -> Iterator[bytes]:
@@ -265,10 +277,6 @@ def file_chunks(source: Path) -> Iterator[bytes]:
     with source.open("rb") as file:
         while chunk := file.read(CHUNK_BYTES):
             yield chunk
-
-
-def _is_name(part: str) -> bool:
-    return bool(_NAME.fullmatch(part)) and len(part) <= MAX_NAME_CHARS and part[-1] not in ". "
 
 
 def _create_file(target: Path, content: bytes) -> bool:

@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 from pipelines.assemble import dataset_schema
 from pipelines.card import CARD_NAME
 from pipelines.catalogue import tfds_id
-from pipelines.labels import class_positions
+from pipelines.labels import class_positions, label_ids
 from pipelines.schema import FileEntry, Manifest
 from pipelines.shards import open_shard
 from pipelines.spec import DatasetSpec
@@ -46,9 +46,10 @@ def column_problems(
     for name in names:
         if table[name].null_count:
             yield f"{entry.path}: {table[name].null_count} rows have no {name}"
-    labels = class_positions(table["label"].to_numpy(), manifest.summary.get("label_ids"))
+    labels = class_positions(table["label"].to_numpy(), label_ids(manifest))
     ids = np.array([tfds_id(name) for name in spec.class_names], np.int16)
-    is_wrong = (labels < 0) | (ids[labels] != table["tfds_id"].to_numpy())
+    is_wrong = (labels < 0) | (labels >= len(ids))
+    is_wrong[~is_wrong] = ids[labels[~is_wrong]] != table["tfds_id"].to_numpy()[~is_wrong]
     if is_wrong.any():
         yield f"{entry.path}: {int(is_wrong.sum())} rows have the tfds_id of another class"
     if spec.countries and "country_code" in names:

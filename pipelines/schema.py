@@ -21,11 +21,6 @@ MANIFEST_NAME = "manifest.json"
 Kind = Literal["datasets", "models", "samples", "exports", "reports"]
 KINDS: tuple[Kind, ...] = ("datasets", "models", "samples", "exports", "reports")
 
-ATTRIBUTION = (
-    "The Quick, Draw! Dataset, made available by Google, Inc. under the Creative Commons "
-    "Attribution 4.0 International license (CC BY 4.0)."
-)
-
 _CHECKSUM_VERSION = 2
 
 _SLUG = re.compile(r"[a-z0-9][a-z0-9-]{0,63}")

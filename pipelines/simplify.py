@@ -1,19 +1,190 @@
-"""From raw drawings to simplified ones, by the recipe that Google documents.
+"""Strokes however they were written, as Google's simplified drawings.
 
-Shift to the top left corner, scale the longer side to 255, resample every stroke at 1 pixel,
-Ramer-Douglas-Peucker with epsilon 2.0 to the line, round. It gives the published simplified
-drawing for nine of ten; the others differ by a pixel or a point somewhere.
+    [[x, x, ...], [y, y, ...]]       a stroke of Google's; raw ones have times as a third list
+    [[x, y], [x, y], ...]            points as pairs
+    [{"x": x, "y": y}, ...]          points as objects
+    {"x": [x, ...], "y": [y, ...]}   lists by name
+
+A drawing with times, or with coordinates beyond the page of 0 to 255, is simplified by the recipe
+that Google documents: shift to the top left corner, scale the longer side to 255, resample every
+stroke at 1 pixel, Ramer-Douglas-Peucker with epsilon 2.0 to the line, round. It gives the
+published simplified drawing for nine of ten; the others differ by a pixel or a point somewhere.
 """
 
+import json
 from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import accumulate, chain, pairwise
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 EPSILON = 2.0
 LARGEST = 255.0
+LISTS, PAIRS = "lists", "pairs"
+RAW, PAGE, CANVAS = "raw", "page", "canvas"
+
+# The longer side of 2,825 of Google's simplified drawings is 241 to 255.
+_FILLED_EXTENT = 240.0
+# Three points as pairs may be x, y and times of two points; with more there is no other reading.
+_MAX_LISTS = 3
+# No screen has so many pixels a side, and no drawing is so small.
+_LARGEST_COORDINATE = 1e6
+_SMALLEST_EXTENT = 1e-6
 
 Points = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reading:
+    """How to read the drawings of a file that, by themselves, can be read in two ways.
+
+    points     what [[1, 2], [3, 4]] is: LISTS of x and y, or PAIRS
+    is_canvas  a drawing without times that fits on the page was made on a larger one nevertheless,
+               unless it fills the page
+    """
+
+    points: str = LISTS
+    is_canvas: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Written:
+    """The strokes (k, 2), x then y, within 0 to 255, of a drawing, and how it was written.
+
+    points  LISTS, PAIRS, or None if it can be read as both or says x and y itself
+    scale   RAW (with times), PAGE (0 to 255), CANVAS (any other); None if there are no strokes
+    repair  what was converted, None if nothing was; raw drawings are one of Google's formats
+    """
+
+    strokes: list[Points]
+    points: str | None = None
+    scale: str | None = None
+    repair: str | None = None
+
+
+GOOGLE = Reading()
+
+
+def read_strokes(drawing: Any, reading: Reading = GOOGLE) -> Written:
+    """Return the strokes of the value that JSON, or another format, has for a drawing.
+
+    Raises ValueError, saying what was found and expected, if it cannot be read for certain.
+    """
+    repairs = []
+    if isinstance(drawing, str):
+        drawing = _from_text(drawing)
+        repairs.append("strokes as text")
+    if not isinstance(drawing, list):
+        raise ValueError(f"the drawing is {describe_value(drawing)}, expected a list of strokes")
+    if not drawing:
+        return Written(strokes=[])
+    lists, points, repair = _as_lists(drawing, reading)
+    strokes, whole = _split_points(lists)
+    has_times = max(map(len, lists)) > 2
+    scale = RAW if has_times else _scale_of(whole, reading)
+    repairs += [repair] if repair else []
+    repairs += ["coordinates of another page"] if scale == CANVAS else []
+    return Written(
+        strokes=strokes if scale == PAGE else simplify(strokes),
+        points=points,
+        scale=scale,
+        repair=", ".join(repairs) or None,
+    )
+
+
+def describe_value(value: Any) -> str:
+    """Return the beginning of a value as JSON has it."""
+    text = json.dumps(value, default=repr)
+    return text if len(text) <= 40 else f"{text[:40]}..."
+
+
+def _from_text(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"the drawing is the text {text[:40]!r}, expected strokes") from error
+
+
+def _as_lists(drawing: list[Any], reading: Reading) -> tuple[list[Any], str | None, str | None]:
+    """Return strokes as lists of x, y and perhaps times, how they were written, and the repair."""
+    kinds = set(map(type, drawing))
+    if kinds == {dict}:
+        return [_by_name(stroke, stroke) for stroke in drawing], None, "strokes as objects"
+    if kinds != {list}:
+        raise ValueError(
+            f"a stroke is {_first_other(drawing, list)}, expected [[x, ...], [y, ...]]"
+        )
+    parts = list(chain.from_iterable(drawing))
+    kinds = set(map(type, parts))
+    if kinds == {dict}:
+        named = [_by_name(stroke[:1] and stroke[0], stroke) for stroke in drawing]
+        return named, None, "points as objects"
+    if kinds - {list}:
+        raise ValueError(f"a stroke has {_first_other(parts, list)}, expected [[x, ...], [y, ...]]")
+    if set(map(len, parts)) != {2}:
+        return drawing, LISTS, None
+    is_certain = max(map(len, drawing)) > _MAX_LISTS
+    if not is_certain and reading.points == LISTS:
+        return drawing, None, None
+    pairs = [list(zip(*stroke, strict=True)) for stroke in drawing]
+    return pairs, PAIRS if is_certain else None, "points as pairs"
+
+
+def _by_name(names: Any, stroke: Any) -> list[Any]:
+    """Return x, y and, if `names` has them, times of a stroke of objects."""
+    wanted = ["x", "y", "t"] if "t" in names else ["x", "y"]
+    try:
+        if isinstance(stroke, dict):
+            return [list(stroke[name]) for name in wanted]
+        return [[point[name] for point in stroke] for name in wanted]
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"a stroke is {describe_value(stroke)}, expected x and y") from error
+
+
+def _split_points(strokes: list[Any]) -> tuple[list[Points], Points]:
+    """Return each stroke's points, (k, 2), and the points of all, of which they are parts."""
+    x: list[Any] = []
+    y: list[Any] = []
+    for stroke in strokes:
+        lengths = set(map(len, stroke))
+        if not 2 <= len(stroke) <= _MAX_LISTS or len(lengths) != 1 or 0 in lengths:
+            found = " and ".join(str(len(part)) for part in stroke[:4]) or "no"
+            raise ValueError(
+                f"a stroke has {len(stroke)} lists of {found} numbers, expected x and y, and "
+                "perhaps times, of as many points"
+            )
+        x += stroke[0]
+        y += stroke[1]
+    if {*map(type, x), *map(type, y)} - {int, float}:
+        found = describe_value(next(v for v in x + y if type(v) not in (int, float)))
+        raise ValueError(f"a coordinate is {found}, expected a number")
+    try:
+        points = np.array((x, y), np.float64).T.copy()
+    except OverflowError:
+        points = np.full((1, 2), np.inf)
+    if not (np.abs(points) <= _LARGEST_COORDINATE).all():
+        found = points[~(np.abs(points) <= _LARGEST_COORDINATE)][0]
+        raise ValueError(f"a coordinate is {found:g}, expected 0 to 255 or pixels of a canvas")
+    ends = accumulate((len(stroke[0]) for stroke in strokes), initial=0)
+    return [points[start:end] for start, end in pairwise(ends)], points
+
+
+def _scale_of(points: Points, reading: Reading) -> str:
+    """Return PAGE if points without times are to be drawn where they are, else CANVAS."""
+    low, high = points.min(), points.max()
+    if low < 0 or high > LARGEST:
+        return CANVAS
+    if high <= 1 and (points % 1).any():  # a page of 0 to 1
+        return CANVAS
+    if reading.is_canvas and np.ptp(points, axis=0).max() < _FILLED_EXTENT:
+        return CANVAS
+    return PAGE
+
+
+def _first_other(values: Sequence[Any], kind: type) -> str:
+    return describe_value(next(value for value in values if type(value) is not kind))
 
 
 def simplify(strokes: Sequence[Points]) -> list[Points]:
@@ -23,7 +194,7 @@ def simplify(strokes: Sequence[Points]) -> list[Points]:
     points = np.concatenate(list(strokes))
     low = points.min(axis=0)
     extent = float((points.max(axis=0) - low).max())
-    scale = LARGEST / extent if extent > 0 else 1.0
+    scale = LARGEST / extent if extent > _SMALLEST_EXTENT else 1.0
     return [np.rint(reduce_points(resample((s - low) * scale), EPSILON)) for s in strokes]
 
 

@@ -1,4 +1,4 @@
-"""What decides the bytes of a dataset, next to the source itself. Standard library only.
+"""What decides the bytes of a dataset, next to the source itself. No NumPy, no Arrow.
 
 Nothing here says how the work is done: runner, workers, order and machine change no byte.
 """
@@ -8,6 +8,8 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
+
+from pipelines.credit import parse_attribution, parse_license
 
 DEFAULT_SPLITS: tuple[tuple[str, float], ...] = (
     ("train", 0.9),
@@ -21,7 +23,7 @@ CLEANING = ("drop", "keep")
 # Bumped whenever the same spec would give other bytes; it is part of every digest.
 FORMAT_VERSION = 1
 # Fields that format version 1 did not begin with.
-_LATER_FIELDS = frozenset({"on_bad_row", "max_bad_rows"})
+_LATER_FIELDS = frozenset({"on_bad_row", "max_bad_rows", "license", "attribution"})
 _SLICE = re.compile(r"train(?:\[(-?\d+%?)?:(-?\d+%?)?\])?")
 
 
@@ -58,6 +60,10 @@ class DatasetSpec:
     on_bad_file      fail, or skip: leave the file out and say so in the manifest
     on_bad_row       the same of a damaged or implausible row, which is counted under its reason
     max_bad_rows     fail if more rows than these would be left out; None: no limit
+
+    What the user states of the source; what is known of it anyway (pipelines.sources.credit) is added.
+    license          ids of SPDX joined by AND; empty: not stated
+    attribution      a text, or "quickdraw" for drawings of Google's; empty: not stated
     """
 
     class_names: tuple[str, ...]
@@ -84,6 +90,8 @@ class DatasetSpec:
     format_version: int = FORMAT_VERSION
     on_bad_row: str = "fail"
     max_bad_rows: int | None = None
+    license: str = ""
+    attribution: str = ""
 
     def __post_init__(self) -> None:
         """Settle what is left open; raise ValueError for values no dataset can have."""
@@ -123,6 +131,8 @@ class DatasetSpec:
         unsaid = "drop" if self.tfds_slice is None else "keep"
         object.__setattr__(self, "blank", self.blank or unsaid)
         object.__setattr__(self, "duplicates", self.duplicates or unsaid)
+        object.__setattr__(self, "license", parse_license(self.license))
+        object.__setattr__(self, "attribution", parse_attribution(self.attribution))
         known = tuple(name for name in FORMATS if name in self.formats)
         if known and not set(self.formats) - set(FORMATS):
             object.__setattr__(self, "formats", known)

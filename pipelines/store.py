@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from pipelines import staging
-from pipelines.backends import open_backend
+from pipelines.backends import local_root, open_backend
 from pipelines.contents import Contents
 from pipelines.errors import BusyError
 from pipelines.leases import holding
@@ -30,7 +30,7 @@ from pipelines.schema import (
     manifest_to_json,
 )
 
-__all__ = ["ObjectInfo", "Store", "StoreError", "open_store"]
+__all__ = ["ObjectInfo", "Store", "StoreError", "existing_store", "open_store"]
 
 MIN_DIGEST_PREFIX = 6
 # A million files take 130 MB; what is larger is not one of ours.
@@ -247,6 +247,17 @@ def open_store(url: str) -> Store:
     the environment alone (AWS_*, GOOGLE_*).
     """
     return Store(*open_backend(url))
+
+
+def existing_store(url: str) -> Store:
+    """Open a store that is there already, for what only reads: no directory is made.
+
+    Raises AbsentError if a local one is not there.
+    """
+    root = local_root(url)
+    if root is not None and not root.is_dir():
+        raise AbsentError(f"there is no store at {root}: `sketchmill build` makes one")
+    return open_store(url)
 
 
 def check_file_names(manifest: Manifest) -> None:

@@ -4,88 +4,165 @@
     .bin     u64 key_id, 2 bytes country, i8 recognized, u32 timestamp, u16 strokes;
              a stroke: u16 n, n bytes x, n bytes y; little-endian, no header
 
-key_id goes beyond 2**52 and is never a float. What cannot be parsed for certain is refused with
-its place; a last record that is cut short is an error, not silently dropped.
+key_id goes beyond 2**52 and is never a float. A line or record that cannot be read for certain is
+a drawing with a problem; of its metadata only those columns are looked at that are asked for.
 """
 
 import json
+import re
 import struct
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import unicodedata
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from pipelines.simplify import GOOGLE, PAGE, Reading, Written, describe_value, read_strokes
 from pipelines.sources.base import BadFileError
-
-Points = npt.NDArray[np.float64]
 
 _BIN_HEAD = struct.Struct("<Q2sbIH")
 _MAX_STROKES = 4_096
+_BYTE_ORDER_MARK = "\ufeff"
+_TRUTHS = {"true": True, "1": True, "false": False, "0": False}
+# What stands in the columns of a row that has a problem.
+_NOTHING = {"key_id": 0, "country_code": "", "recognized": False, "timestamp": 0}
+_DTYPES = {"key_id": np.uint64, "country_code": object, "recognized": bool, "timestamp": np.int64}
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class StrokeDrawing:
-    """One drawing: strokes (k, 2), x then y, and Google's columns; timestamp in seconds."""
+    """One drawing of a file of strokes.
 
-    strokes: list[Points]
-    key_id: int
-    country_code: str
-    recognized: bool
-    timestamp: int
+    written   its strokes; none if it has a problem
+    metadata  those of METADATA_COLUMNS that were asked for; timestamp in seconds
+    word      the class that it says it is of, None if it says nothing
+    problem   why it is no drawing, None if it is one
+    """
+
+    written: Written
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+    word: str | None = None
+    problem: str | None = None
 
 
-def parse_line(line: bytes, where: str, class_name: str | None = None) -> StrokeDrawing:
-    """Parse a line of .ndjson, simplified or raw; `where` names it in errors.
+def parse_line(
+    line: bytes,
+    class_name: str | None = None,
+    columns: Sequence[str] = (),
+    reading: Reading = GOOGLE,
+) -> StrokeDrawing:
+    """Parse a line of .ndjson.
 
-    class_name: what the file's name promises; a line whose `word` is another is refused.
+    class_name  what the file's name promises; a line whose `word` is another has a problem
+    columns     the metadata to read
     """
     try:
-        raw = json.loads(line)
-        strokes = [_points(stroke) for stroke in raw["drawing"]]
-        check_word(raw, where, class_name)
+        record = _parse_object(line)
+        word = record.get("word")
+        if class_name is not None and word is not None and not is_same_name(word, class_name):
+            raise ValueError(f"a drawing of {word!r}, the file's name says {class_name!r}")
         return StrokeDrawing(
-            strokes,
-            _key_id(raw["key_id"]),
-            str(raw["countrycode"]),
-            bool(raw["recognized"]),
-            _seconds(raw["timestamp"]),
+            written=read_strokes(record["drawing"], reading),
+            metadata=read_metadata(record, columns),
+            word=word,
         )
-    except BadFileError:
-        raise
-    except (ValueError, KeyError, TypeError, IndexError, RecursionError) as error:
+    except ValueError as error:
+        problem = str(error)
+    except RecursionError:
+        problem = "not a drawing in JSON: lists within lists without end"
+    return StrokeDrawing(written=Written(strokes=[]), problem=problem)
+
+
+def is_same_name(word: object, class_name: str) -> bool:
+    """Whether two names of classes are the same text, however its accents are coded."""
+    if word == class_name:
+        return True
+    forms = [unicodedata.normalize("NFC", str(name)) for name in (word, class_name)]
+    return forms[0] == forms[1]
+
+
+def _parse_object(line: bytes) -> dict[str, Any]:
+    """Return the object of a line, which has a key `drawing`; raise ValueError otherwise."""
+    try:
+        text = line.decode()
+        record = json.loads(text.removeprefix(_BYTE_ORDER_MARK))
+    except ValueError as error:
+        if not line.strip():
+            raise ValueError("a blank line, expected a drawing in JSON") from error
+        what = str(error)
+        if isinstance(error, json.JSONDecodeError):
+            what = f"{error.msg} at character {error.pos + 1}"
         found = line[:60].decode("utf-8", "replace")
-        raise BadFileError(
-            f"{where} is not a drawing in JSON ({type(error).__name__}: {error}); it begins "
-            f"{found!r}; expected a line of Google's .ndjson"
-        ) from error
+        raise ValueError(f"not a drawing in JSON ({what}); it begins {found!r}") from error
+    if not isinstance(record, dict) or "drawing" not in record:
+        raise ValueError(f"no object with a key 'drawing': {describe_value(record)}")
+    return record
+
+
+def read_metadata(record: Mapping[str, Any], columns: Sequence[str]) -> dict[str, Any]:
+    """Return the columns asked for, by name; raise ValueError that names a key with a bad value."""
+    found = {}
+    for column in columns:
+        key, parse, expected = _METADATA[column]
+        if key not in record:
+            raise ValueError(f"{key} is missing, expected {expected}")
+        try:
+            found[column] = parse(record[key])
+        except (ValueError, TypeError, KeyError, OverflowError) as error:
+            value = describe_value(record[key])
+            raise ValueError(f"{key} is {value}, expected {expected}") from error
+    return found
 
 
 def _key_id(value: Any) -> int:
-    key_id = int(value)
-    if not 0 <= key_id < 2**63:
-        raise ValueError(f"key_id {key_id} is not within 0 and {2**63 - 1}")
-    return key_id
+    is_number = type(value) is int or (isinstance(value, str) and re.fullmatch("[0-9]+", value))
+    if not is_number or not 0 <= int(value) < 2**63:
+        raise ValueError(value)
+    return int(value)
 
 
-def check_word(raw: Mapping[str, Any], where: str, class_name: str | None) -> None:
-    """Raise BadFileError if a line says that it is a drawing of another class."""
-    word = raw.get("word", class_name)
-    if class_name is not None and word != class_name:
-        raise BadFileError(
-            f"{where} is a drawing of {word!r}, the file's name says {class_name!r}: give it the "
-            "name of its class, or fetch it again"
-        )
+def _country(value: Any) -> str:
+    """Return two capital letters, or nothing, which .bin files have as two zero bytes."""
+    if not re.fullmatch("([A-Z]{2})?", value):
+        raise ValueError(value)
+    return value
 
 
-def parse_records(content: bytes, count: int, where: str) -> list[StrokeDrawing]:
-    """Parse `count` records of .bin from the start of `content`."""
+def _truth(value: Any) -> bool:
+    if isinstance(value, str):
+        return _TRUTHS[value.lower()]
+    if value not in (0, 1):
+        raise ValueError(value)
+    return bool(value)
+
+
+def _seconds(value: Any) -> int:
+    """Return "2017-03-06 00:28:58.85688 UTC" in seconds since 1970, the fraction cut off."""
+    if not isinstance(value, str):
+        raise TypeError(value)
+    time = datetime.fromisoformat(value.removesuffix(" UTC")).replace(microsecond=0)
+    return int((time if time.tzinfo else time.replace(tzinfo=UTC)).timestamp())
+
+
+_METADATA: Mapping[str, tuple[str, Callable[[Any], Any], str]] = {
+    "key_id": ("key_id", _key_id, f"a whole number of 0 to {2**63 - 1}"),
+    "country_code": ("countrycode", _country, "two capital letters"),
+    "recognized": ("recognized", _truth, "true or false"),
+    "timestamp": ("timestamp", _seconds, "a time such as 2017-03-06 00:28:58 UTC"),
+}
+
+
+def parse_records(
+    content: bytes, count: int, where: str, columns: Sequence[str] = ()
+) -> list[StrokeDrawing]:
+    """Parse `count` records of .bin from the start of `content`; `where` names it in errors."""
     drawings = []
     place = 0
     for _ in range(count):
-        drawing, place = _parse_record(content, place, where)
+        drawing, place = _parse_record(content, place, where, columns)
         drawings.append(drawing)
     return drawings
 
@@ -111,38 +188,31 @@ def is_binary_head(content: bytes) -> bool:
     _, country, recognized, timestamp, strokes = _BIN_HEAD.unpack_from(content)
     plain = country.isalnum() or country == b"\0\0"
     # Google collected from 2016 on; timestamps before 2010 are no timestamps.
-    return (
-        plain and recognized in (0, 1) and timestamp > 1_262_304_000 and 0 < strokes < _MAX_STROKES
-    )
+    return plain and recognized in (0, 1) and timestamp > 1_262_304_000 and strokes < _MAX_STROKES
 
 
-def columns_of(drawings: Sequence[StrokeDrawing]) -> dict[str, npt.NDArray[Any]]:
-    """Return Google's columns of these drawings."""
+def columns_of(
+    drawings: Sequence[StrokeDrawing], columns: Sequence[str]
+) -> dict[str, npt.NDArray[Any]]:
+    """Return these metadata columns of drawings."""
     return {
-        "key_id": np.array([d.key_id for d in drawings], np.uint64),
-        "country_code": np.array([d.country_code for d in drawings], object),
-        "recognized": np.array([d.recognized for d in drawings], bool),
-        "timestamp": np.array([d.timestamp for d in drawings], np.int64),
+        name: np.array([d.metadata.get(name, _NOTHING[name]) for d in drawings], _DTYPES[name])
+        for name in columns
     }
 
 
-def _points(stroke: Any) -> Points:
-    """Return a stroke's points; raw strokes have a third list, their times."""
-    x, y = np.asarray(stroke[0], np.float64), np.asarray(stroke[1], np.float64)
-    if x.ndim != 1 or x.shape != y.shape or not len(x):
-        raise ValueError(f"a stroke has {x.shape} x and {y.shape} y")
-    points = np.stack([x, y], axis=1)
-    if not np.isfinite(points).all():
-        raise ValueError("a coordinate is not finite")
-    return points
+def notes_of(drawings: Sequence[StrokeDrawing]) -> dict[str, npt.NDArray[Any]]:
+    """Return the columns `problem` and `repair` of drawings, if any has one."""
+    texts = {
+        "problem": [drawing.problem for drawing in drawings],
+        "repair": [drawing.written.repair for drawing in drawings],
+    }
+    return {name: np.array(values, object) for name, values in texts.items() if any(values)}
 
 
-def _seconds(text: str) -> int:
-    """Return "2017-03-06 00:28:58.85688 UTC" in seconds since 1970, the fraction cut off."""
-    return int(datetime.fromisoformat(text[:19]).replace(tzinfo=UTC).timestamp())
-
-
-def _parse_record(content: bytes, place: int, where: str) -> tuple[StrokeDrawing, int]:
+def _parse_record(
+    content: bytes, place: int, where: str, columns: Sequence[str]
+) -> tuple[StrokeDrawing, int]:
     try:
         key_id, country, recognized, timestamp, count = _BIN_HEAD.unpack_from(content, place)
         place += _BIN_HEAD.size
@@ -152,9 +222,15 @@ def _parse_record(content: bytes, place: int, where: str) -> tuple[StrokeDrawing
             flat = np.frombuffer(content, np.uint8, 2 * number, place + 2)
             strokes.append(flat.reshape(2, number).T.astype(np.float64))
             place += 2 + 2 * number
-        if any(not len(stroke) for stroke in strokes):
-            raise ValueError("a stroke has no points")
-        text = country.decode("ascii").strip("\0")
     except (struct.error, ValueError) as error:
         raise BadFileError(f"{where} is damaged near byte {place}: {error}") from error
-    return StrokeDrawing(strokes, key_id, text, bool(recognized), timestamp), place
+    code = country.decode("latin1").strip("\0")
+    record = {"key_id": key_id, "countrycode": code, "recognized": recognized}
+    try:
+        if not all(map(len, strokes)):
+            raise ValueError("a stroke has no points")
+        metadata = read_metadata(record, [name for name in columns if name != "timestamp"])
+    except ValueError as error:
+        return StrokeDrawing(written=Written(strokes=[]), problem=str(error)), place
+    written = Written(strokes=strokes, scale=PAGE)
+    return StrokeDrawing(written=written, metadata=metadata | {"timestamp": timestamp}), place

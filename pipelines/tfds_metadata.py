@@ -1,29 +1,35 @@
 """The files that make a directory of TFRecord shards a TFDS dataset, written without TFDS."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from pipelines.assemble import ShardRecord, dataset_schema
+from pipelines.credit import credit_of
 from pipelines.spec import DatasetSpec
 from pipelines.tfrecord import TFDS_VERSION, TFRECORD_DIR, tfds_name
 
 _CORE = "tensorflow_datasets.core.features."
 
 
-def tfds_files(spec: DatasetSpec, name: str, records: Sequence[ShardRecord]) -> dict[str, str]:
+def tfds_files(
+    spec: DatasetSpec, name: str, summary: Mapping[str, Any], records: Sequence[ShardRecord]
+) -> dict[str, str]:
     """Return path and text of dataset_info.json, features.json and label.labels.txt.
 
     `tfds.load(name, data_dir="<dataset>/tfrecord")` and `tfds.builder_from_directory` read them.
     """
     directory = f"{TFRECORD_DIR}/{tfds_name(name)}/{TFDS_VERSION}"
     return {
-        f"{directory}/dataset_info.json": _dataset_info(spec, name, records),
+        f"{directory}/dataset_info.json": _dataset_info(spec, name, summary, records),
         f"{directory}/features.json": _features(spec),
         f"{directory}/label.labels.txt": "\n".join(spec.class_names) + "\n",
     }
 
 
-def _dataset_info(spec: DatasetSpec, name: str, records: Sequence[ShardRecord]) -> str:
+def _dataset_info(
+    spec: DatasetSpec, name: str, summary: Mapping[str, Any], records: Sequence[ShardRecord]
+) -> str:
     splits = []
     for split in spec.split_names:
         shards = [record for record in records if record.split == split]
@@ -42,7 +48,8 @@ def _dataset_info(spec: DatasetSpec, name: str, records: Sequence[ShardRecord]) 
         "name": tfds_name(name),
         "version": TFDS_VERSION,
         "fileFormat": "tfrecord",
-        "description": "Drawings of Quick, Draw! classes.",
+        "description": f"Drawings of {len(spec.class_names)} classes.",
+        **credit_of(summary).tfds(),
         "splits": splits,
         "supervisedKeys": {"tuple": {"items": [{"featureKey": "image"}, {"featureKey": "label"}]}},
     }

@@ -12,7 +12,7 @@ from pipelines.assemble import content_sum, count_labels, pixel_sums
 from pipelines.attributes import count_ink
 from pipelines.card import content_digest
 from pipelines.hashing import add_sums, pixel_hashes
-from pipelines.labels import class_positions
+from pipelines.labels import class_positions, label_ids
 from pipelines.plan import INK_BINS, ink_bins
 from pipelines.said import column_problems, said_differences
 from pipelines.schema import FileEntry, Manifest
@@ -67,7 +67,12 @@ def recount_format(
         if entry.split is None or is_parquet != (format_name == "parquet"):
             continue
         for images, labels in read_entry(manifest, entry, store):
-            _add(recount, spec, entry.split, images, labels)
+            known = (labels >= 0) & (labels < len(spec.class_names))
+            if not known.all():
+                recount.columns.append(f"{entry.path}: {(~known).sum()} labels are of no class")
+                images, labels = images[known], labels[known]
+            if len(labels):
+                _add(recount, spec, entry.split, images, labels)
         if is_parquet:
             recount.columns += column_problems(manifest, spec, entry, store)
     return recount
@@ -83,7 +88,7 @@ def read_entry(
         yield _decode(pictures, tuple(manifest.summary["image_shape"])), labels
         return
     file = open_shard(content)
-    ids = manifest.summary.get("label_ids")
+    ids = label_ids(manifest)
     for group in range(file.num_row_groups):
         table = file.read_row_group(group, columns=["image", "label"])
         yield read_images(table["image"]), class_positions(table["label"].to_numpy(), ids)

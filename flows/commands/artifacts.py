@@ -8,7 +8,7 @@ from flows.artifacts import overview, resolve_any, title
 from flows.console import print_result
 from flows.options import Common
 from pipelines.schema import KINDS, Manifest
-from pipelines.store import Store, Unreadable, open_store
+from pipelines.store import Store, Unreadable, existing_store
 
 ALL = Common()
 
@@ -21,7 +21,7 @@ def ls(text: str = "", /, *, common: Annotated[Common, Parameter(name="*")] = AL
     text
         Only those with this in kind/name.
     """
-    store = open_store(common.store)
+    store = existing_store(common.store)
     rows = [overview(m) for kind in KINDS for m in store.manifests(kind)]
     rows = [row for row in rows if text in f"{row['kind']}/{row['name']}"]
     if common.json:
@@ -39,7 +39,7 @@ def show(ref: str, /, *, common: Annotated[Common, Parameter(name="*")] = ALL) -
     ref
         Name, kind/name, name@digest, or the first characters of a digest.
     """
-    manifest = resolve_any(open_store(common.store), ref)
+    manifest = resolve_any(existing_store(common.store), ref)
     shown: dict[str, Any] = overview(manifest) | {
         "spec": dict(manifest.spec),
         "inputs": [f"{i.role}: {i.kind}/{i.name}@{i.digest[:12]}" for i in manifest.inputs],
@@ -57,7 +57,7 @@ def verify(*refs: str, common: Annotated[Common, Parameter(name="*")] = ALL) -> 
     refs
         Names, kind/name, name@digest, or the first characters of digests.
     """
-    store = open_store(common.store)
+    store = existing_store(common.store)
     chosen = [resolve_any(store, ref) for ref in refs]
     found = chosen or [each for kind in KINDS for each in store.survey(kind)]
     problems = dict(_checked(each, store) for each in found)
@@ -82,7 +82,7 @@ def lineage(ref: str, /, *, common: Annotated[Common, Parameter(name="*")] = ALL
     from pipelines.provenance import lineage_text, trace
     from pipelines.relations import dependents, dependents_text
 
-    store = open_store(common.store)
+    store = existing_store(common.store)
     manifest = resolve_any(store, ref)
     made_of = lineage_text(trace(manifest, store))
     made_into = dependents_text(dependents(manifest, store))
@@ -116,7 +116,7 @@ def diff(
     from pipelines.relations import diff as compare
     from pipelines.relations import diff_text
 
-    store = open_store(common.store)
+    store = existing_store(common.store)
     one, other = resolve_any(store, left), resolve_any(store, right)
     difference = compare(one, other)
     counted = _drawings_apart(one, other, store) if drawings else {}

@@ -55,6 +55,8 @@ def build(
     on_bad_file: Literal["fail", "skip"] = "fail",
     on_bad_row: Literal["fail", "skip"] = "fail",
     max_bad_rows: int | None = None,
+    license: str = "",
+    attribution: str = "",
     workers: int = 1,
     beam: Annotated[tuple[str, ...], Parameter(allow_leading_hyphen=True, negative=())] = (),
     common: Annotated[Common, Parameter(name="*")] = ALL,
@@ -116,6 +118,13 @@ def build(
         is inverted or faint; count it under its reason and name it in the manifest.
     max_bad_rows
         Fail if more rows than these would be left out. Default: no limit.
+    license
+        Of the source's drawings, as an SPDX id such as CC-BY-4.0. What is known goes without saying:
+        Google's .npy files by their checksums, its bucket, doodles. Of anything else nothing is
+        claimed that is not stated.
+    attribution
+        A text for all cards of what is made of the drawings; or quickdraw, for Google's text and
+        license, where no checksum tells: strokes, parts of files, what TFDS or others prepared.
     workers
         Processes on this machine.
     beam
@@ -148,6 +157,8 @@ def build(
         on_bad_file=on_bad_file,
         on_bad_row=on_bad_row,
         max_bad_rows=max_bad_rows,
+        license=license,
+        attribution=attribution,
         workers=workers,
         beam_args=beam,
     )
@@ -159,6 +170,7 @@ def plan_build(params: BuildParams) -> Mapping[str, Any]:
     from flows.stages import check_runner, dataset_work
     from pipelines.build import plan_dataset
     from pipelines.card import splits_note
+    from pipelines.sources.credit import source_credit
     from pipelines.store import open_store
     from pipelines.tfds_slice import slice_note
 
@@ -171,7 +183,8 @@ def plan_build(params: BuildParams) -> Mapping[str, Any]:
     seconds = sum(file.rows / PER_SEC[file.format] for file in source.files) or 1.0
     plan["estimated_sec"] = math.ceil(seconds / params.workers)
     plan["estimate"] = f"at {source.rows / seconds:,.0f} drawings/s a process, after any download"
-    return plan | slice_note(spec, source) | splits_note(source)
+    notes = source_credit(spec, source).to_json() | slice_note(spec, source)
+    return plan | notes | splits_note(source)
 
 
 def work_build(params: BuildParams) -> Mapping[str, Any]:

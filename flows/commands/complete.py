@@ -64,7 +64,7 @@ def complete(
     num
         How many completions.
     seed
-        Completion i under a seed is always the same.
+        Completion i has noise of its own under a seed: the same again from the same command.
     temperature
         Below 1 the completions are more alike and cleaner.
     guidance
@@ -93,9 +93,9 @@ def complete(
 
 
 def _resolve(url: str, ref: str):
-    from pipelines.store import open_store
+    from pipelines.store import existing_store
 
-    return open_store(url).resolve("models", ref)
+    return existing_store(url).resolve("models", ref)
 
 
 def _complete(
@@ -110,15 +110,15 @@ def _complete(
     import torch
 
     from flows.console import check_folder, warn
-    from flows.stages import cache_folder
+    from flows.stages import writable_cache
     from model.precision import emulation_warning
     from model.ranks import join_ranks
     from model.report.pictures import to_png
     from model.sampling.half import HalfDrawing, Wish, complete_half
-    from pipelines.store import open_store
+    from pipelines.store import existing_store
 
     check_folder(out)
-    store, manifest = open_store(url), _resolve(url, ref)
+    store, manifest = existing_store(url), _resolve(url, ref)
     drawing = HalfDrawing(
         dataset=store.resolve("datasets", dataset_ref) if dataset_ref else None,
         png=_content(files["png"]),
@@ -132,7 +132,7 @@ def _complete(
             Wish(**wish),
             manifest,
             store,
-            cache_dir=cache_folder() / "drawings",
+            cache_dir=writable_cache() / "drawings",
             device=alone.device,
         )
     out.write_bytes(to_png(picture))

@@ -59,7 +59,7 @@ def _evaluate(
 ) -> Mapping[str, Any]:
     import torch
 
-    from flows.stages import cache_folder, model_and_dataset
+    from flows.stages import model_and_dataset, writable_cache
     from model.evaluate import Evaluation, check_evaluation, evaluate_model
     from model.ranks import join_ranks
 
@@ -67,7 +67,7 @@ def _evaluate(
     store, model, dataset = model_and_dataset(url, model_ref, dataset_ref)
     check_evaluation(model, dataset, store, wanted)
     num_ranks = num_ranks or max(1, torch.cuda.device_count())
-    cache = cache_folder() / "drawings"
+    cache = writable_cache() / "drawings"
     if num_ranks == 1:
         with join_ranks() as ranks:
             return evaluate_model(

@@ -46,9 +46,9 @@ def judge(
 
 def _plan(url: str, dataset_ref: str, name: str) -> Mapping[str, Any]:
     from model.judge import judge_digest, judge_spec
-    from pipelines.store import open_store
+    from pipelines.store import existing_store
 
-    store = open_store(url)
+    store = existing_store(url)
     dataset = store.resolve("datasets", dataset_ref)
     digest = judge_digest(judge_spec(dataset), dataset)
     name = name or f"{dataset.name}-judge"
@@ -59,12 +59,12 @@ def _plan(url: str, dataset_ref: str, name: str) -> Mapping[str, Any]:
 def _judge(
     url: str, dataset_ref: str, samples_ref: str, name: str, train_on_samples: bool
 ) -> Mapping[str, Any]:
-    from flows.stages import cache_folder
+    from flows.stages import writable_cache
     from model.judge import judge_spec, train_judge
     from model.scores import classification_accuracy_score, score_samples
-    from pipelines.store import open_store
+    from pipelines.store import existing_store
 
-    store = open_store(url)
+    store = existing_store(url)
     dataset = store.resolve("datasets", dataset_ref)
     spec = judge_spec(dataset)
     trained = train_judge(spec, dataset, store, name or f"{dataset.name}-judge", progress=current())
@@ -72,7 +72,7 @@ def _judge(
     if not samples_ref:
         return result | dict(trained.summary)
     samples = store.resolve("samples", samples_ref)
-    folder = cache_folder() / "drawings"
+    folder = writable_cache() / "drawings"
     result["samples"] = samples.digest
     result |= score_samples(samples, trained, dataset, store, cache_dir=folder)
     if train_on_samples:

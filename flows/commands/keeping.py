@@ -11,7 +11,7 @@ from flows.console import print_result
 from flows.options import Common
 from flows.progress import current
 from flows.session import session
-from pipelines.store import open_store
+from pipelines.store import existing_store, open_store
 
 ALL = Common()
 
@@ -36,7 +36,7 @@ def gc(
     """
     from pipelines.retention import Collector
 
-    store = open_store(common.store)
+    store = existing_store(common.store)
     collector = Collector(store, grace=timedelta(days=grace_days), keep_refs=keep)
     sweep = delete and not common.dry_run
     found = collector.collect() if sweep else collector.plan()
@@ -65,7 +65,7 @@ def pin(
     """
     from pipelines.retention import pin as pin_artifact
 
-    store = open_store(common.store)
+    store = existing_store(common.store)
     manifest = resolve_any(store, ref)
     if common.dry_run:
         print_result({"would pin": manifest.prefix}, as_json=common.json)
@@ -84,7 +84,7 @@ def unpin(ref: str, /, *, common: Annotated[Common, Parameter(name="*")] = ALL) 
     """
     from pipelines.retention import unpin as unpin_artifact
 
-    store = open_store(common.store)
+    store = existing_store(common.store)
     manifest = resolve_any(store, ref)
     if common.dry_run:
         print_result({"would unpin": manifest.prefix}, as_json=common.json)
@@ -122,7 +122,7 @@ def push(ref: str, /, *, to: str, common: Annotated[Common, Parameter(name="*")]
 def _copy(ref: str, origin: str, target: str, common: Common) -> None:
     from pipelines.transfer import copy_artifact
 
-    source = open_store(origin)
+    source = existing_store(origin)
     manifest = resolve_any(source, ref)
     if common.dry_run:
         print_result({"would copy": manifest.prefix}, as_json=common.json)

@@ -35,7 +35,7 @@ def quota(
     per_class
         Accepted drawings of each class that the model knows.
     counts
-        CSV file of class,count instead.
+        CSV file of class,count instead; a spreadsheet's semicolons and tabs will do.
     filters
         TOML file of rules that a drawing must keep to.
     gate

@@ -52,9 +52,9 @@ def report(
 
 def _plan(params: ReportParams) -> Mapping[str, Any]:
     from flows.stages import parent
-    from pipelines.store import open_store
+    from pipelines.store import existing_store
 
-    store = open_store(params.store)
+    store = existing_store(params.store)
     samples = store.resolve("samples", params.samples)
     model = parent(store, samples, "model")
     dataset = parent(store, model, "dataset")
@@ -65,9 +65,9 @@ def _work(params: ReportParams, audited: ExportParams | None) -> Mapping[str, An
     from flows.exporting import work_audited_report
     from flows.lookup import where
     from flows.stages import report as report_stage
-    from pipelines.store import open_store
+    from pipelines.store import existing_store
 
-    store = open_store(params.store)
+    store = existing_store(params.store)
     name = params.name or store.resolve("samples", params.samples).name
     if audited:
         manifest = work_audited_report(audited, per_class=params.per_class)

@@ -26,6 +26,8 @@ def run(
     samples_per_class: int = 8,
     guidance: float | None = None,
     seed: int = 0,
+    license: str = "",
+    attribution: str = "",
     name: str = "",
     workers: int = 1,
     processes: int = 0,
@@ -55,6 +57,13 @@ def run(
         models that learned for it (condition.dropout_p, as tiny and small do), 0 for others.
     seed
         Decides the doodles, the splits, the training and the drawings.
+    license
+        Of the source's drawings, as an SPDX id such as CC-BY-4.0. What is known goes without saying:
+        Google's .npy files by their checksums, its bucket, doodles. Of anything else nothing is
+        claimed that is not stated.
+    attribution
+        A text for all cards of what is made of the drawings; or quickdraw, for Google's text and
+        license, where no checksum tells: strokes, parts of files, what TFDS or others prepared.
     name
         Name in the store; made from the source and the preset by default.
     workers
@@ -74,6 +83,8 @@ def run(
         samples_per_class=samples_per_class,
         guidance=guidance,
         seed=seed,
+        license=license,
+        attribution=attribution,
         workers=workers,
         processes=processes,
     )

@@ -7,19 +7,19 @@ from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter
 
-from flows.choices import Classes
+from flows.choices import ModelClasses
 from flows.options import Common
 from flows.params import SampleParams
 from flows.session import run_stage
 
 ALL = Common()
-ANY = Classes()
+ANY = ModelClasses()
 
 
 def sample(
     *,
     model: str,
-    classes: Annotated[Classes, Parameter(name="*")] = ANY,
+    classes: Annotated[ModelClasses, Parameter(name="*")] = ANY,
     per_class: int = 8,
     counts: Path | None = None,
     seed: int = 0,
@@ -46,9 +46,11 @@ def sample(
     per_class
         How many drawings of each class.
     counts
-        CSV file of class,count in place of --classes and --per-class.
+        CSV file of class,count in place of --classes and --per-class; a spreadsheet's semicolons
+        and tabs will do.
     seed
-        Drawing i of class c under a seed is always the same drawing.
+        Drawing i of class c has noise of its own under a seed: the same drawing from any number of
+        processes, but for a pixel that another --batch or kind of CPU rounds to another level.
     temperature
         Below 1 the drawings are more alike and cleaner.
     guidance
@@ -104,10 +106,10 @@ def plan_sample(params: SampleParams) -> Mapping[str, Any]:
     """Return the resolved spec and whether the store has the samples."""
     from flows.stages import sample_spec
     from model.sampling.spec import samples_digest
-    from pipelines.store import open_store
+    from pipelines.store import existing_store
 
     params = named(params)
-    store = open_store(params.store)
+    store = existing_store(params.store)
     model = store.resolve("models", params.model)
     spec = sample_spec(params, model)
     digest = samples_digest(spec, model)
@@ -139,9 +141,9 @@ def work_sample(params: SampleParams, shards: tuple[int, int] | None = None) -> 
 
 def named(params: SampleParams) -> SampleParams:
     """Return the parameters with a name for the samples."""
-    from pipelines.store import open_store
+    from pipelines.store import existing_store
 
     if params.name:
         return params
-    model = open_store(params.store).resolve("models", params.model)
+    model = existing_store(params.store).resolve("models", params.model)
     return dataclasses.replace(params, name=model.name)

@@ -68,7 +68,7 @@ def _score(
 ) -> Mapping[str, Any]:
     from pathlib import Path
 
-    from flows.stages import cache_folder, model_and_dataset
+    from flows.stages import model_and_dataset, writable_cache
     from model.evaluate import Evaluation
     from model.ranking import judge_suspects, rank_split, sheet_png, suspects
     from model.ranks import join_ranks
@@ -83,7 +83,7 @@ def _score(
             dataset,
             store,
             Evaluation(split=split, with_bayes=bayes),
-            cache_dir=cache_folder() / "drawings",
+            cache_dir=writable_cache() / "drawings",
             device=alone.device,
             progress=current(),
         )

@@ -2,9 +2,10 @@
 
 import logging
 import os
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from cyclopts import Parameter
 
@@ -52,6 +53,7 @@ def deploy(
         NAME: forget a class list; what was made of it stays in the store. Repeatable.
     """
     from flows import deploy as server
+    from flows import serve as schedules
 
     if cpu < server.MIN_CPU:
         raise ValueError(
@@ -65,6 +67,8 @@ def deploy(
         pools={"cpu": cpu, "gpu": gpu},
         environment=_environment(common.store, source, preset),
     )
+    if file.is_file():  # else a server that is not there is told first
+        schedules.read_entries(file, target.environment)
     if common.dry_run:
         print_result({"file": str(file), "pools": dict(target.pools)}, as_json=common.json)
         return
@@ -85,6 +89,9 @@ def serve(
 ) -> None:
     """Run the file's schedules on this machine, without a Prefect server, until interrupted.
 
+    Schedules are cron, interval or rrule, as Prefect has them; one with `active: false`, and those
+    of a deployment that is paused, are not run.
+
     Parameters
     ----------
     file
@@ -101,11 +108,20 @@ def serve(
         from flows import serve as schedules
 
         entries = schedules.read_entries(file, _environment(common.store, source, preset), lists)
+        schedules.check_some(entries, file)
         now = datetime.now(UTC)
-        print_result({e.name: e.next_time(now).isoformat() for e in entries}, as_json=common.json)
+        print_result(
+            {e.name: _times_of(e.name, entries, now) for e in entries}, as_json=common.json
+        )
         if not common.dry_run:
             logging.getLogger(schedules.__name__).setLevel(logging.INFO)
             schedules.serve(entries, now=lambda: datetime.now(UTC))
+
+
+def _times_of(name: str, entries: Sequence[Any], now: datetime) -> str:
+    """Return when the schedules of one name come next."""
+    times = [entry.next_time(now) for entry in entries if entry.name == name]
+    return ", ".join(each.isoformat() for each in times if each) or "never"
 
 
 def _environment(store: str, source: str, preset: str) -> dict[str, str]:

@@ -122,10 +122,10 @@ def plan_train(params: TrainParams) -> Mapping[str, Any]:
     from flows.stages import rendezvous_options, run_options, train_spec
     from model.options import options_to_json
     from model.spec import run_digest, spec_to_json
-    from pipelines.store import open_store
+    from pipelines.store import existing_store
 
     params = named(params)
-    store = open_store(params.store)
+    store = existing_store(params.store)
     dataset = store.resolve("datasets", params.dataset)
     spec = train_spec(params, dataset)
     digest = run_digest(spec, dataset)
@@ -156,9 +156,9 @@ def work_train(params: TrainParams) -> Mapping[str, Any]:
 def named(params: TrainParams) -> TrainParams:
     """Return the parameters with a name for the model."""
     from pipelines.schema import slug
-    from pipelines.store import open_store
+    from pipelines.store import existing_store
 
     if params.name:
         return params
-    dataset = open_store(params.store).resolve("datasets", params.dataset)
+    dataset = existing_store(params.store).resolve("datasets", params.dataset)
     return dataclasses.replace(params, name=slug(f"{dataset.name}-{params.preset}"))

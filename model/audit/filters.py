@@ -21,6 +21,7 @@ import numpy.typing as npt
 
 from model.audit.hashes import members, repeats
 from model.audit.measures import Measured
+from pipelines.text_files import read_text
 
 ACCEPTED = 255
 REASONS = (
@@ -121,8 +122,8 @@ def filters_from(raw: Mapping[str, Any], *, source: str) -> Filters:
 def read_toml(path: Path) -> dict[str, Any]:
     """Read a TOML file; raise ValueError saying what is wrong with it."""
     try:
-        return tomllib.loads(path.read_text("utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        return tomllib.loads(read_text(path))
+    except tomllib.TOMLDecodeError as error:
         raise ValueError(f"cannot read {path}: {error}") from error
 
 

@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from model.audit.columns import Spill
 from model.audit.hashes import drawing_hashes
-from pipelines.labels import class_positions
+from pipelines.labels import class_positions, label_ids
 from pipelines.schema import FileEntry, Manifest
 from pipelines.shards import open_shard, read_images
 from pipelines.store import Store
@@ -104,7 +104,7 @@ def read_batches(
     manifest: Manifest, store: Store, *, split: str
 ) -> Iterator[tuple[Images, npt.NDArray[np.int64], dict[str, npt.NDArray[np.generic]]]]:
     """Yield pixels, labels and bits_per_dim (if there) of each row group of a split."""
-    label_ids = manifest.summary.get("label_ids")
+    ids = label_ids(manifest)
     for entry in split_entries(manifest, split):
         with open_shard(store.view_entry(manifest, entry)) as parquet:
             names = [BITS_PER_DIM] if BITS_PER_DIM in parquet.schema_arrow.names else []
@@ -112,7 +112,7 @@ def read_batches(
                 table = parquet.read_row_group(group, columns=["image", "label", *names])
                 if table.num_rows:
                     columns = {name: table[name].to_numpy() for name in names}
-                    labels = class_positions(table["label"].to_numpy(), label_ids)
+                    labels = class_positions(table["label"].to_numpy(), ids)
                     yield read_images(table["image"]), labels, columns
 
 

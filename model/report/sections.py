@@ -4,8 +4,9 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from pipelines.credit import UNSTATED, credit_of
 from pipelines.provenance import lineage_text, trace
-from pipelines.schema import ATTRIBUTION, Manifest
+from pipelines.schema import Manifest
 from pipelines.store import Store
 
 SPLITS = ("train", "validation", "test")
@@ -81,26 +82,26 @@ def how_to_load(samples: Manifest) -> str:
 
 def how_to_cite(dataset: Manifest, model: Manifest, samples: Manifest) -> str:
     """Return a BibTeX entry that names the artifacts by digest; it has no date."""
+    is_stated = credit_of(dataset.summary) != UNSTATED
+    given = f"\n                  {attribution(dataset)}" if is_stated else ""
     return (
         f"@misc{{{samples.name.replace('-', '_')}_{samples.digest[:8]},\n"
         f"  title        = {{{samples.name}: generated drawings}},\n"
         f"  howpublished = {{sketchmill samples {samples.digest}}},\n"
         f"  note         = {{Drawn by model {model.digest}\n"
-        f"                  from dataset {dataset.digest}.\n"
-        f"                  {attribution(dataset)}}}\n"
+        f"                  from dataset {dataset.digest}.{given}}}\n"
         "}\n"
     )
 
 
 def attribution(dataset: Manifest) -> str:
     """Return whose drawings lie behind it all, and that the generated ones are synthetic."""
-    given = str(dataset.summary.get("attribution", ATTRIBUTION))
-    if is_real(dataset):
-        return f"Source drawings: {given} Generated drawings are marked synthetic."
-    return (
-        "The source drawings are synthetic (parametric doodles), not human drawings; class names "
-        f"follow Quick, Draw!. {given}"
-    )
+    credit = credit_of(dataset.summary)
+    if not is_real(dataset):
+        lead = "The source drawings are synthetic (parametric doodles), not human drawings. "
+        return f"{lead}{credit.statement}"
+    lead = "Source drawings: " if credit.attribution else ""
+    return f"{lead}{credit.statement} Generated drawings are marked synthetic."
 
 
 def is_real(dataset: Manifest) -> bool:

@@ -4,7 +4,6 @@ The card's features are those of the shards' own schema: where the two differ, H
 datasets refuses the files.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -12,7 +11,9 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from pipelines.schema import ATTRIBUTION, FileEntry, Manifest
+from pipelines.credit import Credit, credit_of
+from pipelines.hub import loader_lines
+from pipelines.schema import FileEntry, Manifest
 from pipelines.shards import shard_schema
 
 CARD_NAME = "README.md"
@@ -56,7 +57,7 @@ def summarize(
         "model": model.digest,
         "bits_per_dim": float(bits_per_dim.sum() / num),
         "bits_per_dim_by_class": by_class,
-        "attribution": model.summary.get("attribution", ATTRIBUTION),
+        **credit_of(model.summary).to_json(),
     }
 
 
@@ -85,29 +86,11 @@ def manner(temperature: float, guidance: float) -> str:
 
 
 def _card_yaml(summary: Mapping[str, Any], shards: Sequence[FileEntry]) -> str:
-    size = sum(entry.bytes for entry in shards)
-    lines = ["license: cc-by-4.0", "task_categories:", "- image-classification", "tags:"]
-    lines += ["- quickdraw", "- sketches", "- synthetic", "configs:", "- config_name: default"]
-    lines += ["  data_files:", "  - split: train", "    path: data/train-*.parquet"]
-    lines += ["dataset_info:", "  features:", *_feature_lines(summary["class_names"])]
-    lines += ["  splits:", "  - name: train", f"    num_bytes: {size}"]
-    lines += [f"    num_examples: {summary['num_drawings']}", f"  download_size: {size}"]
-    return "\n".join([*lines, f"  dataset_size: {size}"]) + "\n"
-
-
-def _feature_lines(class_names: Sequence[str]) -> list[str]:
-    """Return the YAML of the features that the shards' schema names."""
-    metadata = shard_schema(class_names, extra=COLUMNS).metadata
-    lines = []
-    for column, feature in json.loads(metadata[b"huggingface"])["info"]["features"].items():
-        lines.append(f"  - name: {column}")
-        if feature["_type"] == "ClassLabel":
-            lines += ["    dtype:", "      class_label:", "        names:"]
-            names = enumerate(feature["names"])
-            lines += [f"          '{label}': {json.dumps(name)}" for label, name in names]
-        else:
-            lines.append(f"    dtype: {feature.get('dtype', feature['_type'].lower())}")
-    return lines
+    credit = credit_of(summary)
+    lines = [*credit.hub_lines(), "task_categories:", "- image-classification", "tags:"]
+    lines += [f"- {tag}" for tag in [*credit.hub_tags(), "synthetic"]]
+    schema = shard_schema(summary["class_names"], extra=COLUMNS)
+    return "\n".join([*lines, *loader_lines(schema, {"train": shards})]) + "\n"
 
 
 def _card_text(model: Manifest, name: str, summary: Mapping[str, Any], how: str) -> str:
@@ -135,5 +118,10 @@ The drawings show what the model learned. Where that was the hasty drawings of a
 they can be wrong, crude or offensive as theirs are. They are no evidence of how people draw.
 
 ## Attribution
-The model learned from: {summary["attribution"]}
+{_learned_from(credit_of(summary))}
 """
+
+
+def _learned_from(credit: Credit) -> str:
+    lead = "The model learned from: " if credit.attribution else ""
+    return f"{lead}{credit.statement}"

@@ -32,7 +32,8 @@ class SampleSpec:
 
     class_names     classes of the model; a drawing's label is the position here
     per_class       drawings of each class, or one number for each class
-    seed            drawings 0, 1, 2, ... of a class are the same in every spec with this seed
+    seed            the noise of drawings 0, 1, 2, ... of a class is the same in every spec with
+                    this seed; they differ where another batch_size rounds a sum otherwise
     temperature     1 is the model's distribution; below 1 sharper, above 1 wilder
     guidance        0 is the class's distribution; above 0 only what tells it from others more
                     (model.sampling.guidance), for models that learned for it

@@ -3,14 +3,13 @@
     images   00 00 08 03 | n, height, width as uint32 | n * height * width pixels
     labels   00 00 08 01 | n as uint32 | n labels of one byte
 
-`test` is named t10k, as everywhere. Above 256 classes a label has two bytes (type 0B), which
-readers written for MNIST alone do not know. label_map.csv says what the labels mean. If the rows
-have more columns, train-rows.csv holds those, a line a drawing in the same order.
+`test` is named t10k, as everywhere. Above 256 classes a label has two bytes: type 0B, and the name
+ends in idx1-short, so that readers written for MNIST alone do not find what they would misread.
+label_map.csv says what the labels mean. If the rows have more columns, train-rows.csv holds those,
+a line a drawing in the same order.
 """
 
 import contextlib
-import csv
-import io
 import struct
 from collections.abc import Mapping, Sequence
 
@@ -18,6 +17,7 @@ import numpy as np
 import pyarrow as pa
 
 from pipelines.export.job import Format, Job, Record, Unit
+from pipelines.export.names import class_table
 from pipelines.export.plan import cut_rows
 from pipelines.export.rows import Batch, check_shape, count_labels, csv_lines, read_rows
 from pipelines.export.target import Target
@@ -64,11 +64,7 @@ class Idx(Format):
     def closing_files(self, job: Job, records: Sequence[Record]) -> Mapping[str, bytes]:
         """Write the label map."""
         del records
-        text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(["label", "class_name"])
-        writer.writerows(enumerate(job.class_names))
-        return {"idx/label_map.csv": text.getvalue().encode()}
+        return {"idx/label_map.csv": class_table(job.class_names, {})}
 
 
 def _csv_lines(batch: Batch, job: Job) -> bytes:
@@ -90,10 +86,16 @@ def label_type(num_classes: int) -> tuple[int, np.dtype]:
     return _INT16, np.dtype(">i2")
 
 
+def idx_paths(job: Job, split: str) -> tuple[str, str]:
+    """Return the paths of a split's images and labels."""
+    prefix = f"idx/{_PREFIXES.get(split, split)}"
+    kind = "ubyte" if label_type(len(job.class_names))[0] == _UINT8 else "short"
+    return f"{prefix}-images-idx3-ubyte", f"{prefix}-labels-idx1-{kind}"
+
+
 def _split_unit(job: Job, split: str) -> Unit:
     shards = [shard for shard in job.shards if shard.split == split]
-    prefix = f"idx/{_PREFIXES.get(split, split)}"
-    rows = (f"{prefix}-rows.csv",) if job.provenance else ()
+    rows = (f"idx/{_PREFIXES.get(split, split)}-rows.csv",) if job.provenance else ()
     return Unit(
         format="idx",
         stage=0,
@@ -102,5 +104,5 @@ def _split_unit(job: Job, split: str) -> Unit:
         split=split,
         rows=job.rows(split),
         pieces=cut_rows(shards, 0, job.rows(split)),
-        outputs=(f"{prefix}-images-idx3-ubyte", f"{prefix}-labels-idx1-ubyte", *rows),
+        outputs=(*idx_paths(job, split), *rows),
     )

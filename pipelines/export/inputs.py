@@ -3,9 +3,11 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from pipelines.credit import credit_of
 from pipelines.export.job import Job, Shard
 from pipelines.export.spec import ExportSpec
-from pipelines.schema import ATTRIBUTION, FileEntry, InputRef, Manifest, artifact_digest
+from pipelines.labels import label_ids
+from pipelines.schema import FileEntry, InputRef, Manifest, artifact_digest
 from pipelines.shards import open_shard
 from pipelines.store import Store
 
@@ -63,9 +65,9 @@ def make_job(
         columns=tuple(field.name for field in fields),
         column_types=tuple(str(field.type) for field in fields),
         is_synthetic=is_synthetic(dataset),
-        attribution=str(dataset.summary.get("attribution", ATTRIBUTION)),
+        credit=credit_of(dataset.summary),
         scratch=f"attempts/exports/{name}-{digest}",
-        label_ids=tuple(dataset.summary.get("label_ids", ())),
+        label_ids=label_ids(dataset),
     )
 
 

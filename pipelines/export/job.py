@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from pipelines.credit import Credit
 from pipelines.export.spec import ExportSpec
 from pipelines.export.target import Target
 from pipelines.schema import FileEntry
@@ -60,7 +61,7 @@ class Job:
     image_shape: tuple[int, int]
     columns: tuple[str, ...]
     is_synthetic: bool
-    attribution: str
+    credit: Credit
     scratch: str
     label_ids: tuple[int, ...] = ()
     column_types: tuple[str, ...] = ()

@@ -3,14 +3,13 @@
 A class's drawings are spread over all shards, so the pixels are sorted twice: stage 0 writes
 each range of rows to scratch in the order of its labels, stage 1 joins a class's slices. Every
 pixel is read and written twice, whatever the number of classes, and a file is never in memory.
-The drawings of a class keep their order: split after split, shard after shard.
+The drawings of a class keep their order: split after split, shard after shard. How many of each
+split that is stands in numpy_bitmap-classes.csv, beside the name of the file.
 
 If the rows have more columns, numpy_bitmap-rows/CLASS.csv holds those: line i, behind the names,
 is of drawing i of CLASS.npy, as in Google's own files line i is of row i. It goes the same way.
 """
 
-import csv
-import io
 import struct
 from collections.abc import Mapping, Sequence
 
@@ -19,7 +18,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from pipelines.export.job import Format, Job, Piece, Record, Unit
-from pipelines.export.names import bitmap_names
+from pipelines.export.names import class_table, path_names
 from pipelines.export.plan import range_units
 from pipelines.export.rows import check_shape, csv_lines, read_rows
 from pipelines.export.target import FileSink, Target
@@ -62,15 +61,17 @@ class NumpyBitmap(Format):
         return Record(name=unit.name, stage=1, files=(sink.entry(rows=unit.rows),))
 
     def closing_files(self, job: Job, records: Sequence[Record]) -> Mapping[str, bytes]:
-        """List label, class and file: a file name need not be the class's."""
-        rows = {entry.path: entry.rows for record in records for entry in record.files}
-        text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(["label", "class_name", "file", "drawings"])
-        for label, name in enumerate(bitmap_names(job.class_names)):
-            path = f"numpy_bitmap/{name}.npy"
-            writer.writerow([label, job.class_names[label], f"{name}.npy", rows.get(path, 0)])
-        return {"numpy_bitmap-classes.csv": text.getvalue().encode()}
+        """List of each class its file, its drawings, and how many of them are of each split."""
+        counts = {split: np.zeros(len(job.class_names), np.int64) for split in job.splits}
+        for record in records:
+            for group in record.scratch_files[:1]:
+                counts[str(group.split)] += record.counts
+        columns: dict[str, Sequence[object]] = {
+            "file": [f"{name}.npy" for name in path_names(job.class_names)],
+            "drawings": np.sum(list(counts.values()), axis=0).tolist(),
+        }
+        columns |= {split: of_split.tolist() for split, of_split in counts.items()}
+        return {"numpy_bitmap-classes.csv": class_table(job.class_names, columns)}
 
 
 def npy_header(rows: int, pixels: int) -> bytes:
@@ -94,7 +95,7 @@ def _join_units(job: Job, records: Sequence[Record], task: str, path: str) -> li
     starts = sizes.cumsum(axis=1) - sizes
     groups = [f"{job.scratch}/{record.scratch_files[place].path}" for record in records]
     units = []
-    for label, name in enumerate(bitmap_names(job.class_names)):
+    for label, name in enumerate(path_names(job.class_names)):
         slices = zip(groups, starts[:, label].tolist(), sizes[:, label].tolist(), strict=True)
         unit = Unit(
             format="numpy_bitmap",
@@ -126,7 +127,7 @@ def _group(unit: Unit, job: Job, source: Store) -> Record:
     name = unit.outputs[0]
     with FileSink(source, f"{job.scratch}/{name}", name) as sink:
         sink.write(sorted_images.reshape(-1).data)
-    files = [sink.entry()]
+    files = [sink.entry(split=unit.split)]
     counts = np.bincount(labels, minlength=len(job.class_names)).tolist()
     sizes: list[int] = []
     if job.provenance:

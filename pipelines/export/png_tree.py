@@ -1,7 +1,8 @@
 """A tree of pictures: `<split>/<class>/<row>.png` and a metadata.csv a split, for `imagefolder`.
 
     png/train/metadata.csv               file_name, label, class_name, then all other columns
-    png/train/sea-turtle/000000017.png
+    png/train/sea turtle/000000017.png
+    png-classes.csv                      label, class_name, folder
     png/checksums/train-00000-of-00004   for `sha256sum --check`, run in png/
 
 Up to 20,000 pictures the manifest lists each. More make a manifest that helps nobody: such an
@@ -11,7 +12,7 @@ pictures. The other formats have no such limit.
 
 import hashlib
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -19,7 +20,7 @@ import pyarrow.csv
 
 from pipelines.export.columns import file_names
 from pipelines.export.job import Format, Job, Record, Unit
-from pipelines.export.names import class_dirs
+from pipelines.export.names import class_table, path_names
 from pipelines.export.plan import cut_rows, range_units
 from pipelines.export.rows import Batch, count_labels, read_rows
 from pipelines.export.target import Target
@@ -50,7 +51,7 @@ class PngTree(Format):
         if unit.task == "metadata":
             return _write_metadata(unit, job, source, target)
         counts = np.zeros(len(job.class_names), np.int64)
-        directories = class_dirs(job.class_names)
+        directories = path_names(job.class_names)
         sums: list[str] = []
         listed: list[FileEntry] = []
         for batch in read_rows(
@@ -69,9 +70,15 @@ class PngTree(Format):
                     for path, digest in named
                 ]
         with target.open(unit.outputs[0]) as sink:
-            sink.write("".join(sums).encode("ascii"))
+            sink.write("".join(sums).encode())
         files = (sink.entry(rows=unit.rows, split=unit.split), *listed)
         return Record(name=unit.name, stage=0, files=files, counts=tuple(counts.tolist()))
+
+    def closing_files(self, job: Job, records: Sequence[Record]) -> Mapping[str, bytes]:
+        """List the folder of each class."""
+        del records
+        columns = {"folder": path_names(job.class_names)}
+        return {"png-classes.csv": class_table(job.class_names, columns)}
 
     def unlisted_problems(self, job: Job, records: Sequence[Record], target: Target) -> list[str]:
         """Return the directories whose pictures are too few, too many or of another size."""
@@ -82,7 +89,7 @@ class PngTree(Format):
         for split in job.splits:
             own = [r.counts for r in records if r.counts and r.files[0].split == split]
             counts = np.sum(own, axis=0).tolist()
-            for name, count in zip(class_dirs(job.class_names), counts, strict=True):
+            for name, count in zip(path_names(job.class_names), counts, strict=True):
                 problems.append(_directory_problem(target, f"png/{split}/{name}", count, size))
         return [problem for problem in problems if problem]
 
@@ -93,7 +100,7 @@ class PngTree(Format):
         for entry in record.files:
             if not entry.path.startswith("png/checksums/"):
                 continue
-            for line in target.store.get(target.path(entry.path)).decode("ascii").splitlines():
+            for line in target.store.get(target.path(entry.path)).decode().splitlines():
                 digest, _, name = line.partition("  ")
                 if _sha256(target, f"png/{name}") != digest:
                     return False
@@ -136,7 +143,7 @@ def _metadata_unit(job: Job, split: str) -> Unit:
 
 
 def _write_metadata(unit: Unit, job: Job, source: Store, target: Target) -> Record:
-    directories = class_dirs(job.class_names)
+    directories = path_names(job.class_names)
     columns = ["label", *job.columns]
     with target.open(unit.outputs[0]) as sink:
         for batch in read_rows(source, job, unit.pieces, first_row=0, columns=columns):

@@ -261,7 +261,7 @@ def _manifest(
             "splits": {split: job.rows(split) for split in job.splits},
             "counts": counts,
             "is_synthetic": job.is_synthetic,
-            "attribution": job.attribution,
+            **job.credit.to_json(),
             "load": load_lines(job, records),
         },
         versions=library_versions(),

@@ -39,7 +39,7 @@ class Tfds(Format):
         del stage, records
         rows = job.spec.rows_per_file or ROWS_PER_FILE
         name = tfds_name(job.name)
-        path = f"{_directory(job)}/{name}-{{split}}.tfrecord-{{index:05d}}-of-{{count:05d}}"
+        path = f"{tfds_directory(job)}/{name}-{{split}}.tfrecord-{{index:05d}}-of-{{count:05d}}"
         return range_units(job, format=self.name, task="records", rows_per_file=rows, path=path)
 
     def make(self, unit: Unit, job: Job, source: Store, target: Target) -> Record:
@@ -61,7 +61,7 @@ class Tfds(Format):
             "features.json": json.dumps(_features(job), indent=1) + "\n",
             "label.labels.txt": "\n".join(job.class_names) + "\n",
         }
-        return {f"{_directory(job)}/{name}": text.encode() for name, text in texts.items()}
+        return {f"{tfds_directory(job)}/{name}": text.encode() for name, text in texts.items()}
 
 
 def _records(batch: Batch, part: slice, job: Job) -> bytes:
@@ -90,7 +90,8 @@ def _values(column: pa.ChunkedArray, kind: str) -> list[Any]:
     return [missing if value is None else value for value in column.to_pylist()]
 
 
-def _directory(job: Job) -> str:
+def tfds_directory(job: Job) -> str:
+    """Return the directory that `tfds.builder_from_directory` takes."""
     return f"tfds/{tfds_name(job.name)}/{TFDS_VERSION}"
 
 
@@ -112,8 +113,8 @@ def _dataset_info(job: Job, records: Sequence[Record]) -> dict[str, object]:
         "name": tfds_name(job.name),
         "version": TFDS_VERSION,
         "fileFormat": "tfrecord",
-        "description": "Drawings of Quick, Draw! classes.",
-        "citation": job.attribution,
+        "description": f"Drawings of {len(job.class_names)} classes.",
+        **job.credit.tfds(),
         "splits": splits,
         "supervisedKeys": {"tuple": keys},
     }

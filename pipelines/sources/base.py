@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipelines.drawings import Drawings
-from pipelines.schema import ATTRIBUTION, digest_of
+from pipelines.schema import digest_of
 
 
 class BadFileError(ValueError):
@@ -36,6 +36,7 @@ class SourceFile:
     metadata    the file whose line i describes row i, if metadata are joined
     columns     the metadata columns to read; no other one is looked at
     is_direct   rows can be read in place, at no cost of decoding
+    query       what to ask a server with; may be a signature, so no text shows it
     """
 
     url: str
@@ -49,6 +50,7 @@ class SourceFile:
     metadata: "SourceFile | None" = None
     columns: tuple[str, ...] = ()
     is_direct: bool = False
+    query: str = field(default="", repr=False)
 
 
 class Reader(Protocol):
@@ -83,7 +85,6 @@ class Source:
     files: tuple[SourceFile, ...]
     image_size: int = 28
     is_synthetic: bool = False
-    attribution: str = ATTRIBUTION
     bad_files: tuple[tuple[str, str], ...] = ()
     repairs: Mapping[str, int] = field(default_factory=dict)
 

@@ -3,7 +3,8 @@
 A local path is read with pread: memory maps of 40 GB would count as resident. A URL (s3://,
 gs://, https://) is read with obstore; credentials come from the environment alone, and
 `quickdraw_dataset` on gs:// needs none (GOOGLE_SKIP_SIGNATURE=true). What obstore says of a
-failure fills a screen; here it is the first line of it.
+failure fills a screen; here it is the first line of it. What follows "?" in an address may be a
+signature: it is asked with, and in no address, message or manifest (`without_query`).
 """
 
 import contextlib
@@ -28,10 +29,16 @@ from pipelines.backends import CLIENT_OPTIONS, RETRY_CONFIG, open_backend
 from pipelines.sources.base import BadFileError
 
 if TYPE_CHECKING:
+    from obstore import ObjectMeta
     from obstore.store import ClientConfig
 
 # Reading through a gap of this size is cheaper than a second request.
 _COALESCE_BYTES = 1 << 16
+# The size of a link that leads nowhere: such files are listed, so that somebody says so.
+DANGLING = -1
+_WEB = ("http://", "https://")
+# What to ask with, by the address without it.
+_queries: dict[str, str] = {}
 
 
 class RemoteError(OSError):
@@ -47,6 +54,46 @@ def local_path(url: str) -> Path:
     """Return the path of a local file or directory given as path or file://."""
     path = unquote(url.removeprefix("file://")) if url.startswith("file://") else url
     return Path(path).expanduser().absolute()
+
+
+def is_hidden(path: str) -> bool:
+    """Return whether a file is one that tools leave behind: ._bee.npy, .ipynb_checkpoints/x."""
+    return any(part.startswith(".") for part in path.split("/"))
+
+
+def without_query(address: str) -> str:
+    """Return an address of the web without its query, which this process remembers.
+
+    >>> without_query("https://host/train.parquet?download=true"), without_query("/data/what?")
+    ('https://host/train.parquet', '/data/what?')
+    """
+    if not address.startswith(_WEB):
+        return address
+    bare, _, query = address.partition("?")
+    remember_query(bare, query)
+    return bare
+
+
+def remember_query(address: str, query: str) -> None:
+    """Ask for this file, or the files below this directory, with a query; none if it is empty."""
+    if query:
+        _queries[address] = query
+
+
+def query_of(url: str) -> str:
+    """Return what a file is asked for with, empty if nothing is."""
+    owners = (base for base in _queries if url == base or url.startswith(base.rstrip("/") + "/"))
+    return next((_queries[base] for base in owners), "")
+
+
+def why_absent(url: str) -> str:
+    """Say why a local file that is named is not there, and what to do."""
+    path = local_path(url)
+    if not path.is_symlink():
+        return "it is not there, copy it again"
+    target = str(path.readlink())
+    hint = "run `git annex get`" if "annex/objects" in target else "copy what it leads to"
+    return f"it is a link to {target}, which is not there: {hint} where it came from"
 
 
 class FileRanges:
@@ -138,29 +185,30 @@ class RangeFile(io.RawIOBase):
 
 def is_listable(directory: str) -> bool:
     """Return whether one can ask what a directory holds; not over http(s)."""
-    return not directory.startswith(("http://", "https://"))
+    return not directory.startswith(_WEB)
 
 
 def list_files(directory: str) -> dict[str, int]:
-    """Return the names and sizes of the files right in a directory, sorted.
+    """Return the names and sizes of the files right in a directory, sorted; no hidden ones.
 
-    Empty if it is not there. Raises ValueError for https://, which cannot be listed.
+    Empty if it is not there; a link that leads nowhere has the size DANGLING. Raises ValueError for
+    https://, which cannot be listed.
     """
-    return {name: size for name, size in _list(directory, deep=False).items() if "/" not in name}
+    found = _list(directory, "", deep=False)
+    return {name: size for name, size in found.items() if "/" not in name}
 
 
 def list_tree(directory: str, suffix: str) -> dict[str, int]:
     """Return the relative paths and sizes of the files below a directory that end so, sorted."""
-    found = _list(directory, deep=True)
-    return {name: size for name, size in found.items() if name.endswith(suffix)}
+    return _list(directory, suffix, deep=True)
 
 
-def _list(directory: str, *, deep: bool) -> dict[str, int]:
+def _list(directory: str, suffix: str, *, deep: bool) -> dict[str, int]:
     if not is_remote(directory):
         root = local_path(directory)
-        found = root.rglob("*") if deep else root.glob("*")
-        files = {str(path.relative_to(root)): path for path in found if path.is_file()}
-        return {name: path.stat().st_size for name, path in sorted(files.items())}
+        paths = root.rglob(f"*{suffix}") if deep else root.glob(f"*{suffix}")
+        sizes = {str(path.relative_to(root)): _size(path) for path in paths if not path.is_dir()}
+        return {name: size for name, size in sorted(sizes.items()) if not is_hidden(name)}
     if not is_listable(directory):
         raise ValueError(f"{directory} cannot be listed: name the classes to read from it")
     with _asking(directory):
@@ -168,14 +216,19 @@ def _list(directory: str, *, deep: bool) -> dict[str, int]:
         items = obstore.list_with_delimiter(store)["objects"] if not deep else ()
         if deep:
             items = [item for batch in obstore.list(store) for item in batch]
-    return dict(sorted((item["path"], item["size"]) for item in items))
+    found = {item["path"]: item["size"] for item in items if item["path"].endswith(suffix)}
+    return {name: size for name, size in sorted(found.items()) if not is_hidden(name)}
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.exists() else DANGLING
 
 
 def join_url(directory: str, name: str) -> str:
     """Return the address of a file in a directory, quoted as its kind needs."""
     if not is_remote(directory):
         return str(local_path(directory) / name)
-    if directory.startswith(("http://", "https://")):
+    if directory.startswith(_WEB):
         return f"{directory.rstrip('/')}/{quote(name)}"
     return f"{directory.rstrip('/')}/{name}"
 
@@ -186,8 +239,7 @@ def file_size(url: str) -> int | None:
         path = local_path(url)
         return path.stat().st_size if path.is_file() else None
     with contextlib.suppress(FileNotFoundError), _asking(url):
-        store, path = _remote(url)
-        return int(obstore.head(store, path)["size"])
+        return int(_head(url)["size"])
     return None
 
 
@@ -199,8 +251,7 @@ def content_digest(url: str, cache_dir: Path) -> str:
     """
     if is_remote(url):
         with _asking(url):
-            store, path = _remote(url)
-            found = obstore.head(store, path)
+            found = _head(url)
         tag = found["e_tag"] or found["last_modified"].isoformat()
         return f"etag:{found['size']}-{tag}"
     path = local_path(url)
@@ -251,16 +302,24 @@ def write_json(path: Path, value: object) -> None:
 def _remote(url: str) -> tuple[obstore.store.ObjectStore, str]:
     directory, _, name = url.rpartition("/")
     # As join_url has quoted it.
-    is_web = directory.startswith(("http://", "https://"))
-    return _remote_store(directory), unquote(name) if is_web else name
+    is_web = directory.startswith(_WEB)
+    return _remote_store(directory, query_of(url)), unquote(name) if is_web else name
 
 
 @functools.cache
-def _remote_store(directory: str) -> obstore.store.ObjectStore:
+def _remote_store(directory: str, query: str = "") -> obstore.store.ObjectStore:
     if is_listable(directory):
         return open_backend(directory)[0]
     options: ClientConfig = {**CLIENT_OPTIONS, "allow_http": directory.startswith("http://")}
-    return from_url(directory, client_options=options, retry_config=RETRY_CONFIG)
+    address = f"{directory}?{query}" if query else directory
+    return from_url(address, client_options=options, retry_config=RETRY_CONFIG)
+
+
+def _head(url: str) -> "ObjectMeta":
+    store, path = _remote(url)
+    if query_of(url):  # a signature for GET is none for HEAD
+        return obstore.get(store, path, options={"range": (0, 1)}).meta
+    return obstore.head(store, path)
 
 
 @contextlib.contextmanager
@@ -269,9 +328,12 @@ def _asking(url: str) -> Iterator[None]:
     try:
         yield
     except FileNotFoundError as error:
-        raise FileNotFoundError(f"{url} is not there") from error
+        raise FileNotFoundError(f"{url} is not there") from (None if query_of(url) else error)
     except BaseError as error:
-        raise RemoteError(f"{url} cannot be read: {first_line(error)}") from error
+        said = first_line(error)
+        if query := query_of(url):
+            said = said.replace(f"?{query}", "")
+        raise RemoteError(f"{url} cannot be read: {said}") from (None if query else error)
 
 
 def first_line(error: BaseException) -> str:

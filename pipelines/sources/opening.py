@@ -2,19 +2,20 @@
 
     doodles               drawn by the program itself, in Google's formats, kept in the cache
     quickdraw             Google's bucket, downloaded into the cache, checked by size and SHA-256
-    PATH or URL           a directory of files: .npy bitmaps, .ndjson or .bin strokes, Parquet,
-                          or a prepared TFDS directory
+    PATH or URL           a directory of files, or one file: .npy bitmaps, .ndjson or .bin strokes,
+                          Parquet; or a prepared TFDS directory
 
-Which kind a directory is of is seen from the names of its files (kinds.py). What often lies
-under such names and is something else:
+Which files of a directory are read is seen from their names (kinds.py). What often lies under such
+names and is something else:
 
-    a sign-in page, a Git LFS or git-annex pointer, a pickle    refused, saying which it is
+    a sign-in page, a Git LFS pointer, a pickle, an archive     refused, saying which it is
     truncated, with bytes added, a damaged header, not JSON     refused, with the place
     .bin that holds rows of 784 bytes (also shifted, inverted)  refused: no header says what it is
     pickled objects in .npy, floats, Fortran order              refused, never unpickled
-    (n, 1, 784), (n, 1, 28, 28); integers of more bytes, 0..255 put right, counted in `repairs`
+    (n, 1, 784), (n, 1, 28, 28); wider integers 0..255; bool    put right, counted in `repairs`
     over half blank, inverted, noise in place of paper          refused by the scan
     a class twice, another class inside, a label of no class    refused
+    kinds of files that are not read (unread.py)                refused where all classes are taken
 
 Refused files stop a build, or are left out and named in the manifest (on_bad_file).
 """
@@ -28,21 +29,23 @@ from urllib.parse import urlsplit, urlunsplit
 from pipelines.catalogue import SEED_CLASSES, catalogue, class_entry
 from pipelines.doodles import DOODLES_PER_CLASS, doodles_dir, write_doodles
 from pipelines.sources.base import BadFileError, Source, SourceFile
-from pipelines.sources.bitmaps import inspect_npy
-from pipelines.sources.class_files import class_names_in, find_class_files
+from pipelines.sources.class_files import (
+    class_names_in,
+    find_class_files,
+    join_strokes,
+    open_class_file,
+    unread_beside,
+)
 from pipelines.sources.download import download_classes
 from pipelines.sources.files import (
-    content_digest,
-    file_size,
-    file_version,
     is_listable,
     is_remote,
-    join_url,
     local_path,
+    query_of,
+    without_query,
 )
-from pipelines.sources.kinds import BITMAP_SIZE, SUFFIXES, enter_directory
+from pipelines.sources.kinds import BITMAP_SIZE, ENDINGS, find_place
 from pipelines.sources.prepared import open_prepared, prepared_names
-from pipelines.sources.strokes import open_strokes
 from pipelines.sources.tables import open_tables, table_names
 
 ProgressCallback = Callable[..., None]
@@ -51,7 +54,6 @@ DOODLES = "doodles"
 QUICKDRAW = "quickdraw"
 # Sources that are no place; their classes are Google's.
 NAMED = (DOODLES, QUICKDRAW)
-_NOT_QUICKDRAW = "Drawings made by sketchmill's doodle program; not part of Quick, Draw!."
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,6 +64,7 @@ class SourceOptions:
     seed, doodles_per_class  of the doodles
     columns         metadata to read; bitmaps have them from the simplified drawings beside them
     skip_bad_files  leave out what is not what its name says, and name it in `bad_files`
+    every_class     all classes were asked for: a file of a kind that is not read is a bad one
     base_url        stands in for Google's bucket
     """
 
@@ -70,6 +73,7 @@ class SourceOptions:
     doodles_per_class: int = DOODLES_PER_CLASS
     columns: tuple[str, ...] = ()
     skip_bad_files: bool = False
+    every_class: bool = False
     base_url: str | None = None
 
 
@@ -83,6 +87,7 @@ def open_source(
     doodles_per_class: int = DOODLES_PER_CLASS,
     columns: Sequence[str] = (),
     skip_bad_files: bool = False,
+    every_class: bool = False,
     base_url: str | None = None,
     progress: ProgressCallback | None = None,
 ) -> Source:
@@ -98,6 +103,7 @@ def open_source(
         doodles_per_class=doodles_per_class,
         columns=tuple(columns),
         skip_bad_files=skip_bad_files,
+        every_class=every_class,
         base_url=base_url,
     )
     if text == DOODLES:
@@ -171,14 +177,15 @@ def source_classes(text: str, options: SourceOptions) -> tuple[str, ...] | None:
         return SEED_CLASSES
     if text == QUICKDRAW:
         return tuple(entry.name for entry in catalogue())
-    if not is_listable(text) and not text.endswith(".parquet"):
-        return None
-    kind, directory = enter_directory(text, None, options.image_size)
-    if kind == "tfds":
-        return prepared_names(directory)
-    if kind == "parquet":
-        return table_names(directory)
-    return class_names_in(directory, SUFFIXES[kind])
+    address = without_query(text)
+    if not is_listable(address) and not address.endswith((".parquet", *ENDINGS)):
+        return None  # of a web server
+    place = find_place(address, None, options.image_size)
+    if place.kind == "tfds":
+        return prepared_names(place.directory)
+    if place.kind == "parquet":
+        return table_names(place.directory)
+    return class_names_in(place)
 
 
 def open_directory(
@@ -191,35 +198,42 @@ def open_directory(
 ) -> Source:
     """Return the source of a directory, local or remote, by what lies in it."""
     options = options or SourceOptions()
-    source = _open_directory(directory, classes, cache_dir, name=name, options=options)
+    source = _open_place(without_query(directory), classes, cache_dir, name=name, options=options)
     return dataclasses.replace(
-        source, files=tuple(_with_columns(file, options.columns) for file in source.files)
+        source, files=tuple(_completed(file, options.columns) for file in source.files)
     )
 
 
-def _with_columns(file: SourceFile, columns: tuple[str, ...]) -> SourceFile:
-    joined = None if file.metadata is None else _with_columns(file.metadata, columns)
-    return dataclasses.replace(file, columns=columns, metadata=joined)
+def _completed(file: SourceFile, columns: tuple[str, ...]) -> SourceFile:
+    """Return the file with what readers in other processes need to know."""
+    joined = None if file.metadata is None else _completed(file.metadata, columns)
+    return dataclasses.replace(file, columns=columns, metadata=joined, query=query_of(file.url))
 
 
-def _open_directory(
-    directory: str,
+def _open_place(
+    address: str,
     classes: Sequence[str] | None,
     cache_dir: Path,
     *,
     name: str | None,
     options: SourceOptions,
 ) -> Source:
-    kind, directory = enter_directory(directory, classes, options.image_size)
-    name = name or public_name(directory)
-    if kind == "tfds":
-        return open_prepared(directory, cache_dir, name=name)
-    if kind == "parquet":
-        return open_tables(directory, cache_dir, name=name, skip_bad_files=options.skip_bad_files)
-    files, bad = [], []
-    for class_name, url, size in find_class_files(directory, classes, SUFFIXES[kind]):
+    place = find_place(address, classes, options.image_size)
+    if place.kind == "tfds":
+        return open_prepared(place.directory, cache_dir, name=name)
+    name = name or public_name(place.directory)
+    if place.kind == "parquet":
+        return open_tables(
+            place.directory, cache_dir, name=name, skip_bad_files=options.skip_bad_files
+        )
+    files = []
+    bad = unread_beside(place) if classes is None or options.every_class else []
+    if bad and not options.skip_bad_files:
+        raise BadFileError(bad[0][1])
+    for class_name, url, size in find_class_files(place, classes):
         try:
-            files.append(_open_file(kind, url, size, class_name, cache_dir, options))
+            file = open_class_file(url, size, class_name, cache_dir, image_size=options.image_size)
+            files.append(join_strokes(file, cache_dir) if options.columns else file)
         except BadFileError as error:
             if not options.skip_bad_files:
                 raise
@@ -233,59 +247,6 @@ def _open_directory(
         image_size=options.image_size,
         bad_files=tuple(bad),
         repairs=dict(repairs),
-    )
-
-
-def open_bitmaps(url: str, size: int, class_name: str, cache_dir: Path) -> SourceFile:
-    """Return one .npy file as a file of a source, after a look at its header."""
-    version = file_version(url)
-    layout = inspect_npy(url, size)
-    return SourceFile(
-        url=url,
-        format="npy",
-        class_name=class_name,
-        rows=int(layout["rows"]),
-        bytes=size,
-        digest=content_digest(url, cache_dir),
-        version=version,
-        layout=layout,
-        is_direct=True,
-    )
-
-
-def _open_file(
-    kind: str, url: str, size: int, class_name: str, cache_dir: Path, options: SourceOptions
-) -> SourceFile:
-    if kind != "numpy_bitmap":
-        return open_strokes(url, size, class_name, cache_dir, is_binary=kind == "binary")
-    file = open_bitmaps(url, size, class_name, cache_dir)
-    if int(file.layout["side"]) != options.image_size:
-        raise BadFileError(
-            f"{url} holds bitmaps of {file.layout['side']} pixels a side, wanted "
-            f"{options.image_size}: only strokes can be drawn at another size"
-        )
-    return _join(file, cache_dir) if options.columns else file
-
-
-def _join(file: SourceFile, cache_dir: Path) -> SourceFile:
-    """Return the bitmaps with the simplified drawings of the same class beside them."""
-    directory = file.url.rsplit("/", 1)[0]
-    tried = [directory, f"{directory}/../simplified", f"{directory.rsplit('/', 1)[0]}/simplified"]
-    for place in tried if not is_remote(directory) else tried[::2]:
-        url = join_url(place, f"{file.class_name}.ndjson")
-        size = file_size(url)
-        if size is None:
-            continue
-        strokes = open_strokes(url, size, str(file.class_name), cache_dir, is_binary=False)
-        if strokes.rows != file.rows:
-            raise BadFileError(
-                f"{url} has {strokes.rows} lines for {file.rows} bitmaps: metadata are joined by "
-                "row, both files must be whole"
-            )
-        return dataclasses.replace(file, metadata=strokes)
-    raise ValueError(
-        f"no {file.class_name}.ndjson beside {file.url} or in a directory `simplified` next to its "
-        "own: metadata of bitmaps come from the simplified drawings"
     )
 
 
@@ -333,7 +294,7 @@ def _open_doodles(
     )
     kind = "numpy_bitmap" if options.image_size == BITMAP_SIZE else "simplified"
     source = open_directory(str(root / kind), chosen, cache_dir, name=DOODLES, options=options)
-    return dataclasses.replace(source, is_synthetic=True, attribution=_NOT_QUICKDRAW)
+    return dataclasses.replace(source, is_synthetic=True)
 
 
 def _check_doodles(classes: Sequence[str] | None, options: SourceOptions) -> tuple[str, ...]:

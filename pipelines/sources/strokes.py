@@ -1,7 +1,8 @@
 """Files of strokes as drawings: an index to find row n, and readers that draw.
 
 The index holds where every 256th row begins; it is made in one pass over the file, which also
-counts the rows, and is remembered beside the file's digest.
+counts the rows, and is remembered beside the file's digest. The first lines say how the others are
+to be read where one alone leaves it open.
 """
 
 import json
@@ -15,7 +16,7 @@ import numpy.typing as npt
 from pipelines.drawings import Drawings
 from pipelines.official import render_drawings
 from pipelines.schema import digest_of
-from pipelines.simplify import simplify
+from pipelines.simplify import CANVAS, LISTS, RAW, Reading
 from pipelines.sources.base import BadFileError, SourceFile
 from pipelines.sources.bitmaps import describe_content
 from pipelines.sources.files import FileRanges, content_digest, file_version, write_json
@@ -23,13 +24,19 @@ from pipelines.stroke_formats import (
     StrokeDrawing,
     columns_of,
     is_binary_head,
+    is_same_name,
+    notes_of,
     parse_line,
     parse_records,
     record_end,
 )
 
 INDEX_ROWS = 256
+# Part of the name of a kept index: bumped when its meaning changes.
+_INDEX_VERSION = 2
 _CHUNK_BYTES = 1 << 22
+_FIRST_LINES = 256
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
 def open_strokes(
@@ -37,19 +44,22 @@ def open_strokes(
 ) -> SourceFile:
     """Return a file of strokes as a file of a source: counted, indexed, digested.
 
-    Raises BadFileError if it does not begin like one, or ends within a record.
+    Raises BadFileError if it is of another kind or class, or a .bin file that ends within a record.
     """
-    head = FileRanges(url).read(0, min(size, 4_096))
     version, digest = file_version(url), content_digest(url, cache_dir)
-    memo = cache_dir / "indices" / f"{digest_of([digest, is_binary])}.json"
+    memo = cache_dir / "indices" / f"{digest_of([digest, is_binary, _INDEX_VERSION])}.json"
     if memo.is_file():
         layout = json.loads(memo.read_text("ascii"))
     else:
-        layout = _index_binary(url, size, head) if is_binary else _index_lines(url, size, head)
+        layout = _index_binary(url, size) if is_binary else _index_lines(url, size)
         write_json(memo, layout)
-    if not is_binary:
-        # The index is of the content; the name may have changed since.
-        parse_line(_first_line(url, size), f"{url} line 1", class_name)
+    # The index is of the content; the name may have changed since.
+    line, word = layout.get("word", (0, None))
+    if word is not None and not is_same_name(word, class_name):
+        raise BadFileError(
+            f"{url} line {line} is a drawing of {word!r}, the file's name says {class_name!r}: give "
+            "it the name of its class, or fetch it again"
+        )
     return SourceFile(
         url=url,
         format=layout["format"],
@@ -68,21 +78,14 @@ class StrokeReader:
     def __init__(self, file: SourceFile, image_size: int) -> None:
         self.file, self.image_size = file, image_size
         self.ranges = FileRanges(file.url)
+        self.reading = Reading(**file.layout.get("reading", {}))
 
     def read(self, start: int, stop: int) -> Drawings:
-        """Return the drawings [start, stop), drawn, with Google's columns."""
+        """Return the drawings [start, stop), drawn, with the columns that are asked for."""
         drawings = self.parse(start, stop)
-        strokes = [drawing.strokes for drawing in drawings]
-        if self.file.format == "raw":
-            strokes = [simplify(drawing) for drawing in strokes]
-        images = render_drawings(strokes, self.image_size)
-        return Drawings(
-            images=images, label=np.zeros(len(images), np.int64), **columns_of(drawings)
-        )
-
-    def read_columns(self, start: int, stop: int) -> dict[str, npt.NDArray[Any]]:
-        """Return Google's columns of the rows [start, stop), without drawing them."""
-        return columns_of(self.parse(start, stop))
+        images = render_drawings([one.written.strokes for one in drawings], self.image_size)
+        columns = columns_of(drawings, self.file.columns) | notes_of(drawings)
+        return Drawings(images=images, label=np.zeros(len(images), np.int64), **columns)
 
     def parse(self, start: int, stop: int) -> list[StrokeDrawing]:
         """Return the rows [start, stop) as strokes."""
@@ -91,59 +94,97 @@ class StrokeReader:
         end = index[last] if last < len(index) else self.file.bytes
         content = self.ranges.read(index[first], end - index[first])
         skip, count = start - first * INDEX_ROWS, stop - first * INDEX_ROWS
-        where = f"{self.file.url} from row {start}"
         if self.file.format == "binary":
-            return parse_records(content, count, where)[skip:]
+            where = f"{self.file.url} from row {first * INDEX_ROWS}"
+            return parse_records(content, count, where, self.file.columns)[skip:]
         lines = content.split(b"\n")[skip:count]
-        return [
-            parse_line(line, f"{self.file.url} line {start + i + 1}", self.file.class_name)
-            for i, line in enumerate(lines)
-        ]
+        return [self._parse_line(line, start + i + 1) for i, line in enumerate(lines)]
+
+    def _parse_line(self, line: bytes, number: int) -> StrokeDrawing:
+        drawing = parse_line(line, self.file.class_name, self.file.columns, self.reading)
+        if drawing.written.points not in (None, self.reading.points):
+            raise BadFileError(
+                f"{self.file.url} line {number} has points as {drawing.written.points}, the first "
+                f"lines as {self.reading.points} (lists: [[x, ...], [y, ...]], pairs: [[x, y], ...]), "
+                "and strokes of two points can be read as both: write all lines in one way"
+            )
+        return drawing
 
     def read_rows(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.uint8]:
         """Strokes are drawn once, in order; their pixels are then read as bitmaps."""
         raise NotImplementedError("strokes are not read row by row")
 
 
-def _index_lines(url: str, size: int, head: bytes) -> Mapping[str, Any]:
-    """Return rows, index and format of an .ndjson file; the format follows from line 1."""
-    if not head.lstrip().startswith(b"{"):
-        raise BadFileError(f"{url} is not .ndjson: {describe_content(head)}")
+def _index_lines(url: str, size: int) -> Mapping[str, Any]:
+    """Return rows and index of an .ndjson file, and what its first lines say of all."""
+    seen = _look_at_lines(url, size)
     starts = [0]
-    row, last_byte = 0, b"\n"
+    rows = ended = 0
     for offset, chunk in _chunks(url, size):
         ends = np.flatnonzero(np.frombuffer(chunk, np.uint8) == ord("\n"))
-        wanted = np.arange(-(row + 1) % INDEX_ROWS, len(ends), INDEX_ROWS)
+        wanted = np.arange(-(ended + 1) % INDEX_ROWS, len(ends), INDEX_ROWS)
         starts += (ends[wanted] + offset + 1).tolist()
-        row += len(ends)
-        last_byte = chunk[-1:]
-    row += last_byte != b"\n"
+        # Blank lines at the end are no rows.
+        if filled := len(chunk.rstrip()):
+            rows = ended + int(np.searchsorted(ends, filled)) + 1
+        ended += len(ends)
+    return {"rows": rows, "index": starts[: -(-rows // INDEX_ROWS)], **seen}
+
+
+def _look_at_lines(url: str, size: int) -> Mapping[str, Any]:
+    """Return format and reading of an .ndjson file, and the number and word of its first drawing.
+
+    The format is that of the first line with strokes; where points may be lists or pairs, the
+    first line decides that can be read one way only. Raises BadFileError if no line is a drawing.
+    """
+    head = FileRanges(url).read(0, min(size, _CHUNK_BYTES))
+    drawings = _first_drawings(head, size) if _may_be_lines(head) else []
+    good = [(line, one) for line, one in enumerate(drawings, 1) if one.problem is None]
+    if drawings and not good and head.lstrip().startswith(b"{"):
+        raise BadFileError(
+            f"{url} line 1: {drawings[0].problem}; none of the first {len(drawings)} lines is a drawing"
+        )
+    if not good:
+        raise BadFileError(f"{url} is not .ndjson: {describe_content(head)}")
+    written = [one.written for _, one in good]
+    scales = [one.scale for one in written if one.scale is not None]
+    is_raw = scales[:1] == [RAW]
+    points = next((one.points for one in written if one.points is not None), LISTS)
     return {
-        "rows": row,
-        "index": [start for start in starts if start < size],
-        "format": _format_of_line(url, size),
+        "format": "raw" if is_raw else "simplified",
+        "reading": {"points": points, "is_canvas": is_raw or CANVAS in scales},
+        "word": [good[0][0], good[0][1].word],
     }
 
 
-def _format_of_line(url: str, size: int) -> str:
-    """Return raw if the first line's strokes have times, else simplified."""
-    line = _first_line(url, size)
-    parse_line(line, f"{url} line 1")
-    strokes = json.loads(line)["drawing"]
-    return "raw" if any(len(stroke) > 2 for stroke in strokes) else "simplified"
+def _may_be_lines(head: bytes) -> bool:
+    """Whether a file is neither compressed nor UTF-16 nor one array of objects.
+
+    The last line of an array of one object a line is one of .ndjson, too.
+    """
+    text = head.removeprefix(_BYTE_ORDER_MARK).lstrip()
+    is_array = text.startswith(b"[") and text[1:].lstrip().startswith(b"{")
+    return text[:2].isascii() and b"\0" not in text[:2] and not is_array
 
 
-def _first_line(url: str, size: int) -> bytes:
-    ranges, length = FileRanges(url), 1 << 16
-    while True:
-        length = min(length, size)
-        content = ranges.read(0, length)
-        if b"\n" in content or length == size:
-            return content.split(b"\n")[0]
-        length *= 4
+def _first_drawings(head: bytes, size: int) -> list[StrokeDrawing]:
+    """Return the drawings of the first lines, up to the one that leaves nothing open."""
+    lines = head.split(b"\n", _FIRST_LINES)
+    if len(lines) > _FIRST_LINES or (len(lines) > 1 and len(head) < size):
+        del lines[-1]
+    drawings: list[StrokeDrawing] = []
+    scale = None
+    for line in lines:
+        drawings.append(parse_line(line))
+        written = drawings[-1].written
+        scale = scale or written.scale
+        if scale == RAW and written.points is not None:
+            break
+    return drawings
 
 
-def _index_binary(url: str, size: int, head: bytes) -> Mapping[str, Any]:
+def _index_binary(url: str, size: int) -> Mapping[str, Any]:
+    head = FileRanges(url).read(0, min(size, 4_096))
     if not is_binary_head(head):
         hint = " (its size is a multiple of 784: headerless bitmaps?)" if size % 784 == 0 else ""
         raise BadFileError(

@@ -1,8 +1,8 @@
 """Parquet datasets of pictures and labels as a source: ours, and Hugging Face's way.
 
 The pictures are a column `image` of {bytes, path} or of bytes; table_labels.py says whose they are.
-Files whose name, or folder's, begins with a dot or "_" are no part of a dataset, nor are copies
-"x-checkpoint.parquet" beside the original. A file without rows changes nothing, whatever its types.
+Files whose name, or folder's, begins with "_" are no part of a dataset, nor are hidden ones and
+copies "x-checkpoint.parquet" beside the original. A file without rows changes nothing, whatever its types.
 """
 
 import contextlib
@@ -24,6 +24,7 @@ from pipelines.metadata import COLUMN_NAMES, parse_column
 from pipelines.shards import bytes_field, read_images, read_pictures
 from pipelines.sources.base import BadFileError, Source, SourceFile
 from pipelines.sources.files import (
+    DANGLING,
     RangeFile,
     RemoteError,
     content_digest,
@@ -34,6 +35,7 @@ from pipelines.sources.files import (
     join_url,
     list_tree,
     local_path,
+    why_absent,
 )
 from pipelines.sources.table_labels import find_labels, labels_of_rows, names_in
 
@@ -80,7 +82,7 @@ def open_tables(
     found, bad = [], []
     for url, size in _addresses(directory):
         try:
-            table = describe_table(url, size, file_version(url))
+            table = _table_at(url, size)
             _check_side(table, found)
             found.append(table)
         except BadFileError as error:
@@ -119,7 +121,7 @@ def table_names(directory: str) -> tuple[str, ...]:
     found = []
     for url, size in _addresses(directory):
         with contextlib.suppress(BadFileError):
-            found.append(describe_table(url, size, file_version(url)).names)
+            found.append(_table_at(url, size).names)
     if found and not any(found):
         raise BadFileError(f"{directory}: its Parquet files have no row that names a class")
     return _union(found)
@@ -139,6 +141,12 @@ def describe_table(url: str, size: int, version: str) -> Table:
             if file.metadata.num_rows:
                 raise
             return Table(url=url, bytes=size, version=version)
+
+
+def _table_at(url: str, size: int) -> Table:
+    if size == DANGLING:
+        raise BadFileError(f"{url}: {why_absent(url)}")
+    return describe_table(url, size, file_version(url))
 
 
 def _describe(file: pq.ParquetFile, url: str, size: int, version: str) -> Table:
@@ -248,20 +256,19 @@ def _addresses(directory: str) -> list[tuple[str, int]]:
     if directory.endswith(".parquet") and (size := file_size(directory)) is not None:
         return [(directory, size)]
     found = list_tree(directory, ".parquet")
-    parts = {name: size for name, size in found.items() if not _is_hidden(name, found)}
+    parts = {name: size for name, size in found.items() if not _is_apart(name, found)}
     if not parts:
-        raise BadFileError(f"{directory} has no Parquet files but hidden ones: {sorted(found)[:3]}")
+        raise BadFileError(
+            f"{directory} has no Parquet files but temporary ones: {sorted(found)[:3]}"
+        )
     return [(join_url(directory, name), size) for name, size in parts.items()]
 
 
-def _is_hidden(name: str, names: Container[str]) -> bool:
+def _is_apart(name: str, names: Container[str]) -> bool:
     """Return whether a file below a directory is a program's own, as Spark's and Jupyter's."""
     if name.endswith(_COPY) and name.removesuffix(_COPY) + ".parquet" in names:
         return True
-    return any(
-        part.startswith(".") or (part.startswith("_") and "=" not in part)
-        for part in name.split("/")
-    )
+    return any(part.startswith("_") and "=" not in part for part in name.split("/"))
 
 
 def _open(url: str, size: int) -> pq.ParquetFile:

@@ -309,8 +309,8 @@ def test_folders_without_a_drawing_of_a_class_or_of_two_sizes_are_refused(build,
     save(root / "a.parquet", {"image": pa.nulls(0), "label": pa.nulls(0)})
     assert "no row that names a class" in build()[0]["error"]
     (root / "a.parquet").unlink()
-    save(root / ".a.parquet", with_labels(["bee"] * 4))
-    assert "no Parquet files but hidden ones" in build()[0]["error"]
+    save(root / "_a.parquet", with_labels(["bee"] * 4))
+    assert "no Parquet files but temporary ones" in build()[0]["error"]
     save(root / "label=3" / "a.parquet", {"image": pictures(some_drawings(4))})
     assert "has no column label or labels, and no folder class_name=NAME" in build()[0]["error"]
     save(root / "label=3" / "a.parquet", with_labels(["bee"] * 4))

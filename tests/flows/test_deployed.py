@@ -10,7 +10,9 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import get_args, get_type_hints
 
 import pytest
+from prefect.utilities.callables import parameter_schema
 
+from flows import deployed
 from flows.exporting import ExportParams
 from flows.housekeeping import is_due, sweep, verify
 from flows.isolated import FINAL_CODE, MISTAKE_CODE, from_json, jobs, run_isolated
@@ -56,6 +58,14 @@ def test_forms_offer_the_choices_that_a_spec_has():
     for name, expected in choices.items():
         offered = {each for part in (get_args(hints[name]) or ()) for each in choices_of(part)}
         assert offered == set(expected), name
+
+
+def test_no_form_demands_what_its_flow_ignores():
+    definitions = parameter_schema(deployed.bulk_export).definitions
+    assert "required" not in definitions["BulkParams"]
+    assert "required" not in definitions["ExportOptions"]
+    assert not {"ref", "name", "store"} & set(definitions["ExportOptions"]["properties"])
+    assert parameter_schema(deployed.export).definitions["ExportParams"]["required"] == ["ref"]
 
 
 def choices_of(hint) -> tuple[str, ...]:

@@ -43,7 +43,28 @@ def test_name_of_a_run_says_classes_and_digest(params, expected):
 def test_every_flow_is_named_by_its_parameters():
     flows = [each for each in vars(deployed).values() if hasattr(each, "flow_run_name")]
     assert len(flows) == 11
-    assert {each.flow_run_name for each in flows} == {deployed.run_name}
+    named = {each.name for each in flows if each.flow_run_name == deployed.run_name}
+    assert {each.name for each in flows} - named == {"rebuild"}  # which names itself
+
+
+@pytest.mark.parametrize(
+    ("lists", "expected"),
+    [
+        ({"pets": ["cat", "dog", "cow"]}, "rebuild pets: cat, dog +1"),
+        ({"a": ["bee"], "b": ["sun"], "c": ["owl"]}, "rebuild a: bee; b: sun; +1"),
+        (None, "rebuild doodles-tiny: cat, dog +2"),
+        ({}, "rebuild doodles-tiny: cat, dog +2"),
+    ],
+)
+def test_a_rebuild_is_named_after_the_class_lists_that_it_makes(lists, expected, monkeypatch):
+    names = []
+    monkeypatch.setattr(deployed, "name_run", names.append)
+    monkeypatch.setattr(deployed, "_chain", lambda params, places: DIGEST)
+    monkeypatch.setattr(deployed.Variable, "get", lambda name: lists)
+    deployed.rebuild.fn(ChainParams(source="doodles", classes=CLASSES))
+    made = ", ".join(f"{name} @{DIGEST[:12]}" for name in list(lists or {"doodles-tiny": 0})[:2])
+    assert names[0] == expected
+    assert names[1].startswith(f"rebuild {made}")
 
 
 def test_table_of_a_result_begins_with_its_digest():

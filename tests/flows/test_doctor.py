@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from flows.cli import run_command_line
 from flows.doctor import examine
 
 ROOT = Path(__file__).parents[2]
@@ -48,6 +49,23 @@ def test_store_that_does_not_answer_is_a_finding_after_the_others(monkeypatch):
     assert {"python", "versions", "cores"} < {finding.check for finding in findings}
     last = findings[-1]
     assert (last.check, last.is_ok, last.message) == ("store", False, "connection refused")
+
+
+@pytest.mark.parametrize("variable", ["SKETCHMILL_CACHE", "XDG_CACHE_HOME"])
+@pytest.mark.parametrize("place", ["/proc/none", "file/below"])
+def test_a_cache_that_cannot_be_written_names_the_variable_that_moves_it(
+    variable, place, tmp_path, monkeypatch, capsys
+):
+    (tmp_path / "file").write_text("")
+    monkeypatch.delenv("SKETCHMILL_CACHE", raising=False)
+    monkeypatch.setenv(variable, str(tmp_path / place))  # an absolute place stays what it is
+    for command, code in [(["build"], 2), (["run"], 2), (["doctor"], 1)]:
+        assert run_command_line([*command, "--store", str(tmp_path / "store"), "--quiet"]) == code
+        said = "".join(capsys.readouterr())
+        assert f"the cache {tmp_path / place}" in said, command
+        assert "SKETCHMILL_CACHE name a folder that can" in said, command
+    monkeypatch.setenv("SKETCHMILL_CACHE", str(tmp_path / "cache"))
+    assert run_command_line(["doctor", "--json", "--store", str(tmp_path / "store")]) == 0
 
 
 @pytest.mark.parametrize(

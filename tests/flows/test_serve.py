@@ -14,7 +14,8 @@ import yaml
 
 from flows.cli import run_command_line
 from flows.commands.serving import _environment
-from flows.serve import Entry, read_entries, serve
+from flows.schedules import next_time_of
+from flows.serve import read_entries, serve
 from pipelines.store import open_store
 
 FILE = Path(__file__).parents[2] / "infra" / "prefect.yaml"
@@ -56,7 +57,7 @@ class Recorded:
     def __init__(self, name: str, cron: str, *, takes_hours: float = 0, fails: bool = False):
         self.name, self.fails = name, fails
         self.takes = timedelta(hours=takes_hours)
-        self.next_time = Entry(name=name, entrypoint="", cron=cron, timezone="UTC").next_time
+        self.next_time = next_time_of({"cron": cron}, name)
         self.runs = []
 
     def run(self) -> None:
@@ -81,14 +82,24 @@ def test_file_schedules_the_chain_at_night_and_housekeeping_in_the_morning():
 
 @pytest.mark.slow
 def test_every_time_of_a_year_is_later_than_the_last():
-    entry = Entry(name="", entrypoint="", cron="30 * * * *", timezone="Europe/Zurich")
+    next_time = next_time_of({"cron": "30 * * * *", "timezone": "Europe/Zurich"}, "")
     moment, steps = datetime(2026, 1, 1, tzinfo=UTC), set()
     for _ in range(24 * 364):
-        following = entry.next_time(moment).astimezone(UTC)
+        following = next_time(moment).astimezone(UTC)
         steps.add((following - moment).total_seconds())
         moment = following
     assert min(steps) > 0
     assert max(steps) <= 7200
+
+
+def test_serving_ends_when_no_time_comes_any_more():
+    once = Recorded("once", "0 13 * * *")
+    clock = once.clock = Clock(hours=5)
+    once.next_time = next_time_of(
+        {"rrule": "DTSTART:20260328T130000\nRRULE:FREQ=DAILY;COUNT=1"}, ""
+    )
+    serve([once], now=clock.now, sleep=clock.sleep)
+    assert [each.strftime("%H:%M") for each in once.runs] == ["13:00"]
 
 
 def test_variable_that_is_not_set_is_named():

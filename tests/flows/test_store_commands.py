@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 import socket
+from urllib.parse import quote
 
 import pytest
 
@@ -71,6 +72,87 @@ def test_verify_fails_on_a_flipped_bit(ask, url):
     store.put(f"{store.resolve('models', 'net').prefix}/file", b"kontent")
     problems = ask("verify", "net", code=1)["problems"]
     assert list(problems.values()) == [["file: content does not match its SHA-256"]]
+
+
+READING = [
+    "ls",
+    "show net",
+    "verify",
+    "lineage net",
+    "diff net new",
+    "gc",
+    "gc --delete",
+    "pin net",
+    "unpin net",
+    "pull net --origin {store}",
+    "push net --to {store}",
+    "train --dataset cats",
+    "train --dataset cats --dry-run",
+    "evaluate --model net",
+    "sample --model net",
+    "sample --model net --shards 0-1",
+    "report --samples new",
+    "quota --model net --per-class 2",
+    "reproduce new --row 0",
+    "complete --model net",
+    "judge --dataset cats",
+    "score --model net",
+    "export new",
+    "export new --dry-run",
+]
+
+
+@pytest.mark.parametrize("command", READING)
+def test_a_store_that_is_not_there_is_named_and_not_made(command, tmp_path, capsys):
+    store = str(tmp_path / "tpyo")
+    assert run_command_line([*command.format(store=store).split(), "--store", store]) == 2
+    said = capsys.readouterr().err
+    assert said == f"sketchmill: there is no store at {store}: `sketchmill build` makes one\n"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_store_that_is_empty_is_a_store(tmp_path, capsys):
+    assert run_command_line(["ls", "--store", str(tmp_path)]) == 0
+    assert run_command_line(["verify", "--store", str(tmp_path)]) == 0
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("host", ["", "localhost"])
+def test_a_file_url_is_decoded(host, tmp_path, capsys):
+    folder = tmp_path / "my store"
+    publish(open_store(str(folder)), "models", "net")
+    written = f"file://{host}{quote(str(folder))}"
+    assert run_command_line(["ls", "--store", written, "--json"]) == 0
+    assert '"name": "net"' in capsys.readouterr().out
+    other = f"file://{host}{quote(str(tmp_path / 'my #2? store'))}"
+    assert run_command_line(["push", "net", "--store", written, "--to", other, "--quiet"]) == 0
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["my #2? store", "my store"]
+
+
+@pytest.mark.parametrize(
+    ("store", "message"),
+    [
+        ("file://server/share", "expected file:///ABSOLUTE/PATH"),
+        ("file:///data/x?y=1", "expected file:///ABSOLUTE/PATH"),
+        ("file:///data/a#b", "expected file:///ABSOLUTE/PATH"),
+        ("s3://bucket/x?region=eu", "its URL has no query"),
+        ("gs://bucket/x#1", "its URL has no query"),
+        ("", "the store's address is empty"),
+    ],
+)
+def test_an_address_that_would_lead_elsewhere_is_refused(store, message, capsys):
+    assert run_command_line(["ls", "--store", store]) == 2
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("place", ["file", "file/below"])
+def test_a_file_is_no_store(place, tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    source = ["--source", str(tmp_path), "--classes", "all"]
+    for command in (["ls"], ["pull", "net", "--origin", str(tmp_path)], ["build", *source]):
+        assert run_command_line([*command, "--store", str(tmp_path / place)]) == 2
+        assert "Traceback" not in (said := capsys.readouterr().err)
+        assert said.count("\n") == 1
 
 
 @pytest.mark.parametrize("store", ["ftp://x", "s3://", "gs:///prefix", "http://host/store"])

@@ -1,6 +1,7 @@
 """`sketchmill train`: its options reach torchrun and the run untouched, mistakes are named."""
 
 import json
+import socket
 from pathlib import Path
 
 import pytest
@@ -55,6 +56,8 @@ def test_rendezvous_is_what_torchrun_takes(params: TrainParams, expected: list[s
         (TrainParams(nodes="0"), "a number of machines or MIN:MAX"),
         (TrainParams(rendezvous="host:1"), "--rdzv-endpoint is for several machines"),
         (TrainParams(node_rank=0), "--node-rank is for several machines"),
+        (TrainParams(nodes="2", rendezvous="a:1", node_rank=2), "--node-rank 2: expected 0 to 1"),
+        (TrainParams(nodes="2", rendezvous="a:1", node_rank=-1), "--node-rank -1: expected 0 to 1"),
     ],
 )
 def test_rendezvous_that_cannot_be_is_explained(params: TrainParams, message: str) -> None:
@@ -92,3 +95,29 @@ def test_options_of_the_command_line_reach_the_run(tmp_path: Path, capsys) -> No
 )
 def test_option_of_another_type_is_bad_usage(given: list[str]) -> None:
     assert run_command_line(["train", "--dataset", "d", *given]) == 2
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("by_rank", [False, True], ids=["counted", "ranked"])
+def test_machines_that_do_not_meet_name_the_place(tmp_path: Path, monkeypatch, capsys, by_rank):
+    monkeypatch.setenv("SKETCHMILL_CACHE", str(tmp_path / "cache"))
+    at = ["--store", str(tmp_path / "store"), "--quiet"]
+    made = ["build", "--classes", "bee,sun", "--max-per-class", "40", "--name", "pair"]
+    assert run_command_line([*made, *at]) == 0
+    train = ["train", "--dataset", "pair", "--nnodes", "2", *at]
+    train += ["--node-rank", "1"] if by_rank else []
+    short = ["--rdzv-conf", "is_host=0,timeout=2,read_timeout=2,join_timeout=2"]
+    with socket.socket() as held:  # where nobody listens
+        held.bind(("127.0.0.1", 0))
+        here = f"127.0.0.1:{held.getsockname()[1]}"
+        for place, code, words in [
+            (here, 1, "nobody answers there"),
+            ("nowhere.invalid:29500", 2, "--rdzv-endpoint"),
+            ("127.0.0.1:999999", 2, "port"),
+        ]:
+            assert run_command_line([*train, "--rdzv-endpoint", place, *short]) == code
+            said = capsys.readouterr().err
+            assert place in said
+            assert words in said
+            assert said.count("\n") == 1

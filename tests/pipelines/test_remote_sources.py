@@ -145,7 +145,7 @@ def test_strokes_and_parquet_on_s3_are_known_by_their_endings(
 ):
     lines = (quickdraw_sample / "official" / "simplified" / "bee.ndjson").read_bytes()
     url = put_files(s3_server, "strokes", {"bee.ndjson": lines})
-    source = open_source(url, None, tmp_path / "cache")
+    source = open_source(url, None, tmp_path / "cache", columns=["key_id"])
     assert source.rows_by_class() == {"bee": lines.count(b"\n")}
     key_ids = open_reader(source.files[0], 28).read(0, 3).key_id
     assert key_ids[0] == int(json.loads(lines.splitlines()[0])["key_id"])
@@ -155,3 +155,12 @@ def test_strokes_and_parquet_on_s3_are_known_by_their_endings(
     assert np.array_equal(open_reader(source.files[0], 28).read(0, 60).images, images)
     with pytest.raises(ValueError, match=r"has no \.npy, \.ndjson, \.bin or \.parquet files"):
         open_source(put_files(s3_server, "nothing", {}), None, tmp_path / "cache")
+
+
+@pytest.mark.slow
+def test_what_tfds_prepared_is_not_read_from_a_server_and_says_so(s3_server, tmp_path):
+    names = ("dataset_info.json", "features.json", "label.labels.txt", "m-train.tfrecord-0-of-1")
+    url = put_files(s3_server, "prepared", {f"mine/1.0.0/{name}": b"{}" for name in names})
+    for place in (f"{url}/mine/1.0.0", url):
+        with pytest.raises(ValueError, match=r"mine/1\.0\.0: .* is read from a local copy of it"):
+            source_classes(place, SourceOptions())

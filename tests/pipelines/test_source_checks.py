@@ -103,7 +103,9 @@ def test_a_line_of_another_class_is_refused(tmp_path):
     lines = (root / "sun.ndjson").read_text().splitlines()
     lines[7] = (root / "bee.ndjson").read_text().splitlines()[0]
     (root / "sun.ndjson").write_text("\n".join(lines))
-    with pytest.raises(BadFileError, match="line 8 is a drawing of 'bee'"):
+    with pytest.raises(
+        BadFileError, match="line 8: a drawing of 'bee', the file's name says 'sun'"
+    ):
         build(root, tmp_path, ("sun",))
 
 

@@ -45,6 +45,19 @@ def test_what_is_put_can_be_read_listed_and_deleted(store):
         store.get("a/c/d.txt")
 
 
+@pytest.mark.parametrize(
+    "name", ["caf\u00e9", "a%2Fb%25", "\u30cd\u30b3 1", "%C3%A9", "\u00e9" * 120]
+)
+def test_name_of_any_letters_or_percent_signs_stays_as_it_is(store, name):
+    store.put(f"a/{name}", b"one")
+    store.put_chunks(f"b/{name}/c", [b"two"])
+    assert store.get(f"a/{name}") == b"one"
+    assert [item.path for item in store.objects()] == [f"a/{name}", f"b/{name}/c"]
+    assert store.list_dirs("b") == [name]
+    if (root := store.local_path()) is not None:
+        assert [path.name for path in (root / "a").iterdir()] == [name]
+
+
 def test_big_object_is_streamed_both_ways(store, tmp_path):
     source = tmp_path / "big"
     source.write_bytes(bytes(range(256)) * (BIG_BYTES // 256))

@@ -70,7 +70,7 @@ def truncate_records(directory: Path) -> None:
     ("label", "damage", "message"),
     [
         (0, truncate_records, "damaged records: "),
-        (-1, lambda _: None, "labels -1 to 1, expected 40 with 0 to 1"),
+        (-1, lambda _: None, r"row \d+: the label -1, expected 0 to 1 .20 unreadable of 40 rows"),
     ],
 )
 def test_damaged_tfds_records_are_a_bad_file(tmp_path, label, damage, message):

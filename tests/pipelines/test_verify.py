@@ -7,6 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from flows.cli import run_command_line
 from pipelines.build import build_dataset
 from pipelines.doodles import google_npy
 from pipelines.shards import open_shard, read_images, write_shard
@@ -94,6 +95,55 @@ def test_a_wrong_shard_length_for_tfds_is_found(built):
     )
     (problem,) = verify_dataset(with_file(store, manifest, path, text.encode()), store)
     assert problem.startswith(f"{path}: train has shards of")
+
+
+LINKED = ("build", "--layout", "linked", "--classes", "bee,sun", "--name", "pair", "--quiet")
+
+
+@pytest.fixture
+def linked(built, tmp_path):
+    """A store that has a linked dataset, its two datasets of one class, and a packed one."""
+    given = ("--source", str(tmp_path / "source"), "--store", built[0].url)
+    assert run_command_line([*LINKED, *given]) == 0
+    return built[0]
+
+
+def verify(store, capsys) -> tuple[int, dict[str, str]]:
+    capsys.readouterr()
+    code = run_command_line(["verify", "--store", store.url])
+    lines = capsys.readouterr().out.splitlines()
+    return code, {line.split("@")[0]: line.split(maxsplit=1)[1] for line in lines}
+
+
+def test_a_linked_dataset_and_those_of_its_classes_hold(linked, capsys):
+    code, said = verify(linked, capsys)
+    names = ("class-bee", "class-sun", "pair", "x")
+    assert (code, said) == (0, {f"datasets/{name}": "holds" for name in names})
+
+
+@pytest.mark.parametrize("name", ["pair", "class-sun"])
+def test_damage_of_a_linked_dataset_is_found(linked, name, capsys):
+    manifest = linked.resolve("datasets", name)
+    entry = next(entry for entry in manifest.files if entry.split == "train")
+    content = bytearray(linked.read(manifest, entry.path))
+    content[100] ^= 1
+    linked.put(f"{manifest.prefix}/{entry.path}", bytes(content))  # its copies stay as they are
+    code, said = verify(linked, capsys)
+    assert code == 1
+    assert said.pop(f"datasets/{name}") == f"{entry.path}: content does not match its SHA-256"
+    assert set(said.values()) == {"holds"}
+
+
+@pytest.mark.parametrize(("name", "label"), [("x", 400), ("class-sun", 26)])  # 26 is the bee's
+def test_a_label_of_no_class_is_found(linked, name, label):
+    manifest = linked.resolve("datasets", name)
+    entry = next(e for e in manifest.files if e.path.endswith(".parquet"))
+    table = open_shard(linked.read(manifest, entry.path)).read()
+    columns = {"label": pa.array([label] * len(table)), "tfds_id": table["tfds_id"]}
+    images = np.ascontiguousarray(read_images(table["image"]))
+    content = write_shard(images, columns, table.schema)
+    problems = verify_dataset(with_file(linked, manifest, entry.path, content), linked)
+    assert f"parquet: {entry.path}: {len(table)} labels are of no class" in problems
 
 
 @pytest.mark.parametrize("fault", ["id", "column"])

@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from pipelines.credit import GOOGLES
 from pipelines.schema import FileEntry, InputRef, Manifest, artifact_digest, artifact_prefix
 from pipelines.shards import shard_name, shard_schema, write_shard
 from pipelines.store import Store, open_store
@@ -82,6 +83,6 @@ def publish_dataset(
         spec=spec,
         inputs=inputs,
         files=tuple(entries),
-        summary={"class_names": list(names), "image_shape": list(shape)},
+        summary={"class_names": list(names), "image_shape": list(shape)} | GOOGLES.to_json(),
     )
     return Drawn(store.publish(manifest), images, labels)

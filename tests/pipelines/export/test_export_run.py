@@ -266,7 +266,7 @@ def test_statement_of_a_machine_that_came_first_is_kept(store, dataset, monkeypa
 
 def test_a_store_in_memory_is_read_and_filled(make_dataset):
     store = open_store("memory://")
-    drawn = make_dataset(store, {"train": (7, 3)})
+    drawn = make_dataset(store, {"train": (7, 3)}, names=("bee", "caf\u00e9", "a/b", "C++"))
     export = export_dataset(drawn.manifest, store, ALL, name="small")
     assert store.damaged(export) == []
 
