@@ -10,13 +10,15 @@ Anything else is no value: text such as "None" is not taken for one.
 
 import functools
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+
+from pipelines.simplify import describe_value
 
 # A column's names, ours before Google's.
 COLUMN_NAMES: Mapping[str, tuple[str, ...]] = {
@@ -25,7 +27,7 @@ COLUMN_NAMES: Mapping[str, tuple[str, ...]] = {
     "recognized": ("recognized",),
     "timestamp": ("timestamp",),
 }
-COLUMN_TYPES = {
+COLUMN_TYPES: Mapping[str, Any] = {
     "key_id": np.uint64,
     "country_code": object,
     "recognized": np.bool_,
@@ -37,6 +39,10 @@ _MAX_SECONDS = 10**11
 _TRUTH = {"true": True, "1": True, "false": False, "0": False}
 
 
+# What stands in the columns of a row that has a problem.
+NOTHING: Mapping[str, Any] = {"key_id": 0, "country_code": "", "recognized": False, "timestamp": 0}
+
+
 def parse_value(name: str, value: Any) -> Any:
     """Return a value of one of METADATA_COLUMNS.
 
@@ -46,26 +52,38 @@ def parse_value(name: str, value: Any) -> Any:
     try:
         return parse(value)
     except (ValueError, TypeError, OverflowError) as error:
-        found = "null" if value is None else repr(value)[:60]
-        raise ValueError(f"is {found}, expected {expected}") from error
+        raise ValueError(f"is {describe_value(value)}, expected {expected}") from error
+
+
+def parse_record(record: Mapping[str, Any], columns: Sequence[str]) -> dict[str, Any]:
+    """Return the columns asked for; raise ValueError that names a key with a bad value, or none."""
+    found = {}
+    for name in columns:
+        key = next((key for key in COLUMN_NAMES[name] if key in record), None)
+        if key is None:
+            raise ValueError(f"{COLUMN_NAMES[name][-1]} is missing, expected {_PARSERS[name][1]}")
+        try:
+            found[name] = parse_value(name, record[key])
+        except ValueError as error:
+            raise ValueError(f"{key} {error}") from error
+    return found
 
 
 def parse_column(
     name: str, column_name: str, column: pa.ChunkedArray
 ) -> tuple[npt.NDArray[Any], dict[int, str]]:
-    """Return a column of METADATA_COLUMNS, and what is wrong by row; such rows hold 0 or ""."""
+    """Return a column of METADATA_COLUMNS, and what is wrong by row; such rows hold NOTHING."""
     if pa.types.is_timestamp(column.type) or pa.types.is_date(column.type):
         column = column.cast(pa.timestamp("s"), safe=False).cast(pa.int64())
     if (plain := _plain_values(name, column)) is not None:
         return plain, {}
-    nothing = "" if name == "country_code" else 0
     problems: dict[int, str] = {}
     found = []
     for row, value in enumerate(column.to_pylist()):
         try:
             found.append(parse_value(name, value))
         except ValueError as error:
-            found.append(nothing)
+            found.append(NOTHING[name])
             problems[row] = f"{column_name} {error}"
     return np.array(found, COLUMN_TYPES[name]), problems
 

@@ -352,7 +352,7 @@ def test_bad_metadata_hinder_only_what_needs_them(build, tmp_path):
     assert build()[1].total() == 40
     refused, _ = build("--recognized-only")
     assert refused["code"] == 2
-    assert "x.parquet row 1: recognized is 'None', expected true or false" in refused["error"]
+    assert 'x.parquet row 1: recognized is "None", expected true or false' in refused["error"]
     result, drawn = build("--recognized-only", "--on-bad-row", "skip")
     assert drawn.total() == 10, result
     refused, _ = build("--countries", "US")
