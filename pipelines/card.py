@@ -72,6 +72,7 @@ def describe(
         "source_files": source_files(source),
         **source_credit(spec, source).to_json(),
         **slice_note(spec, source),
+        **splits_note(source),
     }
     shards = tuple(
         FileEntry(path=path, bytes=size, sha256=digest, rows=record.rows, split=record.split)
@@ -79,6 +80,12 @@ def describe(
         for path, size, digest in record.files
     )
     return Described(summary=summary, shards=shards, records=tuple(records), sheets=sheets)
+
+
+def splits_note(source: Source) -> dict[str, object]:
+    """Return that the files' own splits were merged, for plans and manifests; empty if not."""
+    merged = source.merged_splits()
+    return {"merged_splits": merged} if merged else {}
 
 
 def _row_notes(tally: Tally) -> dict[str, Any]:

@@ -8,7 +8,6 @@ Imports nothing but NumPy and PyArrow, so that a training machine needs nothing 
 are the same for the same rows and the same PyArrow version; another version may differ.
 """
 
-import io
 import json
 import mmap
 import struct
@@ -17,9 +16,11 @@ from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipelines.pictures import decode_drawings, drawing_of, open_picture
 from pipelines.stored_png import (
     MAX_BLOCK_BYTES,
     PIXELS_OFFSET,
@@ -34,6 +35,13 @@ ROWS_PER_GROUP = 8_192
 # Level 1 is faster and smaller than level 3 on drawings (525 against 365 thousand a second).
 ZSTD_LEVEL = 1
 ENCODING_KEY = b"image_encoding"
+
+_BINARY_KINDS = (
+    pa.types.is_null,
+    pa.types.is_large_binary,
+    pa.types.is_binary_view,
+    pa.types.is_fixed_size_binary,
+)
 
 IMAGE_TYPE = pa.struct([pa.field("bytes", pa.binary()), pa.field("path", pa.string())])
 
@@ -131,9 +139,9 @@ def read_images(column: pa.Array | pa.ChunkedArray) -> Uint8Array:
     """Return the pixels (n, h, w) uint8 of an image column, or of its `bytes` field.
 
     A column of our layout is viewed in place: the result is read-only, strided, and keeps the
-    Arrow buffer alive. Several chunks are copied together. Any other pictures (another
-    writer's PNG or JPEG) go through Pillow and become gray. Raises ValueError for a null, an
-    undecodable picture, or pictures of different sizes.
+    Arrow buffer alive. Several chunks are copied together. Any other pictures go through Pillow
+    (pipelines/pictures.py). Raises ValueError for a null, a picture that is no drawing, or
+    pictures of different sizes.
     """
     chunks = column.chunks if isinstance(column, pa.ChunkedArray) else [column]
     parts = [_read_chunk(chunk) for chunk in chunks if len(chunk)]
@@ -143,6 +151,27 @@ def read_images(column: pa.Array | pa.ChunkedArray) -> Uint8Array:
     if len(shapes) > 1:
         raise ValueError(f"pictures have different sizes: {sorted(shapes)}")
     return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+
+def read_pictures(
+    column: pa.Array | pa.ChunkedArray, side: int
+) -> tuple[Uint8Array, npt.NDArray[np.object_] | None, npt.NDArray[np.object_] | None]:
+    """Return the pixels (n, side, side) of an image column, row by row: problems, repairs.
+
+    Where all are of our layout, problems and repairs are None and the pixels are a view, as
+    `read_images` gives; else they say of each picture what hinders it, or was converted. Raises
+    ValueError for a column that holds something else.
+    """
+    if isinstance(column, pa.ChunkedArray):
+        # Combining copies, even a single one.
+        column = column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
+    if not len(column):
+        return np.empty((0, side, side), np.uint8), None, None
+    values = bytes_field(column)
+    view = None if values.null_count else _stored_view(values)
+    if view is not None and view.shape[1:] == (side, side):
+        return view, None, None
+    return decode_drawings(values.to_pylist(), side)
 
 
 def shard_name(split: str, index: int, count: int) -> str:
@@ -166,21 +195,24 @@ def _image_column(pngs: Uint8Array) -> pa.StructArray:
 
 
 def _read_chunk(chunk: pa.Array) -> Uint8Array:
-    values = _bytes_field(chunk)
+    values = bytes_field(chunk)
     if values.null_count:
         raise ValueError("the image column has nulls: every drawing needs a picture")
     view = _stored_view(values)
-    return _decode_any(values) if view is None else view
+    return _decode_any(values.to_pylist()) if view is None else view
 
 
-def _bytes_field(chunk: pa.Array) -> pa.Array:
-    """Return the binary values of a struct column (its slice respected) or of a binary one."""
+def bytes_field(chunk: pa.Array) -> pa.Array:
+    """Return the encoded pictures of an image column as binary values, null where one is null.
+
+    Raises ValueError for a column that holds something else.
+    """
     values = chunk
-    if pa.types.is_struct(chunk.type):
-        if chunk.null_count:
-            raise ValueError("the image column has nulls: every drawing needs a picture")
-        values = chunk.flatten()[chunk.type.get_field_index("bytes")]
-    if pa.types.is_large_binary(values.type) or pa.types.is_binary_view(values.type):
+    if pa.types.is_struct(chunk.type) and chunk.type.get_field_index("bytes") >= 0:
+        values = chunk.flatten()[chunk.type.get_field_index("bytes")]  # respects a slice, and nulls
+    if pa.types.is_dictionary(values.type):
+        values = values.dictionary_decode()
+    if any(is_kind(values.type) for is_kind in _BINARY_KINDS):
         values = values.cast(pa.binary())
     if not pa.types.is_binary(values.type):
         raise ValueError(f"expected a column of encoded pictures, found {chunk.type}")
@@ -209,22 +241,8 @@ def _stored_view(values: pa.BinaryArray) -> Uint8Array | None:
     return view
 
 
-def _decode_any(values: pa.BinaryArray) -> Uint8Array:
-    try:
-        from PIL import Image, UnidentifiedImageError  # only other writers' pictures need it
-    except ImportError as error:
-        raise ValueError(
-            "these pictures are not stored PNGs of ours; to read them install pillow"
-        ) from error
-    images = []
-    for value in values.to_pylist():
-        try:
-            with Image.open(io.BytesIO(value)) as picture:
-                images.append(np.asarray(picture.convert("L")))
-        except (UnidentifiedImageError, OSError, SyntaxError) as error:
-            # Pillow names the buffer by its address, which differs from run to run.
-            why = "unknown format" if isinstance(error, UnidentifiedImageError) else error
-            raise ValueError(f"a picture cannot be decoded: {why}") from error
+def _decode_any(contents: Sequence[bytes]) -> Uint8Array:
+    images = [drawing_of(open_picture(content))[0] for content in contents]
     if len({image.shape for image in images}) > 1:
         raise ValueError("pictures have different sizes: " + str({i.shape for i in images}))
     return np.stack(images)

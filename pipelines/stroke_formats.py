@@ -9,27 +9,22 @@ a drawing with a problem; of its metadata only those columns are looked at that 
 """
 
 import json
-import re
 import struct
 import unicodedata
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from pipelines.metadata import COLUMN_TYPES, NOTHING, parse_record
 from pipelines.simplify import GOOGLE, PAGE, Reading, Written, describe_value, read_strokes
 from pipelines.sources.base import BadFileError
 
 _BIN_HEAD = struct.Struct("<Q2sbIH")
 _MAX_STROKES = 4_096
 _BYTE_ORDER_MARK = "\ufeff"
-_TRUTHS = {"true": True, "1": True, "false": False, "0": False}
-# What stands in the columns of a row that has a problem.
-_NOTHING = {"key_id": 0, "country_code": "", "recognized": False, "timestamp": 0}
-_DTYPES = {"key_id": np.uint64, "country_code": object, "recognized": bool, "timestamp": np.int64}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,7 +61,7 @@ def parse_line(
             raise ValueError(f"a drawing of {word!r}, the file's name says {class_name!r}")
         return StrokeDrawing(
             written=read_strokes(record["drawing"], reading),
-            metadata=read_metadata(record, columns),
+            metadata=parse_record(record, columns),
             word=word,
         )
     except ValueError as error:
@@ -100,59 +95,6 @@ def _parse_object(line: bytes) -> dict[str, Any]:
     if not isinstance(record, dict) or "drawing" not in record:
         raise ValueError(f"no object with a key 'drawing': {describe_value(record)}")
     return record
-
-
-def read_metadata(record: Mapping[str, Any], columns: Sequence[str]) -> dict[str, Any]:
-    """Return the columns asked for, by name; raise ValueError that names a key with a bad value."""
-    found = {}
-    for column in columns:
-        key, parse, expected = _METADATA[column]
-        if key not in record:
-            raise ValueError(f"{key} is missing, expected {expected}")
-        try:
-            found[column] = parse(record[key])
-        except (ValueError, TypeError, KeyError, OverflowError) as error:
-            value = describe_value(record[key])
-            raise ValueError(f"{key} is {value}, expected {expected}") from error
-    return found
-
-
-def _key_id(value: Any) -> int:
-    is_number = type(value) is int or (isinstance(value, str) and re.fullmatch("[0-9]+", value))
-    if not is_number or not 0 <= int(value) < 2**63:
-        raise ValueError(value)
-    return int(value)
-
-
-def _country(value: Any) -> str:
-    """Return two capital letters, or nothing, which .bin files have as two zero bytes."""
-    if not re.fullmatch("([A-Z]{2})?", value):
-        raise ValueError(value)
-    return value
-
-
-def _truth(value: Any) -> bool:
-    if isinstance(value, str):
-        return _TRUTHS[value.lower()]
-    if value not in (0, 1):
-        raise ValueError(value)
-    return bool(value)
-
-
-def _seconds(value: Any) -> int:
-    """Return "2017-03-06 00:28:58.85688 UTC" in seconds since 1970, the fraction cut off."""
-    if not isinstance(value, str):
-        raise TypeError(value)
-    time = datetime.fromisoformat(value.removesuffix(" UTC")).replace(microsecond=0)
-    return int((time if time.tzinfo else time.replace(tzinfo=UTC)).timestamp())
-
-
-_METADATA: Mapping[str, tuple[str, Callable[[Any], Any], str]] = {
-    "key_id": ("key_id", _key_id, f"a whole number of 0 to {2**63 - 1}"),
-    "country_code": ("countrycode", _country, "two capital letters"),
-    "recognized": ("recognized", _truth, "true or false"),
-    "timestamp": ("timestamp", _seconds, "a time such as 2017-03-06 00:28:58 UTC"),
-}
 
 
 def parse_records(
@@ -196,7 +138,7 @@ def columns_of(
 ) -> dict[str, npt.NDArray[Any]]:
     """Return these metadata columns of drawings."""
     return {
-        name: np.array([d.metadata.get(name, _NOTHING[name]) for d in drawings], _DTYPES[name])
+        name: np.array([d.metadata.get(name, NOTHING[name]) for d in drawings], COLUMN_TYPES[name])
         for name in columns
     }
 
@@ -225,12 +167,17 @@ def _parse_record(
     except (struct.error, ValueError) as error:
         raise BadFileError(f"{where} is damaged near byte {place}: {error}") from error
     code = country.decode("latin1").strip("\0")
-    record = {"key_id": key_id, "countrycode": code, "recognized": recognized}
+    record = {
+        "key_id": key_id,
+        "countrycode": code,
+        "recognized": recognized,
+        "timestamp": timestamp,
+    }
     try:
         if not all(map(len, strokes)):
             raise ValueError("a stroke has no points")
-        metadata = read_metadata(record, [name for name in columns if name != "timestamp"])
+        metadata = parse_record(record, columns)
     except ValueError as error:
         return StrokeDrawing(written=Written(strokes=[]), problem=str(error)), place
     written = Written(strokes=strokes, scale=PAGE)
-    return StrokeDrawing(written=written, metadata=metadata | {"timestamp": timestamp}), place
+    return StrokeDrawing(written=written, metadata=metadata), place

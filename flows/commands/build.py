@@ -169,6 +169,7 @@ def plan_build(params: BuildParams) -> Mapping[str, Any]:
     """Return the spec and what building would do, from file sizes alone."""
     from flows.stages import check_runner, dataset_work
     from pipelines.build import plan_dataset
+    from pipelines.card import splits_note
     from pipelines.sources.credit import source_credit
     from pipelines.store import open_store
     from pipelines.tfds_slice import slice_note
@@ -182,7 +183,8 @@ def plan_build(params: BuildParams) -> Mapping[str, Any]:
     seconds = sum(file.rows / PER_SEC[file.format] for file in source.files) or 1.0
     plan["estimated_sec"] = math.ceil(seconds / params.workers)
     plan["estimate"] = f"at {source.rows / seconds:,.0f} drawings/s a process, after any download"
-    return plan | source_credit(spec, source).to_json() | slice_note(spec, source)
+    notes = source_credit(spec, source).to_json() | slice_note(spec, source)
+    return plan | notes | splits_note(source)
 
 
 def work_build(params: BuildParams) -> Mapping[str, Any]:
@@ -198,4 +200,6 @@ def work_build(params: BuildParams) -> Mapping[str, Any]:
     for key in ("dropped", "repaired"):
         if found := manifest.summary.get(key):
             result[key] = {reason: sum(by.values()) for reason, by in found.items()}
+    if merged := manifest.summary.get("merged_splits"):
+        result["merged_splits"] = merged
     return result

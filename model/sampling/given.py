@@ -5,9 +5,6 @@ Half-transparent pixels, such as the edge of a soft eraser leaves, are not given
 is a mixture with what was below. Paper is black and ink white, as in the datasets.
 """
 
-import io
-from typing import TYPE_CHECKING
-
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -16,9 +13,7 @@ from torch import Tensor
 
 from model.config import PixelCNNConfig
 from model.sampling.cached import Given
-
-if TYPE_CHECKING:
-    from PIL import Image
+from pipelines.pictures import Picture, PictureError, gray_of, open_picture
 
 Images = Num[Tensor, "batch channels height width"]
 
@@ -44,17 +39,27 @@ def given_from_png(content: bytes, config: PixelCNNConfig) -> Given:
 def picture_from_png(
     content: bytes, config: PixelCNNConfig
 ) -> tuple[UInt8[Tensor, "1 channels height width"], UInt8[Tensor, "1 height width"]]:
-    """Read a picture's colors and its opacity, 255 where it is opaque; raise ValueError as above."""
+    """Read a picture's colors, 0 where it is not opaque, and its opacity, 255 where it is.
+
+    Depth, palette, orientation and the gray of colors are as in pictures of a dataset. Raises
+    ValueError as above.
+    """
     if config.num_channels not in (1, 3):
         raise ValueError(
             f"a picture has 1 or 3 channels, the model {config.num_channels}: use "
             "model.sampling.complete"
         )
-    with _open(content, "half drawing") as picture:
-        pixels = np.array(picture.convert("LA" if config.num_channels == 1 else "RGBA"))
-    _check_size(pixels, config, "half drawing")
-    value = torch.from_numpy(pixels[None, ..., :-1].copy()).permute(0, 3, 1, 2)
-    return value, torch.from_numpy(pixels[None, ..., -1].copy())
+    picture = _open(content, config, "half drawing")
+    alpha = picture.alpha
+    if alpha is None:
+        alpha = np.full(picture.colors.shape[:2], _OPAQUE, np.uint8)
+    # What a transparent pixel hides is nobody's choice.
+    colors = np.where((alpha == _OPAQUE)[..., None], picture.colors, 0)
+    if config.num_channels == 1:
+        colors = _gray(colors, "half drawing")[..., None]
+    value = np.broadcast_to(colors, (*alpha.shape, config.num_channels)).copy()
+    value = torch.from_numpy(value[None]).permute(0, 3, 1, 2)
+    return value, torch.from_numpy(alpha[None].copy())
 
 
 def mask_from_png(content: bytes, config: PixelCNNConfig) -> Bool[Tensor, "1 height width"]:
@@ -62,9 +67,10 @@ def mask_from_png(content: bytes, config: PixelCNNConfig) -> Bool[Tensor, "1 hei
 
     Raises ValueError if the file is no picture, has another size, another color, or no black.
     """
-    with _open(content, "mask") as picture:
-        pixels = np.array(picture.convert("L"))
-    _check_size(pixels, config, "mask")
+    picture = _open(content, config, "mask")
+    if picture.alpha is not None:
+        raise ValueError("a mask is white (given) and black (to draw), found transparent pixels")
+    pixels = _gray(picture.colors, "mask")
     if not np.isin(pixels, (0, _OPAQUE)).all():
         other = int(pixels[~np.isin(pixels, (0, _OPAQUE))][0])
         raise ValueError(f"a mask is white (given) and black (to draw), found the gray {other}")
@@ -107,19 +113,29 @@ def check_given(given: Given, config: PixelCNNConfig) -> None:
         raise ValueError(f"given pixels must be whole numbers {config.low}..{config.high}")
 
 
-def _open(content: bytes, what: str) -> "Image.Image":
-    from PIL import Image, UnidentifiedImageError  # a sampling machine need not have it
+def check_opaque(alpha: UInt8[Tensor, "1 height width"], given: Given) -> None:
+    """Raise ValueError if a pixel of a picture is given that is not wholly opaque."""
+    if (alpha[given.mask] < _OPAQUE).any():
+        raise ValueError(
+            "the half drawing is transparent where its pixels are given: lay it on black paper, "
+            "ink white"
+        )
 
+
+def _open(content: bytes, config: PixelCNNConfig, what: str) -> Picture:
     try:
-        picture = Image.open(io.BytesIO(content))
-        picture.load()
-    except (UnidentifiedImageError, OSError, SyntaxError) as error:
-        raise ValueError(f"the {what} cannot be read as a picture: {error}") from error
+        picture = open_picture(content)
+    except PictureError as error:
+        raise ValueError(f"the {what} cannot be read: {error}") from error
+    height, width, _ = config.image_shape
+    if picture.colors.shape[:2] != (height, width):
+        found = "x".join(map(str, picture.colors.shape[:2]))
+        raise ValueError(f"the {what} has {found} pixels, the model {height}x{width}")
     return picture
 
 
-def _check_size(pixels: npt.NDArray[np.uint8], config: PixelCNNConfig, what: str) -> None:
-    height, width, _ = config.image_shape
-    if pixels.shape[:2] != (height, width):
-        found = f"{pixels.shape[0]}x{pixels.shape[1]}"
-        raise ValueError(f"the {what} has {found} pixels, the model {height}x{width}")
+def _gray(colors: npt.NDArray[np.uint8], what: str) -> npt.NDArray[np.uint8]:
+    try:
+        return gray_of(colors)[0]
+    except PictureError as error:
+        raise ValueError(f"the {what} cannot be read: {error}") from error

@@ -22,6 +22,7 @@ from model.sampling.complete import complete
 from model.sampling.draw import label_condition
 from model.sampling.given import (
     check_given,
+    check_opaque,
     given_from_png,
     given_rows,
     is_prefix,
@@ -122,12 +123,12 @@ def read_half(
         raise ValueError("expected a picture or a row of a dataset, one of the two")
     if half.mask is not None and half.rows_given is not None:
         raise ValueError("a mask or a number of given rows says what is given, not both")
-    class_name = None
+    class_name = alpha = None
     if half.dataset is not None:
         value, class_name = _dataset_row(half, half.dataset, store, cache_dir)
     else:
         assert half.png is not None
-        value = picture_from_png(half.png, config)[0]
+        value, alpha = picture_from_png(half.png, config)
     if half.mask is not None:
         given = Given(value, mask_from_png(half.mask, config))
     elif half.rows_given is not None:
@@ -137,6 +138,8 @@ def read_half(
     else:
         given = given_rows(value, value.shape[2] // 2)
     check_given(given, config)
+    if alpha is not None:
+        check_opaque(alpha, given)
     return given, class_name
 
 

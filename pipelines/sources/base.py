@@ -120,6 +120,18 @@ class Source:
                 counts[file.class_name] += file.rows
         return dict(counts)
 
+    def merged_splits(self) -> dict[str, int]:
+        """Return the number of drawings of each split that the files had of their own.
+
+        A dataset splits drawings by their pixels, so that these are merged. Empty if there is
+        one at most.
+        """
+        counts: Counter[str] = Counter()
+        for file in self.files:
+            if "split" in file.layout:
+                counts[file.layout["split"]] += file.rows
+        return dict(counts) if len(counts) > 1 else {}
+
 
 def _identity(file: SourceFile) -> list[str]:
     joined = "" if file.metadata is None else file.metadata.digest

@@ -1,13 +1,16 @@
 """Parquet datasets of pictures and labels as a source: ours, and Hugging Face's way.
 
-The pictures are a column `image` of {bytes, path} or of bytes; labels are whole numbers that the
-schema's `huggingface` metadata names, or the names themselves.
+The pictures are a column `image` of {bytes, path} or of bytes; table_labels.py says whose they are.
+Files whose name, or folder's, begins with "_" are no part of a dataset, nor are hidden ones and
+copies "x-checkpoint.parquet" beside the original. A file without rows changes nothing, whatever its types.
 """
 
 import contextlib
 import functools
-import json
-from collections.abc import Iterator, Sequence
+import itertools
+import re
+from collections.abc import Container, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +19,9 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipelines.drawings import METADATA_COLUMNS, Drawings
-from pipelines.shards import read_images
+from pipelines.drawings import Drawings
+from pipelines.metadata import COLUMN_NAMES, parse_column
+from pipelines.shards import bytes_field, read_images, read_pictures
 from pipelines.sources.base import BadFileError, Source, SourceFile
 from pipelines.sources.files import (
     DANGLING,
@@ -33,9 +37,34 @@ from pipelines.sources.files import (
     local_path,
     why_absent,
 )
+from pipelines.sources.table_labels import find_labels, labels_of_rows, names_in
 
 IMAGE_COLUMNS = ("image", "img", "picture", "drawing")
-LABEL_COLUMNS = ("label", "labels", "class", "word", "class_name")
+_SIDE = 28
+_SEARCHED_ROWS = 1_024
+_COPY = "-checkpoint.parquet"
+# As Hugging Face tells the splits of files by their names.
+_SPLIT = re.compile(
+    r"(?<![a-z])(train|training|validation|valid|val|dev|test|testing|eval|evaluation)(?![a-z])"
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Table:
+    """A Parquet file of pictures.
+
+    names       of its classes
+    class_name  of all its drawings, if the path says it
+    side        pixels a side of its first picture that is a drawing, None if there is none
+    """
+
+    url: str
+    bytes: int
+    version: str
+    rows: int = 0
+    names: tuple[str, ...] = ()
+    class_name: str | None = None
+    side: int | None = None
 
 
 def open_tables(
@@ -47,69 +76,91 @@ def open_tables(
 ) -> Source:
     """Return the source of all Parquet files below a directory, or of one, in order of names.
 
-    Raises BadFileError for a file that is damaged, has no such columns or no class names; if
-    such files are skipped, only if no other is left.
+    Raises BadFileError for a file that is damaged, has no such columns, no class names or pictures
+    of another size than the first; if such files are skipped, only if no other is left.
     """
-    described, bad = [], []
+    found, bad = [], []
     for url, size in _addresses(directory):
         try:
-            described.append((url, size, *describe_table(url, size)))
+            table = _table_at(url, size)
+            _check_side(table, found)
+            found.append(table)
         except BadFileError as error:
             bad.append((url, error))
-    if bad and not (skip_bad_files and described):
+    if bad and not (skip_bad_files and found):
         raise bad[0][1]
-    class_names = _union([names for _, _, _, names, _ in described])
+    class_names = _union([table.names for table in found])
+    splits = _splits([table.url for table in found])
     files = [
         SourceFile(
-            url=url,
+            url=table.url,
             format="parquet",
-            class_name=None,
-            rows=rows,
-            bytes=size,
-            version=file_version(url),
-            digest=content_digest(url, cache_dir),
-            layout={"labels": list(class_names)},
+            class_name=table.class_name,
+            rows=table.rows,
+            bytes=table.bytes,
+            version=table.version,
+            digest=content_digest(table.url, cache_dir),
+            layout=({} if table.class_name else {"labels": list(class_names)}) | split,
         )
-        for url, size, rows, _, _ in described
+        for table, split in zip(found, splits, strict=True)
     ]
     return Source(
         name=name or directory,
         class_names=class_names,
         files=tuple(files),
-        image_size=described[0][4],
+        image_size=next((table.side for table in found if table.side is not None), _SIDE),
         bad_files=tuple((url, str(error)) for url, error in bad),
     )
 
 
 def table_names(directory: str) -> tuple[str, ...]:
-    """Return the class names of all Parquet files below a directory that can be read."""
+    """Return the class names of all Parquet files below a directory that can be read.
+
+    Raises BadFileError if these have none.
+    """
     found = []
     for url, size in _addresses(directory):
         with contextlib.suppress(BadFileError):
-            found.append(describe_table(url, size)[1])
+            found.append(_table_at(url, size).names)
+    if found and not any(found):
+        raise BadFileError(f"{directory}: its Parquet files have no row that names a class")
     return _union(found)
 
 
-def describe_table(url: str, size: int) -> tuple[int, tuple[str, ...], int]:
-    """Return rows, class names and pixels a side of a Parquet file of pictures."""
-    if size == DANGLING:
-        raise BadFileError(f"{url}: {why_absent(url)}")
+@functools.lru_cache(maxsize=1_024)
+def describe_table(url: str, size: int, version: str) -> Table:
+    """Return what a Parquet file of pictures holds; another `version` is looked at again.
+
+    Raises BadFileError if it is damaged or holds something else.
+    """
     with _reading(url):
         file = _open(url, size)
-        schema = file.schema_arrow
-        image, label = _pick(url, schema, IMAGE_COLUMNS), _pick(url, schema, LABEL_COLUMNS)
-        names = _class_names(url, schema, label)
-        if names is None:
-            if not _is_text(schema.field(label).type):
-                raise BadFileError(
-                    f"{url}: nothing names the numbers in the column {label!r}; expected Hugging "
-                    "Face's ClassLabel in the schema's metadata, or names as text"
-                )
-            found = set(file.read(columns=[label])[label].to_pylist())
-            names = sorted(name for name in found if name is not None)
-        first = next(file.iter_batches(1, columns=[image]), None)
-        side = 28 if first is None else _side(url, read_images(first.column(0)))
-    return file.metadata.num_rows, tuple(names), side
+        try:
+            return _describe(file, url, size, version)
+        except BadFileError:
+            if file.metadata.num_rows:
+                raise
+            return Table(url=url, bytes=size, version=version)
+
+
+def _table_at(url: str, size: int) -> Table:
+    if size == DANGLING:
+        raise BadFileError(f"{url}: {why_absent(url)}")
+    return describe_table(url, size, file_version(url))
+
+
+def _describe(file: pq.ParquetFile, url: str, size: int, version: str) -> Table:
+    schema = file.schema_arrow
+    image, labels = _find_image(url, schema), find_labels(url, schema)
+    return Table(
+        url=url,
+        bytes=size,
+        version=version,
+        rows=file.metadata.num_rows,
+        names=tuple(names_in(labels, url, file.read(columns=labels.naming))),
+        class_name=labels.path if labels.column is None else None,
+        side=_first_side(file, image),
+    )
 
 
 class TableReader:
@@ -117,14 +168,18 @@ class TableReader:
 
     def __init__(self, file: SourceFile, image_size: int) -> None:
         self.file, self.image_size = file, image_size
-        self.names = {name: i for i, name in enumerate(file.layout["labels"])}
+        names = file.layout.get("labels", [file.class_name])
+        self.positions = {name: i for i, name in enumerate(names)}
         with _reading(file.url):
             self.parquet = _open(file.url, file.bytes)
             schema = self.parquet.schema_arrow
-            self.image = _pick(file.url, schema, IMAGE_COLUMNS)
-            self.label = _pick(file.url, schema, LABEL_COLUMNS)
-            self.own_names = _class_names(file.url, schema, self.label)
-        self.columns = [name for name in METADATA_COLUMNS if name in schema.names]
+            self.image = _find_image(file.url, schema)
+            self.labels = find_labels(file.url, schema)
+        self.columns = {
+            name: found
+            for name in file.columns
+            if (found := next((n for n in COLUMN_NAMES[name] if n in schema.names), None))
+        }
         groups = range(self.parquet.num_row_groups)
         sizes = [self.parquet.metadata.row_group(i).num_rows for i in groups]
         self.starts = np.concatenate([[0], np.cumsum(sizes)]).astype(int)
@@ -133,17 +188,32 @@ class TableReader:
     def read(self, start: int, stop: int) -> Drawings:
         """Return the drawings [start, stop); labels are positions in the source's names.
 
-        Raises BadFileError for a damaged row group, a picture that cannot be decoded or has
-        another size, a label that names no class, a column of metadata with nulls.
+        A picture that is no drawing or has another size, a label that names no class and a bad
+        value of metadata are problems of their rows. Raises BadFileError for a damaged row group.
         """
         with _reading(f"{self.file.url} from row {start}"):
             table = self._rows(start, stop)
-            images = read_images(table[self.image])
-        if images.shape[1:] != (self.image_size, self.image_size):
-            raise BadFileError(f"{self.file.url} has pictures of {images.shape[1:]} pixels")
-        columns = {name: self._values(table, name, start) for name in self.columns}
-        labels = self._labels(table, start)
-        return Drawings(images=np.ascontiguousarray(images), label=labels, **columns)
+            images, picture_problems, repairs = read_pictures(table[self.image], self.image_size)
+            label, problems = labels_of_rows(self.labels, table, self.positions)
+        columns: dict[str, npt.NDArray[Any]] = {}
+        for name, column in self.columns.items():
+            columns[name], found = parse_column(name, column, table[column])
+            problems |= found
+        if picture_problems is not None:
+            problems |= self._picture_problems(table, picture_problems)
+        problem = np.full(len(images), None, object) if problems else None
+        if problem is not None:
+            rows = list(problems)
+            problem[rows] = list(problems.values())
+            images = np.array(images)
+            images[rows] = 0
+        return Drawings(
+            images=np.ascontiguousarray(images),
+            label=label,
+            problem=problem,
+            repair=repairs,
+            **columns,
+        )
 
     def read_rows(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.uint8]:
         """Pictures are decoded once, in order; their pixels are then read as bitmaps."""
@@ -161,42 +231,44 @@ class TableReader:
         return pa.concat_tables(parts)
 
     def _read_group(self, group: int) -> pa.Table:
-        return self.parquet.read_row_group(group, columns=[self.image, self.label, *self.columns])
+        columns = [self.image, *self.labels.columns, *self.columns.values()]
+        return self.parquet.read_row_group(group, columns=columns)
 
-    def _values(self, table: pa.Table, name: str, start: int) -> npt.NDArray[Any]:
-        """Return a column's values; points in time are seconds, as Google's are."""
-        column = table[name]
-        if column.null_count:
-            raise BadFileError(
-                f"{self.file.url} from row {start}: {column.null_count} nulls in the column "
-                f"{name!r}, expected a value in every row"
-            )
-        if pa.types.is_timestamp(column.type):
-            column = column.cast(pa.timestamp("s"), safe=False).cast(pa.int64())
-        return column.to_numpy()
-
-    def _labels(self, table: pa.Table, start: int) -> npt.NDArray[np.int64]:
-        """Return the labels; a number that names nothing, such as -1, must not name the last."""
-        values = table[self.label].to_pylist()
-        names = self.own_names
-        if names is not None:
-            known = range(len(names))
-            values = [names[value] if value in known else value for value in values]
-        for row, value in enumerate(values, start):
-            if value not in self.names:
-                wanted = "a class name" if names is None else f"0 to {len(names) - 1}"
-                raise BadFileError(
-                    f"{self.file.url}: row {row} has the label {value!r}, expected {wanted}"
+    def _picture_problems(
+        self, table: pa.Table, problems: npt.NDArray[np.object_]
+    ) -> dict[int, str]:
+        found = {row: str(text) for row, text in enumerate(problems) if text is not None}
+        for row in found:
+            picture = table[self.image][row].as_py()
+            path = picture.get("path") if isinstance(picture, dict) else None
+            if path is not None and picture["bytes"] is None:
+                found[row] = (
+                    f"{self.image} has a path, {path!r}, but no picture: put it in the file"
                 )
-        return np.array([self.names[value] for value in values], np.int64)
+        return found
 
 
 def _addresses(directory: str) -> list[tuple[str, int]]:
-    """Return address and size of each Parquet file: of the one named, or of all below."""
+    """Return address and size of each Parquet file: of the one named, or of all below.
+
+    Raises BadFileError if there is none.
+    """
     if directory.endswith(".parquet") and (size := file_size(directory)) is not None:
         return [(directory, size)]
     found = list_tree(directory, ".parquet")
-    return [(join_url(directory, name), size) for name, size in found.items()]
+    parts = {name: size for name, size in found.items() if not _is_apart(name, found)}
+    if not parts:
+        raise BadFileError(
+            f"{directory} has no Parquet files but temporary ones: {sorted(found)[:3]}"
+        )
+    return [(join_url(directory, name), size) for name, size in parts.items()]
+
+
+def _is_apart(name: str, names: Container[str]) -> bool:
+    """Return whether a file below a directory is a program's own, as Spark's and Jupyter's."""
+    if name.endswith(_COPY) and name.removesuffix(_COPY) + ".parquet" in names:
+        return True
+    return any(part.startswith("_") and "=" not in part for part in name.split("/"))
 
 
 def _open(url: str, size: int) -> pq.ParquetFile:
@@ -223,31 +295,55 @@ def _union(lists: Sequence[tuple[str, ...]]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(name for names in lists for name in names))
 
 
-def _pick(url: str, schema: pa.Schema, choices: Sequence[str]) -> str:
-    for name in choices:
-        if name in schema.names:
+def _find_image(url: str, schema: pa.Schema) -> str:
+    """Return the column of pictures."""
+    present = [name for name in IMAGE_COLUMNS if name in schema.names]
+    if not present:
+        choices = " or ".join(IMAGE_COLUMNS[:2])
+        raise BadFileError(f"{url} has no column {choices}; it has {schema.names}")
+    for name in present:
+        with contextlib.suppress(ValueError):
+            bytes_field(pa.array([], schema.field(name).type))
             return name
-    raise BadFileError(f"{url} has no column {' or '.join(choices[:2])}; it has {schema.names}")
+    kind = schema.field(present[0]).type
+    raise BadFileError(
+        f"{url}: the column {present[0]!r} holds {_kind_name(kind)}, expected encoded pictures (PNG "
+        "bytes, or {bytes, path}); strokes are read from .ndjson or .bin, pixels from .npy"
+    )
 
 
-def _is_text(kind: pa.DataType) -> bool:
-    if pa.types.is_dictionary(kind):
-        kind = kind.value_type
-    return pa.types.is_string(kind) or pa.types.is_large_string(kind)
+def _kind_name(kind: pa.DataType) -> str:
+    text = str(kind)
+    return text if len(text) <= 60 else f"{text[:60]}..."
 
 
-def _class_names(url: str, schema: pa.Schema, label: str) -> list[str] | None:
-    content = (schema.metadata or {}).get(b"huggingface")
-    if content is None or _is_text(schema.field(label).type):
-        return None
-    try:
-        return json.loads(content)["info"]["features"].get(label, {}).get("names")
-    except (KeyError, TypeError, AttributeError) as error:
-        raise BadFileError(f"{url}: the schema's `huggingface` metadata are damaged") from error
+def _first_side(file: pq.ParquetFile, image: str) -> int | None:
+    """Return the pixels a side of the first picture that is a square drawing, if it comes soon."""
+    for batch in itertools.islice(file.iter_batches(1, columns=[image]), _SEARCHED_ROWS):
+        with contextlib.suppress(ValueError):
+            height, width = read_images(batch.column(0)).shape[1:]
+            if height == width:
+                return height
+    return None
 
 
-def _side(url: str, images: npt.NDArray[np.uint8]) -> int:
-    height, width = images.shape[1:]
-    if height != width:
-        raise BadFileError(f"{url} has pictures of {height}x{width} pixels, expected squares")
-    return height
+def _check_side(table: Table, others: Sequence[Table]) -> None:
+    first = next((other for other in others if other.side is not None), table)
+    if table.side is not None and table.side != first.side:
+        raise BadFileError(
+            f"{table.url} has pictures of {table.side}x{table.side} pixels, {first.url} of "
+            f"{first.side}x{first.side}: a source has one size"
+        )
+
+
+def _splits(urls: Sequence[str]) -> list[dict[str, str]]:
+    """Return the layout's entry of the split that each file's name or folder says, if all do."""
+    found = [_split(url) for url in urls]
+    return [{"split": split} if split and all(found) else {} for split in found]
+
+
+def _split(url: str) -> str | None:
+    for part in reversed(url.lower().split("/")[-2:]):
+        if "=" not in part and (match := _SPLIT.search(part)):
+            return match.group(1)
+    return None

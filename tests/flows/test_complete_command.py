@@ -183,6 +183,10 @@ DATASET = ("--from", "strokes")
         (("--model", "color", *DATASET), "expected drawings (n, 3, 4, 4)"),
         (("--model", "knows", "--class-name", "row"), "expected a picture or a row of a dataset"),
         (("half.png", "--model", "bytes"), "say of what it is a drawing"),
+        (
+            ("half.png", "--model", "bytes", "--class-name", "row", "--rows-given", "2"),
+            "transparent where its pixels are given",
+        ),
         (("half.png", "--model", "knows", "--class-name", "row"), "whole numbers 0..3"),
         (("half.png", "--model", "bytes", "--out", "no/such/x.png"), "there is no folder"),
     ],

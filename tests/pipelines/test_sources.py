@@ -155,17 +155,22 @@ def test_times_are_seconds_whatever_the_column_counts_in(tmp_path):
     }
     table = pa.table({"image": image_column(some_drawings(2)), "label": ["bee", "bee"]} | columns)
     pq.write_table(table, tmp_path / "x.parquet")
-    (file,) = open_source(str(tmp_path), ["bee"], tmp_path / "cache").files
-    assert open_reader(file, 28).read(0, 2).timestamp.tolist() == [1_490_000_000, 0]
+    source = open_source(str(tmp_path), ["bee"], tmp_path / "cache", columns=("timestamp",))
+    read = open_reader(source.files[0], 28).read(0, 2)
+    assert read.timestamp.tolist() == [1_490_000_000, 0]
+    assert read.key_id is None
 
 
-def test_nulls_among_metadata_are_named_with_their_file_and_column(tmp_path):
+def test_nulls_among_metadata_are_a_problem_of_their_rows_where_these_are_wanted(tmp_path):
     columns = {"label": ["bee", "bee"], "key_id": pa.array([1, None], pa.uint64())}
     table = pa.table({"image": image_column(some_drawings(2))} | columns)
     pq.write_table(table, tmp_path / "x.parquet")
-    (file,) = open_source(str(tmp_path), ["bee"], tmp_path / "cache").files
-    with pytest.raises(BadFileError, match=r"x.parquet from row 0: 1 nulls in the column 'key_id'"):
-        open_reader(file, 28).read(0, 2)
+    source = open_source(str(tmp_path), ["bee"], tmp_path / "cache", columns=("key_id",))
+    read = open_reader(source.files[0], 28).read(0, 2)
+    assert read.problem.tolist() == [None, "key_id is null, expected a whole number"]
+    assert not read.images[1].any()
+    source = open_source(str(tmp_path), ["bee"], tmp_path / "cache")
+    assert open_reader(source.files[0], 28).read(0, 2).problem is None
 
 
 def test_pixels_that_another_cairo_drew_are_not_used(tmp_path, monkeypatch):

@@ -261,13 +261,14 @@ GOOD_METADATA = [
     ("recognized", "recognized", 0, False),
     ("recognized", "recognized", "1", True),
     ("timestamp", "timestamp", "2017-03-06 00:28:58 UTC", 1_488_760_138),
+    ("timestamp", "timestamp", 1_488_760_138, 1_488_760_138),
     ("timestamp", "timestamp", "2017-03-06T01:28:58.9+01:00", 1_488_760_138),
 ]
 BAD_METADATA = [
     ("key_id", [None, "", "12a", -1, 2**63, 4.7e15, True, "4.7e15", "\u0661", [1]]),
     ("countrycode", [None, "None", "us", "USA", 7, True, [], "U1", "US\n"]),
     ("recognized", [None, "", "None", "yes", 2, -1, [], 0.5]),
-    ("timestamp", [None, "", "None", "yesterday", 1_488_760_138, "0000-00-00 00:00:00 UTC"]),
+    ("timestamp", [None, "", "None", "yesterday", 1_488_760_138_000, "0000-00-00 00:00:00 UTC"]),
 ]
 
 

@@ -12,7 +12,13 @@ from PIL import Image
 from model.pixelcnn import PixelCNN
 from model.sampling.cached import Given
 from model.sampling.complete import complete
-from model.sampling.given import given_from_png, given_rows, is_prefix, mask_from_png
+from model.sampling.given import (
+    given_from_png,
+    given_rows,
+    is_prefix,
+    mask_from_png,
+    picture_from_png,
+)
 
 BINARY = dataclasses.replace(TINY, image_shape=(2, 2, 1), high=1)
 EVERY = torch.arange(16)[:, None].bitwise_right_shift(torch.arange(4)).bitwise_and(1)
@@ -121,6 +127,36 @@ def test_colors_of_a_half_drawing_are_channels() -> None:
     assert given.mask.sum() == 16
 
 
+def test_depth_and_palette_of_a_half_drawing_are_those_of_a_dataset() -> None:
+    pixels = np.arange(64, dtype=np.uint8).reshape(8, 8) * 4
+    palette = Image.new("P", (8, 8))
+    palette.putdata(pixels[::-1].tobytes())
+    palette.putpalette(np.repeat(np.arange(256)[::-1], 3).astype(np.uint8).tobytes())
+    for picture, expected in [
+        (Image.fromarray(pixels.astype(np.uint16) * 257), pixels),
+        (palette, 255 - pixels[::-1]),
+        (Image.fromarray(np.dstack([pixels, pixels * 0, pixels * 0])), pixels),
+    ]:
+        value, alpha = picture_from_png(png_of(picture), TINY)
+        assert np.array_equal(value[0, 0].numpy(), expected), picture.mode
+        assert (alpha == 255).all()
+    value, _ = picture_from_png(png_of(palette), FAMILIES["color"])
+    assert np.array_equal(value[0, 2].numpy(), 255 - pixels[::-1])
+
+
+def test_a_half_drawing_that_says_no_gray_is_refused() -> None:
+    pixels = np.zeros((8, 8, 4), np.uint8)
+    pixels[0], pixels[1] = (255, 0, 0, 255), (0, 255, 0, 255)
+    with pytest.raises(ValueError, match=r"half drawing cannot be read: .* several colors"):
+        given_from_png(png_of(pixels), TINY)
+    pixels[1, :, 3] = 0
+    assert given_from_png(png_of(pixels), TINY).value[0, 0, :2].unique().tolist() == [0, 255]
+    with pytest.raises(ValueError, match="found transparent pixels"):
+        mask_from_png(png_of(pixels), TINY)
+    with pytest.raises(ValueError, match="16-bit values go up to 9 only"):
+        picture_from_png(png_of(np.full((8, 8), 9, np.uint16)), TINY)
+
+
 def test_mask_says_what_is_given() -> None:
     pixels = np.zeros((8, 8), np.uint8)
     pixels[2:4, 1] = 255
@@ -166,7 +202,8 @@ def test_nothing_to_complete_is_refused() -> None:
         complete(model, Given(given.value[:0], given.mask[:0]), seed=0)
 
 
-def png_of(pixels: np.ndarray) -> bytes:
+def png_of(pixels: np.ndarray | Image.Image) -> bytes:
     buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, format="PNG")
+    picture = pixels if isinstance(pixels, Image.Image) else Image.fromarray(pixels)
+    picture.save(buffer, format="PNG")
     return buffer.getvalue()
