@@ -199,8 +199,8 @@ def _ordered(found: Collection[str]) -> tuple[str, ...]:
 def _files_by_class(folders: _Folders) -> dict[str, dict[str, int]]:
     """Return addresses and sizes of the files of each class: of the first folder that has it.
 
-    Names that differ in capitals alone are one class with two files: which of them a reader on
-    another system sees is not known.
+    Names of files that differ in capitals alone are one class with two files: which of them a
+    reader on another system sees is not known.
     """
     found: dict[str, dict[str, int]] = {}
     folded: dict[str, str] = {}
@@ -218,8 +218,11 @@ def _files_in(folder: str, ending: str, folded: dict[str, str]) -> dict[str, dic
     table = _names_table(folder) if ending == ".npy" and is_asked else {}
     found: dict[str, dict[str, int]] = {}
     for (file, size), stem in zip(sizes.items(), stems, strict=True):
-        name = table.get(file) or class_of(stem, stems)
-        name = folded.setdefault(name.casefold(), name)
+        if file in table:
+            name = table[file]
+        else:
+            name = class_of(stem, stems)
+            name = folded.setdefault(name.casefold(), name)
         found.setdefault(name, {})[join_url(folder, file)] = size
     return found
 

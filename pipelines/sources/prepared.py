@@ -19,6 +19,7 @@ from pipelines.schema import digest_of
 from pipelines.sources.base import BadFileError, Source, SourceFile
 from pipelines.sources.files import content_digest, first_line, is_hidden, local_path, why_absent
 
+_READ_FORMATS = ("tfrecord", "array_record")
 LABEL_NAMES = "label.labels.txt"
 
 _Example = Mapping[str, Any]
@@ -34,7 +35,8 @@ def open_prepared(directory: str, cache_dir: Path, *, name: str | None = None) -
     names = prepared_names(directory)
     info = _builder(str(root)).info
     side = _side(directory, info.features)
-    _check_label(directory, info.features["label"])
+    _check_label(directory, info.features["label"], len(names))
+    _check_format(directory, info.file_format)
     for split in info.splits.values():
         _check_shards(directory, split)
     digests = {
@@ -233,11 +235,25 @@ def _side(directory: str, features: Any) -> int:
     return shape[0]
 
 
-def _check_label(directory: str, feature: Any) -> None:
+def _check_label(directory: str, feature: Any, num_names: int) -> None:
     if tuple(feature.shape) or np.dtype(feature.np_dtype).kind not in "iu":
         raise BadFileError(
             f"{directory} has a feature `label` of shape {feature.shape} and {feature.np_dtype}, "
             "expected a whole number"
+        )
+    num_classes = getattr(feature, "num_classes", num_names)
+    if num_classes != num_names:
+        raise BadFileError(
+            f"{directory}: {LABEL_NAMES} has {num_names} names for the {num_classes} classes of "
+            "features.json: copy both from where they came"
+        )
+
+
+def _check_format(directory: str, file_format: Any) -> None:
+    if file_format.value not in _READ_FORMATS:
+        raise BadFileError(
+            f"{directory} has records in the format {file_format.value}, expected "
+            f"{' or '.join(_READ_FORMATS)}: `tfds convert_format` writes those"
         )
 
 
@@ -252,10 +268,18 @@ def _check_shards(directory: str, split: Any) -> None:
 
 def _builder(directory: str) -> Any:
     import tensorflow_datasets as tfds  # TensorFlow takes seconds and half a gigabyte
+    from google.protobuf import json_format
 
     try:
         return tfds.builder_from_directory(directory)
-    except (ValueError, OSError, KeyError, TypeError, AttributeError) as error:
+    except (
+        ValueError,
+        OSError,
+        KeyError,
+        TypeError,
+        AttributeError,
+        json_format.Error,
+    ) as error:
         raise BadFileError(
             f"{directory} is no dataset that TFDS has prepared: {first_line(error)}"
         ) from error

@@ -288,7 +288,7 @@ def test_numpy_of_python_2_wrote_long_numbers(build, tmp_path):
 @pytest.fixture
 def exported(build, tmp_path, capsys):
     """Return a function that exports drawings of odd names in some formats; the folder."""
-    names = ["my sketch", "caf\u00e9", "bread, white"] * 10
+    names = ["my sketch", "caf\u00e9", "bread, white", "Sun", "sun"] * 6
     source = fill(tmp_path / "tables", **{"a.parquet": parquet_of(IMAGES, names)})
     assert build.drawings(source, "--name", "own") == named(IMAGES, names)
 

@@ -140,6 +140,12 @@ def test_numbers_mean_what_the_file_of_names_says_and_nothing_without_it(build, 
         assert "has no label.labels.txt, so nothing names its labels: write one" in answer
 
 
+def test_more_names_than_classes_are_not_guessed_at(build, tmp_path):
+    names = ("ant", *NAMES)
+    folder = write_tfds(tmp_path / "1.0.0", pngs_of(some_drawings(4)), [0, 1] * 2, names=names)
+    assert "has 3 names for the 2 classes of features.json" in build.refused(folder)
+
+
 def test_rows_that_are_no_drawings_are_named_and_left_out_if_that_is_asked_for(build, tmp_path):
     images, labels = some_drawings(30), [0, 1] * 15
     pngs = pngs_of(images)
@@ -190,6 +196,10 @@ def blank_first_name(folder: Path) -> None:
         (link_away, "run `git annex get`"),
         (cut, "damaged records: "),
         (more_in_the_list, "expected to contain 22 elements but contained only 20"),
+        (
+            lambda folder: (folder / "dataset_info.json").write_text("{"),
+            "is no dataset that TFDS has prepared: Failed to load JSON",
+        ),
         (remove("features.json"), "records without features.json, which say how to read them"),
         (remove("dataset_info.json"), "records without dataset_info.json"),
         (blank_first_name, "label.labels.txt, line 1: expected the name of label 0"),
@@ -210,6 +220,15 @@ def test_of_pictures_in_color_no_channel_is_taken_for_the_drawing(build, tmp_pat
         )
         answer = build.refused(folder)
         assert f"shape (28, 28, {channels}) and uint8, expected" in answer
+
+
+def test_records_of_another_format_are_refused_by_its_name(build, tmp_path):
+    folder = write_tfds(
+        tmp_path / "1.0.0", pngs_of(some_drawings(4)), [0, 1] * 2, records="riegeli"
+    )
+    assert "records in the format riegeli, expected tfrecord or array_record" in build.refused(
+        folder
+    )
 
 
 def test_a_chain_starts_from_a_prepared_folder(build, tmp_path):
