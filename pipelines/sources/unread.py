@@ -1,5 +1,6 @@
 """Kinds of files that are no source: what each is, and what to take or do instead."""
 
+import re
 from collections.abc import Iterable
 
 _PACKED = "packed: unpack it"
@@ -38,6 +39,7 @@ _PICTURES = (".png", ".jpg", ".jpeg", ".gif", ".webp", ".bmp", ".tif", ".tiff", 
 _BY_ENDING |= dict.fromkeys(_PICTURES, _PICTURE)
 # Read only as they are written here.
 _READ = (".npy", ".ndjson", ".bin", ".parquet")
+_KEPT = re.compile(r"\.(npy|ndjson|bin|parquet)(\.\d+|\.bak|\.old|\.orig|~)$")
 # What our own exports have beside their drawings.
 _OURS = ("-classes.csv", "-rows.csv", "-labels.csv")
 
@@ -53,6 +55,8 @@ def describe_unread(name: str) -> str:
         return ""
     if folded.endswith(_READ) and not name.endswith(_READ):
         return f"read only if its name ends in {name[name.rindex('.') :].lower()}"
+    if _KEPT.search(folded):
+        return "a copy that some tool numbered or kept: take it away, or give it its ending back"
     return next((what for ending, what in _BY_ENDING.items() if folded.endswith(ending)), "")
 
 

@@ -147,6 +147,7 @@ def test_each_class_is_read_from_the_kind_of_file_that_has_it(build, tmp_path, s
         ("sun.jsonl", "JSON lines"),
         ("sun.png", "a picture: folders of pictures (PNG and the like) are not read"),
         ("sun.NPY", "read only if its name ends in .npy"),
+        ("sun.npy.1", "a copy that some tool numbered"),
         ("sun.npy.crdownload", "an unfinished download"),
     ],
 )
