@@ -94,7 +94,7 @@ def report_flow(params: ReportParams) -> str:
     return report_task(params)
 
 
-@flow(name="sketchmill", flow_run_name="{params.source} {params.preset}", log_prints=False)
+@flow(name="sketchmill", flow_run_name="{params.dataset_name} {params.preset}", log_prints=False)
 def chain(params: ChainParams) -> dict[str, Any]:
     """Run every stage; return the digests and the seconds each took."""
     seconds: dict[str, float] = {}
