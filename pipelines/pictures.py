@@ -40,7 +40,7 @@ _LOSSY = ("JPEG", "MPO", "JPEG2000", "WEBP", "AVIF")
 _PNG, _CHUNK_BYTES = b"\x89PNG\r\n\x1a\n", 12
 _PIXEL_CHUNKS = (b"IHDR", b"PLTE", b"tRNS", b"IDAT")
 _MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA")
-_ORIENTATION_TAG, _UPRIGHT = 0x0112, 1
+_ORIENTATION_TAG, _TURNED = 0x0112, range(2, 9)
 # Pillow's, of ITU-R 601-2: equal for equal channels.
 _LUMA, _LUMA_HALF, _LUMA_SHIFT = (19_595, 38_470, 7_471), 1 << 15, 16
 
@@ -84,7 +84,7 @@ def open_picture(content: bytes) -> Picture:
             is_wide = ";16" in str(picture.tile[0].args) if picture.tile else False
             picture.load()
             repairs = (str(picture.format),) if picture.format in _LOSSY else ()
-            if picture.getexif().get(_ORIENTATION_TAG, _UPRIGHT) != _UPRIGHT:
+            if _is_turned(picture):
                 ImageOps.exif_transpose(picture, in_place=True)
                 repairs += (ORIENTATION_REPAIR,)
             pixels = _pixels(picture)
@@ -181,6 +181,13 @@ def _check_kind(picture: "Image.Image") -> None:
             f"the picture holds {kinds.get(picture.mode, picture.mode + ' colors')}, whose white "
             "is not guessed at: save 8-bit gray"
         )
+
+
+def _is_turned(picture: "Image.Image") -> bool:
+    try:
+        return picture.getexif().get(_ORIENTATION_TAG) in _TURNED
+    except Exception:  # EXIF that cannot be read says nothing, to viewers neither
+        return False
 
 
 def _check_chunks(content: bytes) -> None:

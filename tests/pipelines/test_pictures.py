@@ -171,6 +171,17 @@ def test_a_jpeg_is_gray_within_its_loss_and_counted(channels):
     assert np.abs(found.astype(int) - image).max() < 30
 
 
+@pytest.mark.parametrize("exif", [b"Exif\0\0no EXIF", b"II*\0\xff\xff\xff\xff"])
+def test_exif_that_says_nothing_turns_nothing(exif):
+    image = some_drawing()
+    found, said = drawn(saved(image, exif=exif))
+    assert np.array_equal(found, image)
+    assert said is None
+    upright = Image.Exif()
+    upright[ORIENTATION] = 0
+    assert drawn(saved(image, exif=upright))[1] is None
+
+
 def test_a_clear_page_is_blank():
     assert not drawn(saved(stacked(0, 0, 0, np.zeros((SIDE, SIDE)))))[0].any()
     assert not drawn(saved(np.zeros((SIDE, SIDE), np.uint16)))[0].any()
