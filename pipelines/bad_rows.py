@@ -25,6 +25,9 @@ LINE_FORMATS = ("simplified", "raw")
 _PLAUSIBLE_ROWS = 20
 _MAX_BLANK_SHARE = 0.5
 _MAX_INK_SHARE = 0.65
+# Of so many drawings at least one has a pixel that is all ink.
+_PEAK_ROWS = 5
+_LEAST_PEAK = 200
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,13 +77,26 @@ def describe_rows(first: BadRow, numbers: Mapping[str, int], rows: int) -> str:
     )
 
 
-def class_problem(ink: npt.NDArray[np.int64], num_pixels: int) -> str | None:
+def class_problem(
+    ink: npt.NDArray[np.int64], peak: npt.NDArray[np.uint8] | None, num_pixels: int
+) -> str | None:
     """Return what is wrong with the drawings of a class in a file as a whole.
 
-    ink  (n,) inked pixels of each
+    ink   (n,) inked pixels of each
+    peak  (n,) the largest pixel of each; None where they were drawn from strokes, at any size
     """
-    if len(ink) < _PLAUSIBLE_ROWS:
-        return None
+    if len(ink) >= _PLAUSIBLE_ROWS and (problem := _share_problem(ink, num_pixels)):
+        return problem
+    highest = _LEAST_PEAK if peak is None or len(ink) < _PEAK_ROWS else int(peak.max())
+    if 0 < highest < _LEAST_PEAK:
+        return (
+            f"{len(ink)} drawings have pixels of 0 to {highest}: scale them to 0 to 255, 0 = paper, "
+            "255 = ink"
+        )
+    return None
+
+
+def _share_problem(ink: npt.NDArray[np.int64], num_pixels: int) -> str | None:
     blank, share = float((ink == 0).mean()), float(ink.mean()) / num_pixels
     if blank > _MAX_BLANK_SHARE:
         return (

@@ -29,6 +29,7 @@ from pipelines.bad_rows import NAMED_ROWS, BadRows, bad_row_at, class_problem, d
 from pipelines.catalogue import is_official
 from pipelines.hashing import add_sums, sum_rows
 from pipelines.packing import ShardPlan, pack_split
+from pipelines.readers import STROKE_FORMATS
 from pipelines.scan import ScanUnit
 from pipelines.selection import (
     FIRST_REASON,
@@ -210,13 +211,15 @@ def _file_problem(
     """Return why a file is bad as a whole; a bad row makes it so only if files may be skipped."""
     file = units[parts[0][0]].file
     table = pa.concat_tables([part for _, part in parts], promote_options="default")
-    ink, verdicts = column(table, "ink"), column(table, "bad_row")
+    ink, peak, verdicts = (column(table, name) for name in ("ink", "peak", "bad_row"))
     classes = [np.ones(len(ink), bool)]
     if labels is not None:
         found = column(table, "label")
         classes = [found == label for label in labels]
     for rows in [] if is_official(file.digest) else classes:
-        if problem := class_problem(ink[rows & (verdicts == 0)], spec.image_size**2):
+        good = rows & (verdicts == 0)
+        own_peak = None if file.format in STROKE_FORMATS else peak[good]
+        if problem := class_problem(ink[good], own_peak, spec.image_size**2):
             return f"{file.url}: {problem}"
     if spec.on_bad_file == "fail" or spec.on_bad_row == "skip":
         return None

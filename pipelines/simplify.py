@@ -178,9 +178,15 @@ def _scale_of(points: Points, reading: Reading) -> str:
         return CANVAS
     if high <= 1 and (points % 1).any():  # a page of 0 to 1
         return CANVAS
-    if reading.is_canvas and np.ptp(points, axis=0).max() < _FILLED_EXTENT:
+    # Google's are whole numbers; what fills the page is where it belongs, however it is written.
+    if (reading.is_canvas or (points % 1).any()) and not fills_page(points):
         return CANVAS
     return PAGE
+
+
+def fills_page(points: Points) -> bool:
+    """Whether points (k, 2) reach as far as those of Google's simplified drawings do."""
+    return bool(np.ptp(points, axis=0).max() >= _FILLED_EXTENT)
 
 
 def _first_other(values: Sequence[Any], kind: type) -> str:

@@ -16,7 +16,7 @@ import numpy.typing as npt
 from pipelines.drawings import Drawings
 from pipelines.official import render_drawings
 from pipelines.schema import digest_of
-from pipelines.simplify import CANVAS, LISTS, RAW, Reading
+from pipelines.simplify import CANVAS, LISTS, PAGE, RAW, Reading, fills_page
 from pipelines.sources.base import BadFileError, SourceFile
 from pipelines.sources.bitmaps import describe_content
 from pipelines.sources.files import FileRanges, content_digest, file_version, write_json
@@ -33,9 +33,12 @@ from pipelines.stroke_formats import (
 
 INDEX_ROWS = 256
 # Part of the name of a kept index: bumped when its meaning changes.
-_INDEX_VERSION = 2
+_INDEX_VERSION = 3
 _CHUNK_BYTES = 1 << 22
 _FIRST_LINES = 256
+# All of Google's simplified drawings fill the page: of so many at least one does, or the page is
+# another.
+_FILLING_LINES = 20
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
@@ -149,10 +152,12 @@ def _look_at_lines(url: str, size: int) -> Mapping[str, Any]:
     written = [one.written for _, one in good]
     scales = [one.scale for one in written if one.scale is not None]
     is_raw = scales[:1] == [RAW]
+    filled = [fills_page(np.concatenate(one.strokes)) for one in written if one.scale == PAGE]
+    is_page = any(filled) or len(filled) < _FILLING_LINES
     points = next((one.points for one in written if one.points is not None), LISTS)
     return {
         "format": "raw" if is_raw else "simplified",
-        "reading": {"points": points, "is_canvas": is_raw or CANVAS in scales},
+        "reading": {"points": points, "is_canvas": is_raw or CANVAS in scales or not is_page},
         "word": [good[0][0], good[0][1].word],
     }
 

@@ -46,7 +46,7 @@ BAD = {
     "pull d --origin noise": "there is no store at",
     "push d --to noise": "cannot be a store: File exists",
     "push d --to noise/x": "cannot be a store: Not a directory",
-    "build --source noise --classes all": "source 'noise' is no",
+    "build --source noise --classes all": "noise is not a kind of file that is read",
     "build --classes-file dir": "cannot read dir: Is a directory",
     "build --classes-file noise": "cannot read noise: line 2 is no UTF-8 text",
     "sample --model m --counts dir": "cannot read dir: Is a directory",

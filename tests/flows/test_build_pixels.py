@@ -133,6 +133,12 @@ def test_more_bad_rows_than_the_limit_fail(build, tmp_path):
     assert build(source, "--max-bad-rows", "2")[0] == 2
 
 
+def test_a_class_without_full_ink_is_refused(build, tmp_path):
+    code, said = build(write_npy(tmp_path / "source", bee=drawings(30) // 2, sun=drawings(30)))
+    assert code == 2
+    assert "bee.npy: 30 drawings have pixels of 0 to 127" in said
+
+
 def test_a_class_of_bad_rows_alone_is_refused_even_where_they_are_left_out(build, tmp_path):
     source = write_npy(tmp_path / "source", bee=255 - drawings(15), sun=drawings(30))
     code, said = build(source, "--on-bad-row", "skip")

@@ -275,7 +275,7 @@ def test_a_copy_elsewhere_is_the_same_source(tmp_path):
 
 def test_missing_classes_and_empty_selections_are_refused(tmp_path):
     source_dir = write_bitmaps(tmp_path / "source")
-    with pytest.raises(ValueError, match=r"has no \.npy file of frog; it has bee, sea turtle, sun"):
+    with pytest.raises(ValueError, match=r"has no file of frog; it has bee, sea turtle, sun"):
         build(tmp_path, source_dir, class_names=("frog",))
     with pytest.raises(ValueError, match="no drawing of class 'bee' is left: all were dropped"):
         build(tmp_path, source_dir, min_ink=785)

@@ -84,7 +84,7 @@ def test_published_model_is_beside_its_training_split_and_a_histogram(
     card = store.read(model, "README.md").decode()
     assert f"{expected:.4f} on the test drawings" in card
     assert f"{model.summary['train_bits_per_dim']:.4f}. A model without a network" in card
-    assert "hasty drawings by anonymous people" in card
+    assert "It learned from the drawings of its dataset" in card
     made = dataclasses.replace(dataset, summary=dataset.summary | {"is_synthetic": True})
     assert "a program made" in _learned_from(made)
 
