@@ -209,10 +209,13 @@ def source_name(source: str) -> str:
     ('numpy-bitmap', 'doodles', 'bucket')
     >>> source_name("https://host/train.parquet?download=true")  # a signature is no name
     'train-parquet'
+    >>> source_name("quickdraw_bitmap/3.0.0")  # as TFDS names versions
+    'quickdraw-bitmap'
     """
     if source.startswith(("http://", "https://")):
         source = source.partition("?")[0]
-    name = PurePath(source.split("://", 1)[-1]).name
+    place = PurePath(source.split("://", 1)[-1])
+    name = place.parent.name if re.fullmatch(r"\d+\.\d+\.\d+", place.name) else place.name
     if "://" not in source and name in ("", ".", ".."):
         name = Path(source).resolve().name
     cleaned = slug(name if re.search("[A-Za-z0-9]", name) else UNNAMED_SOURCE)

@@ -6,6 +6,7 @@ TFRecord and ArrayRecord are read. What the numbers of labels mean is in label.l
 without it nothing is read. Needs TensorFlow, which is imported only where such a source is used.
 """
 
+import os
 import unicodedata
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -267,6 +268,9 @@ def _check_shards(directory: str, split: Any) -> None:
 
 
 def _builder(directory: str) -> Any:
+    # TensorFlow's own messages say nothing of the drawings; it prints most while it is imported.
+    for name, value in {"TF_CPP_MIN_LOG_LEVEL": "3", "TF_ENABLE_ONEDNN_OPTS": "0"}.items():
+        os.environ.setdefault(name, value)
     import tensorflow_datasets as tfds  # TensorFlow takes seconds and half a gigabyte
     from google.protobuf import json_format
 
