@@ -1,6 +1,8 @@
 """Fixtures and guards that all tests share."""
 
+import contextlib
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -9,6 +11,13 @@ import pytest
 # two cores.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+# TensorFlow's log closes the stream that it found, here pytest's, when Prefect sets up logging;
+# the process's own it leaves open.
+with contextlib.suppress(ImportError):
+    from absl import logging as absl_logging
+
+    absl_logging.get_absl_handler().python_handler.setStream(sys.__stderr__)
 
 
 def _folder(variable: str) -> Path:
