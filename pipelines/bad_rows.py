@@ -127,15 +127,15 @@ class BadRows:
         self.number += sum(numbers.values())
         self.named += named[: NAMED_ROWS - len(self.named)]
 
-    def check_limit(self, spec: DatasetSpec) -> None:
-        """Raise BadFileError if there are more than the spec allows."""
-        if spec.max_bad_rows is None or self.number <= spec.max_bad_rows:
-            return
-        first = self.named[0]
-        raise BadFileError(
-            f"{self.number} rows are no drawings, more than --max-bad-rows {spec.max_bad_rows}; the "
-            f"first is {first.file.url} {first.place}: {first.text}"
-        )
+
+def check_limit(spec: DatasetSpec, num_bad_rows: int, first: BadRow | None = None) -> None:
+    """Raise BadFileError if more rows are left out than the spec allows."""
+    if spec.max_bad_rows is None or num_bad_rows <= spec.max_bad_rows:
+        return
+    named = f"; the first is {first.file.url} {first.place}: {first.text}" if first else ""
+    raise BadFileError(
+        f"{num_bad_rows} rows are no drawings, more than --max-bad-rows {spec.max_bad_rows}{named}"
+    )
 
 
 def bad_row_entry(row: BadRow) -> dict[str, object]:

@@ -13,6 +13,7 @@ from typing import Any
 
 import obstore
 
+from pipelines.bad_rows import check_limit
 from pipelines.card import Described, content_digest, source_files, statistics
 from pipelines.catalogue import class_entry
 from pipelines.contact_sheet import joined_sheets
@@ -42,7 +43,8 @@ def class_jobs(job: Job) -> list[Job]:
                 f"source {source.name} has no file of class {class_name!r} alone: the linked "
                 "layout needs a file for each class"
             )
-        spec = dataclasses.replace(job.spec, class_names=(class_name,))
+        # The limit is of the whole; what a class's dataset is does not depend on it.
+        spec = dataclasses.replace(job.spec, class_names=(class_name,), max_bad_rows=None)
         jobs.append(Job(spec=spec, source=source, name=f"class-{slug(class_name)}"))
     return jobs
 
@@ -55,10 +57,12 @@ def link_parts(
 ) -> Described:
     """Copy the shards of the classes under the dataset's own names and describe the whole.
 
-    Raises ValueError if there is no class left.
+    Raises ValueError if there is no class left, BadFileError if too many rows were left out.
     """
     if not parts:
         raise ValueError("no drawing is left: every file was bad or every drawing dropped")
+    num_bad_rows = sum(part.summary.get("num_bad_rows", 0) for part in parts)
+    check_limit(job.spec, num_bad_rows)
     entries = [
         _link(part, entry, store, job.prefix)
         for part in parts

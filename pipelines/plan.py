@@ -25,7 +25,14 @@ from pipelines.attributes import (
     metadata_of,
     table_from_bytes,
 )
-from pipelines.bad_rows import NAMED_ROWS, BadRows, bad_row_at, class_problem, describe_rows
+from pipelines.bad_rows import (
+    NAMED_ROWS,
+    BadRows,
+    bad_row_at,
+    check_limit,
+    class_problem,
+    describe_rows,
+)
 from pipelines.catalogue import is_official
 from pipelines.hashing import add_sums, sum_rows
 from pipelines.packing import ShardPlan, pack_split
@@ -113,7 +120,7 @@ def make_plan(
             target[rows] = found[start : start + part.num_rows]
             start += part.num_rows
     _check_not_empty(spec, tally)
-    tally.bad_rows.check_limit(spec)
+    check_limit(spec, tally.bad_rows.number, next(iter(tally.bad_rows.named), None))
     shards = [
         shard
         for position, split in enumerate(spec.split_names)

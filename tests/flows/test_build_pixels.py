@@ -133,6 +133,20 @@ def test_more_bad_rows_than_the_limit_fail(build, tmp_path):
     assert build(source, "--max-bad-rows", "2")[0] == 2
 
 
+def test_the_limit_is_of_all_classes_of_a_linked_dataset(build, tmp_path):
+    images = [drawings(30), drawings(30, 1)]
+    for each in images:
+        each[3:5] = 255 - each[3:5]
+    source = write_npy(tmp_path / "source", bee=images[0], sun=images[1])
+    linked = ["--layout", "linked", "--on-bad-row", "skip", "--max-bad-rows"]
+    code, said = build(source, *linked, "3")
+    assert code == 2
+    assert "4 rows are no drawings, more than --max-bad-rows 3" in said
+    code, result = build(source, *linked, "4")
+    assert code == 0, result
+    assert summary_of(result, tmp_path)["dropped"] == {"inverted": {"bee": 2, "sun": 2}}
+
+
 def test_a_class_without_full_ink_is_refused(build, tmp_path):
     code, said = build(write_npy(tmp_path / "source", bee=drawings(30) // 2, sun=drawings(30)))
     assert code == 2
