@@ -31,8 +31,9 @@ def session(common: Common) -> Iterator[None]:
             os.environ.setdefault(name, value)
     # Beam logs through the root logger while it is imported; a handler keeps it from adding one.
     logging.basicConfig(level=logging.INFO if common.debug else logging.ERROR)
-    # What training warns of (no torch.compile, a damaged checkpoint) is for the person.
-    logging.getLogger("model").setLevel(logging.WARNING)
+    # What our own floors warn of (no torch.compile, damaged scratch) is for the person.
+    for floor in ("model", "pipelines"):
+        logging.getLogger(floor).setLevel(logging.WARNING)
     display = make_progress(quiet=common.quiet)
     try:
         with progress.showing(display):

@@ -22,6 +22,7 @@ from pipelines.kept_tables import read_table_rows
 from pipelines.packing import BLOCKS, Shard, pieces
 from pipelines.readers import open_reader
 from pipelines.scan import ScanUnit, pixels_file
+from pipelines.scratch import checksum, damaged, read_scratch, sealed
 from pipelines.shards import shard_name, shard_schema, write_shard
 from pipelines.spec import DatasetSpec
 from pipelines.store import Store
@@ -57,13 +58,13 @@ class ShardRecord:
     pixel_square_sum: int
 
     def to_bytes(self) -> bytes:
-        """Return the record as JSON."""
-        return json.dumps(asdict(self), sort_keys=True).encode("ascii")
+        """Return the record as JSON, sealed."""
+        return sealed(json.dumps(asdict(self), sort_keys=True).encode("ascii"))
 
 
-def record_from_bytes(content: bytes) -> ShardRecord:
-    """Return the record that `to_bytes` wrote."""
-    raw = json.loads(content)
+def read_record(store: Store, path: str) -> ShardRecord:
+    """Return the record that is kept under `path`; raise ScratchError if it does not hold."""
+    raw = json.loads(bytes(read_scratch(store, path)))
     raw["files"] = tuple((path, size, digest) for path, size, digest in raw["files"])
     return ShardRecord(**raw)
 
@@ -74,6 +75,7 @@ class ShardUnit:
 
     path                     an object with the plans of all shards: an array of BLOCKS
     first_block, num_blocks  which of them are the shard's
+    checksum                 of these
 
     The plan is not part of the unit: Beam pickles and compresses what a graph starts with several
     times (5 s for 10 million drawings), and some services take 10 MB of it at most.
@@ -84,11 +86,14 @@ class ShardUnit:
     path: str
     first_block: int
     num_blocks: int
+    checksum: str
 
     def blocks(self, store: Store) -> npt.NDArray[np.void]:
-        """Read the shard's plan."""
+        """Read the shard's plan; raise ScratchError if it is not the one that was put."""
         size = BLOCKS.itemsize
         content = store.get_range(self.path, self.first_block * size, self.num_blocks * size)
+        if checksum(content) != self.checksum:
+            raise damaged(self.path)
         return np.frombuffer(content, BLOCKS)
 
 

@@ -22,8 +22,8 @@ import pyarrow as pa
 from pipelines.drawings import METADATA_COLUMNS, Drawings
 from pipelines.hashing import pixel_hashes
 
-# Part of the address of kept attributes: bumped when their meaning changes.
-ATTRIBUTES_VERSION = 2
+# Part of the address of kept attributes: bumped when their meaning or form changes.
+ATTRIBUTES_VERSION = 3
 ERROR_KEY = b"bad_file"
 
 _HASH_ROWS, _HASH_COLUMNS = 8, 9
@@ -88,7 +88,7 @@ def table_to_bytes(table: pa.Table) -> bytes:
     return sink.getvalue().to_pybytes()
 
 
-def table_from_bytes(content: bytes) -> pa.Table:
+def table_from_bytes(content: bytes | memoryview) -> pa.Table:
     """Return the table that `table_to_bytes` wrote."""
     return pa.ipc.open_stream(content).read_all()
 

@@ -13,7 +13,6 @@ from importlib import metadata
 
 from pipelines.assemble import dataset_schema
 from pipelines.card import Described, describe, publish_files
-from pipelines.contact_sheet import contact_sheets
 from pipelines.engine import runner_flags, runner_name
 from pipelines.jobs import Built, Job, Run, build_jobs, dataset_digest, source_inputs
 from pipelines.linked import class_jobs, link_parts
@@ -101,7 +100,7 @@ def build_dataset(
     if spec.layout == "linked":
         return _publish(job, store, _linked(job, run, versions), versions)
     (built,) = build_jobs([job], run)
-    return _publish(job, store, _described(built, store), versions)
+    return _publish(job, store, _described(built), versions)
 
 
 def _linked(job: Job, run: Run, versions: dict[str, str]) -> Described:
@@ -118,15 +117,13 @@ def _linked(job: Job, run: Run, versions: dict[str, str]) -> Described:
             if not one.plan.shards:  # its only file is bad, and bad files are skipped
                 bad_files += one.plan.tally.bad_files
                 continue
-            part = _publish(each, store, _described(one, store), versions)
+            part = _publish(each, store, _described(one), versions)
         parts.append(part)
     return link_parts(job, parts, bad_files, store)
 
 
-def _described(built: Built, store: Store) -> Described:
-    spec, plan = built.job.spec, built.plan
-    sheets = contact_sheets(spec, plan, store)
-    return describe(spec, built.job.source, plan, built.records, sheets)
+def _described(built: Built) -> Described:
+    return describe(built.job.spec, built.job.source, built.plan, built.records, built.sheets)
 
 
 def library_versions() -> dict[str, str]:

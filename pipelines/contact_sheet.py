@@ -12,8 +12,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from pipelines.plan import BuildPlan
-from pipelines.readers import open_reader
-from pipelines.scan import ScanUnit, pixels_file
+from pipelines.scan import ScanUnit, read_pixels
 from pipelines.selection import CLEANING_REASONS, FIRST_REASON, REASONS
 from pipelines.shards import read_images
 from pipelines.spec import DatasetSpec
@@ -28,7 +27,10 @@ Place = tuple[int, int]
 
 
 def contact_sheets(spec: DatasetSpec, plan: BuildPlan, store: Store) -> dict[str, bytes]:
-    """Return path and PNG of the sheet of kept drawings and of each reason that dropped any."""
+    """Return path and PNG of the sheet of kept drawings and of each reason that dropped any.
+
+    Raises ScratchError if a drawing is not the one that was scanned.
+    """
     columns = max(1, _SHEET_PIXELS // spec.image_size)
     wanted = {"kept": range(len(spec.splits))}
     for reason in CLEANING_REASONS:
@@ -96,8 +98,8 @@ def sheet_png(images: npt.NDArray[np.uint8], columns: int) -> bytes:
 def _read(
     places: Sequence[Place], units: Sequence[ScanUnit], store: Store, image_size: int
 ) -> npt.NDArray[np.uint8]:
-    images = []
-    for unit_index, row in places:
-        file, first = pixels_file(units[unit_index], store, image_size)
-        images.append(open_reader(file, image_size).read_rows(np.array([first + row])))
+    images = [
+        read_pixels(units[unit_index], np.array([row]), store, image_size)
+        for unit_index, row in places
+    ]
     return np.concatenate(images)

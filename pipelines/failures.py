@@ -14,6 +14,7 @@ import traceback
 
 from pipelines.backends import one_line
 from pipelines.errors import INPUT_ERRORS
+from pipelines.scratch import ScratchError
 from pipelines.sources.base import BadFileError
 from pipelines.store import StoreError
 
@@ -30,7 +31,8 @@ class UnitError(RuntimeError):
 
 # What a worker may raise for the user's sake, the nearest kind first; all else is a WorkError.
 _KINDS: dict[str, type[Exception]] = {
-    kind.__name__: kind for kind in (BadFileError, StoreError, *reversed(INPUT_ERRORS))
+    kind.__name__: kind
+    for kind in (BadFileError, ScratchError, StoreError, *reversed(INPUT_ERRORS))
 }
 
 

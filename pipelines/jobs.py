@@ -1,9 +1,11 @@
 """Datasets that are scanned, planned and built together: one graph a pass, however many.
 
-Everything is found by its key, so what an interrupted run has done is not done again. What Beam
-counts is kept beside the records of the shards, and held against the plan.
+Everything is found by its key, so what an interrupted run has done is not done again. It is checked
+when it is read: what was damaged meanwhile is made again, with a warning. What Beam counts is kept
+beside the records of the shards, and held against the plan.
 """
 
+import functools
 import hashlib
 import json
 import logging
@@ -17,14 +19,23 @@ from pipelines.assemble import (
     DroppedUnit,
     ShardRecord,
     ShardUnit,
-    record_from_bytes,
+    read_record,
     record_path,
 )
 from pipelines.card import content_total
+from pipelines.contact_sheet import contact_sheets
 from pipelines.engine import Work, run_units
 from pipelines.plan import BuildPlan, make_plan
 from pipelines.scan import ScanUnit, ScanWork, forget_changed, missing_units, scan_units
 from pipelines.schema import InputRef, artifact_digest, artifact_prefix
+from pipelines.scratch import (
+    ScratchError,
+    checksum,
+    damaged,
+    forget_damaged,
+    read_scratch,
+    sealed,
+)
 from pipelines.selection import Selection
 from pipelines.sources.base import BadFileError, Source
 from pipelines.spec import DatasetSpec
@@ -34,6 +45,8 @@ from pipelines.watching import ProgressCallback, Rate, watch
 
 _LOGGER = logging.getLogger(__name__)
 COUNTERS_NAME = "counters.json"
+# Damage that comes back is the machine's or the store's: nothing is made again for ever.
+_ATTEMPTS = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,11 +91,16 @@ class Run:
 
 @dataclass(frozen=True, slots=True)
 class Built:
-    """A dataset whose shards are in the store."""
+    """A dataset whose shards are in the store, and its contact sheets: path to PNG."""
 
     job: Job
     plan: BuildPlan
     records: tuple[ShardRecord, ...]
+    sheets: dict[str, bytes]
+
+
+class ChangedError(BadFileError):
+    """The shards are not of the drawings that were scanned."""
 
 
 @dataclass(slots=True)
@@ -107,24 +125,59 @@ def source_inputs(source: Source) -> tuple[InputRef, ...]:
 
 
 def build_jobs(jobs: Sequence[Job], run: Run) -> list[Built]:
-    """Scan and build what is missing of all jobs, which differ in classes and files alone."""
+    """Scan and build what is missing of all jobs, which differ in classes and files alone.
+
+    Raises ChangedError if a source changes meanwhile, ScratchError if what is kept between the
+    steps is damaged again and again.
+    """
+    for _ in range(_ATTEMPTS - 1):
+        try:
+            return _build_all(jobs, run)
+        except (ScratchError, ChangedError) as error:
+            found = _forget_damaged(jobs, run.store)
+            if isinstance(error, ChangedError) and not found:
+                raise
+            for text in [str(damaged(path)) for path in found] or [str(error)]:
+                _LOGGER.warning("%s; it is made again", text)
+    return _build_all(jobs, run)
+
+
+def _build_all(jobs: Sequence[Job], run: Run) -> list[Built]:
     if not jobs:
         return []
     units = _scan(jobs, run)
     plans = [_plan(job, found, run.store) for job, found in zip(jobs, units, strict=True)]
     _build(jobs, plans, run)
     return [
-        Built(job, plan, _records(job, plan, run.store))
+        Built(
+            job,
+            plan,
+            _records(job, plan, run.store),
+            contact_sheets(job.spec, plan, run.store),
+        )
         for job, plan in zip(jobs, plans, strict=True)
     ]
+
+
+def _scan_units(job: Job) -> tuple[ScanUnit, ...]:
+    near = job.spec.near_duplicates is not None
+    return scan_units(job.source, job.spec.image_size, with_difference_hash=near)
+
+
+def _forget_damaged(jobs: Sequence[Job], store: Store) -> list[str]:
+    """Delete the attributes and pixels that are not what was written, and return their paths."""
+    units = [unit for job in jobs for unit in _scan_units(job)]
+    paths = [path for unit in units for path in (unit.path, unit.pixels_path) if path is not None]
+    return forget_damaged(store, paths)
 
 
 def _scan(jobs: Sequence[Job], run: Run) -> list[tuple[ScanUnit, ...]]:
     """Make sure that every range has its attributes in the store; return the ranges by job."""
     spec = jobs[0].spec
-    near = spec.near_duplicates is not None
-    units = [scan_units(job.source, spec.image_size, with_difference_hash=near) for job in jobs]
-    work = ScanWork(image_size=spec.image_size, with_difference_hash=near)
+    units = [_scan_units(job) for job in jobs]
+    work = ScanWork(
+        image_size=spec.image_size, with_difference_hash=spec.near_duplicates is not None
+    )
     todo = missing_units([unit for found in units for unit in found], run.store)
     total = sum(job.source.rows for job in jobs)
     done = total - sum(unit.rows for unit in todo)
@@ -143,7 +196,7 @@ def _plan(job: Job, units: tuple[ScanUnit, ...], store: Store) -> BuildPlan:
     if job.spec.tfds_slice is not None:
         rule = slice_rule(job.spec.tfds_slice, job.source)
     selection = Selection(spec=job.spec, in_slice=rule)
-    return make_plan(job.source, job.spec, units, store.get, selection)
+    return make_plan(job.source, job.spec, units, functools.partial(read_scratch, store), selection)
 
 
 def _build(jobs: Sequence[Job], plans: Sequence[BuildPlan], run: Run) -> None:
@@ -163,7 +216,7 @@ def _build(jobs: Sequence[Job], plans: Sequence[BuildPlan], run: Run) -> None:
         counters = run.units("Build", todo, BuildWorks(tuple(shards.works)))
     _check_counters(counters, sum(shards.pending.values()), dropped)
     for job in jobs:
-        content = json.dumps(counters, sort_keys=True).encode("ascii")
+        content = sealed(json.dumps(counters, sort_keys=True).encode("ascii"))
         run.store.put(f"{job.scratch}/{COUNTERS_NAME}", content)
 
 
@@ -187,7 +240,8 @@ def _add_missing(shards: _Shards, job: Job, plan: BuildPlan, store: Store) -> No
         shards.total += shard.rows
         record = record_path(job.scratch, shard)
         if not _is_done(record, job.prefix, store):
-            shards.todo.append(ShardUnit(shard, index, path, first, num_blocks))
+            own = checksum(planned.blocks.tobytes())
+            shards.todo.append(ShardUnit(shard, index, path, first, num_blocks, own))
             shards.pending[record] = shard.rows
         first += num_blocks
     if len(shards.todo) > before:  # whatever is there: it might be damaged
@@ -215,21 +269,24 @@ def _is_done(path: str, prefix: str, store: Store) -> bool:
     A power failure may leave either empty, or without its end.
     """
     try:
-        record = record_from_bytes(store.get(path))
-    except (FileNotFoundError, ValueError, TypeError, KeyError):
+        record = read_record(store, path)
+    except FileNotFoundError:
+        return False
+    except ScratchError as error:
+        _LOGGER.warning("%s; it is made again", error)
         return False
     return all(store.holds(f"{prefix}/{file}", size, sha) for file, size, sha in record.files)
 
 
 def _records(job: Job, plan: BuildPlan, store: Store) -> tuple[ShardRecord, ...]:
-    """Return the records of all shards; raise BadFileError if they are not of what was planned."""
+    """Return the records of all shards; raise ChangedError if they are not of what was planned."""
     paths = [record_path(job.scratch, planned.shard) for planned in plan.shards]
-    records = tuple(record_from_bytes(store.get(path)) for path in paths)
+    records = tuple(read_record(store, path) for path in paths)
     if content_total(records) == plan.content:
         return records
     for path in paths:  # one of them was not made of the drawings that were scanned
         store.delete(path)
-    raise BadFileError(
+    raise ChangedError(
         f"source {job.source.name} changed while it was read: its drawings are no longer those that "
         "were scanned, nothing is published; run it again when nobody writes to it"
     )

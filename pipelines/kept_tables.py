@@ -1,7 +1,8 @@
 """The attributes of planned rows, read where they lie: no shard reads a whole table.
 
-On a local disk a table is mapped, and only the pages of the rows asked for are read. A remote
-one is fetched once a process, into a file that has no name and so ends with the process.
+On a local disk a table is mapped; a process reads it once as a whole, to check its seal, and then
+only the pages of the rows asked for. A remote one is fetched and checked once a process, into a
+file that has no name and so ends with the process.
 """
 
 import functools
@@ -9,11 +10,13 @@ import mmap
 import tempfile
 import threading
 import weakref
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from pipelines.scratch import read_scratch, unsealed
 from pipelines.store import Store
 
 # What Arrow wants its buffers aligned to.
@@ -21,11 +24,26 @@ _ALIGNMENT = 64
 
 
 def read_table_rows(store: Store, path: str, rows: npt.NDArray[np.int64]) -> pa.Table:
-    """Return these rows of the attributes that are kept under `path`."""
+    """Return these rows of the attributes that are kept under `path`.
+
+    Raises ScratchError if the table is not what was written.
+    """
     if (local := store.local_path(path)) is None:
         return _fetched_of(store).table(path).take(rows)
+    _check_once(path, local, stamp_of(local))
     with pa.memory_map(str(local)) as file:
         return pa.ipc.open_stream(file).read_all().take(rows)
+
+
+def stamp_of(local: Path) -> str:
+    """Return what changes when a file of the scratch is written anew."""
+    found = local.stat()
+    return f"{found.st_mtime_ns}-{found.st_ino}"
+
+
+@functools.lru_cache(maxsize=1 << 16)
+def _check_once(path: str, local: Path, _stamp: str) -> None:
+    unsealed(local.read_bytes(), path)
 
 
 class Fetched:
@@ -47,7 +65,7 @@ class Fetched:
 
     def _table(self, path: str) -> pa.Table:
         if path not in self._places:
-            content = self._store.get(path)
+            content = read_scratch(self._store, path)
             self._file.seek(self._end)
             self._file.write(content)
             self._file.flush()

@@ -90,7 +90,7 @@ def make_plan(
     source: Source,
     spec: DatasetSpec,
     units: Sequence[ScanUnit],
-    read_object: Callable[[str], bytes],
+    read_object: Callable[[str], bytes | memoryview],
     selection: Selection,
 ) -> BuildPlan:
     """Decide every row and lay out the shards, reading one class's attributes at a time.
@@ -148,7 +148,7 @@ def _rows_by_class(
     source: Source,
     spec: DatasetSpec,
     units: Sequence[ScanUnit],
-    read_object: Callable[[str], bytes],
+    read_object: Callable[[str], bytes | memoryview],
     tally: Tally,
 ) -> Iterator[tuple[str, list[tuple[int, npt.NDArray[np.int64], pa.Table]]]]:
     """Yield each wanted class with its (unit, rows in it, their attributes), in row order."""
@@ -177,7 +177,7 @@ def _rows_by_class(
 def _load(
     unit_indices: Sequence[int],
     units: Sequence[ScanUnit],
-    read_object: Callable[[str], bytes],
+    read_object: Callable[[str], bytes | memoryview],
     spec: DatasetSpec,
     tally: Tally,
     labels: Sequence[int] | None = None,

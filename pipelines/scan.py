@@ -2,39 +2,47 @@
 
 A range's attributes are put under a key that depends on the file's content, the range and what
 is computed: they serve every later dataset from the same file. Files that cannot be read row by
-row (strokes, pictures) are decoded once, here; their pixels are put beside the attributes.
+row (strokes, pictures) are decoded once, here; their pixels are put beside the attributes. Both are
+sealed (pipelines/scratch.py). Whoever reads attributes checks the seal. Pixels are read in part, so
+they are held against their hashes in the attributes: one by one, or by the sum over a dataset.
 """
 
 import io
+import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
 from pipelines.attributes import (
     ATTRIBUTES_VERSION,
     drawing_attributes,
     failed_attributes,
+    hashes_of,
     table_to_bytes,
 )
 from pipelines.catalogue import is_official
 from pipelines.drawings import Drawings
+from pipelines.hashing import pixel_hashes
+from pipelines.kept_tables import read_table_rows, stamp_of
 from pipelines.official import cairo_version
 from pipelines.readers import STROKE_FORMATS, open_reader
 from pipelines.schema import digest_of
+from pipelines.scratch import SEAL_BYTES, damaged, is_seal, sealed
 from pipelines.sources.base import BadFileError, Source, SourceFile
 from pipelines.sources.files import file_version
 from pipelines.store import Store
 
+_LOGGER = logging.getLogger(__name__)
 # Multiples of 64, so that blocks of rows do not depend on the ranges.
 DIRECT_UNIT_ROWS = 65_536
 DECODED_UNIT_ROWS = 8_192
 # What a range reads at once: 0.8 MB of 28x28 drawings, near enough to the cache.
 _BATCH_ROWS = 1_024
-# Hash, ink, peak and verdict of a row; and how an Arrow stream ends.
+# Hash, ink, peak and verdict of a row.
 _LEAST_ROW_BYTES = 20
-_END = b"\xff\xff\xff\xff\x00\x00\x00\x00"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,6 +81,7 @@ def scan_units(
             )
             if not file.is_direct:
                 size = _header_bytes(stop - start, image_size) + unit.rows * image_size**2
+                size += SEAL_BYTES
                 unit = replace(unit, pixels_path=f"{stem}.npy", pixels_bytes=size)
             units.append(unit)
     return tuple(units)
@@ -90,9 +99,9 @@ class ScanWork:
         try:
             table = self._scan(unit, store)
         except BadFileError as error:
-            store.put(unit.path, table_to_bytes(failed_attributes(str(error))))
+            store.put(unit.path, sealed(table_to_bytes(failed_attributes(str(error)))))
             return {"ranges_failed": 1}
-        store.put(unit.path, table_to_bytes(table))
+        store.put(unit.path, sealed(table_to_bytes(table)))
         share = unit.file.bytes * unit.rows // max(unit.file.rows, 1)
         return {"rows_read": unit.rows, "bytes_read": share}
 
@@ -106,7 +115,7 @@ class ScanWork:
                 images.append(drawings.images)
         table = pa.concat_tables(tables, promote_options="default").combine_chunks()
         if unit.pixels_path is not None:
-            store.put(unit.pixels_path, npy_bytes(np.concatenate(images)))
+            store.put(unit.pixels_path, sealed(npy_bytes(np.concatenate(images))))
         return table
 
     def _attributes(self, unit: ScanUnit, drawings: Drawings) -> pa.Table:
@@ -136,11 +145,27 @@ def pixels_file(unit: ScanUnit, store: Store, image_size: int) -> tuple[SourceFi
         class_name=unit.file.class_name,
         rows=unit.rows,
         bytes=0,
-        digest=unit.path,
+        digest=f"{unit.path} {local and stamp_of(local)}",  # readers stay open: not of an older file
         layout=layout,
         is_direct=True,
     )
     return file, 0
+
+
+def read_pixels(
+    unit: ScanUnit, rows: npt.NDArray[np.int64], store: Store, image_size: int
+) -> npt.NDArray[np.uint8]:
+    """Return the images of these ascending rows of a unit.
+
+    Raises ScratchError if decoded ones are not those that were scanned.
+    """
+    file, first = pixels_file(unit, store, image_size)
+    images = open_reader(file, image_size).read_rows(rows + first)
+    if unit.pixels_path is not None:
+        hashes = hashes_of(read_table_rows(store, unit.path, rows))
+        if not np.array_equal(pixel_hashes(images), hashes):
+            raise damaged(unit.pixels_path)
+    return images
 
 
 def npy_bytes(images: np.ndarray, rows: int | None = None) -> bytes:
@@ -183,11 +208,12 @@ def forget_changed(units: Sequence[ScanUnit], scanned: Iterable[ScanUnit], store
 
 
 def _is_whole(unit: ScanUnit, store: Store) -> bool:
-    """Whether attributes end as Arrow ends a stream, after so many rows, and pixels fill a file."""
+    """Whether attributes end as what is sealed does, after so many rows, and pixels fill a file."""
     size = store.size(unit.path)
     if size is None or size < unit.rows * _LEAST_ROW_BYTES:
         return False
-    if store.get_range(unit.path, size - len(_END), len(_END)) != _END:
+    if not is_seal(store.get_range(unit.path, size - SEAL_BYTES, SEAL_BYTES)):
+        _LOGGER.warning("%s; it is made again", damaged(unit.path))
         return False
     return unit.pixels_path is None or store.size(unit.pixels_path) == unit.pixels_bytes
 

@@ -16,6 +16,7 @@ from pipelines.credit import Credit
 from pipelines.export.spec import ExportSpec
 from pipelines.export.target import Target
 from pipelines.schema import FileEntry
+from pipelines.scratch import read_scratch, sealed
 from pipelines.store import Store
 
 
@@ -117,14 +118,14 @@ class Record:
     scratch_files: tuple[FileEntry, ...] = ()
     sizes: tuple[int, ...] = ()
 
-    def to_json(self) -> bytes:
-        """Return the record's file content."""
-        return json.dumps(dataclasses.asdict(self), sort_keys=True).encode("ascii")
+    def to_bytes(self) -> bytes:
+        """Return the record's file content: JSON, sealed."""
+        return sealed(json.dumps(dataclasses.asdict(self), sort_keys=True).encode("ascii"))
 
 
-def record_from_json(content: bytes) -> Record:
-    """Return the record that `to_json` wrote."""
-    raw: dict[str, Any] = json.loads(content)
+def read_record(store: Store, path: str) -> Record:
+    """Return the record that is kept under `path`; raise ScratchError if it does not hold."""
+    raw: dict[str, Any] = json.loads(bytes(read_scratch(store, path)))
     for name in ("files", "scratch_files"):
         raw[name] = tuple(FileEntry(**entry) for entry in raw[name])
     for name in ("counts", "sizes"):

@@ -9,6 +9,7 @@ workers, order or retries.
 
 import dataclasses
 import functools
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
@@ -20,7 +21,7 @@ from pipelines.engine import run_units, runner_flags, runner_name
 from pipelines.export.card import export_readme, load_lines
 from pipelines.export.croissant import export_croissant
 from pipelines.export.inputs import NO_EXTRAS, Extras, export_inputs, make_job
-from pipelines.export.job import Job, Record, Unit, record_from_json, record_path
+from pipelines.export.job import Job, Record, Unit, read_record, record_path
 from pipelines.export.png_tree import MAX_LISTED, lists_pictures
 from pipelines.export.registry import FORMATS
 from pipelines.export.spec import ExportSpec
@@ -33,8 +34,11 @@ from pipelines.schema import (
     artifact_prefix,
     digest_of,
 )
+from pipelines.scratch import ScratchError, damaged
 from pipelines.store import Store, StoreError, open_store
 from pipelines.watching import ProgressCallback, Rate, watch
+
+_LOGGER = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,11 +67,15 @@ class ExportWork:
     def __call__(self, unit: Unit, store: Store) -> Mapping[str, int]:
         """Make the unit's files unless its record says that they are there."""
         target = Target(_open_once(self.out) if self.out else store, self.prefix)
-        if is_done(unit, self.job, store, target):
-            return {"kept_units": 1}
+        counted = {"made_units": 1}
+        try:
+            if is_done(unit, self.job, store, target):
+                return {"kept_units": 1}
+        except ScratchError:  # told by who counts: a worker's words may be lost
+            counted["damaged_units"] = 1
         record = FORMATS[unit.format].make(unit, self.job, store, target)
-        store.put(record_path(self.job, unit), record.to_json())
-        return {"made_units": 1}
+        store.put(record_path(self.job, unit), record.to_bytes())
+        return counted
 
 
 def export_dataset(
@@ -138,19 +146,19 @@ def begin(
 
 
 def is_done(unit: Unit, job: Job, store: Store, target: Target) -> bool:
-    """Return whether the unit has a record and every file of it has its size and SHA-256."""
+    """Return whether the unit has a record and every file of it has its size and SHA-256.
+
+    Raises ScratchError if the record, or what is kept for the next stage, is not what was written.
+    """
     try:
-        record = record_from_json(store.get(record_path(job, unit)))
+        record = read_record(store, record_path(job, unit))
     except FileNotFoundError:
         return False
-    scratch = all(
-        store.holds(f"{job.scratch}/{entry.path}", entry.bytes, entry.sha256)
-        for entry in record.scratch_files
-    )
-    return (
-        scratch
-        and all(target.holds(entry) for entry in record.files)
-        and FORMATS[unit.format].is_whole(record, target)
+    for entry in record.scratch_files:
+        if not store.holds(path := f"{job.scratch}/{entry.path}", entry.bytes, entry.sha256):
+            raise damaged(path)
+    return all(target.holds(entry) for entry in record.files) and FORMATS[unit.format].is_whole(
+        record, target
     )
 
 
@@ -161,7 +169,7 @@ def _make_files(job: Job, store: Store, target: Target, options: ExportOptions) 
         units = plan_units(job, stage, records)
         run_stage(units, stage, job, store, target, options)
         for unit in units:
-            records[unit.format].append(record_from_json(store.get(record_path(job, unit))))
+            records[unit.format].append(read_record(store, record_path(job, unit)))
     return [record for name in job.spec.formats for record in records[name]]
 
 
@@ -188,13 +196,17 @@ def run_stage(
     rate = Rate(label, sum(unit.rows for unit in units), options.progress)
     pending = {record_path(job, unit): unit.rows for unit in units}
     with watch(store, pending, rate):
-        run_units(
+        counters = run_units(
             units,
             ExportWork(job, options.out or "", target.prefix),
             store,
             label=label.capitalize(),
             beam_args=options.beam_args,
             workers=options.workers,
+        )
+    if number := counters.get("damaged_units"):
+        _LOGGER.warning(
+            "what was kept of %d files of the export is damaged; they are made again", number
         )
 
 

@@ -11,6 +11,7 @@ from pipelines.doodles import google_npy
 from pipelines.engine import run_units
 from pipelines.hashing import choose_splits, pixel_hashes
 from pipelines.schema import Manifest
+from pipelines.scratch import read_scratch
 from pipelines.shards import open_shard, read_images
 from pipelines.sources.opening import open_directory
 from pipelines.spec import DatasetSpec
@@ -214,7 +215,7 @@ def test_what_beam_counts_is_what_the_manifest_says(tmp_path, layout, caplog):
         manifest = build(tmp_path, source_dir, layout=layout, rows_per_shard=100)
     store = open_store(str(tmp_path / "store"))
     paths = [i.path for i in store.objects("attempts") if i.path.endswith("counters.json")]
-    counters = [json.loads(store.get(path)) for path in paths]
+    counters = [json.loads(bytes(read_scratch(store, path))) for path in paths]
     assert all(each == counters[0] for each in counters)
     dropped = {reason: sum(by.values()) for reason, by in manifest.summary["dropped"].items()}
     shards = [entry for entry in manifest.files if entry.path.endswith(".parquet")]

@@ -13,6 +13,7 @@ from pipelines.attributes import table_to_bytes
 from pipelines.jobs import needed_to_build
 from pipelines.kept_tables import read_table_rows
 from pipelines.scan import ScanUnit
+from pipelines.scratch import sealed
 from pipelines.sources.base import SourceFile
 from pipelines.store import open_store
 
@@ -28,7 +29,7 @@ def test_rows_are_those_of_the_table_and_each_remote_table_is_fetched_once(tmp_p
     store = open_store("memory://" if place == "memory" else str(tmp_path))
     tables = {f"attempts/attributes/{i}.arrow": make_table(i) for i in range(3)}
     for path, table in tables.items():
-        store.put(path, table_to_bytes(table))
+        store.put(path, sealed(table_to_bytes(table)))
     fetched, get = [], store.get
     store.get = lambda path: fetched.append(path) or get(path)
     for start in (0, 1_000, 3_500):
@@ -43,7 +44,7 @@ def test_threads_of_a_process_get_each_its_own_table():
     store = open_store("memory://threads")
     tables = {f"attempts/attributes/{i}.arrow": make_table(i, 50 + i) for i in range(400)}
     for path, table in tables.items():
-        store.put(path, table_to_bytes(table))
+        store.put(path, sealed(table_to_bytes(table)))
     interval = sys.getswitchinterval()
     sys.setswitchinterval(1e-6)  # take turns a thousand times as often as usual
     with contextlib.ExitStack() as stack:

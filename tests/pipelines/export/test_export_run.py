@@ -1,7 +1,6 @@
 """Same bytes whatever the workers, nothing made twice, manifest last, wherever it goes."""
 
 import io
-import json
 import subprocess
 import sys
 import time
@@ -12,7 +11,7 @@ import pytest
 
 import pipelines.export.run as run
 from pipelines.export.inputs import Extras, make_job
-from pipelines.export.job import record_path
+from pipelines.export.job import read_record, record_path
 from pipelines.export.parts import export_part, export_range
 from pipelines.export.registry import FORMATS as WRITERS
 from pipelines.export.run import ExportOptions, ExportWork, export_dataset
@@ -176,12 +175,12 @@ def test_a_damaged_file_is_made_again(store, dataset, name):
     unit = WRITERS[name].units(job, 0, ())[0]
     work(unit, store)
     assert work(unit, store) == {"kept_units": 1}
-    record = json.loads(store.get(record_path(job, unit)))
-    path = [*record["files"], *record["scratch_files"]][-1]["path"]
-    place = f"{job.scratch}/{path}" if record["scratch_files"] else target.path(path)
+    record = read_record(store, record_path(job, unit))
+    path = [*record.files, *record.scratch_files][-1].path
+    place = f"{job.scratch}/{path}" if record.scratch_files else target.path(path)
     content = store.get(place)
     store.put(place, b"x" + content[1:])  # the size is right, the content is not
-    assert work(unit, store) == {"made_units": 1}
+    assert work(unit, store)["made_units"] == 1
     assert store.get(place) == content
 
 
