@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from pipelines.objects import AbsentError
-from pipelines.schema import KINDS, Kind, Manifest
+from pipelines.schema import KINDS, Kind, Manifest, drawings_by_split
 from pipelines.store import Store, StoreError
 
 
@@ -34,7 +34,7 @@ def overview(manifest: Manifest) -> dict[str, Any]:
         "kind": manifest.kind,
         "name": manifest.name,
         "digest": manifest.digest,
-        "rows": sum(entry.rows or 0 for entry in manifest.files),
+        "rows": sum(drawings_by_split(manifest).values()),
         "bytes": sum(entry.bytes for entry in manifest.files),
         "files": len(manifest.files),
     }

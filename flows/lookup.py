@@ -6,7 +6,7 @@ from typing import Any
 
 from flows import stages
 from flows.params import ChainParams
-from pipelines.schema import Kind, Manifest
+from pipelines.schema import Kind, Manifest, drawings_by_split
 from pipelines.store import Store, open_store
 
 STAGES = ("dataset", "model", "samples", "report")
@@ -47,8 +47,8 @@ def chain_result(params: ChainParams, digests: Mapping[str, Any]) -> dict[str, A
         "samples_path": where(store, samples),
         "report": f"{where(store, report)}/{report.summary['page']}",
         "bits_per_dim": model.summary["test_bits_per_dim"],
-        "drawings": sum(entry.rows or 0 for entry in dataset.files),
-        "generated": sum(entry.rows or 0 for entry in samples.files),
+        "drawings": sum(drawings_by_split(dataset).values()),
+        "generated": sum(drawings_by_split(samples).values()),
     }
 
 

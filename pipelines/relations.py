@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from pipelines.schema import KINDS, Manifest
+from pipelines.schema import KINDS, Manifest, drawings_by_split
 from pipelines.store import Store
 
 Pair = tuple[Any, Any]
@@ -67,7 +67,7 @@ def diff(left: Manifest, right: Manifest) -> Difference:
     return Difference(
         spec=_differing(_flat(left.spec), _flat(right.spec)),
         inputs=_differing(_inputs(left), _inputs(right)),
-        rows=_differing(_rows(left), _rows(right)),
+        rows=_differing(drawings_by_split(left), drawings_by_split(right)),
         summary=_differing(_flat(left.summary), _flat(right.summary)),
         versions=_differing(left.versions, right.versions),
         files=_compare_files(left, right),
@@ -110,15 +110,6 @@ def _flat(mapping: Mapping[str, Any], above: str = "") -> dict[str, Any]:
 
 def _inputs(manifest: Manifest) -> dict[str, str]:
     return {ref.role: ref.digest for ref in manifest.inputs}
-
-
-def _rows(manifest: Manifest) -> dict[str, int]:
-    rows: dict[str, int] = {}
-    for entry in manifest.files:
-        if entry.rows is not None:
-            split = entry.split or "all"
-            rows[split] = rows.get(split, 0) + entry.rows
-    return rows
 
 
 def _differing(left: Mapping[str, Any], right: Mapping[str, Any]) -> dict[str, Pair]:

@@ -10,6 +10,7 @@ import dataclasses
 import hashlib
 import json
 import re
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -125,6 +126,20 @@ class Manifest:
     def prefix(self) -> str:
         """The artifact's directory in its store, without a trailing slash."""
         return artifact_prefix(self.kind, self.name, self.digest)
+
+
+def drawings_by_split(manifest: Manifest) -> dict[str, int]:
+    """Return the number of drawings of each split that has any: once, in however many formats.
+
+    What has no splits has all under "all".
+    """
+    if (said := manifest.summary.get("splits")) is not None:
+        return {split: rows for split, rows in said.items() if rows}
+    rows = Counter[str]()
+    for entry in manifest.files:
+        if entry.rows is not None:
+            rows[entry.split or "all"] += entry.rows
+    return dict(rows)
 
 
 def artifact_digest(kind: Kind, spec: Mapping[str, Any], inputs: tuple[InputRef, ...]) -> str:

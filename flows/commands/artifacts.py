@@ -123,7 +123,8 @@ def diff(
     if common.json:
         print_result(dataclasses.asdict(difference) | counted, as_json=True)
     else:
-        print_result({diff_text(difference).rstrip(): ""} | counted, as_json=False)
+        print_result({diff_text(difference).rstrip(): ""}, as_json=False)
+        print_result(counted, as_json=False)
 
 
 def _drawings_apart(left: Manifest, right: Manifest, store: Store) -> dict[str, Any]:

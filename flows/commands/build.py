@@ -11,6 +11,7 @@ from flows.choices import Classes, listed
 from flows.options import Common
 from flows.params import BuildParams, source_name
 from flows.session import run_stage
+from pipelines.schema import drawings_by_split
 from pipelines.spec import parse_splits
 
 ALL = Common()
@@ -192,11 +193,11 @@ def work_build(params: BuildParams) -> Mapping[str, Any]:
     from flows.stages import build as build_stage
 
     manifest = build_stage(params)
-    splits: dict[str, int] = {}
-    for entry in manifest.files:
-        if entry.split:
-            splits[entry.split] = splits.get(entry.split, 0) + (entry.rows or 0)
-    result: dict[str, Any] = {"dataset": manifest.digest, "name": manifest.name, "drawings": splits}
+    result: dict[str, Any] = {
+        "dataset": manifest.digest,
+        "name": manifest.name,
+        "drawings": drawings_by_split(manifest),
+    }
     for key in ("dropped", "repaired"):
         if found := manifest.summary.get(key):
             result[key] = {reason: sum(by.values()) for reason, by in found.items()}

@@ -8,6 +8,7 @@ from cyclopts import Parameter
 from flows.options import Common, NotNegative
 from flows.progress import current
 from flows.session import run_stage
+from pipelines.schema import drawings_by_split
 
 ALL = Common()
 
@@ -96,7 +97,7 @@ def _resolved(
     from flows.stages import model_and_dataset
 
     _, model, dataset = model_and_dataset(url, model_ref, dataset_ref)
-    drawings = sum(entry.rows or 0 for entry in dataset.files if entry.split == split)
+    drawings = drawings_by_split(dataset).get(split, 0)
     return {
         "model": model.digest,
         "dataset": dataset.digest,

@@ -9,6 +9,7 @@ from flows.console import check_folder
 from flows.options import Common
 from flows.progress import current
 from flows.session import run_stage
+from pipelines.schema import drawings_by_split
 
 ALL = Common()
 
@@ -53,7 +54,7 @@ def _plan(url: str, model_ref: str, dataset_ref: str, split: str) -> Mapping[str
     from flows.stages import model_and_dataset
 
     _, model, dataset = model_and_dataset(url, model_ref, dataset_ref)
-    drawings = sum(entry.rows or 0 for entry in dataset.files if entry.split == split)
+    drawings = drawings_by_split(dataset).get(split, 0)
     return {"model": model.digest, "dataset": dataset.digest, "drawings": drawings}
 
 
