@@ -8,6 +8,7 @@ import hashlib
 import os
 import platform
 import re
+import secrets
 import time
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -30,8 +31,24 @@ from pipelines.store import Store, StoreError
 # Large enough for a part of a multipart upload (S3 wants 5 MiB), small beside 1 GiB.
 _PART_BYTES = 8 << 20
 _UPLOADS = 16
-_HOST = hashlib.sha256(platform.node().encode()).hexdigest()[:8]
-_PART = re.compile(r"\..+\.(?P<host>[0-9a-f]{8})\.(?P<pid>[0-9]+)\.part")
+_PART = re.compile(r"\..+\.(?P<place>[0-9a-f]{8})\.(?P<pid>[0-9]+)(\.[0-9a-f]{16})?\.part")
+
+
+def _place_of_pids() -> str:
+    """Return what says where a PID means what it means here: machine, its start, PID namespace.
+
+    Containers of one name on one machine count their PIDs each from 1. Where that cannot be told,
+    it is nobody else's.
+    """
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text("ascii")
+        space = Path("/proc/self/ns/pid").readlink()
+    except OSError:
+        return secrets.token_hex(4)
+    return hashlib.sha256(f"{platform.node()} {boot} {space}".encode()).hexdigest()[:8]
+
+
+_PLACE = _place_of_pids()
 
 
 class _Stream(Protocol):
@@ -59,10 +76,10 @@ class FileSink:
             )
         else:
             self._local.parent.mkdir(parents=True, exist_ok=True)
-            # Two writers of the same bytes may be on two machines.
-            part = f".{self._local.name}.{_HOST}.{os.getpid()}.part"
-            self._part = self._local.with_name(part)
-            self._stream = self._part.open("wb", buffering=0)
+            # Two writers of one file may be in two containers of one name, with the same PID.
+            writer = f"{_PLACE}.{os.getpid()}.{secrets.token_hex(8)}"
+            self._part = self._local.with_name(f".{self._local.name}.{writer}.part")
+            self._stream = self._part.open("xb", buffering=0)
 
     # What PyArrow asks of a Python file that it writes to and does not own.
     closed = False
@@ -219,16 +236,16 @@ class Target:
         for directory, _, names in os.walk(root):
             for name in names:
                 part = _PART.fullmatch(name)
-                if part and _is_abandoned(Path(directory, name), part["host"], int(part["pid"])):
+                if part and _is_abandoned(Path(directory, name), part["place"], int(part["pid"])):
                     Path(directory, name).unlink(missing_ok=True)
 
     def _put_remote(self, item: tuple[str, bytes]) -> None:
         self.store.put(self.path(item[0]), item[1])
 
 
-def _is_abandoned(path: Path, host: str, pid: int) -> bool:
-    """Return whether a file's writer is gone; of another machine's one can tell by its age only."""
-    if host == _HOST and pid != os.getpid():
+def _is_abandoned(path: Path, place: str, pid: int) -> bool:
+    """Return whether a file's writer is gone; of one elsewhere one can tell by its age only."""
+    if place == _PLACE and pid != os.getpid():
         return not _is_running(pid)
     try:
         return time.time() - path.lstat().st_mtime > LEASE_TTL.total_seconds()

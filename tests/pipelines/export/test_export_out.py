@@ -2,6 +2,7 @@
 
 import os
 import subprocess
+import sys
 
 import pytest
 
@@ -9,8 +10,9 @@ import pipelines.export.run as run
 from pipelines.export.inputs import Extras, make_job
 from pipelines.export.run import ExportOptions, export_dataset
 from pipelines.export.spec import FORMATS, ExportSpec
-from pipelines.export.target import _HOST as HOST
-from pipelines.store import StoreError
+from pipelines.export.target import _PLACE as PLACE
+from pipelines.export.target import Target
+from pipelines.store import StoreError, open_store
 
 ALL = ExportSpec(formats=FORMATS, rows_per_file=4)
 
@@ -81,16 +83,66 @@ def test_what_a_killed_writer_left_is_swept(store, dataset, tmp_path, in_store):
     job = make_job(dataset.manifest, store, spec, name="small")
     root = store.local_path(f"exports/small/{job.digest}") if in_store else tmp_path / "plain"
     (root / "idx").mkdir(parents=True)
-    for writer in (f"{HOST}.{2**22 + 1}", "00000000.1"):
+    gone = f"{PLACE}.{2**22 + 1}"
+    # As they are called now, and as they were before they had a random part.
+    for writer in (f"{gone}.{'0' * 16}", gone, "00000000.1"):
         half = root / "idx" / f".train-images-idx3-ubyte.{writer}.part"
         half.write_bytes(b"half")
         os.utime(half, (0, 0))
-    (root / "idx" / f".train-labels-idx1-ubyte.{HOST}.1.part").write_bytes(b"of a live writer")
+    live = f".train-labels-idx1-ubyte.{PLACE}.1.0123456789abcdef.part"
+    (root / "idx" / live).write_bytes(b"of a live writer")
     (root / "idx" / "notes.part").write_bytes(b"a person's own")
     options = ExportOptions(out=None if in_store else str(root))
     export_dataset(dataset.manifest, store, spec, name="small", options=options)
     left = sorted(path.name for path in root.rglob("*.part"))
-    assert left == [f".train-labels-idx1-ubyte.{HOST}.1.part", "notes.part"]
+    assert left == [live, "notes.part"]
+
+
+def test_two_writers_of_one_file_with_one_pid_write_a_file_each(tmp_path):
+    target = Target(open_store(str(tmp_path)), "")
+    with target.open("idx/x") as one:
+        with target.open("idx/x") as other:
+            assert len(list(tmp_path.rglob("*.part"))) == 2
+            one.write(b"one")
+            other.write(b"the other")
+        assert (tmp_path / "idx/x").read_bytes() == b"the other"
+    assert (tmp_path / "idx/x").read_bytes() == b"one"
+
+
+# Writes half a file, says so, and writes the rest when it is told to.
+SLOW_WRITER = """
+import os, sys
+from pipelines.export.target import Target
+from pipelines.store import open_store
+with Target(open_store(sys.argv[1]), "").open("idx/x") as sink:
+    sink.write(b"half")
+    print(os.getpid(), flush=True)
+    sys.stdin.readline()
+    sink.write(b" and half")
+"""
+SWEEPER = """
+import sys
+from pipelines.export.target import Target
+from pipelines.store import open_store
+Target(open_store(sys.argv[1]), "")._sweep()
+"""
+# As in a container: PIDs of its own, under the same host name.
+CONTAINER = ("unshare", "--user", "--map-root-user", "--pid", "--fork")
+# The shell is PID 1 of it, the program PID 2.
+AS_CHILD = ("sh", "-c", '"$0" -c "$1" "$2"; exit $?', sys.executable)
+
+
+def test_a_writer_in_another_container_with_any_pid_is_not_taken_for_dead(tmp_path):
+    if subprocess.run([*CONTAINER, "true"], check=False, capture_output=True).returncode:
+        pytest.skip("this machine does not let us make PID namespaces (unshare)")
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    with subprocess.Popen([*CONTAINER, *AS_CHILD, SLOW_WRITER, str(tmp_path)], **pipes) as writer:
+        assert writer.stdout.readline() == "2\n"
+        for command in ([*CONTAINER, sys.executable, "-c"], [sys.executable, "-c"]):
+            subprocess.run([*command, SWEEPER, str(tmp_path)], check=True)
+            assert len(list(tmp_path.rglob("*.part"))) == 1, command
+        writer.communicate("\n", timeout=60)
+    assert (tmp_path / "idx/x").read_bytes() == b"half and half"
 
 
 def test_out_with_leftovers_of_another_export_is_refused(store, dataset, tmp_path):
