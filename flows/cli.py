@@ -9,11 +9,12 @@ import os
 import select
 import signal
 import sys
-import traceback
 from types import FrameType
 from typing import NoReturn
 
-from cyclopts import App, CycloptsError
+from cyclopts import App, CycloptsError, CycloptsPanel
+
+from pipelines.printable import shown, shown_trace
 
 STOPPED = 128 + signal.SIGTERM
 READER_GONE = 128 + signal.SIGPIPE
@@ -55,7 +56,12 @@ MODULES |= dict.fromkeys(("deploy", "serve"), "serving")
 
 def make_app() -> App:
     """Return the command line; no sub-command's module is imported yet."""
-    app = App(name="sketchmill", help=__doc__.splitlines()[0], version_flags=["--version"])
+    app = App(
+        name="sketchmill",
+        help=__doc__.splitlines()[0],
+        version_flags=["--version"],
+        error_formatter=lambda error: CycloptsPanel(shown(str(error))),
+    )
     for name, text in COMMANDS.items():
         module = MODULES.get(name, name)
         app.command(f"flows.commands.{module}:{name}", name=name, help=text)
@@ -87,7 +93,7 @@ def run_command_line(argv: list[str]) -> int:
         if isinstance(error, BrokenPipeError) and _is_output_closed():
             return READER_GONE
         if debug:
-            traceback.print_exc()
+            print(shown_trace(error), file=sys.stderr)  # noqa: T201
         return _explain(error)
     return 0
 

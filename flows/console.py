@@ -5,6 +5,7 @@ Results go to stdout as aligned text, or with --json as one object on the last l
 """
 
 import json
+import logging
 import sys
 import time
 from collections.abc import Mapping
@@ -13,6 +14,8 @@ from typing import Any, Protocol
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+from pipelines.printable import shown, shown_value
 
 LOG_INTERVAL_SEC = 10.0
 
@@ -50,7 +53,7 @@ class LogLines:
             self._last[stage] = now
             share = f"{done / total:4.0%}" if total else "    "
             line = f"{stage:<12} {share} {done:>12,} of {total:,}  {message}"
-            print(line.rstrip(), file=sys.stderr, flush=True)  # noqa: T201
+            print(shown(line.rstrip()), file=sys.stderr, flush=True)  # noqa: T201
         if ended:
             self._ended.add(stage)
 
@@ -78,12 +81,20 @@ class LiveBars:
         if stage not in self._tasks:
             self._tasks[stage] = self._progress.add_task(stage, total=total or None, message="")
         self._progress.update(
-            self._tasks[stage], completed=done, total=total or None, message=message
+            self._tasks[stage], completed=done, total=total or None, message=shown(message)
         )
 
     def close(self) -> None:
         """Give the terminal back."""
         self._progress.stop()
+
+
+class ShownFormatter(logging.Formatter):
+    """Writes what libraries log as it may be printed."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the record's text."""
+        return shown(super().format(record))
 
 
 def make_progress(*, quiet: bool) -> Silent | LogLines | LiveBars:
@@ -96,11 +107,12 @@ def make_progress(*, quiet: bool) -> Silent | LogLines | LiveBars:
 def warn(message: str) -> None:
     """Print a line on stderr that a person should read, unless it is empty."""
     if message:
-        print(f"sketchmill: {message}", file=sys.stderr, flush=True)  # noqa: T201
+        print(f"sketchmill: {shown(message)}", file=sys.stderr, flush=True)  # noqa: T201
 
 
 def print_result(result: Mapping[str, Any], *, as_json: bool) -> None:
     """Print a command's result on stdout: aligned lines, or one JSON object."""
+    result = shown_value(result)
     if as_json:
         print(json.dumps(result, sort_keys=True), flush=True)  # noqa: T201
         return

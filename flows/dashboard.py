@@ -37,6 +37,7 @@ from prefect.client.orchestration import get_client
 from prefect.runtime import flow_run
 
 from flows.console import ProgressCallback
+from pipelines.printable import printable
 from pipelines.schema import artifact_prefix, slug
 from pipelines.store import Store, open_store
 
@@ -110,7 +111,7 @@ def artifact_key(kind: str, name: str) -> str:
 
 def public_url(result: Mapping[str, Any], path: str) -> str:
     """Return the URL of an artifact's file for browsers, empty if the store is not served."""
-    root = os.environ.get(PUBLIC_URL, "").rstrip("/")
+    root = printable(os.environ.get(PUBLIC_URL, "")).rstrip("/")
     return f"{root}/{quote(f'{_prefix(result)}/{path}')}" if root else ""
 
 

@@ -28,6 +28,7 @@ from prefect.context import FlowRunContext
 from prefect.states import Cancelling, Completed
 
 from flows.places import Places
+from pipelines.printable import shown
 from pipelines.schema import digest_of
 from pipelines.store import open_store
 
@@ -197,7 +198,7 @@ def _patiently(places: Places, waiting: Waiting) -> Callable[[Callable[[], _T]],
             except (httpx.TransportError, httpx.HTTPStatusError) as error:
                 if not _may_pass(error) or time.monotonic() > limit:
                     raise
-                _log.info("Prefect's server does not answer: %s", error)
+                _log.info("Prefect's server does not answer: %s", shown(str(error)))
             waiting.pause()
 
     return ask

@@ -9,10 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from flows.lookup import where
 from flows.options import DEFAULT_STORE
 from flows.progress import current
 from flows.stages import parent
 from pipelines.objects import AbsentError
+from pipelines.printable import printable
 from pipelines.retention import needing
 from pipelines.schema import InputRef, Kind, Manifest
 from pipelines.store import Store, StoreError, existing_store
@@ -102,7 +104,7 @@ def plan_export(params: ExportParams) -> Mapping[str, Any]:
         "drawings": rows,
         "files": num_files(job),
         "bytes": {name: total * BYTES_PER_DRAWING[name] for name in job.spec.formats},
-        "out": params.out or f"{params.store}/exports/{job.name}",
+        "out": printable(params.out or f"{params.store}/exports/{job.name}"),
     }
 
 
@@ -123,7 +125,7 @@ def _work_export(params: ExportParams, dataset: Manifest, store: Store) -> Mappi
     export = export_dataset(
         dataset, store, export_spec(params), name=name, options=_options(params), extras=extras
     )
-    place = params.out or str(store.local_path(export.prefix) or f"{store.url}/{export.prefix}")
+    place = printable(params.out) or where(store, export)
     return {
         "export": export.digest,
         "name": export.name,

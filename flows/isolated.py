@@ -1,8 +1,8 @@
 """Stages as processes of their own, for flows that a worker runs unattended.
 
-    flow: run_isolated("train", params) --> guard --> python -m flows.isolated train JSON
+    flow: run_isolated("train", params) --> guard --> python -m flows.isolated train < JSON
 
-The child never talks to Prefect: it writes progress as JSON lines on standard output, and as its
+The parameters come on standard input: command lines are for everybody to read. The child never talks to Prefect: it writes progress as JSON lines on standard output, and as its
 last line the result. A cancelled or killed flow ends it through the guard, its memory goes with
 it, and a server that is down does not disturb it. While it works, a lease in the store keeps its
 inputs from garbage collection.
@@ -12,7 +12,6 @@ import dataclasses
 import json
 import signal
 import sys
-import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import FrameType
@@ -25,6 +24,7 @@ from flows.params import BuildParams, ReportParams, SampleParams, TrainParams
 from flows.parts import ExportPartParams, ShardsParams
 from pipelines.backends import one_line
 from pipelines.errors import INPUT_ERRORS, FinalError
+from pipelines.printable import shown, shown_trace
 from pipelines.schema import Kind, Manifest
 from pipelines.store import Store, open_store
 
@@ -67,9 +67,10 @@ def run_isolated(
         elif "stage" in event and progress:
             progress(event["stage"], event["done"], event["total"], event["message"])
 
-    command = [sys.executable, "-m", "flows.isolated", job, json.dumps(dataclasses.asdict(params))]
+    command = [sys.executable, "-m", "flows.isolated", job]
+    given = json.dumps(dataclasses.asdict(params))
     try:
-        launch(command, on_line=read, deadline_sec=deadline_sec)
+        launch(command, given=given, on_line=read, deadline_sec=deadline_sec)
     except ChildError as error:
         if error.code == BAD_INPUT_CODE:
             raise ValueError(str(error)) from error
@@ -78,7 +79,7 @@ def run_isolated(
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Do one job: its name and its parameters as JSON.
+    """Do one job: its name; its parameters are JSON on standard input.
 
     SIGTERM ends it as an exception does: ranks that train get time to save. If we only died, their
     output would have no reader, and they would end by that before they have saved.
@@ -87,7 +88,7 @@ def main(arguments: Sequence[str]) -> int:
 
     signal.signal(signal.SIGTERM, _stop)
     job = jobs()[arguments[0]]
-    params = from_json(job.params, json.loads(arguments[1]))
+    params = from_json(job.params, json.load(sys.stdin))
     try:
         with showing(_print_progress), _needing_inputs(job, params):
             result = job.work(params)
@@ -95,10 +96,10 @@ def main(arguments: Sequence[str]) -> int:
         sys.stderr.write(f"{type(error).__name__}: {one_line(error)}\n")
         return BAD_INPUT_CODE
     except FinalError as error:
-        sys.stderr.write(f"{type(error).__name__}: {error}\n")
+        sys.stderr.write(f"{type(error).__name__}: {shown(str(error))}\n")
         return FINAL_CODE
-    except MISTAKES:
-        traceback.print_exc()
+    except MISTAKES as error:
+        sys.stderr.write(shown_trace(error))
         return MISTAKE_CODE
     _print({"result": result})
     return 0

@@ -56,6 +56,7 @@ class DeadlineError(ChildError):
 def launch(
     command: Sequence[str],
     *,
+    given: str = "",
     on_line: Callable[[str], object] = str,
     env: Mapping[str, str] | None = None,
     deadline_sec: float | None = None,
@@ -63,6 +64,7 @@ def launch(
 ) -> None:
     """Run a command, give each line of its standard output to `on_line`, and wait for its end.
 
+    given        its standard input: what no list of processes may show
     env          variables to set besides those of this process
     deadline_sec seconds after which the command is stopped
     grace_sec    seconds from SIGTERM to SIGKILL
@@ -70,8 +72,11 @@ def launch(
     Raises ChildError if it does not exit with 0, DeadlineError if its time was up. On any other
     way out of here its processes are stopped as well.
     """
-    with tempfile.TemporaryFile() as errors:
-        with _guarded(command, env or {}, deadline_sec or 0.0, grace_sec, errors) as child:
+    with tempfile.TemporaryFile() as errors, tempfile.TemporaryFile() as stdin:
+        stdin.write(given.encode())
+        stdin.seek(0)
+        limits = (grace_sec, deadline_sec or 0.0)
+        with _guarded(command, env or {}, limits, stdin, errors) as child:
             for line in _lines(child):
                 on_line(line)
             code = child.wait()
@@ -119,15 +124,15 @@ def stop_all() -> None:
 def _guarded(
     command: Sequence[str],
     env: Mapping[str, str],
-    deadline_sec: float,
-    grace_sec: float,
+    limits: tuple[float, float],
+    stdin: BinaryIO,
     errors: BinaryIO,
 ) -> Iterator[subprocess.Popen[bytes]]:
     mark = f"{MARK}={uuid.uuid4().hex}"
-    limits = [str(os.getpid()), f"{grace_sec:g}", f"{deadline_sec:g}"]
+    guarding = [str(os.getpid()), *(f"{limit:g}" for limit in limits)]
     child = subprocess.Popen(
-        [sys.executable, guard.__file__, *limits, *command],
-        stdin=subprocess.DEVNULL,
+        [sys.executable, guard.__file__, *guarding, *command],
+        stdin=stdin,
         stdout=subprocess.PIPE,
         stderr=errors,
         env=os.environ | dict(env) | dict([mark.split("=")]),
@@ -138,7 +143,7 @@ def _guarded(
     try:
         yield child
     finally:
-        _end(child, grace_sec, mark)
+        _end(child, limits[0], mark)
         with _lock:
             _running.discard(child)
 

@@ -10,6 +10,7 @@ from typing import Literal
 
 from flows.options import DEFAULT_STORE
 from pipelines.catalogue import SEED_CLASSES
+from pipelines.printable import printable
 from pipelines.schema import slug
 from pipelines.spec import DEFAULT_SPLITS
 
@@ -207,14 +208,12 @@ def source_name(source: str) -> str:
 
     >>> source_name("/data/numpy_bitmap/"), source_name("doodles"), source_name("s3://bucket")
     ('numpy-bitmap', 'doodles', 'bucket')
-    >>> source_name("https://host/train.parquet?download=true")  # a signature is no name
-    'train-parquet'
+    >>> source_name("https://me:pw@host/train.parquet?token=1"), source_name("https://me:pw@host")
+    ('train-parquet', 'host')
     >>> source_name("quickdraw_bitmap/3.0.0")  # as TFDS names versions
     'quickdraw-bitmap'
     """
-    if source.startswith(("http://", "https://")):
-        source = source.partition("?")[0]
-    place = PurePath(source.split("://", 1)[-1])
+    place = PurePath(printable(source).split("://", 1)[-1])
     name = place.parent.name if re.fullmatch(r"\d+\.\d+\.\d+", place.name) else place.name
     if "://" not in source and name in ("", ".", ".."):
         name = Path(source).resolve().name

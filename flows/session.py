@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from flows import progress
-from flows.console import make_progress, print_result
+from flows.console import ShownFormatter, make_progress, print_result
 from flows.options import Common
 
 # Prefect without a server of its own: no telemetry, and its log only with --debug. An error
@@ -31,6 +31,8 @@ def session(common: Common) -> Iterator[None]:
             os.environ.setdefault(name, value)
     # Beam logs through the root logger while it is imported; a handler keeps it from adding one.
     logging.basicConfig(level=logging.INFO if common.debug else logging.ERROR)
+    for handler in logging.getLogger().handlers:
+        handler.setFormatter(ShownFormatter(logging.BASIC_FORMAT))
     # What our own floors warn of (no torch.compile, damaged scratch) is for the person.
     for floor in ("model", "pipelines"):
         logging.getLogger(floor).setLevel(logging.WARNING)

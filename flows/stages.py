@@ -122,7 +122,7 @@ def source_names(params: BuildParams) -> tuple[str, ...]:
 
     Raises ValueError for one that is unknown, or that the source has not.
     """
-    from pipelines.sources.files import without_query
+    from pipelines.printable import printable
     from pipelines.sources.opening import SourceOptions, source_classes
 
     known = source_classes(params.source, SourceOptions(image_size=params.image_size))
@@ -130,8 +130,8 @@ def source_names(params: BuildParams) -> tuple[str, ...]:
     if known and (missing := [name for name in names if name not in known]):
         there = ", ".join(known[:SHOWN_NAMES]) + (", ..." if len(known) > SHOWN_NAMES else "")
         raise ValueError(
-            f"source {without_query(params.source)} has no drawings of {', '.join(missing)}; it has {there} "
-            "(--classes all takes every class there is)"
+            f"source {printable(params.source)} has no drawings of {', '.join(missing)}; it has "
+            f"{there} (--classes all takes every class there is)"
         )
     return names
 

@@ -7,7 +7,6 @@ quicker to end. So a rank that lost another says nothing, and of the rest the fi
 import contextlib
 import json
 import os
-import traceback
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +14,7 @@ import torch.distributed as dist
 
 from pipelines.backends import one_line
 from pipelines.errors import INPUT_ERRORS, FinalError
+from pipelines.printable import shown_trace
 
 
 @contextlib.contextmanager
@@ -55,7 +55,7 @@ def _describe(error: Exception, rank: int) -> str:
         "rank": rank,
         "kind": _kind(error),
         "text": one_line(error) or type(error).__name__,
-        "trace": "".join(traceback.format_exception(error)),
+        "trace": shown_trace(error),
     }
     return json.dumps(failure)
 

@@ -13,6 +13,7 @@ import obstore
 from obstore.store import LocalStore, MemoryStore, from_url
 
 from pipelines.objects import StoreError
+from pipelines.printable import printable, shown
 
 if TYPE_CHECKING:  # obstore has these for type checkers alone
     from obstore.store import ClientConfig, RetryConfig
@@ -34,6 +35,7 @@ CLIENT_OPTIONS: "ClientConfig" = {
     "connect_timeout": timedelta(seconds=10),
 }
 REMOTE = ("s3", "gs")
+_ENDPOINTS = ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT")
 # Where clients without credentials ask for those of the machine they run on.
 _METADATA_SERVERS = ("169.254.169.254", "metadata.google.internal")
 
@@ -42,8 +44,9 @@ def open_backend(url: str) -> tuple[obstore.store.ObjectStore, str]:
     """Return the backend of a directory path, `file://`, `s3://`, `gs://` or `memory://` URL.
 
     A local directory is made if needed. Credentials and endpoints of remote stores come from
-    the environment alone (AWS_*, GOOGLE_*). Also returns the URL, absolute for directories.
-    Raises StoreError for any other URL, and where no directory can be made.
+    the environment alone (AWS_*, GOOGLE_*): a user and a password in a URL are left out of it.
+    Also returns the URL, absolute for directories. Raises StoreError for any other URL, and where
+    no directory can be made.
     """
     if (root := local_root(url)) is not None:
         try:
@@ -52,7 +55,12 @@ def open_backend(url: str) -> tuple[obstore.store.ObjectStore, str]:
             raise StoreError(f"{root} cannot be a store: {error.strerror}") from error
         return LocalStore(root), str(root)
     if "?" in url or "#" in url:
-        raise StoreError(f"{url!r} is no store: its URL has no query and no fragment (? and #)")
+        raise StoreError(
+            f"{printable(url)!r} is no store as written: its URL has no query and no fragment "
+            "(? and #)"
+        )
+    url = printable(url)
+    _clean_endpoints()
     if url.startswith("memory://"):
         return MemoryStore(), url
     scheme, _, place = url.partition("://")
@@ -84,14 +92,24 @@ def local_root(url: str) -> Path | None:
         return None
     if parts.netloc not in ("", "localhost") or not parts.path or parts.query or parts.fragment:
         raise StoreError(
-            f"{url!r} is no store: expected file:///ABSOLUTE/PATH, with %20 for a space, %3F for ? "
+            f"{printable(url)!r} is no store: expected file:///ABSOLUTE/PATH, with %20 for a space, %3F for ? "
             "and %23 for #"
         )
     return Path(unquote(parts.path)).resolve()
 
 
+def _clean_endpoints() -> None:
+    """Take user and password off the endpoint: no request has them, and every error would."""
+    for name in _ENDPOINTS:
+        endpoint = os.environ.get(name, "")
+        if endpoint != printable(endpoint):
+            os.environ[name] = printable(endpoint)
+
+
 def one_line(error: Exception) -> str:
-    """Return what a person needs of an error; obstore's have pages of debugging output.
+    """Return what a person needs of an error, as it may be printed.
+
+    obstore's have pages of debugging output.
 
     >>> one_line(ValueError("Generic S3 error: no\\n\\nDebug source:\\nGeneric {}"))
     'Generic S3 error: no'
@@ -99,8 +117,8 @@ def one_line(error: Exception) -> str:
     '/data: Is a directory'
     """
     if isinstance(error, OSError) and error.filename is not None and error.strerror:
-        return f"{error.filename}: {error.strerror}"
-    text = str(error).partition("\n\nDebug source:")[0].strip()
+        return shown(f"{error.filename}: {error.strerror}")
+    text = shown(str(error).partition("\n\nDebug source:")[0].strip())
     if not any(server in text for server in _METADATA_SERVERS):
         return text
     return (

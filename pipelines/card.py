@@ -53,7 +53,7 @@ def describe(
         "splits": {name: sum(tally.counts[name].values()) for name in spec.split_names},
         "counts": tally.counts,
         "dropped": tally.dropped,
-        "bad_files": [_without_folder(file, reason) for file, reason in tally.bad_files],
+        "bad_files": [without_folder(file, reason) for file, reason in tally.bad_files],
         "repairs": dict(source.repairs),
         **_row_notes(tally),
         "content_digest": content_digest(
@@ -99,7 +99,7 @@ def _row_notes(tally: Tally) -> dict[str, Any]:
     return notes
 
 
-def _without_folder(file: str, reason: str) -> dict[str, str]:
+def without_folder(file: str, reason: str) -> dict[str, str]:
     """Return a bad file's entry; its folder differs from machine to machine."""
     name = PurePosixPath(file).name
     return {"file": name, "reason": reason.replace(file, name)}

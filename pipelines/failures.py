@@ -10,10 +10,10 @@ person reads the failure's own words. Where it happened goes along as a note, fo
 import base64
 import json
 import re
-import traceback
 
 from pipelines.backends import one_line
 from pipelines.errors import INPUT_ERRORS
+from pipelines.printable import shown_trace
 from pipelines.scratch import ScratchError
 from pipelines.sources.base import BadFileError
 from pipelines.store import StoreError
@@ -42,7 +42,7 @@ def pack_failure(error: Exception) -> UnitError:
     failure = {
         "kind": kinds[0] if kinds else WorkError.__name__,
         "text": one_line(error) or type(error).__name__,
-        "trace": "".join(traceback.format_exception(error)),
+        "trace": shown_trace(error),
     }
     return UnitError(f"[[sketchmill:{base64.b64encode(json.dumps(failure).encode()).decode()}]]")
 

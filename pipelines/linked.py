@@ -14,7 +14,7 @@ from typing import Any
 import obstore
 
 from pipelines.bad_rows import check_limit
-from pipelines.card import Described, content_digest, source_files, statistics
+from pipelines.card import Described, content_digest, source_files, statistics, without_folder
 from pipelines.catalogue import class_entry
 from pipelines.contact_sheet import joined_sheets
 from pipelines.hashing import add_sums
@@ -136,7 +136,7 @@ def _summary(
             for split in rows
         },
         "dropped": _merged_twice([summary["dropped"] for summary in summaries]),
-        "bad_files": [{"file": file, "reason": reason} for file, reason in bad_files]
+        "bad_files": [without_folder(file, reason) for file, reason in bad_files]
         + [bad for summary in summaries for bad in summary["bad_files"]],
         "repairs": dict(source.repairs),
         **_row_notes(summaries),

@@ -4,7 +4,7 @@ import functools
 
 from pipelines.sources.base import BadFileError, Reader, SourceFile
 from pipelines.sources.bitmaps import BitmapReader
-from pipelines.sources.files import remember_query
+from pipelines.sources.files import remember_secrets
 from pipelines.sources.joined import JoinedReader
 from pipelines.sources.prepared import PreparedReader
 from pipelines.sources.strokes import StrokeReader
@@ -18,7 +18,7 @@ def open_reader(file: SourceFile, image_size: int) -> Reader:
 
     Raises BadFileError if the format cannot give that size or is unknown here.
     """
-    remember_query(file.url, file.query)
+    remember_secrets(file.url, file.secrets)
     if file.format == "npy":
         bitmaps = _open_bitmaps(file, image_size)
         if file.metadata is None:

@@ -131,10 +131,12 @@ def build(
     beam
         A flag for Beam, passed on untouched, e.g. --beam=--runner=FlinkRunner; repeatable.
     """
+    from pipelines.sources.files import without_secrets  # which takes a moment
+
     params = BuildParams(
         store=common.store,
         name=name or source_name(source),
-        source=source,
+        source=without_secrets(source),
         classes=classes.written(),
         seed=seed,
         image_size=image_size,

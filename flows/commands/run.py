@@ -71,10 +71,12 @@ def run(
     processes
         Processes that draw; 0 is one a core.
     """
+    from pipelines.sources.files import without_secrets  # which takes a moment
+
     params = ChainParams(
         store=common.store,
         name=name,
-        source=source,
+        source=without_secrets(source),
         classes=classes.written(),
         preset=preset,
         settings=set_,

@@ -36,7 +36,7 @@ class SourceFile:
     metadata    the file whose line i describes row i, if metadata are joined
     columns     the metadata columns to read; no other one is looked at
     is_direct   rows can be read in place, at no cost of decoding
-    query       what to ask a server with; may be a signature, so no text shows it
+    secrets     what to ask a server with, as Authorization and as query; no text shows them
     """
 
     url: str
@@ -50,7 +50,7 @@ class SourceFile:
     metadata: "SourceFile | None" = None
     columns: tuple[str, ...] = ()
     is_direct: bool = False
-    query: str = field(default="", repr=False)
+    secrets: tuple[str, str] = field(default=("", ""), repr=False)
 
 
 class Reader(Protocol):

@@ -23,7 +23,7 @@ from typing import BinaryIO, NoReturn
 
 from pipelines.catalogue import ClassEntry, class_entry
 from pipelines.sources.base import BadFileError
-from pipelines.sources.files import content_digest, sha256_of
+from pipelines.sources.files import content_digest, secrets_of, sha256_of, without_secrets
 
 BASE_URL = "https://storage.googleapis.com/quickdraw_dataset/full/numpy_bitmap"
 URL_VARIABLE = "SKETCHMILL_QUICKDRAW_URL"
@@ -71,7 +71,7 @@ def download_classes(
     Raises BadFileError if what came is not what the catalogue says, ConnectionError if the
     server does not have it, or nothing more came after six attempts.
     """
-    base = base_url or os.environ.get(URL_VARIABLE) or BASE_URL
+    base = without_secrets(base_url or os.environ.get(URL_VARIABLE) or BASE_URL)
     entries = [entry_of(name) for name in classes]
     total = sum(entry.bytes for entry in entries)
     done = 0
@@ -181,7 +181,11 @@ def _continue(address: str, part: Path, size: int, report: Callable[[int], None]
     have = part.stat().st_size
     if have >= size:
         return
-    request = urllib.request.Request(address, headers={"Range": f"bytes={have}-"})
+    user, query = secrets_of(address)
+    asked = f"{address}?{query}" if query else address
+    request = urllib.request.Request(asked, headers={"Range": f"bytes={have}-"})
+    if user:
+        request.add_unredirected_header("Authorization", user)
     with urllib.request.urlopen(request, timeout=_TIMEOUT_SEC) as response:
         if address.startswith("file:"):
             response.seek(have)

@@ -3,10 +3,11 @@
 A local path is read with pread: memory maps of 40 GB would count as resident. A URL (s3://,
 gs://, https://) is read with obstore; credentials come from the environment alone, and
 `quickdraw_dataset` on gs:// needs none (GOOGLE_SKIP_SIGNATURE=true). What obstore says of a
-failure fills a screen; here it is the first line of it. What follows "?" in an address may be a
-signature: it is asked with, and in no address, message or manifest (`without_query`).
+failure fills a screen; here it is the first line of it. User, password and query of an address
+on the web are asked with, and in no address, message or manifest (`without_secrets`).
 """
 
+import base64
 import contextlib
 import functools
 import hashlib
@@ -26,6 +27,7 @@ from obstore.exceptions import BaseError
 from obstore.store import from_url
 
 from pipelines.backends import CLIENT_OPTIONS, RETRY_CONFIG, open_backend
+from pipelines.printable import printable, shown, without_user
 from pipelines.sources.base import BadFileError
 
 if TYPE_CHECKING:
@@ -37,8 +39,10 @@ _COALESCE_BYTES = 1 << 16
 # The size of a link that leads nowhere: such files are listed, so that somebody says so.
 DANGLING = -1
 _WEB = ("http://", "https://")
-# What to ask with, by the address without it.
-_queries: dict[str, str] = {}
+# What to ask with, by the address without it: user and password as Authorization, and the query.
+Secrets = tuple[str, str]
+NO_SECRETS: Secrets = ("", "")
+_secrets: dict[str, Secrets] = {}
 
 
 class RemoteError(OSError):
@@ -61,29 +65,39 @@ def is_hidden(path: str) -> bool:
     return any(part.startswith(".") for part in path.split("/"))
 
 
-def without_query(address: str) -> str:
-    """Return an address of the web without its query, which this process remembers.
+def without_secrets(address: str) -> str:
+    """Return an address as it may be printed; what is taken off one of the web is remembered.
 
-    >>> without_query("https://host/train.parquet?download=true"), without_query("/data/what?")
-    ('https://host/train.parquet', '/data/what?')
+    >>> without_secrets("https://me:pw@host/a.parquet?download=true"), without_secrets("/data/what?")
+    ('https://host/a.parquet', '/data/what?')
     """
     if not address.startswith(_WEB):
-        return address
-    bare, _, query = address.partition("?")
-    remember_query(bare, query)
+        return without_user(address) if is_remote(address) else address
+    bare, rest = printable(address), without_user(address)
+    user = address.removesuffix(rest.partition("://")[2])
+    if user == address:
+        raise ValueError(f"{bare}: what follows the host is no port: write %2F for / in a password")
+    query = rest.partition("#")[0].partition("?")[2]
+    remember_secrets(bare, (_authorization(user.partition("://")[2]), query))
     return bare
 
 
-def remember_query(address: str, query: str) -> None:
-    """Ask for this file, or the files below this directory, with a query; none if it is empty."""
-    if query:
-        _queries[address] = query
+def remember_secrets(address: str, secrets: Secrets) -> None:
+    """Ask for this file, or the files below this directory, with these; not if there are none."""
+    if any(secrets):
+        _secrets[address] = secrets
 
 
-def query_of(url: str) -> str:
-    """Return what a file is asked for with, empty if nothing is."""
-    owners = (base for base in _queries if url == base or url.startswith(base.rstrip("/") + "/"))
-    return next((_queries[base] for base in owners), "")
+def secrets_of(url: str) -> Secrets:
+    """Return what a file is asked for with."""
+    owners = (base for base in _secrets if url == base or url.startswith(base.rstrip("/") + "/"))
+    return next((_secrets[base] for base in owners), NO_SECRETS)
+
+
+def _authorization(user: str) -> str:
+    """Return the header that says what an address has before its host, "me:password@"."""
+    basic = base64.b64encode(unquote(user.removesuffix("@")).encode()).decode("ascii")
+    return f"Basic {basic}" if user else ""
 
 
 def why_absent(url: str) -> str:
@@ -303,21 +317,24 @@ def _remote(url: str) -> tuple[obstore.store.ObjectStore, str]:
     directory, _, name = url.rpartition("/")
     # As join_url has quoted it.
     is_web = directory.startswith(_WEB)
-    return _remote_store(directory, query_of(url)), unquote(name) if is_web else name
+    return _remote_store(directory, secrets_of(url)), unquote(name) if is_web else name
 
 
 @functools.cache
-def _remote_store(directory: str, query: str = "") -> obstore.store.ObjectStore:
+def _remote_store(directory: str, secrets: Secrets = NO_SECRETS) -> obstore.store.ObjectStore:
     if is_listable(directory):
         return open_backend(directory)[0]
+    user, query = secrets
     options: ClientConfig = {**CLIENT_OPTIONS, "allow_http": directory.startswith("http://")}
+    if user:
+        options["default_headers"] = {"Authorization": user}
     address = f"{directory}?{query}" if query else directory
     return from_url(address, client_options=options, retry_config=RETRY_CONFIG)
 
 
 def _head(url: str) -> "ObjectMeta":
     store, path = _remote(url)
-    if query_of(url):  # a signature for GET is none for HEAD
+    if secrets_of(url)[1]:  # a signature for GET is none for HEAD
         return obstore.get(store, path, options={"range": (0, 1)}).meta
     return obstore.head(store, path)
 
@@ -328,12 +345,12 @@ def _asking(url: str) -> Iterator[None]:
     try:
         yield
     except FileNotFoundError as error:
-        raise FileNotFoundError(f"{url} is not there") from (None if query_of(url) else error)
+        raise FileNotFoundError(f"{url} is not there") from (None if secrets_of(url)[1] else error)
     except BaseError as error:
-        said = first_line(error)
-        if query := query_of(url):
-            said = said.replace(f"?{query}", "")
-        raise RemoteError(f"{url} cannot be read: {said}") from (None if query else error)
+        said = shown(first_line(error))
+        raise RemoteError(f"{url} cannot be read: {said}") from (
+            None if secrets_of(url)[1] else error
+        )
 
 
 def first_line(error: BaseException) -> str:

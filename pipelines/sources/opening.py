@@ -24,10 +24,10 @@ import dataclasses
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from urllib.parse import urlsplit, urlunsplit
 
 from pipelines.catalogue import SEED_CLASSES, catalogue, class_entry
 from pipelines.doodles import DOODLES_PER_CLASS, doodles_dir, write_doodles
+from pipelines.printable import printable
 from pipelines.sources.base import BadFileError, Source, SourceFile
 from pipelines.sources.class_files import (
     class_names_in,
@@ -41,8 +41,8 @@ from pipelines.sources.files import (
     is_listable,
     is_remote,
     local_path,
-    query_of,
-    without_query,
+    secrets_of,
+    without_secrets,
 )
 from pipelines.sources.kinds import BITMAP_SIZE, ENDINGS, find_place
 from pipelines.sources.prepared import open_prepared, prepared_names
@@ -113,23 +113,6 @@ def open_source(
     return open_directory(text, classes, cache_dir, options=options)
 
 
-def public_name(address: str) -> str:
-    """Return what manifests call a source: they are public, and the same on every machine.
-
-    No folder of this machine, no user, no password, no signed query.
-
-    >>> public_name("https://me:token@host/drawings?X-Amz-Signature=1")
-    'https://host/drawings'
-    >>> public_name("/data/numpy_bitmap/")
-    'numpy_bitmap'
-    """
-    if not is_remote(address):
-        return local_path(address).name
-    parts = urlsplit(address)
-    host = parts.netloc.rpartition("@")[2]
-    return urlunsplit((parts.scheme, host, parts.path, "", ""))
-
-
 def plan_source(
     text: str, classes: Sequence[str] | None, cache_dir: Path, options: SourceOptions
 ) -> Source:
@@ -177,7 +160,7 @@ def source_classes(text: str, options: SourceOptions) -> tuple[str, ...] | None:
         return SEED_CLASSES
     if text == QUICKDRAW:
         return tuple(entry.name for entry in catalogue())
-    address = without_query(text)
+    address = without_secrets(text)
     if not is_listable(address) and not address.endswith((".parquet", *ENDINGS)):
         return None  # of a web server
     place = find_place(address, None, options.image_size)
@@ -198,7 +181,7 @@ def open_directory(
 ) -> Source:
     """Return the source of a directory, local or remote, by what lies in it."""
     options = options or SourceOptions()
-    source = _open_place(without_query(directory), classes, cache_dir, name=name, options=options)
+    source = _open_place(without_secrets(directory), classes, cache_dir, name=name, options=options)
     return dataclasses.replace(
         source, files=tuple(_completed(file, options.columns) for file in source.files)
     )
@@ -207,7 +190,7 @@ def open_directory(
 def _completed(file: SourceFile, columns: tuple[str, ...]) -> SourceFile:
     """Return the file with what readers in other processes need to know."""
     joined = None if file.metadata is None else _completed(file.metadata, columns)
-    return dataclasses.replace(file, columns=columns, metadata=joined, query=query_of(file.url))
+    return dataclasses.replace(file, columns=columns, metadata=joined, secrets=secrets_of(file.url))
 
 
 def _open_place(
@@ -221,7 +204,9 @@ def _open_place(
     place = find_place(address, classes, options.image_size)
     if place.kind == "tfds":
         return open_prepared(place.directory, cache_dir, name=name)
-    name = name or public_name(place.directory)
+    # Manifests are public, and the same on every machine: no folder of this one.
+    is_far = is_remote(place.directory)
+    name = name or (printable(place.directory) if is_far else local_path(place.directory).name)
     if place.kind == "parquet":
         return open_tables(
             place.directory, cache_dir, name=name, skip_bad_files=options.skip_bad_files

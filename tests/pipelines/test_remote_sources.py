@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from flows.cli import run_command_line
 from pipelines.backends import RETRY_CONFIG
 from pipelines.build import build_dataset
 from pipelines.doodles import google_npy
@@ -137,6 +138,30 @@ def test_a_dataset_is_built_from_s3_into_s3(s3_server, tmp_path):
     near = open_source(str(local), ["bee", "sun"], tmp_path / "cache")
     other = build_dataset(spec, near, open_store(str(tmp_path / "store")), "near")
     assert other.summary["content_digest"] == manifest.summary["content_digest"]
+
+
+@pytest.mark.slow
+def test_secrets_in_addresses_of_s3_are_neither_used_nor_told(
+    s3_server, tmp_path, monkeypatch, capfd
+):
+    endpoint = s3_server.endpoint.replace("http://", "http://user:CANARY@")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
+    monkeypatch.setenv("SKETCHMILL_CACHE", str(tmp_path))
+    place = put_files(s3_server, "told", {}).replace("s3://", "s3://user:CANARY@")
+    store = ("--store", f"{place}/store")
+    out = f"{place}/out"
+    commands = (
+        ("build", "--classes", "sun", "--max-per-class", "30"),
+        ("export", "doodles", "--format", "idx", "--out", out),
+        ("verify",),
+        ("ls",),
+    )
+    for command in commands:
+        for flag in ("--json", "--debug"):
+            assert run_command_line([*command, *store, flag]) == 0
+            said = "".join(capfd.readouterr())
+            assert "CANARY" not in said
+            assert command[0] != "export" or out.replace("user:CANARY@", "") in said
 
 
 @pytest.mark.slow
