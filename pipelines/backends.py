@@ -18,8 +18,9 @@ from pipelines.printable import printable, shown
 if TYPE_CHECKING:  # obstore has these for type checkers alone
     from obstore.store import ClientConfig, RetryConfig
 
-# obstore's own retries: 5xx answers, lost connections and time-outs; full jitter. Two minutes
-# stay below the five after which a signed request expires.
+# obstore's own retries: 5xx answers, lost connections and time-outs; full jitter. Answers that are
+# cut are asked for again by pipelines/answers.py. Two minutes stay below the five after which a
+# signed request expires.
 RETRY_CONFIG: "RetryConfig" = {
     "max_retries": 8,
     "retry_timeout": timedelta(seconds=120),

@@ -28,6 +28,9 @@ class Contents(Objects):
 
         Every file of an artifact that work uses is read through here.
         """
+        return self.surely(lambda: self._checked(path, size, sha256))
+
+    def _checked(self, path: str, size: int, sha256: str) -> Content:
         remedy = self.remedy(path)
         try:
             content = self.view(path)
@@ -49,8 +52,15 @@ class Contents(Objects):
     def damages(self, manifest: Manifest) -> list[str]:
         """Return which files of an artifact are missing or not as its manifest says."""
         with ThreadPoolExecutor(_READERS) as pool:
-            found = pool.map(lambda entry: self._damage(manifest, entry), manifest.files)
+            found = pool.map(lambda entry: self._sure_damage(manifest, entry), manifest.files)
             return [problem for problem in found if problem]
+
+    def _sure_damage(self, manifest: Manifest, entry: FileEntry) -> str | None:
+        """Look again before a file of a remote store is called damaged."""
+        problem = self._damage(manifest, entry)
+        if problem is None or self.local_path() is not None:
+            return problem
+        return self._damage(manifest, entry)
 
     def _damage(self, manifest: Manifest, entry: FileEntry) -> str | None:
         path = f"{manifest.prefix}/{entry.path}"

@@ -13,6 +13,7 @@ from typing import Any
 
 import obstore
 
+from pipelines.answers import whole
 from pipelines.bad_rows import check_limit
 from pipelines.card import Described, content_digest, source_files, statistics, without_folder
 from pipelines.catalogue import class_entry
@@ -104,7 +105,7 @@ def _link(part: Manifest, entry: FileEntry, store: Store, prefix: str) -> FileEn
     path = f"data/{split}-{part.name.removeprefix('class-')}-{rest}"
     target = f"{prefix}/{path}"
     if store.size(target) != entry.bytes:
-        obstore.copy(store.backend, f"{part.prefix}/{entry.path}", target)
+        whole(lambda: obstore.copy(store.backend, f"{part.prefix}/{entry.path}", target))
     return dataclasses.replace(entry, path=path)
 
 

@@ -14,16 +14,18 @@ import re
 import secrets
 import tempfile
 import unicodedata
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import IO
+from typing import IO, TypeVar
 from urllib.parse import unquote
 
 import obstore
 from obstore.exceptions import AlreadyExistsError
 from obstore.store import LocalStore
+
+from pipelines.answers import Upload, whole
 
 CHUNK_BYTES = 4 << 20
 _UPLOADS = 4
@@ -37,6 +39,7 @@ _MAX_FSYNCS = 1000
 _NAME = re.compile(r"[\w.+=@,~()'%-][\w .+=@,~()'%-]*")
 
 Content = bytes | mmap.mmap
+Read = TypeVar("Read")
 
 
 class StoreError(ValueError):
@@ -76,19 +79,17 @@ class Objects:
     def put(self, path: str, content: bytes) -> None:
         """Write an object, replacing what is there; visible whole or not at all."""
         self._file(path)
-        obstore.put(self.backend, path, content)
+        whole(lambda: obstore.put(self.backend, path, content))
 
     def put_chunks(self, path: str, chunks: Iterable[bytes]) -> tuple[int, str]:
         """Write an object piece by piece, never whole in memory; return its size and SHA-256."""
         self._file(path)
         tally = _Tally(chunks)
         # Not obstore.put(iterator): it panics if the iterator itself reads from obstore.
-        writer = obstore.open_writer(
-            self.backend, path, buffer_size=2 * CHUNK_BYTES, max_concurrency=_UPLOADS
-        )
+        upload = Upload(self.backend, path, buffer_size=2 * CHUNK_BYTES, max_concurrency=_UPLOADS)
         for chunk in tally:
-            writer.write(chunk)
-        writer.close()
+            upload.write(chunk)
+        upload.close(lambda: self.holds(path, tally.bytes, tally.sha256.hexdigest()))
         return tally.bytes, tally.sha256.hexdigest()
 
     def put_file(self, path: str, source: Path) -> tuple[int, str]:
@@ -106,7 +107,9 @@ class Objects:
             self.sync([path])
             return created
         try:
-            obstore.put(self.backend, path, content, mode="create", use_multipart=False)
+            whole(
+                lambda: obstore.put(self.backend, path, content, mode="create", use_multipart=False)
+            )
         except AlreadyExistsError:
             return False
         return True
@@ -114,14 +117,26 @@ class Objects:
     def get(self, path: str) -> bytes:
         """Return an object's content; raise FileNotFoundError if there is none."""
         self._file(path)
-        return bytes(obstore.get(self.backend, path).bytes())
+        return whole(lambda: bytes(obstore.get(self.backend, path).bytes()))
+
+    def surely(self, read: Callable[[], Read]) -> Read:
+        """Return what `read` does; of a remote store, do it again if it raises ValueError.
+
+        What was damaged on its way here is not damaged in the store.
+        """
+        if self.local_path() is None:
+            with contextlib.suppress(ValueError):
+                return read()
+        return read()
 
     def get_range(self, path: str, start: int, length: int) -> bytes:
         """Return `length` bytes of an object from `start`; FileNotFoundError if there is none."""
         self._file(path)
         if length == 0:
             return b""
-        return bytes(obstore.get_range(self.backend, path, start=start, length=length))
+        return whole(
+            lambda: bytes(obstore.get_range(self.backend, path, start=start, length=length))
+        )
 
     def view(self, path: str) -> Content:
         """Return an object's content as `get` does, mapped where it need not be in memory.
@@ -131,6 +146,9 @@ class Objects:
         if (local := self._file(path)) is not None:
             with local.open("rb") as file:
                 return _mapped(file)
+        return whole(lambda: self._fetched(path))
+
+    def _fetched(self, path: str) -> Content:
         found = obstore.get(self.backend, path)
         if found.meta["size"] <= _MAX_IN_MEMORY_BYTES:
             return bytes(found.bytes())
@@ -163,7 +181,7 @@ class Objects:
         """Return an object's size in bytes, None if there is none."""
         self._file(path)
         try:
-            return obstore.head(self.backend, path)["size"]
+            return whole(lambda: obstore.head(self.backend, path)["size"])
         except FileNotFoundError:
             return None
 
@@ -171,7 +189,9 @@ class Objects:
         """Yield all objects under a directory-like prefix, in the order of their paths."""
         if prefix:
             check_path(prefix)
-        found = [item for batch in obstore.list(self.backend, prefix or None) for item in batch]
+        found = whole(
+            lambda: [item for batch in obstore.list(self.backend, prefix or None) for item in batch]
+        )
         found.sort(key=lambda item: item["path"])
         self._refuse_links(item["path"] for item in found)
         for item in found:
@@ -181,7 +201,7 @@ class Objects:
         """Return the names of the directories right under `prefix` that hold objects, sorted."""
         if prefix:
             check_path(prefix)
-        listing = obstore.list_with_delimiter(self.backend, prefix or None)
+        listing = whole(lambda: obstore.list_with_delimiter(self.backend, prefix or None))
         found = listing["common_prefixes"]
         if isinstance(self.backend, LocalStore):  # lists empty directories as well
             found = [path for path in found if any(obstore.list(self.backend, path))]
@@ -191,7 +211,7 @@ class Objects:
         """Delete an object; nothing happens if it is not there."""
         self._file(path)
         with contextlib.suppress(FileNotFoundError):
-            obstore.delete(self.backend, path)
+            whole(lambda: obstore.delete(self.backend, path))
 
     def sync(self, paths: Iterable[str]) -> None:
         """Make written objects outlast a power failure; remote stores do so by themselves."""

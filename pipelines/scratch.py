@@ -50,7 +50,7 @@ def checksum(content: Buffer) -> str:
 
 def read_scratch(store: Store, path: str) -> memoryview:
     """Return what was sealed under `path`; raise ScratchError if it does not hold."""
-    return unsealed(store.get(path), path)
+    return store.surely(lambda: unsealed(store.get(path), path))
 
 
 def forget_damaged(store: Store, paths: Sequence[str]) -> list[str]:

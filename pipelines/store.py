@@ -61,7 +61,7 @@ class Store(Contents, Refs):
         if size > MAX_MANIFEST_BYTES:
             raise StoreError(f"{path} has {size} bytes, more than any manifest of ours")
         try:
-            manifest = manifest_from_json(self.get(path))
+            manifest = self.surely(lambda: manifest_from_json(self.get(path)))
         except FileNotFoundError:  # deleted since
             return None
         except ValueError as error:

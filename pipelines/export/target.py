@@ -13,11 +13,10 @@ import time
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from io import FileIO
 from pathlib import Path
-from typing import Protocol
 
-import obstore
-
+from pipelines.answers import Upload
 from pipelines.leases import LEASE_TTL
 from pipelines.schema import (
     MANIFEST_NAME,
@@ -51,12 +50,6 @@ def _place_of_pids() -> str:
 _PLACE = _place_of_pids()
 
 
-class _Stream(Protocol):
-    def write(self, buffer: memoryview, /) -> int | None: ...
-
-    def close(self) -> None: ...
-
-
 class FileSink:
     """One file being written; a context manager. `entry` describes it after the end.
 
@@ -71,15 +64,14 @@ class FileSink:
         self._relative = relative
         self._local = store.local_path(path)
         if self._local is None:
-            self._stream: _Stream = obstore.open_writer(
-                store.backend, path, buffer_size=_PART_BYTES
-            )
+            self._upload = Upload(store.backend, path, buffer_size=_PART_BYTES)
+            self._is_there = lambda: store.holds(path, self._bytes, self._hash.hexdigest())
         else:
             self._local.parent.mkdir(parents=True, exist_ok=True)
             # Two writers of one file may be in two containers of one name, with the same PID.
             writer = f"{_PLACE}.{os.getpid()}.{secrets.token_hex(8)}"
             self._part = self._local.with_name(f".{self._local.name}.{writer}.part")
-            self._stream = self._part.open("xb", buffering=0)
+            self._file = self._part.open("xb", buffering=0)
 
     # What PyArrow asks of a Python file that it writes to and does not own.
     closed = False
@@ -94,7 +86,10 @@ class FileSink:
         """Append these bytes."""
         self._hash.update(content)
         self._bytes += len(content) if isinstance(content, bytes) else content.nbytes
-        _write_all(self._stream, content)
+        if self._local is None:
+            self._upload.write(content)
+        else:
+            _write_all(self._file, content)
 
     def entry(self, *, rows: int | None = None, split: str | None = None) -> FileEntry:
         """Return the file's entry for a manifest."""
@@ -112,9 +107,9 @@ class FileSink:
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if self._local is None:
             if kind is None:
-                self._stream.close()
+                self._upload.close(self._is_there)
             return
-        self._stream.close()
+        self._file.close()
         if kind is None:
             self._part.replace(self._local)
         else:
@@ -200,7 +195,8 @@ class Target:
     def manifest(self) -> Manifest | None:
         """Return the manifest that is there, None if the export is not complete."""
         try:
-            return manifest_from_json(self.store.get(self.path(MANIFEST_NAME)))
+            path = self.path(MANIFEST_NAME)
+            return self.store.surely(lambda: manifest_from_json(self.store.get(path)))
         except FileNotFoundError:
             return None
         except ValueError as error:
@@ -274,9 +270,9 @@ def _write_file(path: str, content: bytes) -> None:
         os.close(handle)
 
 
-def _write_all(stream: _Stream, content: bytes | memoryview) -> None:
+def _write_all(file: FileIO, content: bytes | memoryview) -> None:
     """Write everything: an unbuffered file may take less than it was given."""
     view = memoryview(content).cast("B")
     while view.nbytes:
-        written = stream.write(view)
+        written = file.write(view)
         view = view[view.nbytes if written is None else written :]

@@ -26,6 +26,7 @@ import obstore
 from obstore.exceptions import BaseError
 from obstore.store import from_url
 
+from pipelines.answers import whole
 from pipelines.backends import CLIENT_OPTIONS, RETRY_CONFIG, open_backend
 from pipelines.printable import printable, shown, without_user
 from pipelines.sources.base import BadFileError
@@ -227,9 +228,10 @@ def _list(directory: str, suffix: str, *, deep: bool) -> dict[str, int]:
         raise ValueError(f"{directory} cannot be listed: name the classes to read from it")
     with _asking(directory):
         store = _remote_store(directory.rstrip("/"))
-        items = obstore.list_with_delimiter(store)["objects"] if not deep else ()
         if deep:
-            items = [item for batch in obstore.list(store) for item in batch]
+            items = whole(lambda: [item for batch in obstore.list(store) for item in batch])
+        else:
+            items = whole(lambda: obstore.list_with_delimiter(store)["objects"])
     found = {item["path"]: item["size"] for item in items if item["path"].endswith(suffix)}
     return {name: size for name, size in sorted(found.items()) if not is_hidden(name)}
 

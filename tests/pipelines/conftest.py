@@ -12,6 +12,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))
 
 import ceph
+from s3_faults import Faults, faulty
 
 from pipelines.doodles import google_npy
 from pipelines.store import Store, open_store
@@ -30,6 +31,14 @@ def s3_server(tmp_path_factory) -> Iterator[ceph.S3Server]:
             patch.setenv(name, value)
         create_bucket(server)
         yield server
+
+
+@pytest.fixture
+def faults(s3_server, monkeypatch) -> Iterator[Faults]:
+    """The proxy that new stores on S3 talk through."""
+    with faulty(s3_server.endpoint) as proxy:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.endpoint)
+        yield proxy
 
 
 def create_bucket(server: ceph.S3Server) -> None:

@@ -10,7 +10,11 @@ from urllib.parse import urlsplit
 BUSY = "busy"  # 503, nothing done
 CUT = "cut"  # connection closed, nothing done
 LOST = "lost"  # done, but the answer never arrives
-FAULTS = (BUSY, CUT, LOST)
+HEAD = "head"  # done, but the connection is closed inside the answer's headers
+BODY = "body"  # done, but it is closed inside the answer's body; whole where there is none
+OPEN = "open"  # the same, and where the server names no length, nothing tells but the content
+FAULTS = (BUSY, CUT, LOST, HEAD, BODY, OPEN)
+FLIPPED = "flipped"  # done, and a bit of the answer's body changes on its way
 
 
 class Faults:
@@ -64,8 +68,15 @@ class _Handler(BaseHTTPRequestHandler):
         if fault == CUT:
             return
         status, headers, content = self._ask(body)
-        if fault != LOST:
-            self._answer(status, headers, content)
+        if fault == FLIPPED:
+            content = content[:-1] + bytes([byte ^ 1 for byte in content[-1:]])
+        names = {name.lower() for name, _ in headers}
+        if content and "content-length" not in names and fault != OPEN:
+            headers = [*headers, ("Content-Length", str(len(content)))]
+        answer = self._head(status, headers)
+        half = len(answer) + len(content) // 2
+        cuts = {LOST: 0, HEAD: len(answer) // 2, BODY: half, OPEN: half}
+        self.wfile.write((answer + content)[: cuts.get(fault)])
 
     def _ask(self, body: bytes) -> tuple[int, list[tuple[str, str]], bytes]:
         upstream = self.faults.upstream
@@ -83,13 +94,12 @@ class _Handler(BaseHTTPRequestHandler):
         finally:
             connection.close()
 
-    def _answer(self, status: int, headers: list[tuple[str, str]], content: bytes) -> None:
-        self.send_response_only(status)
-        for name, value in headers:
-            if name.lower() not in ("connection", "transfer-encoding"):
-                self.send_header(name, value)
-        self.end_headers()
-        self.wfile.write(content)
+    def _head(self, status: int, headers: list[tuple[str, str]]) -> bytes:
+        kept = [
+            pair for pair in headers if pair[0].lower() not in ("connection", "transfer-encoding")
+        ]
+        lines = [f"{self.protocol_version} {status} -", *(": ".join(pair) for pair in kept)]
+        return "\r\n".join([*lines, "", ""]).encode("latin-1")
 
     do_GET = do_PUT = do_POST = do_DELETE = do_HEAD = _forward
 

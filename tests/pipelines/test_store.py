@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import obstore
 import pytest
-from s3_faults import BUSY, FAULTS, faulty
+from s3_faults import BUSY, FAULTS
 from store_cases import (
     FILES,
     Crash,
@@ -237,13 +237,6 @@ def test_files_whose_names_differ_in_case_alone_are_refused(store: Store, path):
     store.put(f"{manifest.prefix}/{path}", b"x")
     with pytest.raises(StoreError, match="collides"):
         store.publish(with_file(manifest, path))
-
-
-@pytest.fixture
-def faults(s3_server, monkeypatch):
-    with faulty(s3_server.endpoint) as proxy:
-        monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.endpoint)
-        yield proxy
 
 
 @pytest.mark.slow
