@@ -50,7 +50,7 @@ class Refs(Objects):
     def ref_digest(self, path: str) -> str | None:
         """Return the digest in a ref; None if the ref was deleted since it was listed."""
         try:
-            return check_digest(json.loads(self.get(path))["digest"])
+            return check_digest(self.surely(lambda: json.loads(self.get(path)))["digest"])
         except FileNotFoundError:
             return None
         except (ValueError, TypeError, KeyError) as error:

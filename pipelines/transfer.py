@@ -96,7 +96,8 @@ def _copy_file(manifest: Manifest, entry: FileEntry, source: Store, target: Stor
     path = f"{manifest.prefix}/{entry.path}"
     if target.holds(path, entry.bytes, entry.sha256):
         return entry.bytes
-    target.put_chunks(path, _verified(source.chunks(path), entry, f"{path}: {source.remedy(path)}"))
+    where = f"{path}: {source.remedy(path)}"
+    source.surely(lambda: target.put_chunks(path, _verified(source.chunks(path), entry, where)))
     return entry.bytes
 
 

@@ -6,12 +6,13 @@ import obstore
 import pytest
 from conftest import BUCKET
 from s3_faults import BODY, FAULTS, FLIPPED
-from store_cases import FILES, make, manifest_of
+from store_cases import FILES, check_whole, content_of, make, manifest_of
 
 from flows.cli import run_command_line
 from pipelines.answers import MAX_ATTEMPTS
 from pipelines.export.target import FileSink
 from pipelines.store import Store, StoreError, open_store
+from pipelines.transfer import copy_artifact
 
 pytestmark = pytest.mark.slow
 
@@ -104,9 +105,23 @@ def test_what_is_damaged_on_its_way_is_not_called_damaged(faults, capsys):
         faults.next = [*[None] * number, FLIPPED]
         assert verify() == (0, []), number
         faults.next = []
+    before = faults.requests
+    check_whole(open_store(url))
+    for number in range(faults.requests - before):
+        faults.next = [*[None] * number, FLIPPED]
+        check_whole(open_store(url))
+        faults.next = []
     path = f"{made.prefix}/README.md"
     for faults.next in ([FLIPPED], [None, FLIPPED]):
         assert store.read(made, "README.md") == FILES["README.md"]
+    target = open_store("memory://")
+    before = faults.requests
+    copy_artifact(made, store, target)
+    for number in range(faults.requests - before):
+        faults.next, target = [*[None] * number, FLIPPED], open_store("memory://")
+        copy_artifact(made, store, target)
+        faults.next = []
+        assert content_of(target) == content_of(store), number
     store.put(path, FILES["README.md"][:-1] + b"x")
     assert verify()[1] == ["README.md: content does not match its SHA-256"]
     with pytest.raises(StoreError, match=r"README\.md is damaged.*delete"):
