@@ -5,6 +5,7 @@ stderr; `--debug` shows the traceback. Stopped by SIGTERM: 143. Whoever read the
 output closed it: 141, and no word.
 """
 
+import logging
 import os
 import select
 import signal
@@ -14,6 +15,7 @@ from typing import NoReturn
 
 from cyclopts import App, CycloptsError, CycloptsPanel
 
+from flows.console import ShownFormatter
 from pipelines.printable import shown, shown_trace
 
 STOPPED = 128 + signal.SIGTERM
@@ -81,6 +83,8 @@ def main(argv: list[str] | None = None) -> None:
 def run_command_line(argv: list[str]) -> int:
     """Run one command; return the exit code instead of leaving the process."""
     debug = "--debug" in argv
+    if logging.lastResort is not None:  # of commands that set up no log
+        logging.lastResort.setFormatter(ShownFormatter())
     try:
         make_app()(argv, exit_on_error=False, result_action="return_value")
         sys.stdout.flush()

@@ -51,26 +51,37 @@ class Contents(Objects):
 
     def damages(self, manifest: Manifest) -> list[str]:
         """Return which files of an artifact are missing or not as its manifest says."""
+        try:
+            sizes = {item.path: item.bytes for item in self.objects(manifest.prefix)}
+        except StoreError as error:  # a link that leads out
+            return [str(error)]
+        sized = {entry: sizes.get(f"{manifest.prefix}/{entry.path}") for entry in manifest.files}
+        problems = [
+            f"{entry.path}: "
+            + ("missing" if size is None else f"{size} bytes instead of {entry.bytes}")
+            for entry, size in sized.items()
+            if size != entry.bytes
+        ]
+        whole = [entry for entry, size in sized.items() if size == entry.bytes]
         with ThreadPoolExecutor(_READERS) as pool:
-            found = pool.map(lambda entry: self._sure_damage(manifest, entry), manifest.files)
-            return [problem for problem in found if problem]
+            found = pool.map(lambda entry: self._sure_damage(manifest, entry), whole)
+            return problems + [problem for problem in found if problem]
 
     def _sure_damage(self, manifest: Manifest, entry: FileEntry) -> str | None:
         """Look again before a file of a remote store is called damaged."""
-        problem = self._damage(manifest, entry)
+        problem = self._content_damage(manifest, entry)
         if problem is None or self.local_path() is not None:
             return problem
-        return self._damage(manifest, entry)
+        return self._content_damage(manifest, entry)
 
-    def _damage(self, manifest: Manifest, entry: FileEntry) -> str | None:
-        path = f"{manifest.prefix}/{entry.path}"
-        size = self.size(path)
-        if size is None:
+    def _content_damage(self, manifest: Manifest, entry: FileEntry) -> str | None:
+        try:
+            if self.sha256(f"{manifest.prefix}/{entry.path}") != entry.sha256:
+                return f"{entry.path}: content does not match its SHA-256"
+        except FileNotFoundError:  # deleted since
             return f"{entry.path}: missing"
-        if size != entry.bytes:
-            return f"{entry.path}: {size} bytes instead of {entry.bytes}"
-        if self.sha256(path) != entry.sha256:
-            return f"{entry.path}: content does not match its SHA-256"
+        except (StoreError, PermissionError) as error:  # no name of ours, a pipe
+            return f"{entry.path}: {error}"
         return None
 
     def remedy(self, path: str) -> str:

@@ -3,6 +3,7 @@
 pins/<kind>/<name>/<digest>.json    kept until unpinned
 """
 
+import logging
 from collections.abc import Iterator
 from datetime import datetime
 from typing import cast
@@ -10,6 +11,8 @@ from typing import cast
 from pipelines.leases import leased
 from pipelines.schema import KINDS, Kind, Manifest, artifact_prefix
 from pipelines.store import Store
+
+_log = logging.getLogger(__name__)
 
 Address = tuple[str, str]  # kind and digest: names are for people
 
@@ -31,6 +34,11 @@ class Needs:
             for ref in manifest.inputs
             if ref.kind in KINDS
         ]
+
+    def learn_unreadable(self, prefix: str) -> None:
+        """Take an artifact as made of nothing: who asks must not sweep what it may be made of."""
+        kind, _, digest = _parts(prefix)
+        self._inputs[kind, digest] = []
 
     def now(self, now: datetime) -> set[Address]:
         """Return what roots lead to at this moment."""
@@ -59,7 +67,13 @@ class Needs:
 
     def _pinned(self) -> Iterator[str]:
         for item in self._store.objects("pins"):
-            yield item.path.removeprefix("pins/").removesuffix(".json")
+            prefix = item.path.removeprefix("pins/").removesuffix(".json")
+            try:
+                _parts(prefix)
+            except ValueError:
+                _log.warning("%s is no pin of an artifact: delete it", item.path)
+            else:
+                yield prefix
 
     def _digest(self, path: str) -> str | None:
         if path not in self._referred and (digest := self._store.ref_digest(path)):

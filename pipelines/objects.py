@@ -12,6 +12,7 @@ import mmap
 import os
 import re
 import secrets
+import stat
 import tempfile
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator
@@ -22,7 +23,7 @@ from typing import IO, TypeVar
 from urllib.parse import unquote
 
 import obstore
-from obstore.exceptions import AlreadyExistsError
+from obstore.exceptions import AlreadyExistsError, BaseError
 from obstore.store import LocalStore
 
 from pipelines.answers import Upload, whole
@@ -189,9 +190,12 @@ class Objects:
         """Yield all objects under a directory-like prefix, in the order of their paths."""
         if prefix:
             check_path(prefix)
-        found = whole(
-            lambda: [item for batch in obstore.list(self.backend, prefix or None) for item in batch]
-        )
+        with _listing(self.url):
+            found = whole(
+                lambda: [
+                    item for batch in obstore.list(self.backend, prefix or None) for item in batch
+                ]
+            )
         found.sort(key=lambda item: item["path"])
         self._refuse_links(item["path"] for item in found)
         for item in found:
@@ -201,10 +205,13 @@ class Objects:
         """Return the names of the directories right under `prefix` that hold objects, sorted."""
         if prefix:
             check_path(prefix)
-        listing = whole(lambda: obstore.list_with_delimiter(self.backend, prefix or None))
+        with _listing(self.url):
+            listing = whole(lambda: obstore.list_with_delimiter(self.backend, prefix or None))
         found = listing["common_prefixes"]
         if isinstance(self.backend, LocalStore):  # lists empty directories as well
-            found = [path for path in found if any(obstore.list(self.backend, path))]
+            found = [
+                path for path in found if any(names for *_, names in os.walk(f"{self.url}/{path}"))
+            ]
         return sorted(path.rsplit("/", 1)[-1] for path in found)
 
     def delete(self, path: str) -> None:
@@ -231,8 +238,10 @@ class Objects:
             return None
         root = Path(self.url)
         local = root / path
-        if not local.resolve().is_relative_to(root):
+        if _leads_out(local, root):
             raise StoreError(f"{path!r} leads out of the store {root} through a symbolic link")
+        if _is_odd(local):
+            raise StoreError(f"{path!r} in {root} is neither a file nor a folder: delete it")
         return local
 
     def _refuse_links(self, paths: Iterable[str]) -> None:
@@ -244,7 +253,7 @@ class Objects:
             local = root / path
             if local.parent not in seen or local.is_symlink():
                 seen.add(local.parent)
-                if not local.resolve().is_relative_to(root):
+                if _leads_out(local, root):
                     raise StoreError(f"{path!r} is in {root} only through a symbolic link")
 
 
@@ -268,6 +277,34 @@ def _mapped(file: IO[bytes]) -> Content:
     if not os.fstat(file.fileno()).st_size:  # which mmap refuses
         return b""
     return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+
+
+def _leads_out(local: Path, root: Path) -> bool:
+    try:
+        return not local.resolve().is_relative_to(root)
+    except (OSError, RuntimeError):  # a link that leads to itself
+        return True
+
+
+@contextlib.contextmanager
+def _listing(url: str) -> Iterator[None]:
+    """Say what to do about a name that no object can have, and a link that leads to itself."""
+    try:
+        yield
+    except BaseError as error:
+        if not any(reason in str(error) for reason in ("invalid path", "Unable to walk dir")):
+            raise
+        said = str(error).partition("\n")[0]
+        raise StoreError(f"{url} has what no store has, delete it: {said}") from error
+
+
+def _is_odd(local: Path) -> bool:
+    """Return whether a pipe, a device or a socket is there: who opens one may wait forever."""
+    try:
+        mode = local.stat().st_mode
+    except OSError:
+        return False
+    return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
 
 
 def check_path(path: str) -> None:

@@ -7,13 +7,14 @@ The statement carries no time and no host, so the same work has the same stateme
 signed. `cosign attest-blob` and `in-toto-verify` read it.
 """
 
+import itertools
 import json
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 from typing import Any
 
-from pipelines.schema import FileEntry, InputRef, Kind, Manifest
-from pipelines.store import Store
+from pipelines.schema import FileEntry, InputRef, Kind, Manifest, artifact_prefix
+from pipelines.store import Store, StoreError
 
 STATEMENT_TYPE = "https://in-toto.io/Statement/v1"
 PREDICATE_TYPE = "https://slsa.dev/provenance/v1"
@@ -25,6 +26,9 @@ PROVENANCE_NAME = "provenance.json"
 # Kinds of lineage that are no artifacts: a source, and one of its files.
 OUTSIDE = ("source", "file")
 _SHORT_DIGEST = 12
+# Ours has five levels. A tree shows what is shared each time, which others may make endless.
+MAX_LEVELS = 100
+MAX_LINES = 10_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,24 +44,29 @@ class Lineage:
 
 
 def trace(manifest: Manifest, store: Store, *, role: str = "") -> Lineage:
-    """Follow an artifact's inputs down to the files of the sources."""
+    """Follow an artifact's inputs down to the files of the sources.
+
+    What several artifacts were made of is read once. Raises StoreError for an artifact that was
+    made of itself, or of more than MAX_LEVELS after one another: we make no such.
+    """
     ref = InputRef(role=role, kind=manifest.kind, name=manifest.name, digest=manifest.digest)
-    files = _source_files(manifest)
-    return Lineage(
-        ref, manifest, tuple(_trace_ref(found, store, files) for found in manifest.inputs)
-    )
+    return Lineage(ref, manifest, _Tracer(store, {}).inputs(manifest, ()))
 
 
 def ancestors(lineage: Lineage) -> Iterator[Lineage]:
     """Yield everything below an artifact once, the nearest first."""
-    seen = set()
+    seen, opened = set(), set()
     level = list(lineage.inputs)
     while level:
+        below: list[Lineage] = []
         for found in level:
             if found.ref.digest not in seen:
                 seen.add(found.ref.digest)
                 yield found
-        level = [deeper for found in level for deeper in found.inputs]
+            if id(found.inputs) not in opened:  # many may be made of the same
+                opened.add(id(found.inputs))
+                below += found.inputs
+        level = below
 
 
 def lineage_text(lineage: Lineage) -> str:
@@ -67,7 +76,23 @@ def lineage_text(lineage: Lineage) -> str:
     `-- samples: samples/cats@ba9876543210
         `-- model: models/cats@...
     """
-    return "\n".join([_title(lineage), *_branches(lineage)]) + "\n"
+    return tree_text(_title(lineage), _branches(lineage))
+
+
+def tree_text(title: str, branches: Iterable[str]) -> str:
+    """Return a tree's lines as text, the first MAX_LINES of them."""
+    lines = list(itertools.islice(branches, MAX_LINES))
+    more = ["..."] if len(lines) == MAX_LINES else []
+    return "\n".join([title, *lines, *more]) + "\n"
+
+
+def one_level_up(prefix: str, below: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the artifacts from the first one on with the next, `prefix`; see `trace` for errors."""
+    if prefix in below:
+        raise StoreError(f"{prefix} is made of itself: what made it is not ours, delete it")
+    if len(below) == MAX_LEVELS:
+        raise StoreError(f"{below[0]} is related to {prefix} over more than {MAX_LEVELS} others")
+    return (*below, prefix)
 
 
 def provenance_json(manifest: Manifest, store: Store, runner: str = "") -> bytes:
@@ -90,13 +115,28 @@ def _source_files(manifest: Manifest) -> tuple[Lineage, ...]:
     )
 
 
-def _trace_ref(ref: InputRef, store: Store, files: tuple[Lineage, ...]) -> Lineage:
-    if ref.kind == "source":
-        return Lineage(ref, None, files)
-    kind: Kind = ref.kind  # type: ignore[assignment]
-    if (manifest := store.find(kind, ref.name, ref.digest)) is None:
-        return Lineage(ref, None, ())
-    return trace(manifest, store, role=ref.role)
+@dataclass(frozen=True, slots=True)
+class _Tracer:
+    """Traces artifacts; `known` has those that were, by their prefix."""
+
+    store: Store
+    known: dict[str, Lineage]
+
+    def inputs(self, manifest: Manifest, above: tuple[str, ...]) -> tuple[Lineage, ...]:
+        files = _source_files(manifest)
+        return tuple(self._trace(ref, files, above) for ref in manifest.inputs)
+
+    def _trace(self, ref: InputRef, files: tuple[Lineage, ...], above: tuple[str, ...]) -> Lineage:
+        if ref.kind == "source":
+            return Lineage(ref, None, files)
+        kind: Kind = ref.kind  # type: ignore[assignment]
+        prefix = artifact_prefix(kind, ref.name, ref.digest)
+        if prefix not in self.known:
+            path = one_level_up(prefix, above)
+            manifest = self.store.find(kind, ref.name, ref.digest)
+            below = self.inputs(manifest, path) if manifest else ()
+            self.known[prefix] = Lineage(ref, manifest, below)
+        return replace(self.known[prefix], ref=ref)
 
 
 def _title(lineage: Lineage) -> str:

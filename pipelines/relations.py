@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from pipelines.provenance import one_level_up, tree_text
 from pipelines.schema import KINDS, Manifest, drawings_by_split
 from pipelines.store import Store
 
@@ -39,17 +40,26 @@ class Difference:
 
 
 def dependents(manifest: Manifest, store: Store) -> Dependents:
-    """Follow an artifact up to everything in the store that was made of it."""
+    """Follow an artifact up to everything in the store that was made of it.
+
+    Raises StoreError where `provenance.trace` does.
+    """
     users: dict[tuple[str, str], list[Manifest]] = {}
     for kind in KINDS:
         for user in store.manifests(kind):
             for ref in user.inputs:
                 users.setdefault((ref.kind, ref.digest), []).append(user)
 
-    def climb(found: Manifest) -> Dependents:
-        return Dependents(found, tuple(map(climb, users.get((found.kind, found.digest), []))))
+    known: dict[str, Dependents] = {}
 
-    return climb(manifest)
+    def climb(found: Manifest, below: tuple[str, ...]) -> Dependents:
+        if found.prefix not in known:
+            path = one_level_up(found.prefix, below)
+            made = [climb(user, path) for user in users.get((found.kind, found.digest), [])]
+            known[found.prefix] = Dependents(found, tuple(made))
+        return known[found.prefix]
+
+    return climb(manifest, ())
 
 
 def dependents_text(tree: Dependents) -> str:
@@ -59,7 +69,7 @@ def dependents_text(tree: Dependents) -> str:
     `-- models/cats@ba9876543210
         `-- samples/cats@...
     """
-    return "\n".join([_title(tree.manifest), *_branches(tree)]) + "\n"
+    return tree_text(_title(tree.manifest), _branches(tree))
 
 
 def diff(left: Manifest, right: Manifest) -> Difference:

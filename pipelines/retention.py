@@ -6,8 +6,8 @@ What nothing needs (pipelines.needs) is condemned, and swept once it has stayed 
 grace period. Scratch, unfinished artifacts and files that no manifest names are swept by their
 age. Everything is looked at once more right before it is deleted, an artifact after its sweep
 was announced (pipelines.leases), so work that begins meanwhile is safe; what a live lease names
-is never touched, whatever the grace period. While a manifest cannot be read, no artifact is
-swept: it may be made of any.
+is never touched, whatever the grace period. While a manifest that is needed cannot be read, no
+artifact is swept: it may be made of any.
 """
 
 import contextlib
@@ -44,7 +44,8 @@ class Garbage:
     artifacts   to be swept, with the refs that lead to them
     objects     to be swept besides: scratch, unfinished artifacts, files without a manifest
     bytes       that sweeping frees
-    unreadable  damaged manifests; while there are any, all artifacts are kept
+    unreadable  damaged manifests, which are kept
+    is_blocked  whether one of them is needed: then all artifacts are kept
     """
 
     kept: tuple[str, ...]
@@ -53,6 +54,7 @@ class Garbage:
     objects: tuple[str, ...]
     bytes: int
     unreadable: tuple[str, ...] = ()
+    is_blocked: bool = False
 
 
 class Collector:
@@ -74,10 +76,12 @@ class Collector:
         artifacts = {each.prefix: each for each in found if isinstance(each, Manifest)}
         for manifest in artifacts.values():
             self._needs.learn(manifest)
-        kept = set(artifacts)
-        if not unreadable:
-            needed = self._needs.now(now)
-            kept = {p for p, m in artifacts.items() if (m.kind, m.digest) in needed}
+        damaged = [each.path.rpartition("/")[0] for each in unreadable]
+        for prefix in damaged:
+            self._needs.learn_unreadable(prefix)
+        needed = self._needs.now(now)
+        is_blocked = any((p.split("/")[0], p.rpartition("/")[2]) in needed for p in damaged)
+        kept = {p for p, m in artifacts.items() if is_blocked or (m.kind, m.digest) in needed}
         since = {item.path: item.modified for item in self.store.objects("condemned")}
         unneeded = [prefix for prefix in artifacts if prefix not in kept]
         due = [p for p in unneeded if now - since.get(_mark(p), now) >= self.grace]
@@ -90,6 +94,7 @@ class Collector:
             objects=tuple(item.path for item in loose),
             bytes=swept + sum(item.bytes for item in loose),
             unreadable=tuple(each.path for each in unreadable),
+            is_blocked=is_blocked,
         )
 
     def collect(self, now: datetime | None = None) -> Garbage:
@@ -100,7 +105,7 @@ class Collector:
         """
         now = now or datetime.now(UTC)
         garbage = self.plan(now)
-        if not garbage.unreadable:
+        if not garbage.is_blocked:
             marked = {item.path for item in self.store.objects("condemned")}
             for prefix in garbage.kept:
                 if _mark(prefix) in marked:

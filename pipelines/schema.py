@@ -11,7 +11,7 @@ import hashlib
 import json
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -168,11 +168,17 @@ def manifest_to_json(manifest: Manifest) -> bytes:
 
 
 def manifest_from_json(content: bytes) -> Manifest:
-    """Read a manifest; raise ValueError saying what is wrong with it."""
+    """Read a manifest; raise ValueError saying what is wrong with it.
+
+    Whoever has it in hand may trust its types: others may have written it. Whether its spec gives
+    its digest is not looked at.
+    """
     try:
-        raw = json.loads(content)
+        raw = json.loads(content, parse_constant=_no_number)
     except ValueError as error:
         raise ValueError(f"manifest is not JSON: {error}") from error
+    except RecursionError:
+        raise ValueError("manifest is not ours: its JSON is nested too deeply") from None
     if not isinstance(raw, dict) or "schema_version" not in raw:
         raise ValueError("manifest lacks schema_version")
     if not isinstance(raw["schema_version"], int):
@@ -184,6 +190,7 @@ def manifest_from_json(content: bytes) -> Manifest:
         )
     _check_sum(raw)
     try:
+        _check_types(raw)
         return Manifest(
             **raw
             | {
@@ -191,7 +198,7 @@ def manifest_from_json(content: bytes) -> Manifest:
                 "files": tuple(FileEntry(**entry) for entry in raw["files"]),
             }
         )
-    except (TypeError, KeyError) as error:
+    except (TypeError, KeyError, AttributeError) as error:
         raise ValueError(f"manifest has unexpected or missing fields: {error}") from error
 
 
@@ -202,6 +209,78 @@ def _check_sum(raw: dict[str, Any]) -> None:
         return
     if checksum != hashlib.sha256(_canonical(raw)).hexdigest():
         raise ValueError("manifest does not match its checksum: it is damaged or was edited")
+
+
+def _check_types(raw: Mapping[str, Any]) -> None:
+    """Raise ValueError unless the fields of a manifest are what `Manifest` says."""
+    for name, kind in _FIELDS.items():
+        if not isinstance(raw.get(name, kind()), kind):
+            raise ValueError(f"manifest has {name} {_brief(raw[name])}, expected a {kind.__name__}")
+    artifact_prefix(raw["kind"], raw["name"], raw["digest"])
+    for ref in raw["inputs"]:
+        _check_texts("input", ref, ("role", "kind", "name", "digest"))
+        if ref["kind"] != "source":
+            artifact_prefix(ref["kind"], ref["name"], ref["digest"])
+    for index, entry in enumerate(raw["files"]):
+        if wrong := [name for name, fits in _ENTRY.items() if not fits(entry.get(name))]:
+            raise ValueError(f"manifest: file {index} has {wrong[0]} {_brief(entry.get(wrong[0]))}")
+    _check_summary(raw.get("summary", {}))
+
+
+def _check_summary(summary: Mapping[str, Any]) -> None:
+    """Raise ValueError unless what every command looks at is as it should be."""
+    for each in summary.get("source_files", ()):
+        _check_texts("source file", each, ("file", "digest"))
+    for name in _COUNTS:
+        if not _is_counts(summary.get(name, 0)):
+            raise ValueError(f"manifest has {name} that are not all whole numbers from 0")
+
+
+def _check_texts(what: str, found: Mapping[str, Any], names: Sequence[str]) -> None:
+    if not all(isinstance(found[name], str) for name in names):
+        raise ValueError(f"manifest has the {what} {_brief(found)}, expected texts")
+
+
+def _is_path(value: object) -> bool:
+    """Whether a path stays inside of its artifact; `objects.check_path` is stricter."""
+    if not isinstance(value, str) or "\\" in value or "\0" in value:
+        return False
+    return not {"", ".", ".."}.intersection(value.split("/"))
+
+
+def _is_count(value: object) -> bool:
+    return type(value) is int and 0 <= value <= _MOST  # a bool is an int, too
+
+
+def _is_counts(value: object) -> bool:
+    """Whether a value is a count, or a mapping of them."""
+    return all(map(_is_counts, value.values())) if isinstance(value, dict) else _is_count(value)
+
+
+def _brief(value: object) -> str:
+    text = repr(value)
+    return text if len(text) < 60 else f"{text[:57]}..."
+
+
+def _no_number(text: str) -> float:
+    raise ValueError(f"{text} is no number")
+
+
+# Of a manifest as it is read; files have a place of their own, for there may be a million.
+_FIELDS: Mapping[str, type] = {
+    **dict.fromkeys(("kind", "name", "digest"), str),
+    **dict.fromkeys(("spec", "summary", "versions"), dict),
+    **dict.fromkeys(("inputs", "files"), list),
+}
+_ENTRY: Mapping[str, Callable[[Any], bool]] = {
+    "path": _is_path,
+    "bytes": _is_count,
+    "sha256": lambda value: isinstance(value, str) and bool(_DIGEST.fullmatch(value)),
+    "rows": lambda value: value is None or _is_count(value),
+    "split": lambda value: value is None or isinstance(value, str),
+}
+_COUNTS = ("num_drawings", "splits", "counts", "dropped")
+_MOST = 2**63 - 1
 
 
 def _canonical(plain: Any) -> bytes:

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 from pipelines.leases import holding
 from pipelines.provenance import OUTSIDE, Lineage, trace
-from pipelines.schema import FileEntry, InputRef, Manifest
-from pipelines.store import Store, StoreError
+from pipelines.schema import FileEntry, InputRef, Manifest, artifact_digest
+from pipelines.store import Store, StoreError, check_file_names
 
 _COPIERS = 4
 # Whose bytes depend on the machine: one that is made in the target at the same time has others.
@@ -42,8 +42,10 @@ def copy_artifact(
     of its name. Raises StoreError if a file of the source is damaged; no byte of that file is
     then in the target.
     """
-    lineage = {_address(found.ref): found for found in _inputs_first(trace(manifest, source))}
+    lineage = _inputs_first(trace(manifest, source))
     wanted = [found.manifest for found in lineage.values() if found.manifest]
+    for each in wanted:
+        _check_own(each, source)
     copied_bytes = 0
     with holding(target, [each.prefix for each in wanted], "copy"):
         # Within the lease: what is there now stays there.
@@ -65,12 +67,28 @@ def copy_artifact(
     )
 
 
-def _inputs_first(lineage: Lineage) -> Iterator[Lineage]:
-    """Yield the artifacts of a lineage, each after what it was made of; sources are none."""
-    for found in lineage.inputs:
-        yield from _inputs_first(found)
-    if lineage.ref.kind not in OUTSIDE:
-        yield lineage
+def _check_own(manifest: Manifest, source: Store) -> None:
+    """Raise StoreError unless an artifact has its own address, and names that a store allows."""
+    check_file_names(manifest)
+    if artifact_digest(manifest.kind, manifest.spec, manifest.inputs) != manifest.digest:
+        raise StoreError(
+            f"{manifest.prefix} in {source.url} is not copied: its spec and inputs do not give its "
+            f"digest, so it was edited; {source.remedy(manifest.prefix)}"
+        )
+
+
+def _inputs_first(lineage: Lineage) -> dict[str, Lineage]:
+    """Return the artifacts of a lineage by address, each after what it was made of; no sources."""
+    found: dict[str, Lineage] = {}
+
+    def visit(each: Lineage) -> None:
+        if each.ref.kind not in OUTSIDE and _address(each.ref) not in found:
+            for below in each.inputs:
+                visit(below)
+            found[_address(each.ref)] = each
+
+    visit(lineage)
+    return found
 
 
 def _copy(manifest: Manifest, source: Store, target: Store) -> Iterator[int]:

@@ -7,10 +7,15 @@ from cyclopts import Parameter
 from flows.artifacts import overview, resolve_any, title
 from flows.console import print_result
 from flows.options import Common
+from pipelines.backends import one_line
 from pipelines.schema import KINDS, Manifest
 from pipelines.store import Store, Unreadable, existing_store
 
 ALL = Common()
+# Of one artifact that are told; there may be a million.
+MAX_PROBLEMS = 100
+# What comes of a spec or a summary that none of ours would be.
+_NOT_OURS = (ValueError, LookupError, TypeError, AttributeError, ArithmeticError)
 
 
 def ls(text: str = "", /, *, common: Annotated[Common, Parameter(name="*")] = ALL) -> None:
@@ -60,7 +65,7 @@ def verify(*refs: str, common: Annotated[Common, Parameter(name="*")] = ALL) -> 
     store = existing_store(common.store)
     chosen = [resolve_any(store, ref) for ref in refs]
     found = chosen or [each for kind in KINDS for each in store.survey(kind)]
-    problems = dict(_checked(each, store) for each in found)
+    problems = {name: _first(wrong) for name, wrong in (_checked(each, store) for each in found)}
     if common.json:
         print_result({"problems": problems}, as_json=True)
     else:
@@ -147,10 +152,18 @@ def _checked(found: Manifest | Unreadable, store: Store) -> tuple[str, list[str]
     return title(overview(found)), _problems(found, store)
 
 
+def _first(problems: list[str]) -> list[str]:
+    more = len(problems) - MAX_PROBLEMS
+    return problems if more <= 0 else [*problems[:MAX_PROBLEMS], f"and {more:,} more"]
+
+
 def _problems(manifest: Manifest, store: Store) -> list[str]:
     """Check hashes of any artifact; of a dataset also count its drawings again."""
-    if manifest.kind != "datasets":
-        return store.damaged(manifest)
-    from pipelines.verify import verify_dataset
+    try:
+        if manifest.kind != "datasets":
+            return store.damaged(manifest)
+        from pipelines.verify import verify_dataset
 
-    return verify_dataset(manifest, store)
+        return verify_dataset(manifest, store)
+    except _NOT_OURS as error:  # not our own: those that follow are to be checked as well
+        return [f"cannot be checked: {type(error).__name__}: {one_line(error)}"]

@@ -48,9 +48,10 @@ def gc(
         result = {name: _counted(value) for name, value in result.items()}
     print_result(result | {"deleted": sweep}, as_json=common.json)
     if found.unreadable:
+        what = "no artifact can go while" if found.is_blocked else "all others were looked at, but"
         raise RuntimeError(
-            f"no artifact can go while manifests are damaged: {', '.join(found.unreadable)}; "
-            "`sketchmill verify` says what to do"
+            f"{what} manifests are damaged: {', '.join(found.unreadable)}; `sketchmill verify` "
+            "says what to do"
         )
 
 

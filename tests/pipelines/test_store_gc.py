@@ -269,9 +269,20 @@ def test_collections_at_once_do_not_disturb_each_other(store):
     check_whole(store)
 
 
-def test_nothing_is_swept_while_a_manifest_cannot_be_read(store):
+def test_unreadable_manifest_that_nothing_needs_stops_no_collection_of_the_rest(store):
     chain = make_chain(store)
     make_chain(store, seed=1)
+    path = f"{chain['models'].prefix}/manifest.json"
+    store.put(path, store.get(path)[:-9])
+    garbage = Collector(store, grace=timedelta(0), keep_refs=1).collect(LATER)
+    assert set(garbage.artifacts) == {chain["datasets"].prefix, chain["samples"].prefix}
+    assert (garbage.unreadable, garbage.is_blocked) == ((path,), False)
+    assert store.size(path)
+
+
+def test_nothing_is_swept_while_a_manifest_that_is_needed_cannot_be_read(store):
+    make_chain(store)
+    chain = make_chain(store, seed=1)
     path = f"{chain['models'].prefix}/manifest.json"
     content = store.get(path)
     Collector(store, keep_refs=1).collect(LATER)
