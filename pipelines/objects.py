@@ -105,7 +105,9 @@ class Objects:
         """
         if (local := self._file(path)) is not None:
             created = _create_file(local, content)
-            self.sync([path])
+            # Whoever works beside may have deleted it: a collection another's mark, for one.
+            with contextlib.suppress(FileNotFoundError):
+                self.sync([path])
             return created
         try:
             whole(
