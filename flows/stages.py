@@ -67,17 +67,15 @@ def build(params: BuildParams) -> Manifest:
 
     check_runner(params)
     spec, source = dataset_work(params)
-    store = open_store(params.store)
-    with needing(store, [], "build"):
-        return build_dataset(
-            spec,
-            source,
-            store,
-            params.name,
-            beam_args=params.beam_args,
-            workers=params.workers,
-            progress=current(),
-        )
+    return build_dataset(
+        spec,
+        source,
+        open_store(params.store),
+        params.name,
+        beam_args=params.beam_args,
+        workers=params.workers,
+        progress=current(),
+    )
 
 
 def check_runner(params: BuildParams) -> None:

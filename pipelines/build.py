@@ -14,7 +14,8 @@ from importlib import metadata
 from pipelines.assemble import dataset_schema
 from pipelines.card import Described, describe, publish_files
 from pipelines.engine import runner_flags, runner_name
-from pipelines.jobs import Built, Job, Run, build_jobs, dataset_digest, source_inputs
+from pipelines.jobs import Built, Job, Run, build_jobs, dataset_digest, places, source_inputs
+from pipelines.leases import holding
 from pipelines.linked import class_jobs, link_parts
 from pipelines.official import cairo_version
 from pipelines.packing import num_shards
@@ -97,15 +98,17 @@ def build_dataset(
         return manifest
     run = Run(store=store, beam_args=beam_args, workers=workers, progress=progress)
     versions = library_versions() | {"runner": runner_name(flags) or "FnApiRunner"}
-    if spec.layout == "linked":
-        return _publish(job, store, _linked(job, run, versions), versions)
-    (built,) = build_jobs([job], run)
-    return _publish(job, store, _described(built), versions)
+    parts = class_jobs(job) if spec.layout == "linked" else []
+    # Nobody else needs what is half made, nor parts that are not linked yet.
+    with holding(store, places([job, *parts]), "build"):
+        if spec.layout == "linked":
+            return _publish(job, store, _linked(job, parts, run, versions), versions)
+        (built,) = build_jobs([job], run)
+        return _publish(job, store, _described(built), versions)
 
 
-def _linked(job: Job, run: Run, versions: dict[str, str]) -> Described:
+def _linked(job: Job, jobs: Sequence[Job], run: Run, versions: dict[str, str]) -> Described:
     """Build the classes that are missing, all in one graph, and link what there is of all."""
-    jobs = class_jobs(job)
     store = run.store
     found = [store.reuse("datasets", each.name, each.digest) for each in jobs]
     missing = [each for each, part in zip(jobs, found, strict=True) if part is None]

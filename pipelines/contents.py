@@ -3,6 +3,7 @@
 import hashlib
 from concurrent.futures import ThreadPoolExecutor
 
+from pipelines.errors import BusyError
 from pipelines.objects import Content, Objects, StoreError
 from pipelines.schema import MANIFEST_NAME, FileEntry, Manifest, artifact_digest
 
@@ -26,6 +27,7 @@ class Contents(Objects):
     def checked(self, path: str, size: int, sha256: str) -> Content:
         """Return an object's content; raise StoreError unless it has this size and SHA-256.
 
+        Raises BusyError if the whole artifact is gone: the same again can help.
         Every file of an artifact that work uses is read through here.
         """
         return self.surely(lambda: self._checked(path, size, sha256))
@@ -35,12 +37,18 @@ class Contents(Objects):
         try:
             content = self.view(path)
         except FileNotFoundError as error:
-            raise StoreError(f"{path} is missing: {remedy}") from error
+            raise self._missing(path) from error
         if len(content) != size:
             raise StoreError(f"{path} is damaged, {len(content)} bytes instead of {size}: {remedy}")
         if hashlib.sha256(content).hexdigest() != sha256:
             raise StoreError(f"{path} is damaged, it does not match its SHA-256: {remedy}")
         return content
+
+    def _missing(self, path: str) -> Exception:
+        prefix = "/".join(path.split("/")[:3])
+        if self.size(f"{prefix}/{MANIFEST_NAME}") is None:
+            return BusyError(f"{prefix} was deleted from {self.url} meanwhile: run it again")
+        return StoreError(f"{path} is missing: {self.remedy(path)}")
 
     def damaged(self, manifest: Manifest) -> list[str]:
         """Return what is wrong with an artifact after reading every byte of its files."""

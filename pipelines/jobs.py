@@ -124,6 +124,16 @@ def source_inputs(source: Source) -> tuple[InputRef, ...]:
     return (ref,)
 
 
+def places(jobs: Sequence[Job]) -> list[str]:
+    """Return what a lease on the building of jobs names: the datasets, and all their scratch."""
+    found: dict[str, None] = {}
+    for job in jobs:
+        units = _scan_units(job)
+        found |= dict.fromkeys([job.prefix, job.scratch])
+        found |= dict.fromkeys(unit.path.rpartition("/")[0] for unit in units)
+    return list(found)
+
+
 def build_jobs(jobs: Sequence[Job], run: Run) -> list[Built]:
     """Scan and build what is missing of all jobs, which differ in classes and files alone.
 

@@ -1,13 +1,33 @@
 """Leases: what running work needs or makes, so that no garbage collection takes it away.
 
-    running/<id>.json                       what one piece of work needs, renewed while it runs
-    sweeping/<kind>/<name>/<digest>.json    what a collection is about to delete, renewed likewise
+    running/<id>.json     what one piece of work needs, renewed while it runs
+    sweeping/<id>.json    what one collection is about to delete, renewed likewise
 
-A lease counts for LEASE_TTL after it was last written, a sweep for SWEEP_TTL, so those of killed
-processes end soon.
-Whoever takes a lease writes it first and looks for sweeps then; a collection announces its sweep
-first and looks for leases then. So one of the two sees the other, and work and sweep of the same
-artifact never overlap; it needs no more than reads that see what was written before.
+Both name artifacts, there or to be made, and folders of scratch. A lease counts for LEASE_TTL after
+it was last written, a sweep for SWEEP_TTL, so those of killed processes end soon.
+
+Something is needed if a lease, a pin or one of the last refs of its name names it, or what was made
+of it. Who works with something, or makes it needed:
+
+    1. writes a lease that names it
+    2. waits until no sweep that is announced names it
+    3. looks whether it is there: only what is found now is sure to stay
+    4. works, and writes manifests, refs and pins
+    5. deletes the lease
+
+A collection (pipelines.retention), of what it found to be unneeded:
+
+    1. announces the sweep of all that
+    2. reads the leases, then the pins, then the refs
+    3. deletes what none of them needs: the refs to it, its manifest, its files
+    4. takes the announcement back
+
+A lease that is written before the collection reads leases is seen there. One that is written later
+was written after the announcement, so its writer sees that, waits for the end, and looks. One that
+was deleted before has left what it was for in pins and refs, which are read later. So whatever is
+reported as made, kept or pinned stays, without a lock: all it needs of a store is that who reads
+sees what was written before. Each object has one writer, so collections at once do not end each
+other's sweeps. Nobody waits for a lease, and readers need none to see what is there.
 """
 
 import contextlib
@@ -16,8 +36,9 @@ import logging
 import threading
 import time
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 from pipelines.errors import BusyError
 from pipelines.objects import Objects, StoreError
@@ -26,7 +47,7 @@ LEASE_TTL = timedelta(hours=1)
 SWEEP_TTL = timedelta(minutes=5)
 # Many renewals may fail before either ends.
 RENEW_SEC = 60.0
-# A sweep of one artifact takes seconds; who comes across one waits so long for its end.
+# A sweep takes seconds; who comes across one waits so long for its end.
 _WAIT_SEC = 60.0
 _JOIN_SEC = 10.0
 
@@ -34,34 +55,30 @@ _log = logging.getLogger(__name__)
 
 
 @contextlib.contextmanager
-def holding(store: Objects, prefixes: Sequence[str], what: str) -> Iterator[None]:
-    """Keep artifacts, there or to be made, from being swept while the block runs.
+def holding(store: Objects, paths: Iterable[str], what: str) -> Iterator[None]:
+    """Keep things from being swept while the block runs, whether they are there or to be made.
 
-    prefixes: kind/name/digest; `what` is for people. Raises StoreError if one of the artifacts
-    is being swept and that does not end soon.
+    paths: artifacts as kind/name/digest, folders of scratch; `what` is for people. Raises BusyError
+    if one of them is being swept and that does not end soon. Look for them inside of the block.
     """
+    needs = list(dict.fromkeys(paths))
     began = datetime.now(UTC).isoformat(timespec="seconds")
-    lease = {"needs": list(prefixes), "what": what, "began": began}
-    path = f"running/{uuid.uuid4().hex}.json"
-    with renewed(store, path, json.dumps(lease).encode("ascii") + b"\n"):
-        for prefix in prefixes:
-            _wait_for_sweep(store, prefix)
+    lease = {"needs": needs, "what": what, "began": began}
+    with renewed(store, _new_path("running"), _to_bytes(lease)):
+        _wait_for_sweeps(store, needs)
         yield
 
 
 @contextlib.contextmanager
-def sweeping(store: Objects, prefix: str) -> Iterator[None]:
-    """Announce that an artifact is going to be swept; look for leases inside of the block."""
-    with renewed(store, _sweeping_path(prefix), b"{}\n"):
+def sweeping(store: Objects, paths: Iterable[str]) -> Iterator[None]:
+    """Announce that these are going to be swept; look for leases inside of the block."""
+    with renewed(store, _new_path("sweeping"), _to_bytes({"sweeps": list(paths)})):
         yield
 
 
 def leased(store: Objects, now: datetime) -> Iterator[str]:
-    """Yield the artifacts, as kind/name/digest, that running work needs or makes."""
-    for item in store.objects("running"):
-        if now - item.modified < LEASE_TTL:
-            with contextlib.suppress(FileNotFoundError):  # the work has ended since
-                yield from _needs(item.path, store.get(item.path))
+    """Yield what running work needs or makes: artifacts as kind/name/digest, folders of scratch."""
+    yield from _named(store, "running", "needs", now - LEASE_TTL)
 
 
 @contextlib.contextmanager
@@ -91,11 +108,32 @@ def renewed(
         store.delete(path)
 
 
-def _needs(path: str, content: bytes) -> list[str]:
+def is_within(path: str, folder: str) -> bool:
+    """Return whether a path is this folder or in it."""
+    return path == folder or path.startswith(f"{folder}/")
+
+
+def _named(store: Objects, folder: str, key: str, since: datetime) -> Iterator[str]:
+    """Yield what the objects of a folder name that were written since then."""
+    for item in store.objects(folder):
+        if item.modified > since:
+            with contextlib.suppress(FileNotFoundError):  # the work has ended
+                yield from _content(item.path, store.get(item.path), key)
+
+
+def _content(path: str, content: bytes, key: str) -> list[str]:
     try:
-        return json.loads(content)["needs"]
+        return json.loads(content)[key]
     except (ValueError, TypeError, KeyError) as error:
-        raise StoreError(f"lease {path} is damaged, delete it if no work runs: {error}") from error
+        raise StoreError(f"{path} is damaged, delete it if no work runs: {error}") from error
+
+
+def _to_bytes(content: dict[str, Any]) -> bytes:
+    return json.dumps(content).encode("ascii") + b"\n"
+
+
+def _new_path(folder: str) -> str:
+    return f"{folder}/{uuid.uuid4().hex}.json"
 
 
 def _put(store: Objects, path: str, content: bytes) -> None:
@@ -103,22 +141,14 @@ def _put(store: Objects, path: str, content: bytes) -> None:
     store.sync([path])
 
 
-def _wait_for_sweep(store: Objects, prefix: str) -> None:
+def _wait_for_sweeps(store: Objects, paths: Sequence[str]) -> None:
     deadline = time.monotonic() + _WAIT_SEC
-    while _is_swept(store, prefix):
+    while True:
+        since = datetime.now(UTC) - SWEEP_TTL
+        sweeps = set(_named(store, "sweeping", "sweeps", since))
+        swept = [path for path in sweeps if any(is_within(path, each) for each in paths)]
+        if not swept:
+            return
         if time.monotonic() > deadline:
-            raise BusyError(f"{prefix} is being swept by a garbage collection: run it again")
+            raise BusyError(f"{min(swept)} is being swept by a garbage collection: run it again")
         time.sleep(0.2)
-
-
-def _is_swept(store: Objects, prefix: str) -> bool:
-    path = _sweeping_path(prefix)
-    if store.size(path) is None:
-        return False
-    now = datetime.now(UTC)
-    found = (item for item in store.objects(path.rpartition("/")[0]) if item.path == path)
-    return any(now - item.modified < SWEEP_TTL for item in found)
-
-
-def _sweeping_path(prefix: str) -> str:
-    return f"sweeping/{prefix}.json"

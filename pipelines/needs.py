@@ -1,16 +1,16 @@
-"""What a store needs: the last refs of every name, pins, running work, and what those were made of.
+"""What a store needs: running work, pins, the last refs of every name, and what those were made of.
 
 pins/<kind>/<name>/<digest>.json    kept until unpinned
 """
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from datetime import datetime
 from typing import cast
 
 from pipelines.leases import leased
 from pipelines.schema import KINDS, Kind, Manifest, artifact_prefix
-from pipelines.store import Store
+from pipelines.store import Store, made_of
 
 _log = logging.getLogger(__name__)
 
@@ -29,11 +29,7 @@ class Needs:
 
     def learn(self, manifest: Manifest) -> None:
         """Remember what an artifact was made of."""
-        self._inputs[manifest.kind, manifest.digest] = [
-            artifact_prefix(ref.kind, ref.name, ref.digest)
-            for ref in manifest.inputs
-            if ref.kind in KINDS
-        ]
+        self._inputs[manifest.kind, manifest.digest] = made_of(manifest)
 
     def learn_unreadable(self, prefix: str) -> None:
         """Take an artifact as made of nothing: who asks must not sweep what it may be made of."""
@@ -42,7 +38,13 @@ class Needs:
 
     def now(self, now: datetime) -> set[Address]:
         """Return what roots lead to at this moment."""
-        waiting = [*self._last_refs(), *self._pinned(), *leased(self._store, now)]
+        # In the order in which need moves on: see pipelines.leases.
+        found = [path for path in leased(self._store, now) if path.split("/")[0] in KINDS]
+        return self.lineage([*found, *self._pinned(), *self._last_refs()])
+
+    def lineage(self, prefixes: Iterable[str]) -> set[Address]:
+        """Return these artifacts, what they were made of, and so on."""
+        waiting = list(prefixes)
         needed: set[Address] = set()
         while waiting:
             kind, name, digest = _parts(waiting.pop())

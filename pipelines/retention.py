@@ -4,22 +4,22 @@
 
 What nothing needs (pipelines.needs) is condemned, and swept once it has stayed condemned for the
 grace period. Scratch, unfinished artifacts and files that no manifest names are swept by their
-age. Everything is looked at once more right before it is deleted, an artifact after its sweep
-was announced (pipelines.leases), so work that begins meanwhile is safe; what a live lease names
-is never touched, whatever the grace period. While a manifest that is needed cannot be read, no
-artifact is swept: it may be made of any.
+age. Everything is looked at once more right before it is deleted, after its sweep was announced:
+pipelines.leases says in which order, so that work that begins meanwhile is safe. What a live lease
+names is never touched, whatever the grace period. While a manifest that is needed cannot be
+read, no artifact is swept: it may be made of any.
 """
 
 import contextlib
 import json
 import logging
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import cast
 
-from pipelines.leases import LEASE_TTL, holding, leased, sweeping
+from pipelines.leases import LEASE_TTL, holding, is_within, leased, sweeping
 from pipelines.needs import Needs
 from pipelines.objects import ObjectInfo, check_path
 from pipelines.schema import KINDS, MANIFEST_NAME, Kind, Manifest, artifact_prefix
@@ -84,7 +84,9 @@ class Collector:
         kept = {p for p, m in artifacts.items() if is_blocked or (m.kind, m.digest) in needed}
         since = {item.path: item.modified for item in self.store.objects("condemned")}
         unneeded = [prefix for prefix in artifacts if prefix not in kept]
-        due = [p for p in unneeded if now - since.get(_mark(p), now) >= self.grace]
+        young = [p for p in unneeded if now - since.get(_mark(p), now) < self.grace]
+        staying = self._needs.lineage(young)  # which somebody may need again
+        due = [p for p in unneeded if (artifacts[p].kind, artifacts[p].digest) not in staying]
         loose = list(self._loose_objects(artifacts, unreadable, now))
         swept = sum(item.bytes for prefix in due for item in self.store.objects(prefix))
         return Garbage(
@@ -112,39 +114,43 @@ class Collector:
                     self.store.delete(_mark(prefix))
             for prefix in garbage.condemned:
                 self.store.create(_mark(prefix), b"{}\n")
-        for prefix in garbage.artifacts:
-            self._sweep(prefix, now)
-        for folder, paths in _by_folder(garbage.objects).items():
-            self._sweep_loose(folder, paths, now)
+        self._sweep(garbage.artifacts, now)
+        self._sweep_loose(_by_folder(garbage.objects), now)
         self._sweep_partial_files(now)
         return garbage
 
-    def _sweep(self, prefix: str, now: datetime) -> None:
-        """Delete an artifact unless something has begun to need it since the plan."""
-        kind, name, digest = cast(tuple[Kind, str, str], tuple(prefix.split("/")))
-        with sweeping(self.store, prefix):
-            if (kind, digest) in self._needs.now(now):
-                _log.info("%s is needed again: kept", prefix)
-                return
-            for path in self.store.ref_entries(kind, name):
-                if self.store.ref_digest(path) == digest:
-                    self.store.delete(path)
-            self.store.delete(f"{prefix}/{MANIFEST_NAME}")
-            for item in list(self.store.objects(prefix)):
-                self.store.delete(item.path)
-            self.store.delete(_mark(prefix))
-
-    def _sweep_loose(self, folder: str, paths: Sequence[str], now: datetime) -> None:
-        """Delete planned objects of one folder unless it has come to life since."""
-        artifact = folder.removeprefix(_STAGING).replace(".", "/")
-        if artifact.split("/")[0] not in KINDS:
-            self._delete_old(folder, paths, now)
+    def _sweep(self, prefixes: Sequence[str], now: datetime) -> None:
+        """Delete artifacts unless something has begun to need them since the plan."""
+        if not prefixes:
             return
-        with sweeping(self.store, artifact):
-            if artifact in set(leased(self.store, now)):
-                _log.info("%s is being made: kept", artifact)
-                return
-            self._delete_old(folder, paths, now)
+        with sweeping(self.store, prefixes):
+            needed = self._needs.now(now)
+            for prefix in reversed(prefixes):  # most of them before what they were made of
+                kind, name, digest = cast(tuple[Kind, str, str], tuple(prefix.split("/")))
+                if (kind, digest) in needed:
+                    _log.info("%s is needed again: kept", prefix)
+                else:
+                    self._delete(kind, name, digest)
+
+    def _delete(self, kind: Kind, name: str, digest: str) -> None:
+        prefix = artifact_prefix(kind, name, digest)
+        for path in self.store.ref_entries(kind, name):
+            if self.store.ref_digest(path) == digest:
+                self.store.delete(path)
+        self.store.delete(f"{prefix}/{MANIFEST_NAME}")
+        for item in list(self.store.objects(prefix)):
+            self.store.delete(item.path)
+        self.store.delete(_mark(prefix))
+
+    def _sweep_loose(self, folders: Mapping[str, Sequence[str]], now: datetime) -> None:
+        """Delete planned objects by folder unless one has come to life since."""
+        if not folders:
+            return
+        with sweeping(self.store, map(_owner, folders)):
+            in_use = set(leased(self.store, now))
+            for folder, paths in folders.items():
+                if not _is_in_use(folder, in_use):
+                    self._delete_old(folder, paths, now)
 
     def _delete_old(self, folder: str, paths: Sequence[str], now: datetime) -> None:
         """Delete these objects if the folder's are still as old, and none has got a manifest."""
@@ -163,11 +169,12 @@ class Collector:
         self, artifacts: dict[str, Manifest], unreadable: Iterable[Unreadable], now: datetime
     ) -> Iterator[ObjectInfo]:
         closed = {each.path.rpartition("/")[0] for each in unreadable}
+        in_use = set(leased(self.store, now))
         for root in (*_FLAGS, "attempts", *KINDS):
             before = self._before(root, now)
             found = {item.path: item for item in self.store.objects(root)}
             for folder, paths in _by_folder(found).items():
-                if folder not in closed:
+                if folder not in closed and not _is_in_use(folder, in_use):
                     items = [found[path] for path in paths]
                     yield from _loose_in(folder, items, artifacts.get(folder), before)
 
@@ -193,9 +200,12 @@ class Collector:
 
 
 def pin(store: Store, manifest: Manifest, reason: str) -> None:
-    """Keep an artifact and what it was made of, whatever refs say."""
+    """Keep an artifact and what it was made of, whatever refs say.
+
+    Raises BusyError if it is deleted at the same time.
+    """
     path = f"pins/{manifest.prefix}.json"
-    with holding(store, [manifest.prefix], "pin"):
+    with needing(store, [manifest], "pin"):
         store.put(path, json.dumps({"reason": reason}).encode("ascii") + b"\n")
         store.sync([path])
 
@@ -215,15 +225,30 @@ def pins(store: Store) -> dict[str, str]:
     return found
 
 
-def needing(
-    store: Store, manifests: Sequence[Manifest], what: str
-) -> contextlib.AbstractContextManager[None]:
-    """Keep these artifacts from being swept while the block runs; `what` is for people."""
-    return holding(store, [manifest.prefix for manifest in manifests], what)
+@contextlib.contextmanager
+def needing(store: Store, manifests: Sequence[Manifest], what: str) -> Iterator[None]:
+    """Keep these artifacts from being swept while the block runs; `what` is for people.
+
+    Raises BusyError if one was deleted before.
+    """
+    with holding(store, [manifest.prefix for manifest in manifests], what):
+        for manifest in manifests:
+            store.check_there(manifest)
+        yield
 
 
 def _mark(prefix: str) -> str:
     return f"condemned/{prefix}.json"
+
+
+def _owner(folder: str) -> str:
+    """Return what a lease names that keeps a folder: itself, or the artifact staged in it."""
+    staged = folder.removeprefix(_STAGING)
+    return folder if staged == folder else staged.replace(".", "/")
+
+
+def _is_in_use(folder: str, leases: set[str]) -> bool:
+    return any(is_within(_owner(folder), path) for path in leases)
 
 
 def _by_folder(paths: Iterable[str]) -> dict[str, list[str]]:

@@ -12,6 +12,7 @@ place nobody reads. There is no lock, no rename, no compare-and-swap.
 
 import logging
 from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 from pipelines import staging
@@ -22,6 +23,7 @@ from pipelines.leases import holding
 from pipelines.objects import AbsentError, ObjectInfo, StoreError, check_path
 from pipelines.refs import Refs, check_kind
 from pipelines.schema import (
+    KINDS,
     MANIFEST_NAME,
     Kind,
     Manifest,
@@ -88,12 +90,14 @@ class Store(Contents, Refs):
 
         Every file must have been put under `manifest.prefix` before. Returns the manifest that
         is in the store, which is another publisher's if that one came first. Raises StoreError
-        if a file is missing or is not as its entry says, or its name is not allowed.
+        if a file is not as its entry says or its name is not allowed, BusyError if one is missing.
 
         Only for files that are the same bytes whoever makes them; else use `publish_files`.
         """
-        published = self.complete(manifest)
-        self.add_ref(published.kind, published.name, published.digest)
+        check_file_names(manifest)
+        with self._making(manifest):
+            published = self._make_visible(manifest)
+            self.add_ref(published.kind, published.name, published.digest)
         return published
 
     def publish_files(self, manifest: Manifest, files: Mapping[str, bytes]) -> Manifest:
@@ -104,31 +108,43 @@ class Store(Contents, Refs):
         replaced, never mixed. Use no `put` under `manifest.prefix` beside it. `files` has the
         content of every entry of the manifest. Returns the manifest that is in the store.
         """
-        published = self.complete_files(manifest, files)
-        self.add_ref(published.kind, published.name, published.digest)
+        with self._making(manifest):
+            published = self._complete_files(manifest, files)
+            self.add_ref(published.kind, published.name, published.digest)
         return published
 
     def complete_files(self, manifest: Manifest, files: Mapping[str, bytes]) -> Manifest:
         """Do what `publish_files` does, without making the artifact the latest of its name."""
-        if files.keys() != {entry.path for entry in manifest.files}:
-            raise ValueError(f"{manifest.prefix}: the manifest's entries are not the files given")
-        check_file_names(manifest)
-        with holding(self, [manifest.prefix], "publish"):
-            for _ in range(_MAX_CHOICES):
-                if self.find(manifest.kind, manifest.name, manifest.digest):
-                    break
-                self._publish_chosen(manifest, files)
-            staging.clear(self, manifest)
-            published = self.find(manifest.kind, manifest.name, manifest.digest)
-        if published is None:
-            raise BusyError(f"{manifest.prefix} was deleted while it was published: run it again")
-        return published
+        with self._making(manifest):
+            return self._complete_files(manifest, files)
 
     def complete(self, manifest: Manifest) -> Manifest:
         """Do what `publish` does, without making the artifact the latest of its name."""
         check_file_names(manifest)
-        with holding(self, [manifest.prefix], "publish"):
+        with self._making(manifest):
             return self._make_visible(manifest)
+
+    def check_there(self, manifest: Manifest) -> None:
+        """Raise BusyError if an artifact that was there has been deleted since."""
+        if self.size(f"{manifest.prefix}/{MANIFEST_NAME}") is None:
+            raise BusyError(
+                f"{manifest.prefix} was deleted from {self.url} meanwhile: run it again"
+            )
+
+    def _making(self, manifest: Manifest) -> AbstractContextManager[None]:
+        """Return the lease of a publication; it ends once the ref is written, not before."""
+        return holding(self, [manifest.prefix, *made_of(manifest)], "publish")
+
+    def _complete_files(self, manifest: Manifest, files: Mapping[str, bytes]) -> Manifest:
+        if files.keys() != {entry.path for entry in manifest.files}:
+            raise ValueError(f"{manifest.prefix}: the manifest's entries are not the files given")
+        check_file_names(manifest)
+        for _ in range(_MAX_CHOICES):
+            if self.find(manifest.kind, manifest.name, manifest.digest):
+                break
+            self._publish_chosen(manifest, files)
+        staging.clear(self, manifest)
+        return self._visible(manifest)
 
     def _publish_chosen(self, manifest: Manifest, files: Mapping[str, bytes]) -> None:
         """Publish the candidate that was chosen, if there is one to be had."""
@@ -149,6 +165,9 @@ class Store(Contents, Refs):
     def _make_visible(self, manifest: Manifest) -> Manifest:
         self._check_files(manifest)
         self.create(f"{manifest.prefix}/{MANIFEST_NAME}", manifest_to_json(manifest))
+        return self._visible(manifest)
+
+    def _visible(self, manifest: Manifest) -> Manifest:
         published = self.find(manifest.kind, manifest.name, manifest.digest)
         if published is None:
             raise BusyError(f"{manifest.prefix} was deleted while it was published: run it again")
@@ -227,6 +246,11 @@ class Store(Contents, Refs):
         sizes = {item.path: item.bytes for item in self.objects(manifest.prefix)}
         for entry in manifest.files:
             size = sizes.get(f"{manifest.prefix}/{entry.path}")
+            if size is None:
+                raise BusyError(
+                    f"cannot publish {manifest.prefix}: {entry.path} is missing; if a garbage "
+                    "collection took it, run it again"
+                )
             if size != entry.bytes:
                 raise StoreError(
                     f"cannot publish {manifest.prefix}: {entry.path} should have {entry.bytes} "
@@ -258,6 +282,15 @@ def existing_store(url: str) -> Store:
     if root is not None and not root.is_dir():
         raise AbsentError(f"there is no store at {root}: `sketchmill build` makes one")
     return open_store(url)
+
+
+def made_of(manifest: Manifest) -> list[str]:
+    """Return the artifacts, as kind/name/digest, that an artifact was made of directly."""
+    return [
+        artifact_prefix(ref.kind, ref.name, ref.digest)
+        for ref in manifest.inputs
+        if ref.kind in KINDS
+    ]
 
 
 def check_file_names(manifest: Manifest) -> None:

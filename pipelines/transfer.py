@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
+from pipelines.held import reading
 from pipelines.leases import holding
 from pipelines.provenance import OUTSIDE, Lineage, trace
 from pipelines.schema import FileEntry, InputRef, Manifest, artifact_digest
@@ -40,8 +41,22 @@ def copy_artifact(
 
     The artifact becomes the latest of its name in the target; an input only if it is the first
     of its name. Raises StoreError if a file of the source is damaged; no byte of that file is
-    then in the target.
+    then in the target; BusyError if a garbage collection takes it from the source.
     """
+    with reading(source, [manifest], "copy"):
+        try:
+            return _copy_lineage(manifest, source, target, progress)
+        except FileNotFoundError:
+            source.check_there(manifest)
+            raise
+
+
+def _copy_lineage(
+    manifest: Manifest,
+    source: Store,
+    target: Store,
+    progress: Callable[[str, int, int, str], None] | None,
+) -> Transfer:
     lineage = _inputs_first(trace(manifest, source))
     wanted = [found.manifest for found in lineage.values() if found.manifest]
     for each in wanted:
