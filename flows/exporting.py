@@ -13,9 +13,9 @@ from flows.lookup import where
 from flows.options import DEFAULT_STORE
 from flows.progress import current
 from flows.stages import parent
+from pipelines.held import held_store
 from pipelines.objects import AbsentError
 from pipelines.printable import printable
-from pipelines.retention import needing
 from pipelines.schema import InputRef, Kind, Manifest
 from pipelines.store import Store, StoreError, existing_store
 
@@ -110,9 +110,8 @@ def plan_export(params: ExportParams) -> Mapping[str, Any]:
 
 def work_export(params: ExportParams) -> Mapping[str, Any]:
     """Audit, check, export; return the export's digest, place and counts."""
-    store = existing_store(params.store)
-    dataset = find_exportable(store, params.ref)
-    with needing(store, [dataset], "export"):
+    with held_store(params.store, "export") as store:
+        dataset = find_exportable(store, params.ref)
         return _work_export(params, dataset, store)
 
 
@@ -211,9 +210,8 @@ def work_export_part(params: ExportParams, part: int, parts: int) -> Mapping[str
     """Make one machine's part of an export's files; publish nothing."""
     from pipelines.export.parts import export_part
 
-    store = existing_store(params.store)
-    dataset = find_exportable(store, params.ref)
-    with needing(store, [dataset], "export"):
+    with held_store(params.store, "export") as store:
+        dataset = find_exportable(store, params.ref)
         audit = audit_for_export(params, dataset, store)
         made = export_part(
             dataset,
@@ -232,9 +230,8 @@ def work_export_range(params: ExportParams, first: int, last: int) -> Mapping[st
     """Make some of an export's files; publish if they were the last that were missing."""
     from pipelines.export.parts import export_range
 
-    store = existing_store(params.store)
-    dataset = find_exportable(store, params.ref)
-    with needing(store, [dataset], "export"):
+    with held_store(params.store, "export") as store:
+        dataset = find_exportable(store, params.ref)
         audit = audit_for_export(params, dataset, store)
         missing, export = export_range(
             dataset,
@@ -261,9 +258,8 @@ def work_audited_report(params: ExportParams, *, per_class: int) -> Manifest:
     """
     from model.audit.gate import require_passed
 
-    store = existing_store(params.store)
-    samples = find_exportable(store, params.ref)
-    with needing(store, [samples], "report"):
+    with held_store(params.store, "report") as store:
+        samples = find_exportable(store, params.ref)
         audit = audit_for_export(params, samples, store)
         if audit is None:
             raise ValueError(f"{params.ref} is no samples dataset: nothing to audit")

@@ -1,5 +1,6 @@
 """The flow that keeps a store in order: garbage is swept and every file read now and then."""
 
+import contextlib
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -8,6 +9,8 @@ from prefect import flow, get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 
 from flows.launcher import end_with_worker
+from pipelines.errors import BusyError
+from pipelines.held import check_held
 from pipelines.retention import Collector
 from pipelines.schema import KINDS, Manifest
 from pipelines.store import Store, open_store
@@ -58,8 +61,10 @@ def damaged_today(store: Store, percent: float, day: int) -> Iterator[Manifest]:
     """Yield the damaged artifacts of one day's part: each is read once in 100 / percent days."""
     for kind in KINDS:
         for manifest in store.manifests(kind):
-            if is_due(manifest.digest, percent, day) and store.damaged(manifest):
-                yield manifest
+            if is_due(manifest.digest, percent, day):
+                with contextlib.suppress(BusyError):  # a garbage collection has taken it
+                    if check_held(manifest, store, store.damaged):
+                        yield manifest
 
 
 def is_due(digest: str, percent: float, day: int) -> bool:

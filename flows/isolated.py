@@ -4,8 +4,8 @@
 
 The parameters come on standard input: command lines are for everybody to read. The child never talks to Prefect: it writes progress as JSON lines on standard output, and as its
 last line the result. A cancelled or killed flow ends it through the guard, its memory goes with
-it, and a server that is down does not disturb it. While it works, a lease in the store keeps its
-inputs from garbage collection.
+it, and a server that is down does not disturb it. While it works, leases in the store keep its
+inputs from garbage collection (pipelines.held).
 """
 
 import dataclasses
@@ -23,10 +23,12 @@ from flows.launcher import ChildError, launch
 from flows.params import BuildParams, ReportParams, SampleParams, TrainParams
 from flows.parts import ExportPartParams, ShardsParams
 from pipelines.backends import one_line
-from pipelines.errors import INPUT_ERRORS, FinalError
+from pipelines.errors import INPUT_ERRORS, BusyError, FinalError
+from pipelines.held import held_store
+from pipelines.leases import holding
 from pipelines.printable import shown, shown_trace
-from pipelines.schema import Kind, Manifest
-from pipelines.store import Store, open_store
+from pipelines.schema import Manifest
+from pipelines.store import open_store
 
 # What the command line says too: the input is wrong, trying again cannot help.
 BAD_INPUT_CODE = 2
@@ -39,11 +41,10 @@ MISTAKES = (LookupError, TypeError, AttributeError, AssertionError)
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """What a child can do: the parameters it takes, what does it, and which inputs it needs."""
+    """What a child can do: the parameters it takes, and what does it."""
 
     params: type
     work: Callable[[Any], Mapping[str, Any]]
-    inputs: Mapping[str, Kind] = dataclasses.field(default_factory=dict)
 
 
 def run_isolated(
@@ -90,7 +91,7 @@ def main(arguments: Sequence[str]) -> int:
     job = jobs()[arguments[0]]
     params = from_json(job.params, json.load(sys.stdin))
     try:
-        with showing(_print_progress), _needing_inputs(job, params):
+        with showing(_print_progress):
             result = job.work(params)
     except INPUT_ERRORS as error:
         sys.stderr.write(f"{type(error).__name__}: {one_line(error)}\n")
@@ -115,23 +116,11 @@ def jobs() -> dict[str, Job]:
 
     return {
         "build": Job(BuildParams, lambda params: published(params.store, stages.build(params))),
-        "train": Job(
-            TrainParams,
-            lambda params: published(params.store, stages.train(params)),
-            {"dataset": "datasets"},
-        ),
-        "report": Job(
-            ReportParams,
-            lambda params: published(params.store, stages.report(params)),
-            {"samples": "samples"},
-        ),
+        "train": Job(TrainParams, lambda params: published(params.store, stages.train(params))),
+        "report": Job(ReportParams, lambda params: published(params.store, stages.report(params))),
         "plan-sample": Job(SampleParams, _plan_sample),
         "sample-shards": Job(ShardsParams, _sample_shards),
-        "sample": Job(
-            SampleParams,
-            lambda params: published(params.store, stages.sample(params)),
-            {"model": "models"},
-        ),
+        "sample": Job(SampleParams, lambda params: published(params.store, stages.sample(params))),
         "audit": Job(ExportParams, _audit),
         "export-part": Job(ExportPartParams, _export_part),
         "export": Job(ExportParams, _export),
@@ -139,11 +128,15 @@ def jobs() -> dict[str, Job]:
 
 
 def published(url: str, manifest: Manifest) -> dict[str, Any]:
-    """Return what a flow shows of an artifact; make it the latest of its name."""
+    """Return what a flow shows of an artifact; make it the latest of its name.
+
+    Raises BusyError if it has been deleted.
+    """
     from flows.lookup import where
 
     store = open_store(url)
-    store.add_ref(manifest.kind, manifest.name, manifest.digest)
+    if store.reuse(manifest.kind, manifest.name, manifest.digest) is None:
+        raise BusyError(f"{manifest.prefix} was deleted from {url} meanwhile: run it again")
     return {
         "kind": manifest.kind,
         "name": manifest.name,
@@ -173,9 +166,12 @@ def _tuples(value: Any) -> Any:
 def _plan_sample(params: SampleParams) -> dict[str, Any]:
     """Return how many shards there are, how many the store lacks, and ranges that hold these."""
     from flows.ranges import ranges_of
+    from flows.stages import sample_spec
     from model.sampling.bulk import missing_shards
 
-    store, model, spec = _sample_work(params)
+    store = open_store(params.store)
+    model = store.resolve("models", params.model)
+    spec = sample_spec(params, model)
     missing = missing_shards(spec, model, store, params.name)
     return {
         "shards": spec.num_shards,
@@ -186,76 +182,50 @@ def _plan_sample(params: SampleParams) -> dict[str, Any]:
 
 def _sample_shards(params: ShardsParams) -> dict[str, Any]:
     from flows.progress import current
-    from model.sampling.bulk import make_shards
-    from pipelines.retention import needing
-
-    store, model, spec = _sample_work(params.sample)
-    wanted = range(params.start, params.stop)
-    with needing(store, [model], "sample"):
-        make_shards(
-            spec,
-            model,
-            store,
-            params.sample.name,
-            shards=wanted,
-            processes=params.sample.processes,
-            progress=current(),
-        )
-    return {"shards": len(wanted)}
-
-
-def _sample_work(params: SampleParams) -> tuple[Store, Manifest, Any]:
     from flows.stages import sample_spec
+    from model.sampling.bulk import make_shards, samples_prefix
 
-    store = open_store(params.store)
-    model = store.resolve("models", params.model)
-    return store, model, sample_spec(params, model)
+    wanted, sample = range(params.start, params.stop), params.sample
+    with held_store(sample.store, "sample") as store:
+        model = store.resolve("models", sample.model)
+        spec = sample_spec(sample, model)
+        with holding(store, [samples_prefix(spec, model, sample.name)], "sample"):
+            make_shards(
+                spec,
+                model,
+                store,
+                sample.name,
+                shards=wanted,
+                processes=sample.processes,
+                progress=current(),
+            )
+    return {"shards": len(wanted)}
 
 
 def _audit(params: ExportParams) -> dict[str, Any]:
     """Audit samples, check the gate and draw the page, where there is torch."""
-    from flows.exporting import find_exportable, work_audited_report
-    from pipelines.retention import needing
+    from flows.exporting import work_audited_report
 
-    store = open_store(params.store)
-    with needing(store, [find_exportable(store, params.ref)], "audit"):
-        return published(params.store, work_audited_report(params, per_class=8))
+    return published(params.store, work_audited_report(params, per_class=8))
 
 
 def _export_part(params: ExportPartParams) -> dict[str, Any]:
-    from flows.exporting import find_exportable, work_export_part
-    from pipelines.retention import needing
+    from flows.exporting import work_export_part
 
-    store = open_store(params.export.store)
-    with needing(store, [find_exportable(store, params.export.ref)], "export"):
-        return dict(work_export_part(params.export, params.part, params.parts))
+    return dict(work_export_part(params.export, params.part, params.parts))
 
 
 def _export(params: ExportParams) -> dict[str, Any]:
-    from flows.exporting import find_exportable, work_export
-    from pipelines.retention import needing
+    from flows.exporting import work_export
 
-    store = open_store(params.store)
-    with needing(store, [find_exportable(store, params.ref)], "export"):
-        done = dict(work_export(params))
+    done = dict(work_export(params))
     if params.out:
         return done
-    manifest = store.find("exports", done["name"], done["export"])
-    assert manifest is not None
-    return published(params.store, manifest)
-
-
-def _needing_inputs(job: Job, params: Any):
-    """Return the lease on a job's inputs."""
-    from contextlib import nullcontext
-
-    from pipelines.retention import needing
-
-    if not job.inputs:
-        return nullcontext()
     store = open_store(params.store)
-    needed = [store.resolve(kind, getattr(params, name)) for name, kind in job.inputs.items()]
-    return needing(store, needed, type(params).__name__)
+    manifest = store.find("exports", done["name"], done["export"])
+    if manifest is None:
+        raise BusyError(f"export {done['name']} was deleted from {store.url}: run it again")
+    return published(params.store, manifest)
 
 
 def _shown(summary: Mapping[str, Any]) -> dict[str, Any]:

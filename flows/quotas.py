@@ -11,8 +11,9 @@ from flows.options import DEFAULT_STORE
 from flows.progress import current
 from flows.stages import guidance, parent
 from pipelines.catalogue import resolve_names
+from pipelines.held import held_store
 from pipelines.schema import Manifest
-from pipelines.store import existing_store
+from pipelines.store import Store, existing_store
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +58,7 @@ def plan_quota(params: QuotaParams) -> Mapping[str, Any]:
     from pipelines.schema import artifact_digest
 
     store = existing_store(params.store)
-    spec, sources = _work(params)
+    spec, sources = _work(params, store)
     _gate(params)
     digest = artifact_digest("samples", spec.to_json(), sources.inputs())
     name = params.name or sources.model.name
@@ -69,18 +70,17 @@ def work_quota(params: QuotaParams) -> Mapping[str, Any]:
     """Draw and return the digest, with accepted and rejected by reason."""
     from model.audit.quota import fill_quotas
 
-    spec, sources = _work(params)
-    store = existing_store(params.store)
-    name = params.name or sources.model.name
-    made = fill_quotas(
-        spec,
-        sources,
-        store,
-        name,
-        gate=_gate(params),
-        processes=params.processes,
-        progress=current(),
-    )
+    with held_store(params.store, "quota") as store:
+        spec, sources = _work(params, store)
+        made = fill_quotas(
+            spec,
+            sources,
+            store,
+            params.name or sources.model.name,
+            gate=_gate(params),
+            processes=params.processes,
+            progress=current(),
+        )
     rejected: dict[str, int] = {}
     for reasons in made.summary["rejected"].values():
         for reason, count in reasons.items():
@@ -99,9 +99,9 @@ def work_reproduce(store_url: str, ref: str, row: int) -> Mapping[str, Any]:
     """Draw one row again; raise RuntimeError if a pixel differs."""
     from model.audit.reproduce import reproduce
 
-    store = existing_store(store_url)
-    samples = find_exportable(store, ref if "/" in ref else f"samples/{ref}")
-    found = reproduce(samples, store, row=row)
+    with held_store(store_url, "reproduce") as store:
+        samples = find_exportable(store, ref if "/" in ref else f"samples/{ref}")
+        found = reproduce(samples, store, row=row)
     recipe = found.recipe
     if not found.is_equal:
         pixels = int((recipe.image != found.image).sum())
@@ -126,11 +126,10 @@ def _gate(params: QuotaParams):
     return read_gate(Path(params.gate)) if params.gate else ()
 
 
-def _work(params: QuotaParams):
+def _work(params: QuotaParams, store: Store):
     from model.audit.filters import Filters, read_filters
     from model.audit.quota import QuotaSpec, Sources
 
-    store = existing_store(params.store)
     model = store.resolve("models", params.model)
     filters = read_filters(Path(params.filters)) if params.filters else Filters()
     judge = store.resolve("models", params.judge) if params.judge else None

@@ -1,7 +1,7 @@
 """The stages as plain functions: parameters in, manifest out; no Prefect here.
 
 Each resolves its parameters to a spec and asks the library, which answers at once if the store
-has the result. While it works, a lease keeps its inputs and scratch from garbage collection.
+has the result. While it works, what it resolves is leased (pipelines.held), as is what it makes.
 Heavy libraries are imported in the stage that needs them.
 """
 
@@ -18,9 +18,10 @@ from flows.counts import read_counts
 from flows.params import BuildParams, ReportParams, SampleParams, TrainParams
 from flows.progress import current
 from pipelines.catalogue import ALL, resolve_names
-from pipelines.retention import needing
+from pipelines.held import held_store
+from pipelines.leases import holding
 from pipelines.schema import Kind, Manifest, check_slug
-from pipelines.store import Store, existing_store, open_store
+from pipelines.store import Store, open_store
 
 # Of a source's classes in an error.
 SHOWN_NAMES = 25
@@ -138,9 +139,8 @@ def train(params: TrainParams) -> Manifest:
     """Train the model in processes of their own."""
     from model.launch import train_in_processes
 
-    store = existing_store(params.store)
-    dataset = store.resolve("datasets", params.dataset)
-    with needing(store, [dataset], "train"):
+    with held_store(params.store, "train") as store:
+        dataset = store.resolve("datasets", params.dataset)
         return train_in_processes(
             train_spec(params, dataset),
             dataset,
@@ -210,9 +210,8 @@ def sample(params: SampleParams) -> Manifest:
     """Draw new drawings."""
     from model.sampling.bulk import sample_dataset
 
-    store = existing_store(params.store)
-    model = store.resolve("models", params.model)
-    with needing(store, [model], "sample"):
+    with held_store(params.store, "sample") as store:
+        model = store.resolve("models", params.model)
         return sample_dataset(
             sample_spec(params, model),
             model,
@@ -271,31 +270,36 @@ def sample_range(params: SampleParams, first: int, last: int) -> dict[str, Any]:
     first, last: shards of the plan, both included. Machines that share nothing but the store
     take ranges of their own. Raises ValueError if there are no such shards.
     """
-    from model.sampling.bulk import make_shards, missing_shards, publish_samples
+    from model.sampling.bulk import (
+        make_shards,
+        missing_shards,
+        publish_samples,
+        samples_prefix,
+    )
     from model.sampling.spec import samples_digest
 
-    store = existing_store(params.store)
-    model = store.resolve("models", params.model)
-    spec = sample_spec(params, model)
-    if not 0 <= first <= last < spec.num_shards:
-        raise ValueError(
-            f"--shards {first}-{last}: the plan has the shards 0-{spec.num_shards - 1}"
-        )
-    digest = samples_digest(spec, model)
-    with needing(store, [model], "sample"):
-        if not store.reuse("samples", params.name, digest):
-            make_shards(
-                spec,
-                model,
-                store,
-                params.name,
-                shards=range(first, last + 1),
-                processes=params.processes,
-                progress=current(),
+    with held_store(params.store, "sample") as store:
+        model = store.resolve("models", params.model)
+        spec = sample_spec(params, model)
+        if not 0 <= first <= last < spec.num_shards:
+            raise ValueError(
+                f"--shards {first}-{last}: the plan has the shards 0-{spec.num_shards - 1}"
             )
-        missing = len(missing_shards(spec, model, store, params.name))
-        if not missing:
-            publish_samples(spec, model, store, params.name)
+        digest = samples_digest(spec, model)
+        with holding(store, [samples_prefix(spec, model, params.name)], "sample"):
+            if not store.reuse("samples", params.name, digest):
+                make_shards(
+                    spec,
+                    model,
+                    store,
+                    params.name,
+                    shards=range(first, last + 1),
+                    processes=params.processes,
+                    progress=current(),
+                )
+            missing = len(missing_shards(spec, model, store, params.name))
+            if not missing:
+                publish_samples(spec, model, store, params.name)
     return {
         "samples": digest,
         "name": params.name,
@@ -309,12 +313,11 @@ def report(params: ReportParams) -> Manifest:
     """Draw the report of a samples dataset, its model and that model's dataset."""
     from model.report.page import make_report
 
-    store = existing_store(params.store)
-    samples = store.resolve("samples", params.samples)
-    model = parent(store, samples, "model")
-    dataset = parent(store, model, "dataset")
-    current()("report", 0, 1, "drawing")
-    with needing(store, [samples], "report"):
+    with held_store(params.store, "report") as store:
+        samples = store.resolve("samples", params.samples)
+        model = parent(store, samples, "model")
+        dataset = parent(store, model, "dataset")
+        current()("report", 0, 1, "drawing")
         made = make_report(
             dataset, model, samples, store, name=params.name, per_class=params.per_class
         )
@@ -333,12 +336,9 @@ def parent(store: Store, manifest: Manifest, role: str) -> Manifest:
     raise ValueError(f"{manifest.kind} {manifest.name} names no {role} among its inputs")
 
 
-def model_and_dataset(
-    url: str, model_ref: str, dataset_ref: str
-) -> tuple[Store, Manifest, Manifest]:
-    """Return the store, a model, and a dataset: by default the one the model learned from."""
-    store = existing_store(url)
+def model_and_dataset(store: Store, model_ref: str, dataset_ref: str) -> tuple[Manifest, Manifest]:
+    """Return a model, and a dataset: by default the one the model learned from."""
     model = store.resolve("models", model_ref)
     if dataset_ref:
-        return store, model, store.resolve("datasets", dataset_ref)
-    return store, model, parent(store, model, "dataset")
+        return model, store.resolve("datasets", dataset_ref)
+    return model, parent(store, model, "dataset")

@@ -24,11 +24,12 @@ import torch
 
 from model.data import SPLITS, count_rows
 from model.failure import read_failure
-from model.options import Device, RunOptions, options_to_json, threads_per_rank
+from model.options import Device, RunOptions, options_to_json, run_folder, threads_per_rank
 from model.parent import BAD_INPUT, PARENT_PID
 from model.progress import Progress, no_progress
 from model.ranks import Interrupted, device_kind
 from model.spec import TrainSpec, check_fit, check_splits, run_digest, spec_to_json
+from pipelines.leases import holding
 from pipelines.schema import Manifest
 from pipelines.store import Store
 
@@ -76,7 +77,12 @@ def train_in_processes(
     num_processes = num_processes or default_processes(spec, device=options.device)
     # With several machines only the ranks know how many they are.
     _check(spec, dataset, num_ranks=1 if torchrun_options else num_processes)
-    with tempfile.TemporaryDirectory(prefix="sketchmill-train-") as scratch:
+    # Of a local store: what the ranks keep between runs, however old.
+    kept = [f"attempts/{run_folder(options, store, digest).name}", "attempts/drawings"]
+    with (
+        holding(store, kept, "train"),
+        tempfile.TemporaryDirectory(prefix="sketchmill-train-") as scratch,
+    ):
         spec_path, failure_path = Path(scratch, "spec.json"), Path(scratch, "failure.json")
         spec_path.write_text(json.dumps(spec_to_json(spec)))
         command = _command(num_processes, torchrun_options)

@@ -1,9 +1,12 @@
-"""What a command reads stays until the command has ended: one place takes the leases for it."""
+"""What a command reads stays until the command has ended: one place takes the leases for it.
+
+Whatever comes out of a `HeldStore` is leased: what was named, what was found done, what was made.
+"""
 
 import contextlib
 import logging
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from obstore.exceptions import PermissionDeniedError
 
@@ -18,7 +21,10 @@ _told: set[str] = set()
 
 
 class HeldStore(Store):
-    """A store that keeps what its `resolve` returns from being swept while it is open."""
+    """A store that keeps what it returns from being swept while it is open.
+
+    Its methods raise BusyError if that is deleted at the same time.
+    """
 
     def __init__(self, store: Store, what: str) -> None:
         """Wrap a store; `what` tells people of the work."""
@@ -28,8 +34,23 @@ class HeldStore(Store):
         self._kept: set[str] = set()
 
     def resolve(self, kind: Kind, ref: str) -> Manifest:
-        """Do what Store.resolve does, and keep the artifact; BusyError if it is just deleted."""
-        manifest = super().resolve(kind, ref)
+        """Return what Store.resolve does."""
+        return self._keep(super().resolve(kind, ref))
+
+    def reuse(self, kind: Kind, name: str, digest: str) -> Manifest | None:
+        """Return what Store.reuse does."""
+        found = super().reuse(kind, name, digest)
+        return found and self._keep(found)
+
+    def publish(self, manifest: Manifest) -> Manifest:
+        """Do what Store.publish does."""
+        return self._keep(super().publish(manifest))
+
+    def publish_files(self, manifest: Manifest, files: Mapping[str, bytes]) -> Manifest:
+        """Do what Store.publish_files does."""
+        return self._keep(super().publish_files(manifest, files))
+
+    def _keep(self, manifest: Manifest) -> Manifest:
         if manifest.prefix not in self._kept:
             self.leases.enter_context(reading(self, [manifest], self._what))
             self._kept.add(manifest.prefix)
@@ -42,6 +63,19 @@ def held_store(url: str, what: str) -> Iterator[HeldStore]:
     store = HeldStore(existing_store(url), what)
     with store.leases:
         yield store
+
+
+def check_held(
+    manifest: Manifest, store: Store, check: Callable[[Manifest], list[str]]
+) -> list[str]:
+    """Return what `check` finds wrong with an artifact, which stays meanwhile.
+
+    Raises BusyError if it is deleted: then nothing is wrong with it.
+    """
+    with reading(store, [manifest], "verify"):
+        if problems := check(manifest):
+            store.check_there(manifest)
+        return problems
 
 
 @contextlib.contextmanager

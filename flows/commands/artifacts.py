@@ -8,6 +8,8 @@ from flows.artifacts import overview, resolve_any, title
 from flows.console import print_result
 from flows.options import Common
 from pipelines.backends import one_line
+from pipelines.errors import BusyError
+from pipelines.held import check_held, held_store
 from pipelines.schema import KINDS, Manifest
 from pipelines.store import Store, Unreadable, existing_store
 
@@ -65,7 +67,14 @@ def verify(*refs: str, common: Annotated[Common, Parameter(name="*")] = ALL) -> 
     store = existing_store(common.store)
     chosen = [resolve_any(store, ref) for ref in refs]
     found = chosen or [each for kind in KINDS for each in store.survey(kind)]
-    problems = {name: _first(wrong) for name, wrong in (_checked(each, store) for each in found)}
+    problems = {}
+    for each in found:
+        try:
+            name, wrong = _checked(each, store)
+            problems[name] = _first(wrong)
+        except BusyError:  # a garbage collection has taken it since
+            if refs:
+                raise
     if common.json:
         print_result({"problems": problems}, as_json=True)
     else:
@@ -121,10 +130,10 @@ def diff(
     from pipelines.relations import diff as compare
     from pipelines.relations import diff_text
 
-    store = existing_store(common.store)
-    one, other = resolve_any(store, left), resolve_any(store, right)
-    difference = compare(one, other)
-    counted = _drawings_apart(one, other, store) if drawings else {}
+    with held_store(common.store, "diff") as store:
+        one, other = resolve_any(store, left), resolve_any(store, right)
+        difference = compare(one, other)
+        counted = _drawings_apart(one, other, store) if drawings else {}
     if common.json:
         print_result(dataclasses.asdict(difference) | counted, as_json=True)
     else:
@@ -149,7 +158,7 @@ def _checked(found: Manifest | Unreadable, store: Store) -> tuple[str, list[str]
     """Return what an artifact is called, and what is wrong with it."""
     if isinstance(found, Unreadable):
         return found.path, [found.reason]
-    return title(overview(found)), _problems(found, store)
+    return title(overview(found)), check_held(found, store, lambda each: _problems(each, store))
 
 
 def _first(problems: list[str]) -> list[str]:

@@ -87,15 +87,15 @@ def complete(
     files = {"png": png, "mask": mask}
     run_stage(
         common,
-        plan=lambda: {"model": _resolve(common.store, model).digest, "num": num},
+        plan=lambda: _plan(common.store, model, num),
         work=lambda: _complete(common.store, model, from_, files, half, wish, out),
     )
 
 
-def _resolve(url: str, ref: str):
+def _plan(url: str, ref: str, num: int) -> Mapping[str, Any]:
     from pipelines.store import existing_store
 
-    return existing_store(url).resolve("models", ref)
+    return {"model": existing_store(url).resolve("models", ref).digest, "num": num}
 
 
 def _complete(
@@ -115,17 +115,17 @@ def _complete(
     from model.ranks import join_ranks
     from model.report.pictures import to_png
     from model.sampling.half import HalfDrawing, Wish, complete_half
-    from pipelines.store import existing_store
+    from pipelines.held import held_store
 
     check_folder(out)
-    store, manifest = existing_store(url), _resolve(url, ref)
-    drawing = HalfDrawing(
-        dataset=store.resolve("datasets", dataset_ref) if dataset_ref else None,
-        png=_content(files["png"]),
-        mask=_content(files["mask"]),
-        **half,
-    )
-    with join_ranks() as alone:
+    with held_store(url, "complete") as store, join_ranks() as alone:
+        manifest = store.resolve("models", ref)
+        drawing = HalfDrawing(
+            dataset=store.resolve("datasets", dataset_ref) if dataset_ref else None,
+            png=_content(files["png"]),
+            mask=_content(files["mask"]),
+            **half,
+        )
         warn(emulation_warning(getattr(torch, wish["dtype"]), alone.device))
         picture, done = complete_half(
             drawing,

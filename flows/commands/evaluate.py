@@ -63,18 +63,20 @@ def _evaluate(
     from flows.stages import model_and_dataset, writable_cache
     from model.evaluate import Evaluation, check_evaluation, evaluate_model
     from model.ranks import join_ranks
+    from pipelines.held import held_store
 
     wanted = Evaluation(**measured)
-    store, model, dataset = model_and_dataset(url, model_ref, dataset_ref)
-    check_evaluation(model, dataset, store, wanted)
-    num_ranks = num_ranks or max(1, torch.cuda.device_count())
-    cache = writable_cache() / "drawings"
-    if num_ranks == 1:
+    with held_store(url, "evaluate") as store:
+        model, dataset = model_and_dataset(store, model_ref, dataset_ref)
+        check_evaluation(model, dataset, store, wanted)
+        num_ranks = num_ranks or max(1, torch.cuda.device_count())
+        cache = writable_cache() / "drawings"
+        if num_ranks > 1:
+            return _evaluate_on_ranks(url, model, dataset, wanted, str(cache), num_ranks)
         with join_ranks() as ranks:
             return evaluate_model(
                 model, dataset, store, wanted, cache_dir=cache, ranks=ranks, progress=current()
             )
-    return _evaluate_on_ranks(url, model, dataset, wanted, str(cache), num_ranks)
 
 
 def _evaluate_on_ranks(
@@ -95,8 +97,9 @@ def _resolved(
     url: str, model_ref: str, dataset_ref: str, split: str, limit: int
 ) -> Mapping[str, Any]:
     from flows.stages import model_and_dataset
+    from pipelines.store import existing_store
 
-    _, model, dataset = model_and_dataset(url, model_ref, dataset_ref)
+    model, dataset = model_and_dataset(existing_store(url), model_ref, dataset_ref)
     drawings = drawings_by_split(dataset).get(split, 0)
     return {
         "model": model.digest,

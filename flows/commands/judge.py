@@ -62,21 +62,21 @@ def _judge(
     from flows.stages import writable_cache
     from model.judge import judge_spec, train_judge
     from model.scores import classification_accuracy_score, score_samples
-    from pipelines.store import existing_store
+    from pipelines.held import held_store
 
-    store = existing_store(url)
-    dataset = store.resolve("datasets", dataset_ref)
-    spec = judge_spec(dataset)
-    trained = train_judge(spec, dataset, store, name or f"{dataset.name}-judge", progress=current())
-    result: dict[str, Any] = {"judge": trained.digest, "name": trained.name}
-    if not samples_ref:
-        return result | dict(trained.summary)
-    samples = store.resolve("samples", samples_ref)
-    folder = writable_cache() / "drawings"
-    result["samples"] = samples.digest
-    result |= score_samples(samples, trained, dataset, store, cache_dir=folder)
-    if train_on_samples:
-        result["classification_accuracy_score"] = classification_accuracy_score(
-            samples, dataset, store, spec=spec, cache_dir=folder, progress=current()
-        )
-    return result
+    with held_store(url, "judge") as store:
+        dataset = store.resolve("datasets", dataset_ref)
+        spec, name = judge_spec(dataset), name or f"{dataset.name}-judge"
+        trained = train_judge(spec, dataset, store, name, progress=current())
+        result: dict[str, Any] = {"judge": trained.digest, "name": trained.name}
+        if not samples_ref:
+            return result | dict(trained.summary)
+        samples = store.resolve("samples", samples_ref)
+        folder = writable_cache() / "drawings"
+        result["samples"] = samples.digest
+        result |= score_samples(samples, trained, dataset, store, cache_dir=folder)
+        if train_on_samples:
+            result["classification_accuracy_score"] = classification_accuracy_score(
+                samples, dataset, store, spec=spec, cache_dir=folder, progress=current()
+            )
+        return result

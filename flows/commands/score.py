@@ -52,8 +52,9 @@ def score(
 
 def _plan(url: str, model_ref: str, dataset_ref: str, split: str) -> Mapping[str, Any]:
     from flows.stages import model_and_dataset
+    from pipelines.store import existing_store
 
-    _, model, dataset = model_and_dataset(url, model_ref, dataset_ref)
+    model, dataset = model_and_dataset(existing_store(url), model_ref, dataset_ref)
     drawings = drawings_by_split(dataset).get(split, 0)
     return {"model": model.digest, "dataset": dataset.digest, "drawings": drawings}
 
@@ -73,12 +74,13 @@ def _score(
     from model.evaluate import Evaluation
     from model.ranking import judge_suspects, rank_split, sheet_png, suspects
     from model.ranks import join_ranks
+    from pipelines.held import held_store
 
     if num < 1:
         raise ValueError(f"--worst must be at least 1, found {num}")
     check_folder(Path(sheet))
-    store, model, dataset = model_and_dataset(url, model_ref, dataset_ref)
-    with join_ranks() as alone:
+    with held_store(url, "score") as store, join_ranks() as alone:
+        model, dataset = model_and_dataset(store, model_ref, dataset_ref)
         ranked = rank_split(
             model,
             dataset,

@@ -33,6 +33,7 @@ from model.sampling.spec import (
     spec_to_json,
 )
 from model.sampling.workers import drawing_processes, visible_gpus
+from pipelines.leases import holding
 from pipelines.schema import FileEntry, Manifest, artifact_prefix
 from pipelines.shards import open_shard, shard_name, shard_schema, write_shard
 from pipelines.store import Store
@@ -66,8 +67,9 @@ def sample_dataset(
     """
     if found := store.reuse("samples", name, samples_digest(spec, model)):
         return found
-    make_shards(spec, model, store, name, processes=processes, progress=progress)
-    return publish_samples(spec, model, store, name)
+    with holding(store, [samples_prefix(spec, model, name)], "sample"):
+        make_shards(spec, model, store, name, processes=processes, progress=progress)
+        return publish_samples(spec, model, store, name)
 
 
 def make_shards(

@@ -14,6 +14,7 @@ from pipelines.export.run import (
     begin,
     check_same,
     export_dataset,
+    making,
     plan_units,
     run_stage,
 )
@@ -46,7 +47,8 @@ def export_part(
     if _is_published(job, target, options):
         return 0
     mine = _first_units(job)[part::parts]
-    run_stage(mine, 0, job, store, target, options)
+    with making(job, store):
+        run_stage(mine, 0, job, store, target, options)
     return len(mine)
 
 
@@ -72,7 +74,8 @@ def export_range(
     if not 0 <= first <= last < len(units):
         raise ValueError(f"--shards {first}-{last}: the export has the files 0 to {len(units) - 1}")
     if not _is_published(job, target, options):
-        run_stage(units[first : last + 1], 0, job, store, target, options)
+        with making(job, store):
+            run_stage(units[first : last + 1], 0, job, store, target, options)
         if missing := _missing(units, job, store, target):
             return missing, None
     export = export_dataset(dataset, store, spec, name=name, options=options, extras=extras)

@@ -11,6 +11,7 @@ import dataclasses
 import functools
 import logging
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
@@ -26,6 +27,7 @@ from pipelines.export.png_tree import MAX_LISTED, lists_pictures
 from pipelines.export.registry import FORMATS
 from pipelines.export.spec import ExportSpec
 from pipelines.export.target import Target
+from pipelines.leases import holding
 from pipelines.provenance import PROVENANCE_NAME, provenance_json
 from pipelines.schema import (
     FileEntry,
@@ -92,10 +94,29 @@ def export_dataset(
     Raises ValueError if the dataset cannot be exported so, or another export is at `out`.
     """
     options = options or ExportOptions()
-    flags = runner_flags(options.beam_args, options.workers)
+    runner_flags(options.beam_args, options.workers)
     job, target = begin(dataset, store, spec, name, options, extras)
     if (found := _published(job, store, target, options)) is not None:
         return found
+    with making(job, store):
+        return _export(dataset, store, job, target, options, extras)
+
+
+def making(job: Job, store: Store) -> AbstractContextManager[None]:
+    """Return the lease on what an export is made of while it is not published."""
+    prefix = artifact_prefix("exports", job.name, job.digest)
+    return holding(store, [prefix, job.scratch], "export")
+
+
+def _export(
+    dataset: Manifest,
+    store: Store,
+    job: Job,
+    target: Target,
+    options: ExportOptions,
+    extras: Extras,
+) -> Manifest:
+    flags = runner_flags(options.beam_args, options.workers)
     try:
         records = _make_files(job, store, target, options)
     except FileNotFoundError:  # who published first has swept what both worked from

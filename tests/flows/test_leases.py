@@ -1,24 +1,34 @@
 """While a stage works, its inputs are leased, whoever called it."""
 
 import dataclasses
+import json
+import shutil
 import sys
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 import torch
+from obstore.exceptions import GenericError
 
 sys.path.insert(0, str(Path(__file__).parent))
 
 import strokes
 
 from flows import stages
+from flows.cli import run_command_line
 from flows.exporting import ExportParams, work_export
 from flows.params import SampleParams
 from flows.progress import showing
 from model.pixelcnn import PixelCNN
+from pipelines import held
 from pipelines.leases import leased
-from pipelines.schema import Manifest
+from pipelines.needs import Needs
+from pipelines.objects import Objects
+from pipelines.retention import Collector
+from pipelines.schema import KINDS, MANIFEST_NAME, Manifest
 from pipelines.store import Store, open_store
+from pipelines.transfer import copy_artifact
 
 
 @pytest.fixture
@@ -60,3 +70,122 @@ def test_sampling_holds_a_lease_on_its_model(store, dataset):
     check_leased(
         store, manifest, lambda: stages.sample_range(dataclasses.replace(params, seed=1), 0, 0)
     )
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory) -> Path:
+    """A folder with a store of datasets, a model and samples, and another with a dataset."""
+    folder = tmp_path_factory.mktemp("chain")
+    store = open_store(str(folder / "store"))
+    dataset = strokes.publish_drawings(store, *strokes.drawings(6, seed=3))
+    torch.manual_seed(0)
+    model = PixelCNN(dataclasses.replace(strokes.CONFIG, high=255)).eval()
+    strokes.publish_model(store, model, dataset, "net")
+    stages.sample(SampleParams(store=store.url, model="net", name="new", per_class=2, processes=1))
+    copy_artifact(dataset, store, open_store(str(folder / "other")))
+    build = "build --classes bee,sun --max-per-class 20 --name real --quiet --store"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SKETCHMILL_CACHE", str(folder / "cache"))
+        assert run_command_line([*build.split(), store.url]) == 0
+    return folder
+
+
+@pytest.fixture
+def chain(made, tmp_path, monkeypatch) -> Path:
+    """A copy of that, which is the current directory."""
+    folder = tmp_path / "chain"
+    shutil.copytree(made, folder)
+    monkeypatch.setenv("SKETCHMILL_CACHE", str(folder / "cache"))
+    monkeypatch.chdir(folder)
+    return folder
+
+
+COMMANDS = [
+    "evaluate --model net",
+    "score --model net --worst 1",
+    "complete --model net --from strokes --num 1",
+    "sample --model net --per-class 1 --processes 1 --name more",
+    "quota --model net --per-class 1 --processes 1 --name filled",
+    "reproduce new --row 1",
+    "export new --format idx --no-audit",
+    "export strokes --format png --out out",
+    "judge --dataset real",
+    "verify real new",
+    "push samples/new --to other",
+    "pull strokes --origin other --store pulled",
+]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", COMMANDS)
+def test_command_leases_every_artifact_whose_files_it_reads(chain, monkeypatch, capsys, command):
+    read, bare = [], []
+
+    def watch(name: str) -> None:
+        original = getattr(Objects, name)
+
+        def watched(self: Objects, path: str, *arguments):
+            if path.split("/")[0] in KINDS and not path.endswith(MANIFEST_NAME):
+                read.append(path)
+                store = open_store(self.url)
+                prefix = "/".join(path.split("/")[:3])
+                if prefix not in leases(store) and not is_made_into_leased(store, prefix):
+                    bare.append(path)
+            return original(self, path, *arguments)
+
+        monkeypatch.setattr(Objects, name, watched)
+
+    for name in ("get", "get_range", "view", "chunks", "sha256"):
+        watch(name)
+    given = command.split()
+    given += [] if "--store" in given else ["--store", "store"]
+    assert run_command_line([*given, "--quiet"]) == 0, capsys.readouterr().err
+    assert read
+    assert bare == []
+    assert leases(open_store("store")) == []
+
+
+def is_made_into_leased(store: Store, prefix: str) -> bool:
+    held = [path for path in leases(store) if path.split("/")[0] in KINDS]
+    kind, _, digest = prefix.split("/")
+    return (kind, digest) in Needs(store, 0).lineage(held)
+
+
+def test_verify_calls_nothing_damaged_that_a_collection_has_taken(chain, monkeypatch, capsys):
+    def check_held(manifest, store, check):
+        if manifest.kind == "samples":
+            for path in store.ref_entries("samples", "new"):
+                store.delete(path)
+            Collector(store, grace=timedelta(0)).collect()
+        return held.check_held(manifest, store, check)
+
+    monkeypatch.setattr("flows.commands.artifacts.check_held", check_held)
+    shutil.rmtree("store/datasets/strokes")
+    shutil.rmtree("store/models")
+    assert run_command_line(["verify", "--store", "store", "--json"]) == 0
+    problems = json.loads(capsys.readouterr().out)["problems"]
+    assert [name.split("@")[0] for name in problems] == ["datasets/real"]
+
+
+def test_what_is_gone_is_a_failure_and_no_bad_input(chain, monkeypatch, capsys):
+    resolve = Store.resolve
+
+    def too_late(self, kind, ref):
+        manifest = resolve(self, kind, ref)
+        self.delete(f"{manifest.prefix}/{MANIFEST_NAME}")
+        return manifest
+
+    monkeypatch.setattr(Store, "resolve", too_late)
+    assert run_command_line(["reproduce", "new", "--row", "0", "--store", "store"]) == 1
+    assert "was deleted from" in capsys.readouterr().err
+    assert leases(open_store("store")) == []
+
+
+def test_store_that_may_only_be_read_is_read_without_leases(chain, monkeypatch, capsys, caplog):
+    def refuse(self, path, content):
+        raise GenericError("Unable to open file: Read-only file system (os error 30)")
+
+    monkeypatch.setattr(Store, "put", refuse)
+    given = ["reproduce", "new", "--row", "0", "--store", "store", "--quiet"]
+    assert run_command_line(given) == 0
+    assert caplog.text.count("may only be read") == 1

@@ -14,11 +14,14 @@ from datetime import timedelta
 
 import obstore
 import pytest
-from orders import Actor, AgedStore, aged, all_orders, sleep
+from orders import Actor, AgedStore, OrderedStore, aged, all_orders, sleep
 from store_cases import FILES, check_whole, content_of, make, manifest_of, put_files
 
 from pipelines.build import build_dataset
+from pipelines.errors import BusyError
+from pipelines.held import HeldStore, check_held
 from pipelines.leases import holding
+from pipelines.objects import AbsentError
 from pipelines.retention import GRACE, Collector, needing, pin, pins, unpin
 from pipelines.schema import Manifest
 from pipelines.sources.base import Source
@@ -131,6 +134,31 @@ def read(store: Store) -> list[Manifest]:
     return []
 
 
+class OrderedHeldStore(HeldStore, OrderedStore):
+    """What a command works with, whose calls are ordered too."""
+
+
+def command(store: Store) -> list[Manifest]:
+    """Resolve what is named, and read it."""
+    held = OrderedHeldStore(store, "evaluate")
+    held.old = store.old
+    with held.leases:
+        try:
+            model = held.resolve("models", OLD_NET.digest)
+        except AbsentError:  # a collection was earlier
+            raise BusyError from None
+        assert held.damages(model) == held.damages(OLD) == []
+    return []
+
+
+def verify(store: Store) -> list[Manifest]:
+    """Check all there is: nothing is damaged."""
+    for manifest in list(store.manifests("models")):
+        with contextlib.suppress(BusyError):
+            assert check_held(manifest, store, store.damaged) == []
+    return []
+
+
 def pin_old(store: Store) -> list[Manifest]:
     pin(store, OLD_NET, "shown in a paper")
     return [OLD_NET, OLD]
@@ -218,6 +246,8 @@ PAIRS = [
     (superseded, build),
     (superseded, train),
     (superseded, read),
+    (superseded, command),
+    (superseded, verify),
     (superseded, pin_old),
     (superseded, push),
     (superseded, pull),
