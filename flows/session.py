@@ -33,7 +33,8 @@ def session(common: Common) -> Iterator[None]:
     logging.basicConfig(level=logging.INFO if common.debug else logging.ERROR)
     for handler in logging.getLogger().handlers:
         handler.setFormatter(ShownFormatter(logging.BASIC_FORMAT))
-    # What our own floors warn of (no torch.compile, damaged scratch) is for the person.
+    # What our own floors warn of (no torch.compile, damaged scratch, no lease to be had)
+    # is for the person.
     for floor in ("model", "pipelines"):
         logging.getLogger(floor).setLevel(logging.WARNING)
     display = make_progress(quiet=common.quiet)

@@ -37,6 +37,7 @@ from model.ranks import Ranks, StopSignal, join_ranks
 from model.run import Run
 from model.session import Session
 from model.spec import TrainSpec, check_fit, check_splits, run_digest, spec_from_json
+from pipelines.retention import needing
 from pipelines.schema import Manifest
 from pipelines.store import Store, open_store
 
@@ -97,15 +98,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         shows = options.progress_json and ranks.is_first
         if shows:
             logging.getLogger("model").addHandler(JsonWarnings(sys.stdout))
-        manifest = train_model(
-            spec,
-            store.resolve("datasets", options.dataset),
-            store,
-            options.name,
-            options=run_options,
-            progress=JsonProgress(sys.stdout) if shows else no_progress,
-            ranks=ranks,
-        )
+        dataset = store.resolve("datasets", options.dataset)
+        # For ranks that were started by hand too; one lease is enough for all.
+        with needing(store, [dataset], "train") if ranks.is_first else contextlib.nullcontext():
+            manifest = train_model(
+                spec,
+                dataset,
+                store,
+                options.name,
+                options=run_options,
+                progress=JsonProgress(sys.stdout) if shows else no_progress,
+                ranks=ranks,
+            )
         if shows:
             sys.stdout.write(json.dumps({"model": manifest.digest, "name": manifest.name}) + "\n")
     return 0

@@ -6,14 +6,16 @@ Everything is a pure function of source and spec, so an interrupted build is con
 running it again: what is done is found by its key, and the result is the same to the byte.
 """
 
+import contextlib
 import platform
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 
 from pipelines.assemble import dataset_schema
 from pipelines.card import Described, describe, publish_files
 from pipelines.engine import runner_flags, runner_name
+from pipelines.errors import BusyError
 from pipelines.jobs import Built, Job, Run, build_jobs, dataset_digest, places, source_inputs
 from pipelines.leases import holding
 from pipelines.linked import class_jobs, link_parts
@@ -100,11 +102,24 @@ def build_dataset(
     versions = library_versions() | {"runner": runner_name(flags) or "FnApiRunner"}
     parts = class_jobs(job) if spec.layout == "linked" else []
     # Nobody else needs what is half made, nor parts that are not linked yet.
-    with holding(store, places([job, *parts]), "build"):
+    with holding(store, places([job, *parts]), "build"), _scratch_needed():
         if spec.layout == "linked":
             return _publish(job, store, _linked(job, parts, run, versions), versions)
         (built,) = build_jobs([job], run)
         return _publish(job, store, _described(built), versions)
+
+
+@contextlib.contextmanager
+def _scratch_needed() -> Iterator[None]:
+    """Say what helps where scratch is gone: after a stop of longer than a lease counts."""
+    try:
+        yield
+    except FileNotFoundError as error:
+        if "attempts/" not in str(error):  # a file of the source's
+            raise
+        raise BusyError(
+            f"a garbage collection took what was built, run it again: {error}"
+        ) from error
 
 
 def _linked(job: Job, jobs: Sequence[Job], run: Run, versions: dict[str, str]) -> Described:

@@ -49,6 +49,7 @@ SWEEP_TTL = timedelta(minutes=5)
 RENEW_SEC = 60.0
 # A sweep takes seconds; who comes across one waits so long for its end.
 _WAIT_SEC = 60.0
+_TELL_SEC = 2.0
 _JOIN_SEC = 10.0
 
 _log = logging.getLogger(__name__)
@@ -116,7 +117,8 @@ def is_within(path: str, folder: str) -> bool:
 def _named(store: Objects, folder: str, key: str, since: datetime) -> Iterator[str]:
     """Yield what the objects of a folder name that were written since then."""
     for item in store.objects(folder):
-        if item.modified > since:
+        is_ours = item.path.count("/") == 1  # earlier versions had announcements further down
+        if is_ours and item.modified > since:
             with contextlib.suppress(FileNotFoundError):  # the work has ended
                 yield from _content(item.path, store.get(item.path), key)
 
@@ -142,13 +144,17 @@ def _put(store: Objects, path: str, content: bytes) -> None:
 
 
 def _wait_for_sweeps(store: Objects, paths: Sequence[str]) -> None:
-    deadline = time.monotonic() + _WAIT_SEC
+    began, is_told = time.monotonic(), False
     while True:
         since = datetime.now(UTC) - SWEEP_TTL
         sweeps = set(_named(store, "sweeping", "sweeps", since))
         swept = [path for path in sweeps if any(is_within(path, each) for each in paths)]
         if not swept:
             return
-        if time.monotonic() > deadline:
+        waited = time.monotonic() - began
+        if waited > _WAIT_SEC:
             raise BusyError(f"{min(swept)} is being swept by a garbage collection: run it again")
+        if waited > _TELL_SEC and not is_told:
+            _log.warning("waiting for a garbage collection to end its sweep of %s", min(swept))
+            is_told = True
         time.sleep(0.2)

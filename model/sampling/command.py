@@ -10,6 +10,7 @@ line is {"digest": ...}.
 """
 
 import argparse
+import contextlib
 import json
 import sys
 import time
@@ -21,6 +22,7 @@ from model.progress import JsonProgress, Progress, no_progress
 from model.ranks import Ranks, join_ranks
 from model.sampling.bulk import make_shards, missing_shards, publish_samples, sample_dataset
 from model.sampling.spec import SampleSpec, samples_digest, spec_from_json
+from pipelines.retention import needing
 from pipelines.schema import Manifest
 from pipelines.store import Store, open_store
 
@@ -37,7 +39,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     model = store.resolve("models", given.model)
     spec = spec_from_json(json.loads(Path(given.spec_json).read_text()))
     progress = JsonProgress(sys.stdout) if given.progress_json else no_progress
-    with join_ranks() as ranks:
+    with (
+        join_ranks() as ranks,
+        needing(store, [model], "sample") if ranks.is_first else contextlib.nullcontext(),
+    ):
         if ranks.size > 1:
             manifest = sample_on_ranks(spec, model, store, given.name, ranks, progress=progress)
         else:

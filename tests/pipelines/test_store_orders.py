@@ -6,7 +6,6 @@ that is needed at its end. An actor may be refused (BusyError), but not in every
 """
 
 import contextlib
-import dataclasses
 import itertools
 import types
 from collections.abc import Callable, Sequence
@@ -20,7 +19,7 @@ from store_cases import FILES, check_whole, content_of, make, manifest_of, put_f
 from pipelines.build import build_dataset
 from pipelines.errors import BusyError
 from pipelines.held import HeldStore, check_held
-from pipelines.leases import holding
+from pipelines.leases import LEASE_TTL, holding
 from pipelines.objects import AbsentError
 from pipelines.retention import GRACE, Collector, needing, pin, pins, unpin
 from pipelines.schema import Manifest
@@ -237,9 +236,11 @@ def check_all(
     assert all(count < number for count in refused)
 
 
-# One takes over from another at any moment; two: and is interrupted itself at any moment.
-SWITCHES = pytest.mark.parametrize("switches", [1, pytest.param(2, marks=pytest.mark.slow)])
-# With three at work, at every fourth moment where time is short.
+# One takes over from another at any call, or after any third one and is interrupted itself.
+BOUNDS = pytest.mark.parametrize(
+    ("switches", "step"), [(1, 1), pytest.param(2, 3, marks=pytest.mark.slow)]
+)
+# With three at work, at every fourth call where time is short.
 STEPS = pytest.mark.parametrize("step", [4, pytest.param(1, marks=pytest.mark.slow)])
 PAIRS = [
     (superseded, reuse),
@@ -258,10 +259,10 @@ PAIRS = [
 ]
 
 
-@SWITCHES
+@BOUNDS
 @pytest.mark.parametrize(("prepare", "actor"), PAIRS, ids=lambda each: each.__name__)
-def test_work_beside_a_collection_in_every_order(prepare, actor, switches):
-    check_all(prepare, actor, gc, switches=switches)
+def test_work_beside_a_collection_in_every_order(prepare, actor, switches, step):
+    check_all(prepare, actor, gc, switches=switches, step=step)
 
 
 @STEPS
@@ -306,47 +307,74 @@ def without_beam(monkeypatch, source):
     monkeypatch.setattr("pipelines.jobs.watch", lambda *_: contextlib.nullcontext())
 
 
+@pytest.fixture
+def earlier(monkeypatch, source) -> Callable[[str], Callable[[], AgedStore]]:
+    """Return what prepares stores where a dataset of a layout was built long ago."""
+
+    def prepared(layout: str) -> Callable[[], AgedStore]:
+        store = open_store("memory://")
+        build_dataset(DatasetSpec(class_names=("bee", "sun"), layout=layout), source, store, "one")
+        content = content_of(store)
+        old: set[str] = set()
+
+        def copy(backend, path: str, target: str) -> None:
+            obstore.copy(backend, path, target)
+            old.add(target)
+
+        def prepare() -> AgedStore:
+            store = open_store("memory://")
+            for path in content:
+                store.put(path, content[path])
+            made = aged(store)
+            old.clear()
+            old.update(made.old)
+            made.old = old
+            return made
+
+        monkeypatch.setattr("pipelines.linked.obstore", types.SimpleNamespace(copy=copy))
+        return prepare
+
+    return prepared
+
+
+def building(source: Source, layout: str) -> Actor:
+    """Return what builds another dataset of the same drawings."""
+    spec = DatasetSpec(class_names=("sun", "bee"), layout=layout, seed=int(layout == "packed"))
+
+    def build_other(store: Store) -> list[Manifest]:
+        return [build_dataset(spec, source, store, "two")]
+
+    return build_other
+
+
 @pytest.mark.parametrize(
     ("grace", "step"),
     [(GRACE, 3), (timedelta(0), 3), pytest.param(GRACE, 1, marks=pytest.mark.slow)],
 )
 @pytest.mark.parametrize("layout", ["packed", "linked"])
 @pytest.mark.usefixtures("without_beam")
-def test_build_beside_a_collection_in_every_order(monkeypatch, source, layout, grace, step):
+def test_build_beside_a_collection_in_every_order(source, earlier, layout, grace, step):
     """What a build finds of earlier ones, however old, stays while it is at work."""
-    before = open_store("memory://")
-    spec = DatasetSpec(class_names=("bee", "sun"), layout=layout)
-    build_dataset(spec, source, before, "one")
-    content = content_of(before)
-    other = dataclasses.replace(
-        spec, seed=spec.seed + (layout == "packed"), class_names=("sun", "bee")
-    )
-    old: set[str] = set()
-
-    def prepare() -> AgedStore:
-        store = open_store("memory://")
-        for path in content:
-            store.put(path, content[path])
-        made = aged(store)
-        old.clear()
-        old.update(made.old)
-        made.old = old
-        return made
-
-    def copy(backend, path: str, target: str) -> None:
-        obstore.copy(backend, path, target)
-        old.add(target)
-
-    monkeypatch.setattr("pipelines.linked.obstore", types.SimpleNamespace(copy=copy))
-
-    def build_other(store: Store) -> list[Manifest]:
-        return [build_dataset(other, source, store, "two")]
 
     def collect(store: Store) -> list[Manifest]:
         Collector(store, grace=grace, keep_refs=1).collect()
         return []
 
-    for ran in all_orders(prepare, [build_other, collect], switches=1, step=step):
+    actors = [building(source, layout), collect]
+    for ran in all_orders(earlier(layout), actors, switches=1, step=step):
         assert ran.results[0], f"{ran.order} of {len(ran.calls)} calls"
         check_whole(ran.store)
         assert verify_dataset(ran.results[0][0], ran.store) == []
+
+
+@pytest.mark.parametrize("layout", ["packed", "linked"])
+@pytest.mark.usefixtures("without_beam")
+def test_build_that_was_stopped_for_longer_than_its_lease_is_told_to_run_again(
+    monkeypatch, source, earlier, layout
+):
+    monkeypatch.setattr("pipelines.leases.LEASE_TTL", -LEASE_TTL)
+    actors = [building(source, layout), gc]
+    refused = [
+        ran.results[0] is None for ran in all_orders(earlier(layout), actors, switches=1, step=2)
+    ]
+    assert set(refused) == {True, False}
