@@ -272,14 +272,14 @@ def test_manifest_of_a_million_files_ends(store, ask):
     raw = json.loads(manifest_to_json(dataclasses.replace(manifest, schema_version=1)))
     raw |= {"schema_version": 1, "files": []}
     text = json.dumps(raw).replace('"files": []', f'"files": [{files}]')
-    prefix = plant_text(store, manifest, text)
+    plant_text(store, manifest, text)
     for command in ("ls", "show net", "lineage net", "verify", "gc"):
         started = time.monotonic()
         code, said = ask(*command.split())
         assert code == (1 if command == "verify" else 0), command
         assert time.monotonic() - started < LIMIT_SEC, command
+        assert "models/net@" in said or command in ("show net", "gc"), said
         assert len(said) < 100_000, command
-    assert f"{prefix[:20]}" in ask("ls")[1]
 
 
 def test_names_are_printed_without_what_a_terminal_obeys(store, ask):

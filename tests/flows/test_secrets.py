@@ -206,7 +206,9 @@ def test_no_command_tells_the_password_of_a_store(web, ask, command, monkeypatch
 @pytest.mark.parametrize("flag", ["--store", "--origin", "--to"])
 def test_address_that_is_no_store_is_refused_without_its_secrets(web, ask, url, flag, monkeypatch):
     monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://user:{CANARY}@{web.host}")
-    command = {"--store": "ls", "--origin": "pull x", "--to": "push x"}[flag].split()
+    if flag == "--to":
+        assert ask("build", "--classes", "bee", "--max-per-class", "20")[0] == 0
+    command = {"--store": "ls", "--origin": "pull x", "--to": "push doodles"}[flag].split()
     for more in ((), ("--debug",), ("--json",)):
         assert ask(*command, flag, url, *more)[0]
 
