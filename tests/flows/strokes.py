@@ -56,14 +56,14 @@ def trained() -> PixelCNN:
 def publish_drawings(store: Store, images: np.ndarray, labels: np.ndarray) -> Manifest:
     """Publish drawings as both the training and the test split of a dataset."""
     content = write_shard(images, {"label": labels}, shard_schema(CLASS_NAMES, (4, 4)))
-    digest = artifact_digest("datasets", {"sha": hashlib.sha256(content).hexdigest()}, ())
+    spec = {"sha": hashlib.sha256(content).hexdigest()}
     return _publish(
         store,
         Manifest(
             kind="datasets",
             name="strokes",
-            digest=digest,
-            spec={},
+            digest=artifact_digest("datasets", spec, ()),
+            spec=spec,
             summary={"class_names": list(CLASS_NAMES), "image_shape": [4, 4]},
             files=(),
         ),
@@ -77,11 +77,12 @@ def publish_model(store: Store, model: PixelCNN, dataset: Manifest, name: str) -
     inputs = (InputRef(role="dataset", kind="datasets", name="strokes", digest=dataset.digest),)
     kind = model.config.condition.kind
     names = CLASS_NAMES if kind != "none" else ()
+    spec = {"kind": kind, "name": name}
     manifest = Manifest(
         kind="models",
         name=name,
-        digest=artifact_digest("models", {"kind": kind, "name": name}, inputs),
-        spec={},
+        digest=artifact_digest("models", spec, inputs),
+        spec=spec,
         inputs=inputs,
         summary={"class_names": list(CLASS_NAMES), "image_shape": [4, 4]},
         files=(),
