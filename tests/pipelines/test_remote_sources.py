@@ -2,6 +2,7 @@
 
 import http.server
 import json
+import os
 import threading
 from pathlib import Path
 
@@ -81,6 +82,24 @@ def test_files_over_http_are_read_by_ranges(tmp_path, web):
     assert np.array_equal(reader.read(3, 90).images, images[3:90])
     rows = np.array([1, 2, 3, 70, 199])
     assert np.array_equal(reader.read_rows(rows), images[rows])
+
+
+def test_files_of_one_size_and_time_on_a_server_are_two_files(tmp_path, web):
+    root, address = web
+    images = {"bee": some_drawings(30), "sun": some_drawings(30, seed=1)}
+    for name, drawings in images.items():
+        (root / f"{name}.npy").write_bytes(google_npy(drawings))
+        os.utime(root / f"{name}.npy", (1_700_000_000, 1_700_000_000))
+    source = open_source(address, list(images), tmp_path / "cache")
+    assert source.files[0].digest == source.files[1].digest
+    spec = DatasetSpec(class_names=tuple(images))
+    manifest = build_dataset(spec, source, open_store(str(tmp_path / "store")), "web")
+    assert {
+        name: sum(by[name] for by in manifest.summary["counts"].values()) for name in images
+    } == {
+        "bee": 30,
+        "sun": 30,
+    }
 
 
 def test_parquet_over_http_is_read_from_the_address_of_a_file(tmp_path, web):
