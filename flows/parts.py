@@ -1,6 +1,10 @@
 """Parameters of parts of a stage, and of the flow that splits stages into parts."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator
 
 from flows.exporting import ExportOptions, ExportParams
 from flows.params import SampleParams
@@ -24,6 +28,13 @@ class ExportPartParams:
     parts: int = 1
 
 
+def _without_the_drawings(export: Any) -> Any:
+    """Leave out what schedules made by earlier versions say of the drawings to export."""
+    if not isinstance(export, Mapping):
+        return export
+    return {name: value for name, value in export.items() if name not in ("ref", "name", "store")}
+
+
 @dataclass(frozen=True, kw_only=True)
 class BulkParams:
     """Draw many drawings and export them.
@@ -34,7 +45,9 @@ class BulkParams:
 
     sample: SampleParams = field(default_factory=SampleParams)
     tasks: int = 2
-    export: ExportOptions = field(default_factory=ExportOptions)
+    export: Annotated[ExportOptions, BeforeValidator(_without_the_drawings)] = field(
+        default_factory=ExportOptions
+    )
 
     def __post_init__(self) -> None:
         """Raise ValueError for a number of tasks that draws nothing."""

@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import get_args, get_type_hints
 
 import pytest
+from prefect.exceptions import ParameterTypeError
 from prefect.utilities.callables import parameter_schema
 
 from flows import deployed
@@ -66,6 +67,14 @@ def test_no_form_demands_what_its_flow_ignores():
     assert "required" not in definitions["ExportOptions"]
     assert not {"ref", "name", "store"} & set(definitions["ExportOptions"]["properties"])
     assert parameter_schema(deployed.export).definitions["ExportParams"]["required"] == ["ref"]
+
+
+def test_parameters_of_a_bulk_export_saved_by_an_earlier_version_are_understood():
+    export = {"ref": "", "name": "x", "store": "y", "rows_per_file": 2}
+    given = deployed.bulk_export.validate_parameters({"params": {"tasks": 3, "export": export}})
+    assert given["params"].export.rows_per_file == 2
+    with pytest.raises(ParameterTypeError, match="reff"):
+        deployed.bulk_export.validate_parameters({"params": {"export": {"reff": ""}}})
 
 
 def choices_of(hint) -> tuple[str, ...]:
