@@ -43,10 +43,14 @@ class Image:
         _link(own, packages, only_metadata=True)
         _write_scripts(own, self.bin)
 
-    def run(self, *command: str, folder: Path, **more: str) -> subprocess.CompletedProcess[str]:
-        """Run a command of the image in a folder of its own; its output is kept."""
+    def run(
+        self, *command: str, folder: Path, given: str = "", **more: str
+    ) -> subprocess.CompletedProcess[str]:
+        """Run a command of the image in a folder of its own; `given` is its input."""
         full, environment = self._prepared(command, folder, more)
-        return subprocess.run(full, cwd=folder, env=environment, capture_output=True, text=True)
+        return subprocess.run(
+            full, cwd=folder, env=environment, input=given, capture_output=True, text=True
+        )
 
     @contextlib.contextmanager
     def running(self, *command: str, folder: Path, log: Path, **more: str) -> Iterator[None]:

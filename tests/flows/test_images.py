@@ -88,8 +88,9 @@ def test_images_do_the_whole_chain_and_the_export(made, tmp_path):
 
     def do(floor: str, job: str, **params) -> dict:
         values = KINDS[job](store=str(tmp_path / "store"), name="net", **params)
-        command = ["python", "-m", "flows.isolated", job, json.dumps(dataclasses.asdict(values))]
-        done = made[floor].run(*command, folder=tmp_path)
+        given = json.dumps(dataclasses.asdict(values))
+        command = ["python", "-m", "flows.isolated", job]
+        done = made[floor].run(*command, folder=tmp_path, given=given)
         assert done.returncode == 0, done.stderr
         return json.loads(done.stdout.splitlines()[-1])["result"]
 
