@@ -14,6 +14,9 @@ from flows.cli import run_command_line
 from pipelines.doodles import write_doodles
 from pipelines.store import Store
 
+# Minutes of orders, commands and servers: for the whole run.
+pytestmark = pytest.mark.slow
+
 CLASSES = ("bee", "sun")
 OPTIONS = ["--source", "drawings", "--classes", ",".join(CLASSES), "--name", "one", "--quiet"]
 OPTIONS += ["--with-metadata", "--near-duplicates", "1", "--rows-per-shard", "30"]

@@ -26,6 +26,9 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from built import some_drawings
 
+# Minutes of orders, commands and servers: for the whole run.
+pytestmark = pytest.mark.slow
+
 CANARY = "CANARY"
 AUTHORIZATION = "Basic " + base64.b64encode(f"user:{CANARY}".encode()).decode()
 CLASSES = ("bee", "sun")

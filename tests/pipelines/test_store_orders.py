@@ -30,6 +30,9 @@ from pipelines.store import Store, open_store
 from pipelines.transfer import copy_artifact
 from pipelines.verify import verify_dataset
 
+# Minutes of orders, commands and servers: for the whole run.
+pytestmark = pytest.mark.slow
+
 OLD = manifest_of(spec={"seed": 0})
 NEW = manifest_of(spec={"seed": 1})
 NET = {"kind": "models", "name": "net"}
@@ -244,23 +247,18 @@ BOUNDS = pytest.mark.parametrize(
 STEPS = pytest.mark.parametrize("step", [4, pytest.param(1, marks=pytest.mark.slow)])
 PAIRS = [
     (superseded, reuse),
+    (superseded, build),
+    (superseded, train),
+    (superseded, read),
+    (superseded, command),
+    (superseded, verify),
     (superseded, pin_old),
+    (superseded, push),
+    (superseded, pull),
     (unfinished, build),
+    (unfinished, go_on),
+    (empty, pull),
     (empty, publish_newer),
-    *(
-        pytest.param(*pair, marks=pytest.mark.slow)
-        for pair in [
-            (superseded, build),
-            (superseded, train),
-            (superseded, read),
-            (superseded, command),
-            (superseded, verify),
-            (superseded, push),
-            (superseded, pull),
-            (unfinished, go_on),
-            (empty, pull),
-        ]
-    ),
 ]
 
 
@@ -276,7 +274,6 @@ def test_work_beside_two_collections_in_every_order(actor, step):
     check_all(superseded, gc, gc, actor, switches=1, step=step)
 
 
-@pytest.mark.slow
 @STEPS
 @pytest.mark.parametrize(
     ("prepare", "one", "other"),
@@ -355,11 +352,7 @@ def building(source: Source, layout: str) -> Actor:
 
 @pytest.mark.parametrize(
     ("grace", "step"),
-    [
-        (timedelta(0), 3),
-        pytest.param(GRACE, 3, marks=pytest.mark.slow),
-        pytest.param(GRACE, 1, marks=pytest.mark.slow),
-    ],
+    [(GRACE, 3), (timedelta(0), 3), pytest.param(GRACE, 1, marks=pytest.mark.slow)],
 )
 @pytest.mark.parametrize("layout", ["packed", "linked"])
 @pytest.mark.usefixtures("without_beam")
