@@ -1,4 +1,4 @@
-"""Options that several sub-commands share: which classes, how many processes."""
+"""Options that several sub-commands share: which classes, whose drawings, how many processes."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,6 +50,28 @@ class ModelClasses(Classes):
             "all that the model knows."
         ),
     ] = None
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stated:
+    """What the user states of a source whose license and attribution no checksum tells."""
+
+    license: Annotated[
+        str,
+        Parameter(
+            help="License of the source's drawings, an SPDX id such as CC-BY-4.0. Google's whole "
+            ".npy files, its bucket and doodles have theirs without this option; no other source does."
+        ),
+    ] = ""
+    attribution: Annotated[
+        str,
+        Parameter(
+            help="Attribution for the cards of everything made of the drawings. quickdraw stands "
+            "for Google's text and license: use it for strokes, parts of Google's files and copies "
+            "that TFDS or others prepared."
+        ),
+    ] = ""
 
 
 def read_class_list(file: Path, source: str) -> list[str]:

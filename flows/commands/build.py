@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter
 
-from flows.choices import Classes, listed
+from flows.choices import Classes, Stated, listed
 from flows.options import Common
 from flows.params import BuildParams, source_name
 from flows.session import run_stage
@@ -16,6 +16,7 @@ from pipelines.spec import parse_splits
 
 ALL = Common()
 SEED = Classes()
+UNSTATED = Stated()
 
 # Scan and build on a core of an AMD EPYC, in drawings/s: bitmaps are read in place, pictures
 # decoded, strokes drawn; raw ones are simplified first.
@@ -56,8 +57,7 @@ def build(
     on_bad_file: Literal["fail", "skip"] = "fail",
     on_bad_row: Literal["fail", "skip"] = "fail",
     max_bad_rows: int | None = None,
-    license: str = "",
-    attribution: str = "",
+    stated: Annotated[Stated, Parameter(name="*")] = UNSTATED,
     workers: int = 1,
     beam: Annotated[tuple[str, ...], Parameter(allow_leading_hyphen=True, negative=())] = (),
     common: Annotated[Common, Parameter(name="*")] = ALL,
@@ -119,13 +119,6 @@ def build(
         is inverted or faint; count it under its reason and name it in the manifest.
     max_bad_rows
         Fail if more rows than these would be left out. Default: no limit.
-    license
-        Of the source's drawings, as an SPDX id such as CC-BY-4.0. What is known goes without saying:
-        Google's .npy files by their checksums, its bucket, doodles. Of anything else nothing is
-        claimed that is not stated.
-    attribution
-        A text for all cards of what is made of the drawings; or quickdraw, for Google's text and
-        license, where no checksum tells: strokes, parts of files, what TFDS or others prepared.
     workers
         Processes on this machine.
     beam
@@ -160,8 +153,8 @@ def build(
         on_bad_file=on_bad_file,
         on_bad_row=on_bad_row,
         max_bad_rows=max_bad_rows,
-        license=license,
-        attribution=attribution,
+        license=stated.license,
+        attribution=stated.attribution,
         workers=workers,
         beam_args=beam,
     )

@@ -6,13 +6,14 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
-from flows.choices import Classes
+from flows.choices import Classes, Stated
 from flows.options import Common, NotNegative, Positive
 from flows.params import ChainParams
 from flows.session import run_stage
 
 ALL = Common()
 SEED = Classes()
+UNSTATED = Stated()
 
 
 def run(
@@ -26,8 +27,7 @@ def run(
     samples_per_class: Positive = 8,
     guidance: float | None = None,
     seed: int = 0,
-    license: str = "",
-    attribution: str = "",
+    stated: Annotated[Stated, Parameter(name="*")] = UNSTATED,
     name: str = "",
     workers: int = 1,
     processes: NotNegative = 0,
@@ -57,13 +57,6 @@ def run(
         models that learned for it (condition.dropout_p, as tiny and small do), 0 for others.
     seed
         Decides the doodles, the splits, the training and the drawings.
-    license
-        Of the source's drawings, as an SPDX id such as CC-BY-4.0. What is known goes without saying:
-        Google's .npy files by their checksums, its bucket, doodles. Of anything else nothing is
-        claimed that is not stated.
-    attribution
-        A text for all cards of what is made of the drawings; or quickdraw, for Google's text and
-        license, where no checksum tells: strokes, parts of files, what TFDS or others prepared.
     name
         Name in the store; made from the source and the preset by default.
     workers
@@ -85,8 +78,8 @@ def run(
         samples_per_class=samples_per_class,
         guidance=guidance,
         seed=seed,
-        license=license,
-        attribution=attribution,
+        license=stated.license,
+        attribution=stated.attribution,
         workers=workers,
         processes=processes,
     )
