@@ -90,7 +90,7 @@ class LiveBars:
 
 
 class ShownFormatter(logging.Formatter):
-    """Writes what libraries log as it may be printed."""
+    """Formats log records without secrets and control characters."""
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the record's text."""

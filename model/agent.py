@@ -69,7 +69,7 @@ def _explain_rendezvous(endpoint: str, error: Exception) -> int:
     if isinstance(error, RendezvousTimeoutError):
         reason = "not all of them have come in time"
     elif isinstance(error, RendezvousConnectionError | dist.DistNetworkError):
-        reason = "nobody answers there; the machine that it names must run the same command"
+        reason = "nothing listens there; start the same command on the machine that it names"
     else:
         reason = " ".join(str(error).split()) or type(error).__name__
     sys.stderr.write(f"the machines did not meet at --rdzv-endpoint {endpoint}: {reason}\n")

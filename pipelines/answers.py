@@ -30,7 +30,7 @@ _CUT = re.compile(
 
 
 def whole(ask: Callable[[], Answer]) -> Answer:
-    """Return what `ask` does; do it again if the answer was cut, at most so often and so long."""
+    """Return what `ask` does; repeat it if the answer was cut, up to MAX_ATTEMPTS times."""
     began = time.monotonic()
     for attempt in range(1, MAX_ATTEMPTS):
         try:
@@ -62,7 +62,7 @@ class Upload:
         buffer_size: int,
         max_concurrency: int = 12,
     ) -> None:
-        """Begin an object; nobody sees it before `close`."""
+        """Begin an object; it is invisible until `close`."""
         self._open = lambda: obstore.open_writer(
             backend, path, buffer_size=buffer_size, max_concurrency=max_concurrency
         )

@@ -63,7 +63,7 @@ class ShardRecord:
 
 
 def read_record(store: Store, path: str) -> ShardRecord:
-    """Return the record that is kept under `path`; raise ScratchError if it does not hold."""
+    """Return the record that is kept under `path`; raise ScratchError if its checksum differs."""
     raw = json.loads(bytes(read_scratch(store, path)))
     raw["files"] = tuple((path, size, digest) for path, size, digest in raw["files"])
     return ShardRecord(**raw)

@@ -17,7 +17,7 @@ from pipelines.attributes import BAD_ROW_REASONS
 from pipelines.sources.base import BadFileError, SourceFile
 from pipelines.spec import DatasetSpec
 
-# So many bad rows are named in a manifest; all are counted.
+# The number of bad rows that a manifest names; all are counted.
 NAMED_ROWS = 1_000
 LINE_FORMATS = ("simplified", "raw")
 # A class of at least so many drawings in a file of which more than this share are blank, or whose
@@ -25,7 +25,7 @@ LINE_FORMATS = ("simplified", "raw")
 _PLAUSIBLE_ROWS = 20
 _MAX_BLANK_SHARE = 0.5
 _MAX_INK_SHARE = 0.65
-# Of so many drawings at least one has a pixel that is all ink.
+# At least one of this many drawings has a pixel that is all ink.
 _PEAK_ROWS = 5
 _LEAST_PEAK = 200
 

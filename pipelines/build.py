@@ -101,7 +101,7 @@ def build_dataset(
     run = Run(store=store, beam_args=beam_args, workers=workers, progress=progress)
     versions = library_versions() | {"runner": runner_name(flags) or "FnApiRunner"}
     parts = class_jobs(job) if spec.layout == "linked" else []
-    # Nobody else needs what is half made, nor parts that are not linked yet.
+    # No ref leads to an unfinished dataset or to parts that are not linked yet.
     with holding(store, places([job, *parts]), "build"), _scratch_needed():
         if spec.layout == "linked":
             return _publish(job, store, _linked(job, parts, run, versions), versions)

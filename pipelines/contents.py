@@ -27,7 +27,7 @@ class Contents(Objects):
     def checked(self, path: str, size: int, sha256: str) -> Content:
         """Return an object's content; raise StoreError unless it has this size and SHA-256.
 
-        Raises BusyError if the whole artifact is gone: the same again can help.
+        Raises BusyError if the whole artifact is gone: a retry can help.
         Every file of an artifact that work uses is read through here.
         """
         return self.surely(lambda: self._checked(path, size, sha256))

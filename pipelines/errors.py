@@ -1,4 +1,4 @@
-"""Failures that say whether the same again can help; wrong input is one of INPUT_ERRORS."""
+"""Failures by whether a retry can help; wrong input is one of INPUT_ERRORS."""
 
 # What was asked for cannot be: a value, or a file or folder that is named in it.
 INPUT_ERRORS = (

@@ -47,7 +47,7 @@ LEASE_TTL = timedelta(hours=1)
 SWEEP_TTL = timedelta(minutes=5)
 # Many renewals may fail before either ends.
 RENEW_SEC = 60.0
-# A sweep takes seconds; who comes across one waits so long for its end.
+# Timeout for a concurrent sweep, which takes seconds.
 _WAIT_SEC = 60.0
 _TELL_SEC = 2.0
 _JOIN_SEC = 10.0

@@ -147,5 +147,5 @@ _PARSERS: Mapping[str, tuple[Callable[[Any], Any], str]] = {
     "key_id": (_key_id, "a whole number"),
     "country_code": (_country_code, "two capital letters"),
     "recognized": (_recognized, "true or false"),
-    "timestamp": (_timestamp, "seconds since 1970 or a time as text (milliseconds are not)"),
+    "timestamp": (_timestamp, "seconds since 1970 (not milliseconds) or a time as text"),
 }

@@ -32,7 +32,7 @@ class Needs:
         self._inputs[manifest.kind, manifest.digest] = made_of(manifest)
 
     def learn_unreadable(self, prefix: str) -> None:
-        """Take an artifact as made of nothing: who asks must not sweep what it may be made of."""
+        """Record no inputs for an artifact; the caller must not sweep what it may be made of."""
         kind, _, digest = _parts(prefix)
         self._inputs[kind, digest] = []
 

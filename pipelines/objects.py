@@ -105,7 +105,7 @@ class Objects:
         """
         if (local := self._file(path)) is not None:
             created = _create_file(local, content)
-            # Whoever works beside may have deleted it: a collection another's mark, for one.
+            # A concurrent process may have deleted it, as one collection does another's mark.
             with contextlib.suppress(FileNotFoundError):
                 self.sync([path])
             return created
@@ -301,7 +301,7 @@ def _listing(url: str) -> Iterator[None]:
 
 
 def _is_odd(local: Path) -> bool:
-    """Return whether a pipe, a device or a socket is there: who opens one may wait forever."""
+    """Return whether a pipe, a device or a socket is there: opening one may block forever."""
     try:
         mode = local.stat().st_mode
     except OSError:
@@ -325,7 +325,7 @@ def is_name(part: str) -> bool:
     """Return whether a text can be one part of a path: see `check_path`."""
     if not _NAME.fullmatch(part) or len(part.encode()) > MAX_NAME_BYTES or part[-1] in ". ":
         return False
-    # Whoever decodes a name, as a web server does, must not be led out by it either.
+    # A program that percent-decodes names, such as a web server, must stay inside as well.
     decoded = unquote(part)
     inside = not {"", ".", ".."}.intersection(re.split(r"[/\\]", decoded))
     return inside and decoded.isprintable() and unicodedata.is_normalized("NFC", part)

@@ -8,8 +8,8 @@
     EXIF orientation              turned upright
     all else                      refused: several colors, CMYK, float or 32-bit values, frames
 
-What is converted is called a repair and is counted by whoever reads. Drawings are ink on paper of 0;
-whether they are inverted or faint is judged where all sources are (pipelines/attributes.py).
+A conversion is called a repair; readers count it. Drawings are ink on paper of 0; pipelines/attributes.py
+judges whether they are inverted or faint, for all sources.
 """
 
 import io
@@ -33,7 +33,7 @@ NEARLY_GRAY_REPAIR = "nearly gray"
 WIDE_REPAIR = "16-bit values"
 ORIENTATION_REPAIR = "EXIF orientation"
 
-# Colors that are nobody's choice differ so much: JPEG noise, interpolation, rounding.
+# Colors that JPEG noise, interpolation or rounding changed differ by at most this much.
 _SAME_COLOR = 16
 _OPAQUE = 255
 _LOSSY = ("JPEG", "MPO", "JPEG2000", "WEBP", "AVIF")
@@ -73,7 +73,7 @@ def open_picture(content: bytes) -> Picture:
         from PIL import Image, ImageOps  # only other writers' pictures need it
     except ImportError as error:
         raise ValueError(
-            "these pictures are not stored PNGs of ours; to read them install pillow"
+            "these pictures are not stored PNGs of sketchmill; install pillow to read them"
         ) from error
 
     try:
@@ -186,7 +186,7 @@ def _check_kind(picture: "Image.Image") -> None:
 def _is_turned(picture: "Image.Image") -> bool:
     try:
         return picture.getexif().get(_ORIENTATION_TAG) in _TURNED
-    except Exception:  # EXIF that cannot be read says nothing, to viewers neither
+    except Exception:  # viewers ignore EXIF that cannot be read
         return False
 
 

@@ -1,10 +1,10 @@
-"""What may be printed of an address: where something is, never who asks, nor with what.
+"""Make addresses and texts safe to print: no user, password, query or fragment of a URL.
 
     https://me:password@host/drawings?token=1#x    ->    https://host/drawings
 
-Whatever is printed ends in logs, manifests and reports. So user, password, query and fragment of
-a URL are in no text of ours: `printable` takes them off one address, `shown` off those inside of a
-text. `shown` also writes out what a terminal would obey, for names may be anybody's.
+Whatever is printed ends in logs, manifests and reports. `printable`
+removes them from one address, `shown` from the URLs inside a text. `shown` also escapes control
+characters, since names may come from other people.
 """
 
 import re
@@ -56,7 +56,7 @@ def without_user(address: str) -> str:
 
 
 def shown(text: str) -> str:
-    r"""Return a text with its URLs printable, and with what a terminal would obey written out.
+    r"""Return a text with printable URLs and escaped control characters.
 
     >>> shown("http://me:pw@host/x?token=1: not there"), shown("\x1b[2Jcat")
     ('http://host/x: not there', '\\x1b[2Jcat')

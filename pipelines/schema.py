@@ -129,7 +129,7 @@ class Manifest:
 
 
 def drawings_by_split(manifest: Manifest) -> dict[str, int]:
-    """Return the number of drawings of each split that has any: once, in however many formats.
+    """Return the number of drawings of each split that has any, each drawing once whatever the number of formats.
 
     What has no splits has all under "all".
     """
@@ -170,7 +170,7 @@ def manifest_to_json(manifest: Manifest) -> bytes:
 def manifest_from_json(content: bytes) -> Manifest:
     """Read a manifest; raise ValueError saying what is wrong with it.
 
-    Whoever has it in hand may trust its types: others may have written it. Whether its spec gives
+    Its types are checked, since other programs may have written it. Whether its spec gives
     its digest is not looked at.
     """
     try:

@@ -1,9 +1,9 @@
-"""Scratch that can tell whether it is what was written: content, then a line of its checksum.
+"""Scratch files with a checksum: the content, then a line with its xxh3_128.
 
     content, newline, xxh3_128 of the content as 32 hexadecimal digits, newline
 
-A build believes nothing that does not hold: it deletes it, says so and makes it again. The seal
-is last, so a file without its end does not hold either, and text stays text.
+A build deletes what does not match its checksum, warns, and makes it again. The checksum is last, so
+that a truncated file is detected too.
 """
 
 import re
@@ -30,7 +30,7 @@ def sealed(content: bytes) -> bytes:
 
 
 def unsealed(content: Buffer, path: str) -> memoryview:
-    """Return what was sealed, in place; raise ScratchError, naming `path`, if it does not hold."""
+    """Return what was sealed, in place; raise ScratchError, naming `path`, if the checksum differs."""
     view = memoryview(content)
     body, seal = view[:-SEAL_BYTES], bytes(view[-SEAL_BYTES:])
     if not is_seal(seal) or seal.strip() != checksum(body).encode("ascii"):
@@ -49,7 +49,7 @@ def checksum(content: Buffer) -> str:
 
 
 def read_scratch(store: Store, path: str) -> memoryview:
-    """Return what was sealed under `path`; raise ScratchError if it does not hold."""
+    """Return what was sealed under `path`; raise ScratchError if its checksum differs."""
     return store.surely(lambda: unsealed(store.get(path), path))
 
 
@@ -71,5 +71,5 @@ def forget_damaged(store: Store, paths: Sequence[str]) -> list[str]:
 
 
 def damaged(path: str) -> ScratchError:
-    """Return the error that says that a file of the scratch does not hold."""
+    """Return the error for a scratch file whose checksum does not match."""
     return ScratchError(f"{path} is damaged: it is not what was written there")

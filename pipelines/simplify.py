@@ -29,7 +29,7 @@ RAW, PAGE, CANVAS = "raw", "page", "canvas"
 _FILLED_EXTENT = 240.0
 # Three points as pairs may be x, y and times of two points; with more there is no other reading.
 _MAX_LISTS = 3
-# No screen has so many pixels a side, and no drawing is so small.
+# Beyond any screen's pixels a side, and below any drawing's size.
 _LARGEST_COORDINATE = 1e6
 _SMALLEST_EXTENT = 1e-6
 

@@ -14,9 +14,9 @@ from pipelines.schema import KINDS, Manifest
 from pipelines.store import Store, Unreadable, existing_store
 
 ALL = Common()
-# Of one artifact that are told; there may be a million.
+# Problems of one artifact that are printed; there may be a million.
 MAX_PROBLEMS = 100
-# What comes of a spec or a summary that none of ours would be.
+# What a spec or a summary written by another program may raise.
 _NOT_OURS = (ValueError, LookupError, TypeError, AttributeError, ArithmeticError)
 
 

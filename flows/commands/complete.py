@@ -64,7 +64,7 @@ def complete(
     num
         How many completions.
     seed
-        Completion i has noise of its own under a seed: the same again from the same command.
+        Completion i uses its own noise under a seed, so the same command draws it again.
     temperature
         Below 1 the completions are more alike and cleaner.
     guidance

@@ -67,7 +67,7 @@ def deploy(
         pools={"cpu": cpu, "gpu": gpu},
         environment=_environment(common.store, source, preset),
     )
-    if file.is_file():  # else a server that is not there is told first
+    if file.is_file():  # a missing file is reported after the server was found
         schedules.read_entries(file, target.environment)
     if common.dry_run:
         print_result({"file": str(file), "pools": dict(target.pools)}, as_json=common.json)

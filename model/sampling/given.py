@@ -53,7 +53,7 @@ def picture_from_png(
     alpha = picture.alpha
     if alpha is None:
         alpha = np.full(picture.colors.shape[:2], _OPAQUE, np.uint8)
-    # What a transparent pixel hides is nobody's choice.
+    # The color of a transparent pixel is arbitrary.
     colors = np.where((alpha == _OPAQUE)[..., None], picture.colors, 0)
     if config.num_channels == 1:
         colors = _gray(colors, "half drawing")[..., None]

@@ -124,7 +124,7 @@ class Record:
 
 
 def read_record(store: Store, path: str) -> Record:
-    """Return the record that is kept under `path`; raise ScratchError if it does not hold."""
+    """Return the record that is kept under `path`; raise ScratchError if its checksum differs."""
     raw: dict[str, Any] = json.loads(bytes(read_scratch(store, path)))
     for name in ("files", "scratch_files"):
         raw[name] = tuple(FileEntry(**entry) for entry in raw[name])

@@ -73,7 +73,7 @@ class ExportWork:
         try:
             if is_done(unit, self.job, store, target):
                 return {"kept_units": 1}
-        except ScratchError:  # told by who counts: a worker's words may be lost
+        except ScratchError:  # the caller warns: a worker's log may be lost
             counted["damaged_units"] = 1
         record = FORMATS[unit.format].make(unit, self.job, store, target)
         store.put(record_path(self.job, unit), record.to_bytes())

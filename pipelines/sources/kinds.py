@@ -34,7 +34,7 @@ BITMAP_SIZE = 28
 SUFFIXES = {"numpy_bitmap": ".npy", "simplified": ".ndjson", "raw": ".ndjson", "binary": ".bin"}
 ENDINGS = tuple(dict.fromkeys(SUFFIXES.values()))
 
-# So many names are looked at to say what a directory holds that has no source.
+# The number of names that are examined to describe a directory without a source.
 _HINT_FILES = 10_000
 _PREPARED = ("dataset_info.json", "features.json")
 _VERSION = re.compile(r"\d+\.\d+\.\d+")

@@ -36,8 +36,7 @@ INDEX_ROWS = 256
 _INDEX_VERSION = 3
 _CHUNK_BYTES = 1 << 22
 _FIRST_LINES = 256
-# All of Google's simplified drawings fill the page: of so many at least one does, or the page is
-# another.
+# All of Google's simplified drawings fill the page. If none of this many does, the page is another.
 _FILLING_LINES = 20
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 

@@ -24,7 +24,7 @@ import pyarrow as pa
 from pipelines.sources.base import BadFileError
 
 LABEL_COLUMNS = ("label", "labels", "class", "word", "class_name", "category")
-# Numbers in these are no names: whoever partitions by them has not kept the names.
+# Numbers in these are not names: a table partitioned by them does not hold the names.
 _NUMBER_COLUMNS = ("label", "labels")
 _TEXT_KINDS = (
     pa.types.is_string,

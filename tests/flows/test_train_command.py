@@ -112,7 +112,7 @@ def test_machines_that_do_not_meet_name_the_place(tmp_path: Path, monkeypatch, c
         held.bind(("127.0.0.1", 0))
         here = f"127.0.0.1:{held.getsockname()[1]}"
         for place, code, words in [
-            (here, 1, "nobody answers there"),
+            (here, 1, "nothing listens there"),
             ("nowhere.invalid:29500", 2, "--rdzv-endpoint"),
             ("127.0.0.1:999999", 2, "port"),
         ]:

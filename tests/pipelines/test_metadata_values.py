@@ -45,7 +45,7 @@ def test_a_value_is_understood_in_its_forms(name, value, expected):
         ("recognized", 2, "is 2"),
         ("recognized", None, "is null"),
         ("recognized", [True], "is .true."),
-        ("timestamp", MOMENT * 1_000, "milliseconds are not"),
+        ("timestamp", MOMENT * 1_000, "not milliseconds"),
         ("timestamp", float("nan"), "is NaN"),
         ("timestamp", "soon", "is .soon."),
         ("timestamp", True, "is true"),
