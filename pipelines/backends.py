@@ -79,24 +79,33 @@ def open_backend(url: str) -> tuple[obstore.store.ObjectStore, str]:
 def local_root(url: str) -> Path | None:
     """Return the directory that a path or a `file://` URL means, None for a URL of another sort.
 
-    >>> str(local_root("file:///data/my%20store")), str(local_root("file://localhost/data"))
-    ('/data/my store', '/data')
-
-    Raises StoreError for no address, or a file URL of another host or with a query or fragment.
+    Raises StoreError for no address, and as `local_path` does.
     """
     if not url.strip():
         raise StoreError("the store's address is empty: expected a directory or a URL")
+    path = local_path(url)
+    return path and path.resolve()
+
+
+def local_path(url: str) -> Path | None:
+    """Return the path that a path or a `file://` URL means, None for a URL of another sort.
+
+    >>> str(local_path("file:///data/my%20store")), str(local_path("file://localhost/data"))
+    ('/data/my store', '/data')
+
+    Raises StoreError for a file URL of another host or with a query or fragment.
+    """
     if "://" not in url:
-        return Path(url).expanduser().resolve()
+        return Path(url).expanduser().absolute()
     parts = urlsplit(url)
     if parts.scheme != "file":
         return None
     if parts.netloc not in ("", "localhost") or not parts.path or parts.query or parts.fragment:
         raise StoreError(
-            f"{printable(url)!r} is no store: expected file:///ABSOLUTE/PATH, with %20 for a space, %3F for ? "
-            "and %23 for #"
+            f"{printable(url)!r} is no path of this machine: expected file:///ABSOLUTE/PATH, with %20 "
+            "for a space, %3F for ? and %23 for #"
         )
-    return Path(unquote(parts.path)).resolve()
+    return Path(unquote(parts.path))
 
 
 def _clean_endpoints() -> None:

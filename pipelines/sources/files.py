@@ -26,6 +26,7 @@ import obstore
 from obstore.exceptions import BaseError
 from obstore.store import from_url
 
+from pipelines import backends
 from pipelines.answers import whole
 from pipelines.backends import CLIENT_OPTIONS, RETRY_CONFIG, open_backend
 from pipelines.printable import printable, shown, without_user
@@ -56,9 +57,13 @@ def is_remote(url: str) -> bool:
 
 
 def local_path(url: str) -> Path:
-    """Return the path of a local file or directory given as path or file://."""
-    path = unquote(url.removeprefix("file://")) if url.startswith("file://") else url
-    return Path(path).expanduser().absolute()
+    """Return the path of a local file or directory given as path or file://.
+
+    Raises ValueError for a file URL of another host or with a query or fragment.
+    """
+    path = backends.local_path(url)
+    assert path is not None, url
+    return path
 
 
 def is_hidden(path: str) -> bool:

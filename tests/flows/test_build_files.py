@@ -388,3 +388,14 @@ def test_a_signed_address_is_read_and_its_signature_is_nowhere(
     written = [path for path in (tmp_path / "store").rglob("*") if path.is_file()]
     assert not [path for path in written if b"secret" in path.read_bytes()]
     assert not [path for path in written if "secret" in str(path)]
+
+
+def test_a_file_url_is_the_path_that_it_means(build, tmp_path):
+    folder = tmp_path / "my drawings"
+    folder.mkdir()
+    np.save(folder / "bee.npy", some_drawings(20).reshape(20, 784))
+    path = str(folder).replace(" ", "%20")
+    expected = build.drawings(folder)
+    assert build.drawings(f"file://{path}") == expected
+    assert build.drawings(f"file://localhost{path}/") == expected
+    assert "expected file:///ABSOLUTE/PATH" in build.refused(f"file://server{path}")
