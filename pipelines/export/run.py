@@ -94,12 +94,12 @@ def export_dataset(
     Raises ValueError if the dataset cannot be exported so, or another export is at `out`.
     """
     options = options or ExportOptions()
-    runner_flags(options.beam_args, options.workers)
+    runner = runner_name(runner_flags(options.beam_args, options.workers)) or "FnApiRunner"
     job, target = begin(dataset, store, spec, name, options, extras)
     if (found := _published(job, store, target, options)) is not None:
         return found
     with making(job, store):
-        return _export(dataset, store, job, target, options, extras)
+        return _export(dataset, store, job, target, options, extras, runner)
 
 
 def making(job: Job, store: Store) -> AbstractContextManager[None]:
@@ -115,8 +115,8 @@ def _export(
     target: Target,
     options: ExportOptions,
     extras: Extras,
+    runner: str,
 ) -> Manifest:
-    flags = runner_flags(options.beam_args, options.workers)
     try:
         records = _make_files(job, store, target, options)
     except FileNotFoundError:  # who published first has swept what both worked from
@@ -128,7 +128,7 @@ def _export(
     files += _closing_entries(job, records, target, extras.attachments)
     files.append(target.put("croissant.json", export_croissant(job, files)))
     manifest = _manifest(job, export_inputs(dataset, extras), records, files)
-    statement = provenance_json(manifest, store, runner_name(flags) or "FnApiRunner")
+    statement = provenance_json(manifest, store, runner)
     # A place of the user's may have another export's, which was never finished.
     write = target.create if options.out is None else target.put
     files.append(write(PROVENANCE_NAME, statement))
