@@ -2,7 +2,8 @@
 
     flow: run_isolated("train", params) --> guard --> python -m flows.isolated train < JSON
 
-The parameters come on standard input: command lines are for everybody to read. The child never talks to Prefect: it writes progress as JSON lines on standard output, and as its
+The child reads its parameters from standard input, since every user of a machine can read command
+lines. It never talks to Prefect: it writes progress as JSON lines on standard output, and as its
 last line the result. A cancelled or killed flow ends it through the guard, its memory goes with
 it, and a server that is down does not disturb it. While it works, leases in the store keep its
 inputs from garbage collection (pipelines.held).
