@@ -1,8 +1,8 @@
-"""Options that several sub-commands share: which classes, whose drawings, how many processes."""
+"""Options that several sub-commands share: which classes, whose drawings, what to leave out."""
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
@@ -72,6 +72,28 @@ class Stated:
             "that TFDS or others prepared."
         ),
     ] = ""
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BadInput:
+    """What to do with files and rows of a source that are no drawings."""
+
+    on_bad_file: Annotated[
+        Literal["fail", "skip"],
+        Parameter(help="fail, or skip: leave the file out and say so in the manifest."),
+    ] = "fail"
+    on_bad_row: Annotated[
+        Literal["fail", "skip"],
+        Parameter(
+            help="fail, or skip: leave out a torn line, a picture that cannot be decoded, an inverted "
+            "or faint drawing; count it under its reason and name it in the manifest."
+        ),
+    ] = "fail"
+    max_bad_rows: Annotated[
+        int | None,
+        Parameter(help="Fail if more rows than these would be left out. Default: no limit."),
+    ] = None
 
 
 def read_class_list(file: Path, source: str) -> list[str]:

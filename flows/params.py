@@ -131,7 +131,7 @@ class ReportParams:
 class ChainParams:
     """The whole chain. An empty name is made from the source and the preset.
 
-    license and attribution mean what they mean in DatasetSpec.
+    on_bad_file to attribution mean what they mean in DatasetSpec.
     """
 
     store: str = DEFAULT_STORE
@@ -145,6 +145,9 @@ class ChainParams:
     samples_per_class: int = 8
     guidance: float | None = None
     seed: int = 0
+    on_bad_file: Literal["fail", "skip"] = "fail"
+    on_bad_row: Literal["fail", "skip"] = "fail"
+    max_bad_rows: int | None = None
     license: str = ""
     attribution: str = ""
     workers: int = 1
@@ -170,6 +173,9 @@ class ChainParams:
             seed=self.seed,
             max_per_class=self.max_per_class,
             tfds_slice=self.tfds_slice,
+            on_bad_file=self.on_bad_file,
+            on_bad_row=self.on_bad_row,
+            max_bad_rows=self.max_bad_rows,
             license=self.license,
             attribution=self.attribution,
             workers=self.workers,

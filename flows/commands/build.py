@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter
 
-from flows.choices import Classes, Stated, listed
+from flows.choices import BadInput, Classes, Stated, listed
 from flows.options import Common
 from flows.params import BuildParams, source_name
 from flows.session import run_stage
@@ -17,6 +17,7 @@ from pipelines.spec import parse_splits
 ALL = Common()
 SEED = Classes()
 UNSTATED = Stated()
+FAIL = BadInput()
 
 # Scan and build on a core of an AMD EPYC, in drawings/s: bitmaps are read in place, pictures
 # decoded, strokes drawn; raw ones are simplified first.
@@ -54,9 +55,7 @@ def build(
     duplicates: Literal["keep", "drop"] | None = None,
     near_duplicates: int | None = None,
     with_metadata: bool = False,
-    on_bad_file: Literal["fail", "skip"] = "fail",
-    on_bad_row: Literal["fail", "skip"] = "fail",
-    max_bad_rows: int | None = None,
+    bad: Annotated[BadInput, Parameter(name="*")] = FAIL,
     stated: Annotated[Stated, Parameter(name="*")] = UNSTATED,
     workers: int = 1,
     beam: Annotated[tuple[str, ...], Parameter(allow_leading_hyphen=True, negative=())] = (),
@@ -112,13 +111,6 @@ def build(
         Drop drawings whose 64-bit difference hash is so many bits from a kept one, or nearer.
     with_metadata
         Keep key_id, country_code, recognized and timestamp as columns.
-    on_bad_file
-        fail, or skip: leave the file out and say so in the manifest.
-    on_bad_row
-        fail, or skip: leave out a line that is torn, a picture that cannot be decoded, a drawing that
-        is inverted or faint; count it under its reason and name it in the manifest.
-    max_bad_rows
-        Fail if more rows than these would be left out. Default: no limit.
     workers
         Processes on this machine.
     beam
@@ -150,9 +142,9 @@ def build(
         duplicates=duplicates,
         near_duplicates=near_duplicates,
         with_metadata=with_metadata,
-        on_bad_file=on_bad_file,
-        on_bad_row=on_bad_row,
-        max_bad_rows=max_bad_rows,
+        on_bad_file=bad.on_bad_file,
+        on_bad_row=bad.on_bad_row,
+        max_bad_rows=bad.max_bad_rows,
         license=stated.license,
         attribution=stated.attribution,
         workers=workers,

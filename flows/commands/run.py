@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
-from flows.choices import Classes, Stated
+from flows.choices import BadInput, Classes, Stated
 from flows.options import Common, NotNegative, Positive
 from flows.params import ChainParams
 from flows.session import run_stage
@@ -14,6 +14,7 @@ from flows.session import run_stage
 ALL = Common()
 SEED = Classes()
 UNSTATED = Stated()
+FAIL = BadInput()
 
 
 def run(
@@ -27,6 +28,7 @@ def run(
     samples_per_class: Positive = 8,
     guidance: float | None = None,
     seed: int = 0,
+    bad: Annotated[BadInput, Parameter(name="*")] = FAIL,
     stated: Annotated[Stated, Parameter(name="*")] = UNSTATED,
     name: str = "",
     workers: int = 1,
@@ -78,6 +80,9 @@ def run(
         samples_per_class=samples_per_class,
         guidance=guidance,
         seed=seed,
+        on_bad_file=bad.on_bad_file,
+        on_bad_row=bad.on_bad_row,
+        max_bad_rows=bad.max_bad_rows,
         license=stated.license,
         attribution=stated.attribution,
         workers=workers,

@@ -122,6 +122,17 @@ def test_rows_that_are_no_drawings_are_left_out_counted_and_named(build, tmp_pat
         assert {row["file"] for row in summary["bad_rows"]} == {"bee.npy"}
 
 
+def test_the_chain_takes_what_the_message_advises(build, tmp_path):
+    images = drawings(30)
+    images[3] = 255 - images[3]
+    source = write_npy(tmp_path / "source", bee=images)
+    code, built = build(source, "--on-bad-row", "skip")
+    assert code == 0, built
+    code, plan = build(source, "--on-bad-row", "skip", "--dry-run", verb="run")
+    assert code == 0, plan
+    assert plan["dataset"] == f"there: {built['dataset']}"
+
+
 def test_more_bad_rows_than_the_limit_fail(build, tmp_path):
     images = drawings(30)
     images[3:6] = 255 - images[3:6]
