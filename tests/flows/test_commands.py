@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from flows.choices import BadInput, Stated
 from flows.cli import COMMANDS, run_command_line
 from flows.commands.build import build
 from flows.params import BuildParams, ChainParams
@@ -175,6 +176,8 @@ def test_every_field_of_a_dataset_spec_can_be_said_on_the_command_line():
     told = {field.name for field in dataclasses.fields(BuildParams)} | {"class_names"}
     assert fields - told == {"format_version"}
     options = set(inspect.signature(build).parameters) | {"class_names", "formats"}
+    for shared in (BadInput, Stated):
+        options |= {field.name for field in dataclasses.fields(shared)}
     assert fields - options == {"format_version"}
 
 
