@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from cyclopts import Parameter
 
 from pipelines.catalogue import SEED_CLASSES, class_lines, read_classes_file, split_names
+from pipelines.limits import DEFAULT
 
 
 @Parameter(name="*")
@@ -77,7 +78,7 @@ class Stated:
 @Parameter(name="*")
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BadInput:
-    """What to do with files and rows of a source that are no drawings."""
+    """What to do with files and rows of a source that are no drawings, or too large to be read."""
 
     on_bad_file: Annotated[
         Literal["fail", "skip"],
@@ -87,13 +88,30 @@ class BadInput:
         Literal["fail", "skip"],
         Parameter(
             help="fail, or skip: leave out a torn line, a picture that cannot be decoded, an inverted "
-            "or faint drawing; count it under its reason and name it in the manifest."
+            "or faint drawing, what is beyond a limit below; count it under its reason and name it in the manifest."
         ),
     ] = "fail"
     max_bad_rows: Annotated[
         int | None,
         Parameter(help="Fail if more rows than these would be left out. Default: no limit."),
     ] = None
+    max_points: Annotated[
+        int,
+        Parameter(
+            help="Points that one drawing may have, as written and, where it is simplified, one a "
+            "pixel along its strokes."
+        ),
+    ] = DEFAULT.max_points
+    max_line_bytes: Annotated[
+        int,
+        Parameter(help="Bytes that one line of .ndjson, one record of .bin or TFRecord may have."),
+    ] = DEFAULT.max_line_bytes
+    max_pixels: Annotated[
+        int, Parameter(help="Pixels that one picture may have; told before it is decoded.")
+    ] = DEFAULT.max_pixels
+    max_row_groups: Annotated[int, Parameter(help="Row groups that one Parquet file may have.")] = (
+        DEFAULT.max_row_groups
+    )
 
 
 def read_class_list(file: Path, source: str) -> list[str]:

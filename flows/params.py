@@ -10,6 +10,7 @@ from typing import Literal
 
 from flows.options import DEFAULT_STORE
 from pipelines.catalogue import SEED_CLASSES
+from pipelines.limits import DEFAULT
 from pipelines.printable import printable
 from pipelines.schema import slug
 from pipelines.spec import DEFAULT_SPLITS
@@ -53,6 +54,10 @@ class BuildParams:
     on_bad_file: Literal["fail", "skip"] = "fail"
     on_bad_row: Literal["fail", "skip"] = "fail"
     max_bad_rows: int | None = None
+    max_points: int = DEFAULT.max_points
+    max_line_bytes: int = DEFAULT.max_line_bytes
+    max_pixels: int = DEFAULT.max_pixels
+    max_row_groups: int = DEFAULT.max_row_groups
     license: str = ""
     attribution: str = ""
     workers: int = 1
@@ -148,6 +153,10 @@ class ChainParams:
     on_bad_file: Literal["fail", "skip"] = "fail"
     on_bad_row: Literal["fail", "skip"] = "fail"
     max_bad_rows: int | None = None
+    max_points: int = DEFAULT.max_points
+    max_line_bytes: int = DEFAULT.max_line_bytes
+    max_pixels: int = DEFAULT.max_pixels
+    max_row_groups: int = DEFAULT.max_row_groups
     license: str = ""
     attribution: str = ""
     workers: int = 1
@@ -176,6 +185,10 @@ class ChainParams:
             on_bad_file=self.on_bad_file,
             on_bad_row=self.on_bad_row,
             max_bad_rows=self.max_bad_rows,
+            max_points=self.max_points,
+            max_line_bytes=self.max_line_bytes,
+            max_pixels=self.max_pixels,
+            max_row_groups=self.max_row_groups,
             license=self.license,
             attribution=self.attribution,
             workers=self.workers,

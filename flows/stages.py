@@ -105,15 +105,15 @@ def dataset_work(params: BuildParams, *, plan_only: bool = False):
         columns=metadata_columns(spec),
         seed=params.seed,
         skip_bad_files=params.on_bad_file == "skip",
+        limits=spec.limits,
         every_class=[text.strip().lower() for text in params.classes] == [ALL],
     )
     if plan_only:
         with naming_cache():
             return spec, plan_source(params.source, names, cache_folder(), options)
     progress = current()
-    return spec, open_source(
-        params.source, names, writable_cache(), progress=progress, **dataclasses.asdict(options)
-    )
+    asked = {f.name: getattr(options, f.name) for f in dataclasses.fields(options)}
+    return spec, open_source(params.source, names, writable_cache(), progress=progress, **asked)
 
 
 def source_names(params: BuildParams) -> tuple[str, ...]:
@@ -121,10 +121,12 @@ def source_names(params: BuildParams) -> tuple[str, ...]:
 
     Raises ValueError for one that is unknown, or that the source has not.
     """
+    from pipelines.limits import limits_of
     from pipelines.printable import printable
     from pipelines.sources.opening import SourceOptions, source_classes
 
-    known = source_classes(params.source, SourceOptions(image_size=params.image_size))
+    options = SourceOptions(image_size=params.image_size, limits=limits_of(params))
+    known = source_classes(params.source, options)
     names = resolve_names(params.classes, known or None)
     if known and (missing := [name for name in names if name not in known]):
         there = ", ".join(known[:SHOWN_NAMES]) + (", ..." if len(known) > SHOWN_NAMES else "")

@@ -21,13 +21,14 @@ import pyarrow as pa
 
 from pipelines.drawings import METADATA_COLUMNS, Drawings
 from pipelines.hashing import pixel_hashes
+from pipelines.limits import is_limit_problem
 
 # Part of the address of kept attributes: bumped when their meaning or form changes.
-ATTRIBUTES_VERSION = 3
+ATTRIBUTES_VERSION = 4
 ERROR_KEY = b"bad_file"
 
 _HASH_ROWS, _HASH_COLUMNS = 8, 9
-BAD_ROW_REASONS = ("unreadable", "inverted", "faint")
+BAD_ROW_REASONS = ("unreadable", "inverted", "faint", "oversized")
 # Pixels from here on are nearer to white than to black.
 _WHITE = 128
 # Ink reaches 255: the faintest of 139,651 drawings of Google's has a pixel of 223, and a dot in
@@ -129,8 +130,10 @@ def _bad_rows(
         bad[(peak > 0) & (peak < _FAINT_PEAK)] = 1 + BAD_ROW_REASONS.index("faint")
         bad[inverted(drawings.images, ink)] = 1 + BAD_ROW_REASONS.index("inverted")
     if drawings.problem is not None:
-        has_problem = np.array([text is not None for text in drawings.problem], bool)
-        bad[has_problem] = 1 + BAD_ROW_REASONS.index("unreadable")
+        for row, text in enumerate(drawings.problem):
+            if text is not None:
+                reason = "oversized" if is_limit_problem(text) else "unreadable"
+                bad[row] = 1 + BAD_ROW_REASONS.index(reason)
     return bad
 
 

@@ -1,7 +1,7 @@
 """Rows that are no drawings: which they are, and what to say of them.
 
-A row is bad if it cannot be read (a torn line, a damaged picture, a label of no class), or if its
-pixels are no drawing's (pipelines/attributes.py). Of a class as a whole, a file is implausible
+A row is bad if it cannot be read (a torn line, a damaged picture, a label of no class), if it is
+larger than a limit (pipelines/limits.py), or if its pixels are no drawing's (pipelines/attributes.py). Of a class as a whole, a file is implausible
 that is mostly blank or mostly ink.
 """
 
@@ -50,7 +50,7 @@ class BadRow:
 def bad_row_at(file: SourceFile, row: int, table: pa.Table, place: int) -> BadRow:
     """Return row `row` of a file, which is bad, from its attributes at `place` of a table."""
     reason = BAD_ROW_REASONS[table["bad_row"][place].as_py() - 1]
-    if reason == "unreadable":
+    if reason in ("unreadable", "oversized"):
         text = table["problem"][place].as_py()
     elif reason == "faint":
         text = f"ink of at most {table['peak'][place]} of 255"
@@ -69,6 +69,7 @@ def describe_rows(first: BadRow, numbers: Mapping[str, int], rows: int) -> str:
     hint = {
         "unreadable": "mend it",
         "inverted": "save 255 - x: drawings are white on black, 0 = paper, 255 = ink",
+        "oversized": "raise the limit if it is meant",
         "faint": "scale the range of the pixels to 0 to 255, 0 = paper, 255 = ink",
     }[first.reason]
     return (

@@ -225,6 +225,7 @@ def _file_key(file: SourceFile, image_size: int, with_difference_hash: bool) -> 
     # A label kept of a file that mixes classes is a position in these names.
     parts += list(dict(file.layout).get("labels", ()))
     parts += file.columns
+    parts += file.limits.stated().items()  # what is beyond them is a bad row
     # What a server says of a file, its size and time, may be said of another of its files too.
     parts += [] if file.digest.startswith("sha256:") else [file.url]
     if file.format in STROKE_FORMATS:  # another libcairo may draw other pixels

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipelines.credit import parse_attribution, parse_license
+from pipelines.limits import DEFAULT, Limits, limits_of
 
 DEFAULT_SPLITS: tuple[tuple[str, float], ...] = (
     ("train", 0.9),
@@ -23,7 +24,8 @@ CLEANING = ("drop", "keep")
 # Bumped whenever the same spec would give other bytes; it is part of every digest.
 FORMAT_VERSION = 1
 # Fields that format version 1 did not begin with.
-_LATER_FIELDS = frozenset({"on_bad_row", "max_bad_rows", "license", "attribution"})
+_LIMITS = tuple(f.name for f in dataclasses.fields(Limits))
+_LATER_FIELDS = frozenset({"on_bad_row", "max_bad_rows", "license", "attribution", *_LIMITS})
 _SLICE = re.compile(r"train(?:\[(-?\d+%?)?:(-?\d+%?)?\])?")
 
 
@@ -60,6 +62,7 @@ class DatasetSpec:
     on_bad_file      fail, or skip: leave the file out and say so in the manifest
     on_bad_row       the same of a damaged or implausible row, which is counted under its reason
     max_bad_rows     fail if more rows than these would be left out; None: no limit
+    max_points to max_row_groups  as in pipelines.limits.Limits; what goes beyond is bad
 
     What the user states of the source; what is known of it anyway (pipelines.sources.credit) is added.
     license          ids of SPDX joined by AND; empty: not stated
@@ -92,6 +95,10 @@ class DatasetSpec:
     max_bad_rows: int | None = None
     license: str = ""
     attribution: str = ""
+    max_points: int = DEFAULT.max_points
+    max_line_bytes: int = DEFAULT.max_line_bytes
+    max_pixels: int = DEFAULT.max_pixels
+    max_row_groups: int = DEFAULT.max_row_groups
 
     def __post_init__(self) -> None:
         """Settle what is left open; raise ValueError for values no dataset can have."""
@@ -122,6 +129,8 @@ class DatasetSpec:
         _check_range("min_ink", self.min_ink, 0, None)
         _check_range("max_ink", self.max_ink, 1, None)
         _check_range("near_duplicates", self.near_duplicates, 0, 64)
+        for name in _LIMITS:
+            _check_range(name, getattr(self, name), 1, None)
         for country in self.countries:
             if not re.fullmatch(r"[A-Z]{2}", country):
                 raise ValueError(f"country {country!r} is not two capital letters")
@@ -141,6 +150,11 @@ class DatasetSpec:
     def image_shape(self) -> tuple[int, int]:
         """(height, width) in pixels."""
         return (self.image_size, self.image_size)
+
+    @property
+    def limits(self) -> Limits:
+        """How large the parts of the source may be."""
+        return limits_of(self)
 
     @property
     def split_names(self) -> tuple[str, ...]:

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipelines.drawings import Drawings
+from pipelines.limits import DEFAULT, Limits
 from pipelines.schema import digest_of
 
 
@@ -36,6 +37,7 @@ class SourceFile:
     metadata    the file whose line i describes row i, if metadata are joined
     columns     the metadata columns to read; no other one is looked at
     is_direct   rows can be read in place, at no cost of decoding
+    limits      what of it is too large to be read
     secrets     what to ask a server with, as Authorization and as query; no text shows them
     """
 
@@ -50,6 +52,7 @@ class SourceFile:
     metadata: "SourceFile | None" = None
     columns: tuple[str, ...] = ()
     is_direct: bool = False
+    limits: Limits = DEFAULT
     secrets: tuple[str, str] = field(default=("", ""), repr=False)
 
 

@@ -18,6 +18,7 @@ from pathlib import Path
 from urllib.parse import unquote_to_bytes
 
 from pipelines.catalogue import catalogue, tfds_id
+from pipelines.limits import DEFAULT, Limits
 from pipelines.sources.base import BadFileError, SourceFile
 from pipelines.sources.bitmaps import inspect_npy
 from pipelines.sources.files import (
@@ -98,7 +99,13 @@ def unread_beside(place: Place) -> list[tuple[str, str]]:
 
 
 def open_class_file(
-    url: str, size: int, class_name: str, cache_dir: Path, *, image_size: int
+    url: str,
+    size: int,
+    class_name: str,
+    cache_dir: Path,
+    *,
+    image_size: int,
+    limits: Limits = DEFAULT,
 ) -> SourceFile:
     """Return a file that `find_class_files` has found as a file of a source.
 
@@ -107,7 +114,8 @@ def open_class_file(
     if size == DANGLING:
         raise BadFileError(f"{url}: {why_absent(url)}")
     if not url.endswith(".npy"):
-        return open_strokes(url, size, class_name, cache_dir, is_binary=url.endswith(".bin"))
+        is_binary = url.endswith(".bin")
+        return open_strokes(url, size, class_name, cache_dir, is_binary=is_binary, limits=limits)
     file = _open_bitmaps(url, size, class_name, cache_dir)
     if int(file.layout["side"]) != image_size:
         raise BadFileError(
@@ -117,7 +125,7 @@ def open_class_file(
     return file
 
 
-def join_strokes(file: SourceFile, cache_dir: Path) -> SourceFile:
+def join_strokes(file: SourceFile, cache_dir: Path, limits: Limits = DEFAULT) -> SourceFile:
     """Return bitmaps with the simplified drawings of the same class beside them, strokes as is.
 
     Raises ValueError if there are none, BadFileError if they are not as many.
@@ -131,7 +139,9 @@ def join_strokes(file: SourceFile, cache_dir: Path) -> SourceFile:
         size = file_size(url)
         if size is None:
             continue
-        strokes = open_strokes(url, size, str(file.class_name), cache_dir, is_binary=False)
+        strokes = open_strokes(
+            url, size, str(file.class_name), cache_dir, is_binary=False, limits=limits
+        )
         if strokes.rows != file.rows:
             raise BadFileError(
                 f"{url} has {strokes.rows} lines for {file.rows} bitmaps: metadata are joined by "

@@ -27,6 +27,7 @@ from pathlib import Path
 
 from pipelines.catalogue import SEED_CLASSES, catalogue, class_entry
 from pipelines.doodles import DOODLES_PER_CLASS, doodles_dir, write_doodles
+from pipelines.limits import DEFAULT, Limits
 from pipelines.printable import printable
 from pipelines.sources.base import BadFileError, Source, SourceFile
 from pipelines.sources.class_files import (
@@ -64,6 +65,7 @@ class SourceOptions:
     seed, doodles_per_class  of the doodles
     columns         metadata to read; bitmaps have them from the simplified drawings beside them
     skip_bad_files  leave out what is not what its name says, and name it in `bad_files`
+    limits          what is too large to be read
     every_class     all classes were asked for: a file of a kind that is not read is a bad one
     base_url        stands in for Google's bucket
     """
@@ -73,6 +75,7 @@ class SourceOptions:
     doodles_per_class: int = DOODLES_PER_CLASS
     columns: tuple[str, ...] = ()
     skip_bad_files: bool = False
+    limits: Limits = DEFAULT
     every_class: bool = False
     base_url: str | None = None
 
@@ -87,6 +90,7 @@ def open_source(
     doodles_per_class: int = DOODLES_PER_CLASS,
     columns: Sequence[str] = (),
     skip_bad_files: bool = False,
+    limits: Limits = DEFAULT,
     every_class: bool = False,
     base_url: str | None = None,
     progress: ProgressCallback | None = None,
@@ -103,6 +107,7 @@ def open_source(
         doodles_per_class=doodles_per_class,
         columns=tuple(columns),
         skip_bad_files=skip_bad_files,
+        limits=limits,
         every_class=every_class,
         base_url=base_url,
     )
@@ -167,7 +172,7 @@ def source_classes(text: str, options: SourceOptions) -> tuple[str, ...] | None:
     if place.kind == "tfds":
         return prepared_names(place.directory)
     if place.kind == "parquet":
-        return table_names(place.directory)
+        return table_names(place.directory, options.limits)
     return class_names_in(place)
 
 
@@ -183,14 +188,20 @@ def open_directory(
     options = options or SourceOptions()
     source = _open_place(without_secrets(directory), classes, cache_dir, name=name, options=options)
     return dataclasses.replace(
-        source, files=tuple(_completed(file, options.columns) for file in source.files)
+        source, files=tuple(_completed(file, options) for file in source.files)
     )
 
 
-def _completed(file: SourceFile, columns: tuple[str, ...]) -> SourceFile:
+def _completed(file: SourceFile, options: SourceOptions) -> SourceFile:
     """Return the file with what readers in other processes need to know."""
-    joined = None if file.metadata is None else _completed(file.metadata, columns)
-    return dataclasses.replace(file, columns=columns, metadata=joined, secrets=secrets_of(file.url))
+    joined = None if file.metadata is None else _completed(file.metadata, options)
+    return dataclasses.replace(
+        file,
+        columns=options.columns,
+        metadata=joined,
+        limits=options.limits,
+        secrets=secrets_of(file.url),
+    )
 
 
 def _open_place(
@@ -203,13 +214,17 @@ def _open_place(
 ) -> Source:
     place = find_place(address, classes, options.image_size)
     if place.kind == "tfds":
-        return open_prepared(place.directory, cache_dir, name=name)
+        return open_prepared(place.directory, cache_dir, name=name, limits=options.limits)
     # Manifests are public, and the same on every machine: no folder of this one.
     is_far = is_remote(place.directory)
     name = name or (printable(place.directory) if is_far else local_path(place.directory).name)
     if place.kind == "parquet":
         return open_tables(
-            place.directory, cache_dir, name=name, skip_bad_files=options.skip_bad_files
+            place.directory,
+            cache_dir,
+            name=name,
+            skip_bad_files=options.skip_bad_files,
+            limits=options.limits,
         )
     files = []
     bad = unread_beside(place) if classes is None or options.every_class else []
@@ -217,8 +232,16 @@ def _open_place(
         raise BadFileError(bad[0][1])
     for class_name, url, size in find_class_files(place, classes):
         try:
-            file = open_class_file(url, size, class_name, cache_dir, image_size=options.image_size)
-            files.append(join_strokes(file, cache_dir) if options.columns else file)
+            file = open_class_file(
+                url,
+                size,
+                class_name,
+                cache_dir,
+                image_size=options.image_size,
+                limits=options.limits,
+            )
+            joined = bool(options.columns)
+            files.append(join_strokes(file, cache_dir, options.limits) if joined else file)
         except BadFileError as error:
             if not options.skip_bad_files:
                 raise

@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipelines.drawings import Drawings
+from pipelines.limits import DEFAULT, Limits
 from pipelines.schema import digest_of
 from pipelines.sources.base import BadFileError, Source, SourceFile
 from pipelines.sources.files import content_digest, first_line, is_hidden, local_path, why_absent
@@ -26,7 +27,9 @@ LABEL_NAMES = "label.labels.txt"
 _Example = Mapping[str, Any]
 
 
-def open_prepared(directory: str, cache_dir: Path, *, name: str | None = None) -> Source:
+def open_prepared(
+    directory: str, cache_dir: Path, *, name: str | None = None, limits: Limits = DEFAULT
+) -> Source:
     """Return the source of a directory such as `quickdraw_bitmap/3.0.0`, all its splits.
 
     Raises BadFileError if TFDS cannot open it, a file of it is missing, or it has no drawings

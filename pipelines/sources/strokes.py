@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipelines.drawings import Drawings
+from pipelines.limits import DEFAULT, Limits
 from pipelines.official import render_drawings
 from pipelines.schema import digest_of
 from pipelines.simplify import CANVAS, LISTS, PAGE, RAW, Reading, fills_page
@@ -42,14 +43,21 @@ _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
 def open_strokes(
-    url: str, size: int, class_name: str, cache_dir: Path, *, is_binary: bool
+    url: str,
+    size: int,
+    class_name: str,
+    cache_dir: Path,
+    *,
+    is_binary: bool,
+    limits: Limits = DEFAULT,
 ) -> SourceFile:
     """Return a file of strokes as a file of a source: counted, indexed, digested.
 
     Raises BadFileError if it is of another kind or class, or a .bin file that ends within a record.
     """
     version, digest = file_version(url), content_digest(url, cache_dir)
-    memo = cache_dir / "indices" / f"{digest_of([digest, is_binary, _INDEX_VERSION])}.json"
+    key = [digest, is_binary, _INDEX_VERSION, *limits.stated().items()]
+    memo = cache_dir / "indices" / f"{digest_of(key)}.json"
     if memo.is_file():
         layout = json.loads(memo.read_text("ascii"))
     else:

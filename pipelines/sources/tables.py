@@ -20,6 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipelines.drawings import Drawings
+from pipelines.limits import DEFAULT, Limits
 from pipelines.metadata import COLUMN_NAMES, parse_column
 from pipelines.shards import bytes_field, read_images, read_pictures
 from pipelines.sources.base import BadFileError, Source, SourceFile
@@ -73,6 +74,7 @@ def open_tables(
     *,
     name: str | None = None,
     skip_bad_files: bool = False,
+    limits: Limits = DEFAULT,
 ) -> Source:
     """Return the source of all Parquet files below a directory, or of one, in order of names.
 
@@ -82,7 +84,7 @@ def open_tables(
     found, bad = [], []
     for url, size in _addresses(directory):
         try:
-            table = _table_at(url, size)
+            table = _table_at(url, size, limits)
             _check_side(table, found)
             found.append(table)
         except BadFileError as error:
@@ -113,7 +115,7 @@ def open_tables(
     )
 
 
-def table_names(directory: str) -> tuple[str, ...]:
+def table_names(directory: str, limits: Limits = DEFAULT) -> tuple[str, ...]:
     """Return the class names of all Parquet files below a directory that can be read.
 
     Raises BadFileError if these have none.
@@ -121,20 +123,20 @@ def table_names(directory: str) -> tuple[str, ...]:
     found = []
     for url, size in _addresses(directory):
         with contextlib.suppress(BadFileError):
-            found.append(_table_at(url, size).names)
+            found.append(_table_at(url, size, limits).names)
     if found and not any(found):
         raise BadFileError(f"{directory}: its Parquet files have no row that names a class")
     return _union(found)
 
 
 @functools.lru_cache(maxsize=1_024)
-def describe_table(url: str, size: int, version: str) -> Table:
+def describe_table(url: str, size: int, version: str, limits: Limits = DEFAULT) -> Table:
     """Return what a Parquet file of pictures holds; another `version` is looked at again.
 
     Raises BadFileError if it is damaged or holds something else.
     """
     with _reading(url):
-        file = _open(url, size)
+        file = _open(url, size, limits)
         try:
             return _describe(file, url, size, version)
         except BadFileError:
@@ -143,10 +145,10 @@ def describe_table(url: str, size: int, version: str) -> Table:
             return Table(url=url, bytes=size, version=version)
 
 
-def _table_at(url: str, size: int) -> Table:
+def _table_at(url: str, size: int, limits: Limits) -> Table:
     if size == DANGLING:
         raise BadFileError(f"{url}: {why_absent(url)}")
-    return describe_table(url, size, file_version(url))
+    return describe_table(url, size, file_version(url), limits)
 
 
 def _describe(file: pq.ParquetFile, url: str, size: int, version: str) -> Table:
@@ -171,7 +173,7 @@ class TableReader:
         names = file.layout.get("labels", [file.class_name])
         self.positions = {name: i for i, name in enumerate(names)}
         with _reading(file.url):
-            self.parquet = _open(file.url, file.bytes)
+            self.parquet = _open(file.url, file.bytes, file.limits)
             schema = self.parquet.schema_arrow
             self.image = _find_image(file.url, schema)
             self.labels = find_labels(file.url, schema)
@@ -271,7 +273,7 @@ def _is_apart(name: str, names: Container[str]) -> bool:
     return any(part.startswith("_") and "=" not in part for part in name.split("/"))
 
 
-def _open(url: str, size: int) -> pq.ParquetFile:
+def _open(url: str, size: int, limits: Limits) -> pq.ParquetFile:
     if not is_remote(url):
         return pq.ParquetFile(local_path(url))
     return pq.ParquetFile(pa.PythonFile(RangeFile(url, size), mode="r"), pre_buffer=True)

@@ -1,0 +1,66 @@
+"""How large the parts of a source may be, so that no file takes more memory than there is.
+
+What goes beyond a limit is not read. A line, a record or a picture that does is a bad row, under a
+reason of its own; a file that does is a bad file. At the defaults a process stays below 1 GiB.
+Google's drawings have up to some thousands of points and tens of kilobytes.
+"""
+
+import dataclasses
+import re
+from dataclasses import dataclass
+from typing import Any
+
+_UNITS = {
+    "max_points": "points",
+    "max_line_bytes": "bytes",
+    "max_pixels": "pixels",
+    "max_row_groups": "row groups",
+}
+_PROBLEM = re.compile(r"\d+ [a-z ]+, more than --max-[a-z-]+ \d+")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """The limits of one source.
+
+    max_points      of one drawing, as they are written; also one a pixel along strokes that are to
+                    be simplified
+    max_line_bytes  of one line of .ndjson, one record of .bin or TFRecord: JSON takes up to
+                    thirty times as much memory
+    max_pixels      of one picture, before it is decoded
+    max_row_groups  of one Parquet file
+    """
+
+    max_points: int = 100_000
+    max_line_bytes: int = 8 << 20
+    max_pixels: int = 2_048**2
+    max_row_groups: int = 10_000
+
+    def problem(self, name: str, found: int) -> str | None:
+        """Return what is wrong with `found` of the limit's unit, None if it is within."""
+        limit = getattr(self, name)
+        if found <= limit:
+            return None
+        return f"{found} {_UNITS[name]}, more than --{name.replace('_', '-')} {limit}"
+
+    def stated(self) -> dict[str, int]:
+        """Return the limits that are not the defaults."""
+        values = dataclasses.asdict(self)
+        return {name: value for name, value in values.items() if value != getattr(DEFAULT, name)}
+
+
+DEFAULT = Limits()
+
+
+def limits_of(record: Any) -> Limits:
+    """Return the limits among the fields of a spec or of parameters."""
+    return Limits(**{f.name: getattr(record, f.name) for f in dataclasses.fields(Limits)})
+
+
+def is_limit_problem(text: str) -> bool:
+    """Whether a problem of a row is that it goes beyond a limit, wherever it was found.
+
+    >>> is_limit_problem(f"line 1: {DEFAULT.problem('max_points', 3_000_000)}")
+    True
+    """
+    return _PROBLEM.fullmatch(text.rpartition(": ")[2]) is not None
