@@ -1,26 +1,20 @@
 """The command line `sketchmill`: one sub-command a file, imported only when it is called.
 
-Exit codes: 0 done, 1 failed, 2 bad usage or bad input, 130 interrupted. Errors are one line on
-stderr; `--debug` shows the traceback. Stopped by SIGTERM: 143. Whoever read the
-output closed it: 141, and no word.
+Exit codes: 0 done, 1 failed, 2 bad usage or bad input, 130 stopped by Ctrl-C, 143 by SIGTERM. Errors
+are one line on stderr; `--debug` shows the traceback. Whoever read the output closed it: 141, and
+no word.
+
+Ctrl-C may come at any moment: nothing that takes time is imported before it can be answered.
 """
 
-import logging
 import os
-import select
 import signal
 import sys
 from types import FrameType
-from typing import NoReturn
 
-from cyclopts import App, CycloptsError, CycloptsPanel
-
-from flows.console import ShownFormatter
-from pipelines.printable import shown, shown_trace
-
-STOPPED = 128 + signal.SIGTERM
 READER_GONE = 128 + signal.SIGPIPE
-_STDOUT = 1
+_STOPPED = "stopped; the same command goes on"
+_STDOUT, _STDERR = 1, 2
 
 # Command -> its help, and its module where that is not its own.
 COMMANDS = {
@@ -56,8 +50,12 @@ MODULES |= dict.fromkeys(("gc", "pin", "unpin", "pull", "push"), "keeping")
 MODULES |= dict.fromkeys(("deploy", "serve"), "serving")
 
 
-def make_app() -> App:
+def make_app():
     """Return the command line; no sub-command's module is imported yet."""
+    from cyclopts import App, CycloptsPanel
+
+    from pipelines.printable import shown
+
     app = App(
         name="sketchmill",
         help=__doc__.splitlines()[0],
@@ -71,17 +69,34 @@ def make_app() -> App:
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Run the command line and exit with its code.
+    """Run the command line below two guards and exit with its code.
 
-    SIGTERM ends it as an exception does, so that children (training, Prefect's server without a
-    server of its own) are ended too.
+    It ends within ten seconds of SIGINT or SIGTERM, in order if it can, and leaves no process.
     """
-    signal.signal(signal.SIGTERM, _stop)
-    sys.exit(run_command_line(sys.argv[1:] if argv is None else argv))
+    signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))
+    from flows import guard
+
+    code = 128 + signal.SIGINT
+    try:
+        guard.stand_before_work(_stop, _STOPPED)
+        code = run_command_line(sys.argv[1:] if argv is None else argv)
+    except _Stop:
+        pass
+    finally:
+        if _Stop.is_told:
+            os._exit(code)  # not waiting for threads of Beam, nor for Prefect to send its events
+    sys.exit(code)
 
 
 def run_command_line(argv: list[str]) -> int:
     """Run one command; return the exit code instead of leaving the process."""
+    import logging
+
+    from cyclopts import CycloptsError
+
+    from flows.console import ShownFormatter
+    from pipelines.printable import shown_trace
+
     debug = "--debug" in argv
     if logging.lastResort is not None:  # of commands that set up no log
         logging.lastResort.setFormatter(ShownFormatter())
@@ -91,8 +106,8 @@ def run_command_line(argv: list[str]) -> int:
     except CycloptsError:
         return 2  # cyclopts has printed what was wrong
     except KeyboardInterrupt:
-        print("interrupted; the same command goes on where it stopped", file=sys.stderr)  # noqa: T201
-        return 130
+        print(_STOPPED, file=sys.stderr)  # noqa: T201
+        return 128 + signal.SIGINT
     except Exception as error:
         if isinstance(error, BrokenPipeError) and _is_output_closed():
             return READER_GONE
@@ -102,12 +117,26 @@ def run_command_line(argv: list[str]) -> int:
     return 0
 
 
-def _stop(_signal: int, _frame: FrameType | None) -> NoReturn:
-    sys.exit(STOPPED)
+class _Stop(KeyboardInterrupt):
+    """Ends the work as Ctrl-C does."""
+
+    is_told = False
+
+
+def _stop(_signal: int, _frame: FrameType | None) -> None:
+    """End the work as an exception does, so that ranks may save, in silence: our front speaks."""
+    if not _Stop.is_told:
+        _Stop.is_told = True
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, _STDERR)
+        os.close(nowhere)
+        raise _Stop
 
 
 def _is_output_closed() -> bool:
     """Return whether who read the output (head, less) has gone; what is left goes nowhere then."""
+    import select
+
     watch = select.poll()
     watch.register(_STDOUT, 0)
     if not any(event & select.POLLERR for _, event in watch.poll(0)):

@@ -1,87 +1,151 @@
-"""A process that stands between us and a child, so that nothing of the child outlives us.
+"""Processes that stand between us and our work, so that nothing of the work outlives us.
 
     parent --> guard (own session) --> command --> whatever it starts, in whatever session
 
     python flows/guard.py PARENT_PID GRACE_SEC DEADLINE_SEC COMMAND...      (deadline 0: none)
 
 The guard is told to stop by SIGTERM, by the kernel when its parent dies, or by the deadline. It
-passes SIGTERM to the command, waits for the grace period, and kills every process that is left
+passes that on to the command, waits for the grace period, and kills every process that is left
 below it: as a subreaper it inherits orphans, also of other sessions, which no signal to a process
 group reaches (torchrun starts its ranks so). It exits with the command's code, 128 + signal if
-that was killed, and 124 after the deadline. Linux; elsewhere only the process group is ended.
-Standard library only: it must start in no time.
+that was killed, and 124 after the deadline.
+
+A command line forks itself into two of them and the work (`stand_before_work`):
+
+    front (whom the terminal signals) --> guard (own session) --> work --> whatever it starts
+
+Ctrl-C reaches the front alone, and one line of its own is what a person sees; were the front
+killed, the guard would still end the rest. Ctrl-Z stops the work and all that is below it.
+
+Linux; elsewhere `stand_before_work` leaves all as it is. Standard library only: it must start in no time.
 """
 
 import contextlib
 import ctypes
 import os
 import signal
-import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
 from pathlib import Path
+from types import FrameType
 
 DEADLINE_CODE = 124
 # What is left behind by a command that has ended gets this long to end as well.
 ORPHAN_SEC = 2.0
+# What a command line's work gets to save; its front waits a little longer, ten seconds in all.
+WORK_SEC = 6.5
+_FRONT_SEC = 8.0
+# A killed flow's work gets no longer than this, whatever its grace period: nobody waits for it.
+_ORPHANED_SEC = 10.0
 _POLL_SEC = 0.2
+_SHOW_CURSOR = b"\r\n\x1b[?25h"
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
 _STOPS = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP}
+_JOB_CONTROL = {signal.SIGTSTP, signal.SIGCONT}
 _IS_LINUX = sys.platform.startswith("linux")
 
 
 def main(arguments: Sequence[str]) -> int:
     """Run the command and return the exit code."""
+    import subprocess  # which the front of a command line does without
+
     parent, grace_sec, deadline_sec = int(arguments[0]), float(arguments[1]), float(arguments[2])
     signal.pthread_sigmask(signal.SIG_BLOCK, _STOPS | {signal.SIGCHLD})
     end_with_parent()
     _ask_kernel(_PR_SET_CHILD_SUBREAPER, 1)
     if os.getppid() != parent:
         return 128 + signal.SIGTERM
+    own = os.getpid()
     guard = Guard(grace_sec, deadline_sec or float("inf"))
-    return guard.run(list(arguments[3:]))
+    child = subprocess.Popen(list(arguments[3:]), preexec_fn=lambda: _prepare_child(own))
+    return guard.run(child.pid)
+
+
+def stand_before_work(stop: Callable[[int, FrameType | None], None], said: str) -> None:
+    """Return in a new process, for the work, with two guards before it; they never return.
+
+    stop: handles the one signal, SIGINT, by which the work is told to end
+    said: what the front prints when it was told to stop; it then ends with 128 + signal
+    """
+    wanted = _STOPS | _JOB_CONTROL
+    if not _IS_LINUX:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, wanted)
+        return
+    # A shell lets the commands it starts in the background, and nohup, ignore some.
+    heard = {each for each in wanted if signal.getsignal(each) != signal.SIG_IGN}
+    heard.add(signal.SIGCHLD)
+    signal.pthread_sigmask(signal.SIG_BLOCK, heard)
+    if guard := _fork():
+        os._exit(_Front(_FRONT_SEC, heard=heard).run_and_say(guard, said))
+    os.setsid()
+    heard |= _STOPS
+    signal.pthread_sigmask(signal.SIG_BLOCK, heard)
+    if work := _fork():
+        os._exit(Guard(WORK_SEC, heard=heard, told=signal.SIGINT).run(work))
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, stop)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, wanted | {signal.SIGCHLD})
 
 
 class Guard:
     """The command, what is below it, and when it must end."""
 
-    def __init__(self, grace_sec: float, deadline_sec: float) -> None:
-        """Start the clock."""
-        self._grace_sec = grace_sec
+    def __init__(
+        self,
+        grace_sec: float,
+        deadline_sec: float = float("inf"),
+        *,
+        heard: Set[signal.Signals] = frozenset(_STOPS | {signal.SIGCHLD}),
+        told: signal.Signals = signal.SIGTERM,
+    ) -> None:
+        """Start the clock; `heard` are blocked signals to wait for, `told` stops the command."""
+        self._grace_sec, self._told, self._heard = grace_sec, told, heard
+        self._parent = os.getppid()
         self._deadline = time.monotonic() + deadline_sec
         self._kill_at = float("inf")
         self._code: int | None = None
         self._is_late = False
+        self.received = 0
 
-    def run(self, command: list[str]) -> int:
-        """Run the command to its end, and what it leaves behind."""
-        own = os.getpid()
-        child = subprocess.Popen(command, preexec_fn=lambda: _prepare_child(own))
+    def run(self, child: int) -> int:
+        """Wait for the command's end, and end what it leaves behind; return its code."""
         try:
             while self._code is None:
-                self._wait(child.pid)
+                self._wait(child)
         finally:
-            self._end_descendants(child.pid)
+            self._end_descendants(child)
         return DEADLINE_CODE if self._is_late else self._code
 
     def _wait(self, child: int) -> None:
-        received = signal.sigtimedwait(_STOPS | {signal.SIGCHLD}, _POLL_SEC)
+        found = signal.sigtimedwait(self._heard, _POLL_SEC)
+        number = found.si_signo if found else 0
         self._reap(child)
         now = time.monotonic()
         if now >= self._deadline and not self._is_late:
             self._is_late = True
             self._stop(child)
-        elif received is not None and received.si_signo in _STOPS:
+        elif number in _STOPS:
+            self.received = self.received or number
             self._stop(child)
+        elif number in _JOB_CONTROL and self._code is None:
+            self._pause(child, is_over=number == signal.SIGCONT)
         if now >= self._kill_at:
             _signal_all(descendants(os.getpid()), signal.SIGKILL)
 
     def _stop(self, child: int) -> None:
         if self._kill_at == float("inf") and self._code is None:
-            self._kill_at = time.monotonic() + self._grace_sec
-            _signal_all([child], signal.SIGTERM)
+            is_orphaned = os.getppid() != self._parent
+            grace_sec = min(self._grace_sec, _ORPHANED_SEC) if is_orphaned else self._grace_sec
+            self._kill_at = time.monotonic() + grace_sec
+            _signal_all([child], self._told)
+            _signal_all(descendants(os.getpid()), signal.SIGCONT)
+
+    def _pause(self, child: int, *, is_over: bool) -> None:
+        """Stop all that is below, or let it go on."""
+        below = [*descendants(os.getpid()), child]
+        _signal_all(below, signal.SIGCONT if is_over else signal.SIGSTOP)
 
     def _reap(self, child: int) -> None:
         """Collect the command's exit code, and the orphans that have ended."""
@@ -93,10 +157,9 @@ class Guard:
 
     def _end_descendants(self, child: int) -> None:
         """Let orphans end until the grace period is over, then kill them, and theirs."""
-        limit = min(self._kill_at, time.monotonic() + self._grace_sec)
-        if self._kill_at == float("inf"):
-            limit = time.monotonic() + ORPHAN_SEC
-            _signal_all(descendants(os.getpid()), signal.SIGTERM)
+        grace_sec = ORPHAN_SEC if self._kill_at == float("inf") else self._grace_sec
+        limit = min(self._kill_at, time.monotonic() + grace_sec)
+        _signal_all(descendants(os.getpid()), signal.SIGTERM)
         _poll(lambda: self._is_alone(child), limit)
         # A process may fork while it is being killed, so look again until none is left.
         while not self._is_alone(child):
@@ -106,6 +169,26 @@ class Guard:
     def _is_alone(self, child: int) -> bool:
         self._reap(child)
         return not descendants(os.getpid())
+
+
+class _Front(Guard):
+    """The process that was started as the command: its child is the guard of the work."""
+
+    def run_and_say(self, guard: int, said: str) -> int:
+        """Wait for the guard's end; say one line and return 128 + signal if told to stop."""
+        code = self.run(guard)
+        if self.received:
+            _say(said)
+            return 128 + self.received
+        if code == 128 + signal.SIGKILL:
+            _say("killed (SIGKILL): the system does so when memory runs out")
+        return code
+
+    def _pause(self, child: int, *, is_over: bool) -> None:
+        """Let the guard do so, which goes on, and stop like any command of a shell."""
+        _signal_all([child], signal.SIGCONT if is_over else signal.SIGTSTP)
+        if not is_over:
+            os.kill(os.getpid(), signal.SIGSTOP)
 
 
 def descendants(pid: int) -> list[int]:
@@ -129,11 +212,29 @@ def end_with_parent() -> None:
     _ask_kernel(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
+def _fork() -> int:
+    """Fork a child that ends with us, whose orphans come to us; return its PID, 0 in it."""
+    own = os.getpid()
+    _ask_kernel(_PR_SET_CHILD_SUBREAPER, 1)
+    if child := os.fork():
+        return child
+    end_with_parent()
+    if os.getppid() != own:
+        os._exit(128 + signal.SIGTERM)
+    return 0
+
+
 def _prepare_child(guard: int) -> None:
     end_with_parent()
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOPS | {signal.SIGCHLD})
     if os.getppid() != guard:
         os._exit(128 + signal.SIGTERM)
+
+
+def _say(line: str) -> None:
+    """Print a line on stderr, where the work may have left a bar and hidden the cursor."""
+    with contextlib.suppress(OSError):
+        os.write(2, (_SHOW_CURSOR if os.isatty(2) else b"") + f"{line}\n".encode())
 
 
 def _ask_kernel(request: int, value: int) -> None:

@@ -188,6 +188,9 @@ def _quiet_workers() -> Iterator[None]:
             sys.stderr = terminal
         try:
             yield
+        except (KeyboardInterrupt, SystemExit):
+            os.dup2(nowhere.fileno(), ours)  # this process ends: its workers have no more to say
+            raise
         finally:
             sys.stderr = python_stderr
             terminal.flush()
