@@ -50,7 +50,7 @@ class Job:
     columns      of the shards besides image and label
     column_types their Arrow types
     label_ids    of the linked layout: what stands in the shards for each of class_names
-    scratch      directory of the store for records and files between stages
+    scratch      directory, beside the files, for records and files between stages
     """
 
     name: str

@@ -50,14 +50,14 @@ class NumpyBitmap(Format):
     def make(self, unit: Unit, job: Job, source: Store, target: Target) -> Record:
         """Group a range, or write a class's pixels or lines."""
         if unit.task == "group":
-            return _group(unit, job, source)
+            return _group(unit, job, source, target)
         header = npy_header(unit.rows, _pixels(job)) if unit.task == "class" else _names_line(job)
         with target.open(unit.outputs[0]) as sink:
             sink.write(header)
             for path, start, length in unit.ranges:
                 for begin in range(0, length, _READ_BYTES):
                     part = min(_READ_BYTES, length - begin)
-                    sink.write(source.get_range(path, start + begin, part))
+                    sink.write(target.store.get_range(path, start + begin, part))
         return Record(name=unit.name, stage=1, files=(sink.entry(rows=unit.rows),))
 
     def closing_files(self, job: Job, records: Sequence[Record]) -> Mapping[str, bytes]:
@@ -111,7 +111,7 @@ def _join_units(job: Job, records: Sequence[Record], task: str, path: str) -> li
     return units
 
 
-def _group(unit: Unit, job: Job, source: Store) -> Record:
+def _group(unit: Unit, job: Job, source: Store, target: Target) -> Record:
     """Write the range to scratch, ordered by label: pixels and lines; equal labels keep order."""
     labels = _labels(source, job, unit.pieces)
     order = np.argsort(labels, kind="stable")
@@ -125,14 +125,14 @@ def _group(unit: Unit, job: Job, source: Store) -> Record:
         sorted_images[place[rows]] = check_shape(batch.images, job)
         tables.append(batch.table.drop_columns("image"))
     name = unit.outputs[0]
-    with FileSink(source, f"{job.scratch}/{name}", name) as sink:
+    with FileSink(target.store, f"{job.scratch}/{name}", name) as sink:
         sink.write(sorted_images.reshape(-1).data)
     files = [sink.entry(split=unit.split)]
     counts = np.bincount(labels, minlength=len(job.class_names)).tolist()
     sizes: list[int] = []
     if job.provenance:
         entry, sizes = _write_lines(
-            pa.concat_tables(tables).take(pa.array(order)), unit, job, source, counts
+            pa.concat_tables(tables).take(pa.array(order)), unit, job, target, counts
         )
         files.append(entry)
     return Record(
@@ -145,12 +145,12 @@ def _group(unit: Unit, job: Job, source: Store) -> Record:
 
 
 def _write_lines(
-    table: pa.Table, unit: Unit, job: Job, source: Store, counts: Sequence[int]
+    table: pa.Table, unit: Unit, job: Job, target: Target, counts: Sequence[int]
 ) -> tuple[FileEntry, list[int]]:
     """Write the lines of a range ordered by label; return the file and its bytes by label."""
     sizes = []
     name = f"{unit.outputs[0]}.csv"
-    with FileSink(source, f"{job.scratch}/{name}", name) as sink:
+    with FileSink(target.store, f"{job.scratch}/{name}", name) as sink:
         start = 0
         for class_name, count in zip(job.class_names, counts, strict=True):
             part = table.slice(start, count)

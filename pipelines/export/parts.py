@@ -47,7 +47,7 @@ def export_part(
     if _is_published(job, target, options):
         return 0
     mine = _first_units(job)[part::parts]
-    with making(job, store):
+    with making(job, target):
         run_stage(mine, 0, job, store, target, options)
     return len(mine)
 
@@ -74,9 +74,9 @@ def export_range(
     if not 0 <= first <= last < len(units):
         raise ValueError(f"--shards {first}-{last}: the export has the files 0 to {len(units) - 1}")
     if not _is_published(job, target, options):
-        with making(job, store):
+        with making(job, target):
             run_stage(units[first : last + 1], 0, job, store, target, options)
-        if missing := _missing(units, job, store, target):
+        if missing := _missing(units, job, target):
             return missing, None
     export = export_dataset(dataset, store, spec, name=name, options=options, extras=extras)
     return 0, export
@@ -98,8 +98,8 @@ def _is_published(job: Job, target: Target, options: ExportOptions) -> bool:
     return True
 
 
-def _missing(units: Sequence[Unit], job: Job, store: Store, target: Target) -> int:
+def _missing(units: Sequence[Unit], job: Job, target: Target) -> int:
     """Return how many units have no record; none if they are swept as the export is there."""
-    there = {item.path for item in store.objects(f"{job.scratch}/records")}
+    there = {item.path for item in target.store.objects(f"{job.scratch}/records")}
     lacking = sum(record_path(job, unit) not in there for unit in units)
     return 0 if target.manifest() is not None else lacking

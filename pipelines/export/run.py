@@ -3,11 +3,12 @@
     dataset + spec -> digest -> there already? -> units -> files and records -> manifest
 
 A unit that has a record is done, if its files are there with their size and SHA-256; so an
-interrupted export is continued by running it again. Nothing of the outcome depends on runner,
+interrupted export is continued by running it again. Records lie where the files go, so that a store
+that may only be read can be exported to another place. Nothing of the outcome depends on runner,
 workers, order or retries.
 """
 
-import dataclasses
+import contextlib
 import functools
 import logging
 from collections.abc import Mapping, Sequence
@@ -34,7 +35,6 @@ from pipelines.schema import (
     InputRef,
     Manifest,
     artifact_prefix,
-    digest_of,
 )
 from pipelines.scratch import ScratchError, damaged
 from pipelines.store import Store, StoreError, open_store
@@ -71,12 +71,12 @@ class ExportWork:
         target = Target(_open_once(self.out) if self.out else store, self.prefix)
         counted = {"made_units": 1}
         try:
-            if is_done(unit, self.job, store, target):
+            if is_done(unit, self.job, target):
                 return {"kept_units": 1}
         except ScratchError:  # the caller warns: a worker's log may be lost
             counted["damaged_units"] = 1
         record = FORMATS[unit.format].make(unit, self.job, store, target)
-        store.put(record_path(self.job, unit), record.to_bytes())
+        target.store.put(record_path(self.job, unit), record.to_bytes())
         return counted
 
 
@@ -98,14 +98,18 @@ def export_dataset(
     job, target = begin(dataset, store, spec, name, options, extras)
     if (found := _published(job, store, target, options)) is not None:
         return found
-    with making(job, store):
+    with making(job, target):
         return _export(dataset, store, job, target, options, extras, runner)
 
 
-def making(job: Job, store: Store) -> AbstractContextManager[None]:
-    """Return the lease on what an export is made of while it is not published."""
-    prefix = artifact_prefix("exports", job.name, job.digest)
-    return holding(store, [prefix, job.scratch], "export")
+def making(job: Job, target: Target) -> AbstractContextManager[None]:
+    """Return the lease on what an export is made of while it is not published.
+
+    In a place of the user's no collection takes anything.
+    """
+    if not target.prefix:
+        return contextlib.nullcontext()
+    return holding(target.store, [target.prefix, job.scratch], "export")
 
 
 def _export(
@@ -134,8 +138,7 @@ def _export(
     files.append(write(PROVENANCE_NAME, statement))
     _check_alone(job, files, target, options)
     published = target.publish(_manifest(job, export_inputs(dataset, extras), records, files))
-    for item in list(store.objects(job.scratch)):
-        store.delete(item.path)
+    target.sweep_scratch(job.scratch)
     return published
 
 
@@ -158,25 +161,21 @@ def begin(
     """Return the job and where its files go; raise ValueError if they cannot go there."""
     job = make_job(dataset, store, spec, name=name, extras=extras)
     _check_place(job, options)
-    target = _target(job, store, options.out)
-    if options.out is not None:
-        # Records tell of files in one place: two places at once have records of their own.
-        place = digest_of(target.store.url)[:16]
-        job = dataclasses.replace(job, scratch=f"{job.scratch}-{place}")
-    return job, target
+    return job, _target(job, store, options.out)
 
 
-def is_done(unit: Unit, job: Job, store: Store, target: Target) -> bool:
+def is_done(unit: Unit, job: Job, target: Target) -> bool:
     """Return whether the unit has a record and every file of it has its size and SHA-256.
 
     Raises ScratchError if the record, or what is kept for the next stage, is not what was written.
     """
     try:
-        record = read_record(store, record_path(job, unit))
+        record = read_record(target.store, record_path(job, unit))
     except FileNotFoundError:
         return False
     for entry in record.scratch_files:
-        if not store.holds(path := f"{job.scratch}/{entry.path}", entry.bytes, entry.sha256):
+        path = f"{job.scratch}/{entry.path}"
+        if not target.store.holds(path, entry.bytes, entry.sha256):
             raise damaged(path)
     return all(target.holds(entry) for entry in record.files) and FORMATS[unit.format].is_whole(
         record, target
@@ -190,7 +189,7 @@ def _make_files(job: Job, store: Store, target: Target, options: ExportOptions) 
         units = plan_units(job, stage, records)
         run_stage(units, stage, job, store, target, options)
         for unit in units:
-            records[unit.format].append(read_record(store, record_path(job, unit)))
+            records[unit.format].append(read_record(target.store, record_path(job, unit)))
     return [record for name in job.spec.formats for record in records[name]]
 
 
@@ -216,7 +215,7 @@ def run_stage(
     label = "export" if stage == 0 else "join"
     rate = Rate(label, sum(unit.rows for unit in units), options.progress)
     pending = {record_path(job, unit): unit.rows for unit in units}
-    with watch(store, pending, rate):
+    with watch(target.store, pending, rate):
         counters = run_units(
             units,
             ExportWork(job, options.out or "", target.prefix),

@@ -4,6 +4,7 @@ A local file is written under a temporary name and renamed; a remote one is a mu
 that nobody sees before it is complete. Neither is ever whole in memory.
 """
 
+import contextlib
 import hashlib
 import os
 import platform
@@ -18,6 +19,7 @@ from pathlib import Path
 
 from pipelines.answers import Upload
 from pipelines.leases import LEASE_TTL
+from pipelines.objects import writing
 from pipelines.schema import (
     MANIFEST_NAME,
     FileEntry,
@@ -62,16 +64,18 @@ class FileSink:
         self._hash = hashlib.sha256()
         self._bytes = 0
         self._relative = relative
+        self._url = store.url
         self._local = store.local_path(path)
         if self._local is None:
             self._upload = Upload(store.backend, path, buffer_size=_PART_BYTES)
             self._is_there = lambda: store.holds(path, self._bytes, self._hash.hexdigest())
         else:
-            self._local.parent.mkdir(parents=True, exist_ok=True)
             # Two writers of one file may be in two containers of one name, with the same PID.
             writer = f"{_PLACE}.{os.getpid()}.{secrets.token_hex(8)}"
             self._part = self._local.with_name(f".{self._local.name}.{writer}.part")
-            self._file = self._part.open("xb", buffering=0)
+            with writing(self._url):
+                self._local.parent.mkdir(parents=True, exist_ok=True)
+                self._file = self._part.open("xb", buffering=0)
 
     # What PyArrow asks of a Python file that it writes to and does not own.
     closed = False
@@ -86,10 +90,11 @@ class FileSink:
         """Append these bytes."""
         self._hash.update(content)
         self._bytes += len(content) if isinstance(content, bytes) else content.nbytes
-        if self._local is None:
-            self._upload.write(content)
-        else:
-            _write_all(self._file, content)
+        with writing(self._url):
+            if self._local is None:
+                self._upload.write(content)
+            else:
+                _write_all(self._file, content)
 
     def entry(self, *, rows: int | None = None, split: str | None = None) -> FileEntry:
         """Return the file's entry for a manifest."""
@@ -107,7 +112,8 @@ class FileSink:
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if self._local is None:
             if kind is None:
-                self._upload.close(self._is_there)
+                with writing(self._url):
+                    self._upload.close(self._is_there)
             return
         self._file.close()
         if kind is None:
@@ -160,10 +166,12 @@ class Target:
             return
         for directory in {relative.rpartition("/")[0] for relative in files}:
             self.store.size(self.path(f"{directory}/x"))  # refuses a symlink out of the store
-            (root / self.path(directory)).mkdir(parents=True, exist_ok=True)
+            with writing(self.store.url):
+                (root / self.path(directory)).mkdir(parents=True, exist_ok=True)
         base = str(root)  # joining strings: a Path costs as much as half the write
-        for relative, content in files.items():
-            _write_file(f"{base}/{self.path(relative)}", content)
+        with writing(self.store.url):
+            for relative, content in files.items():
+                _write_file(f"{base}/{self.path(relative)}", content)
 
     def file_sizes(self, relative: str) -> dict[str, int]:
         """Return path in the store and bytes of each file of a directory; a link's are its own.
@@ -223,6 +231,17 @@ class Target:
         published = self.manifest()
         assert published is not None
         return published
+
+    def sweep_scratch(self, folder: str) -> None:
+        """Delete what was kept between the steps; in a place of the user's no folder is left."""
+        for item in list(self.store.objects(folder)):
+            self.store.delete(item.path)
+        if self.prefix or self.store.local_path() is None:
+            return
+        top = Path(self.store.url, folder.split("/")[0])
+        for directory, *_ in os.walk(top, topdown=False):
+            with contextlib.suppress(OSError):  # there is something else in it
+                Path(directory).rmdir()
 
     def _sweep(self) -> None:
         """Delete the half-written files that killed writers left in a local directory."""

@@ -19,12 +19,23 @@ ALL = ExportSpec(formats=FORMATS, rows_per_file=4)
 
 def test_two_places_have_records_of_their_own(store, dataset, tmp_path):
     spec = ExportSpec(formats=("idx",))
-    extras, scratches = Extras(), set()
+    scratches = set()
     for out in (None, str(tmp_path / "a"), str(tmp_path / "b")):
         options = ExportOptions(out=out)
-        job, _ = run.begin(dataset.manifest, store, spec, "small", options, extras)
-        scratches.add(job.scratch)
+        job, target = run.begin(dataset.manifest, store, spec, "small", options, Extras())
+        scratches.add((target.store.url, job.scratch))
     assert len(scratches) == 3
+
+
+def test_what_is_kept_between_steps_is_where_the_files_go_and_not_left_there(
+    store, dataset, tmp_path
+):
+    before = list(store.objects())
+    spec = ExportSpec(formats=("numpy_bitmap",))  # of two stages
+    options = ExportOptions(out=str(tmp_path / "out"))
+    export_dataset(dataset.manifest, store, spec, name="small", options=options)
+    assert not (tmp_path / "out" / "attempts").exists()
+    assert list(store.objects()) == before
 
 
 def test_pictures_beyond_a_manifest_go_elsewhere_with_checksums(
