@@ -5,6 +5,7 @@ Nothing is published before the gate: a number beyond its limit ends the command
 
 import json
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,8 @@ from typing import Any
 from flows.lookup import where
 from flows.options import DEFAULT_STORE
 from flows.progress import current
-from flows.stages import parent
-from pipelines.held import held_store
+from flows.stages import parent, report_store
+from pipelines.held import HeldStore, working_store
 from pipelines.objects import AbsentError
 from pipelines.printable import printable
 from pipelines.schema import InputRef, Kind, Manifest
@@ -110,12 +111,19 @@ def plan_export(params: ExportParams) -> Mapping[str, Any]:
 
 def work_export(params: ExportParams) -> Mapping[str, Any]:
     """Audit, check, export; return the export's digest, place and counts."""
-    with held_store(params.store, "export") as store:
+    with _store_for(params) as store:
         dataset = find_exportable(store, params.ref)
         return _work_export(params, dataset, store)
 
 
-def _work_export(params: ExportParams, dataset: Manifest, store: Store) -> Mapping[str, Any]:
+def _store_for(params: ExportParams) -> AbstractContextManager[HeldStore]:
+    """Return the store to export from, which is written to unless the files go elsewhere."""
+    if params.out:
+        return report_store(params.store, "export")
+    return working_store(params.store, "export")
+
+
+def _work_export(params: ExportParams, dataset: Manifest, store: HeldStore) -> Mapping[str, Any]:
     from pipelines.export.run import export_dataset
 
     name = params.name or dataset.name
@@ -210,7 +218,7 @@ def work_export_part(params: ExportParams, part: int, parts: int) -> Mapping[str
     """Make one machine's part of an export's files; publish nothing."""
     from pipelines.export.parts import export_part
 
-    with held_store(params.store, "export") as store:
+    with _store_for(params) as store:
         dataset = find_exportable(store, params.ref)
         audit = audit_for_export(params, dataset, store)
         made = export_part(
@@ -230,7 +238,7 @@ def work_export_range(params: ExportParams, first: int, last: int) -> Mapping[st
     """Make some of an export's files; publish if they were the last that were missing."""
     from pipelines.export.parts import export_range
 
-    with held_store(params.store, "export") as store:
+    with _store_for(params) as store:
         dataset = find_exportable(store, params.ref)
         audit = audit_for_export(params, dataset, store)
         missing, export = export_range(
@@ -252,22 +260,28 @@ def work_export_range(params: ExportParams, first: int, last: int) -> Mapping[st
 
 
 def work_audited_report(params: ExportParams, *, per_class: int) -> Manifest:
+    """Do what `draw_audited_report` does in a store that is written to."""
+    with working_store(params.store, "report") as store:
+        return draw_audited_report(params, store, per_class=per_class)
+
+
+def draw_audited_report(params: ExportParams, store: HeldStore, *, per_class: int) -> Manifest:
     """Audit samples and draw the report with what was found.
 
     Raises GateError if a limit failed; the page is made before, and shows the failed numbers.
     """
     from model.audit.gate import require_passed
 
-    with held_store(params.store, "report") as store:
-        samples = find_exportable(store, params.ref)
-        audit = audit_for_export(params, samples, store)
-        if audit is None:
-            raise ValueError(f"{params.ref} is no samples dataset: nothing to audit")
-        checks = gate_checks(params, audit, store)
-        shown = [check.to_json() for check in checks]
-        name = params.name or samples.name
-        report = _audited_report(samples, audit, shown, store, name=name, per_class=per_class)
-    page = f"{store.local_path(report.prefix) or report.prefix}/{report.summary['page']}"
+    samples = find_exportable(store, params.ref)
+    audit = audit_for_export(params, samples, store)
+    if audit is None:
+        raise ValueError(f"{params.ref} is no samples dataset: nothing to audit")
+    checks = gate_checks(params, audit, store)
+    shown = [check.to_json() for check in checks]
+    name = params.name or samples.name
+    report = _audited_report(samples, audit, shown, store, name=name, per_class=per_class)
+    home = store.home(report)
+    page = f"{home.local_path(report.prefix) or report.prefix}/{report.summary['page']}"
     require_passed(checks, consequence=f"as {page} shows")
     return report
 
@@ -301,7 +315,7 @@ def _options(params: ExportParams):
     )
 
 
-def _extras(params: ExportParams, dataset: Manifest, audit: Manifest | None, store: Store):
+def _extras(params: ExportParams, dataset: Manifest, audit: Manifest | None, store: HeldStore):
     from pipelines.export.inputs import NO_EXTRAS, Extras
 
     if audit is None:
@@ -318,4 +332,9 @@ def _extras(params: ExportParams, dataset: Manifest, audit: Manifest | None, sto
     }
     ref = InputRef(role="audit", kind=audit.kind, name=audit.name, digest=audit.digest)
     kept = kept_rows(audit, dataset) if params.filters else None
+    if kept and store.home(audit) is not store and (params.workers > 1 or params.beam_args):
+        raise ValueError(
+            f"{store.url} may only be read, so other processes do not find there what the filters "
+            "accept: export with --workers 1, or from a store of your own (sketchmill pull)"
+        )
     return Extras(inputs=(ref,), kept=kept, attachments=attachments)

@@ -25,7 +25,7 @@ from flows.params import BuildParams, ReportParams, SampleParams, TrainParams
 from flows.parts import ExportPartParams, ShardsParams
 from pipelines.backends import one_line
 from pipelines.errors import INPUT_ERRORS, BusyError, FinalError
-from pipelines.held import held_store
+from pipelines.held import working_store
 from pipelines.leases import holding
 from pipelines.printable import shown, shown_trace
 from pipelines.schema import Manifest
@@ -187,7 +187,7 @@ def _sample_shards(params: ShardsParams) -> dict[str, Any]:
     from model.sampling.bulk import make_shards, samples_prefix
 
     wanted, sample = range(params.start, params.stop), params.sample
-    with held_store(sample.store, "sample") as store:
+    with working_store(sample.store, "sample") as store:
         model = store.resolve("models", sample.model)
         spec = sample_spec(sample, model)
         with holding(store, [samples_prefix(spec, model, sample.name)], "sample"):

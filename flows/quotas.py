@@ -11,7 +11,7 @@ from flows.options import DEFAULT_STORE
 from flows.progress import current
 from flows.stages import guidance, parent
 from pipelines.catalogue import resolve_names
-from pipelines.held import held_store
+from pipelines.held import held_store, working_store
 from pipelines.schema import Manifest
 from pipelines.store import Store, existing_store
 
@@ -70,7 +70,7 @@ def work_quota(params: QuotaParams) -> Mapping[str, Any]:
     """Draw and return the digest, with accepted and rejected by reason."""
     from model.audit.quota import fill_quotas
 
-    with held_store(params.store, "quota") as store:
+    with working_store(params.store, "quota") as store:
         spec, sources = _work(params, store)
         made = fill_quotas(
             spec,

@@ -4,11 +4,14 @@ import logging
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from flows import progress
 from flows.console import ShownFormatter, make_progress, print_result
 from flows.options import Common
+from pipelines.errors import FullError
+from pipelines.objects import NO_ROOM
 
 # Prefect without a server of its own: no telemetry, and its log only with --debug. An error
 # reaches the person once, from the command line.
@@ -21,6 +24,25 @@ QUIET_PREFECT = {
     "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
     "DO_NOT_TRACK": "1",
 }
+
+
+# A database of Prefect's server with its log, when it is new.
+PREFECT_BYTES = 8 << 20
+
+
+def check_prefect_home() -> None:
+    """Raise FullError or ValueError where Prefect could not start: it would try for minutes."""
+    from flows.stages import check_room
+
+    folder = Path(os.path.expanduser(os.environ.get("PREFECT_HOME") or "~/.prefect"))  # noqa: PTH111
+    try:
+        check_room(folder, PREFECT_BYTES)
+    except OSError as error:
+        kind = FullError if error.errno in NO_ROOM else ValueError
+        raise kind(
+            f"Prefect's home {folder} cannot be written ({error.strerror}): let the environment "
+            f"variable PREFECT_HOME name a folder with {PREFECT_BYTES >> 20} MiB of room"
+        ) from error
 
 
 @contextmanager

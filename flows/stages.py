@@ -11,6 +11,7 @@ import os
 import re
 import tempfile
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, cast
 
@@ -18,13 +19,17 @@ from flows.counts import read_counts
 from flows.params import BuildParams, ReportParams, SampleParams, TrainParams
 from flows.progress import current
 from pipelines.catalogue import ALL, resolve_names
-from pipelines.held import held_store
-from pipelines.leases import holding
-from pipelines.schema import Kind, Manifest, check_slug
+from pipelines.errors import FullError
+from pipelines.held import HeldStore, held_store, working_store
+from pipelines.leases import check_writable, holding
+from pipelines.objects import NO_ROOM
+from pipelines.schema import Kind, Manifest, check_slug, digest_of
 from pipelines.store import Store, open_store
 
 # Of a source's classes in an error.
 SHOWN_NAMES = 25
+# Less than any source needs of it: what has not even this is full.
+MIN_CACHE_BYTES = 1 << 16
 
 
 def cache_folder() -> Path:
@@ -37,29 +42,41 @@ def cache_folder() -> Path:
 def writable_cache() -> Path:
     """Return that folder, made if it is not there.
 
-    Raises ValueError if nothing can be written there.
+    Raises ValueError if nothing can be written there, FullError if it is full.
     """
     folder = cache_folder()
     with naming_cache():
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            return folder
+        check_room(folder, MIN_CACHE_BYTES)
+        return folder
 
 
 @contextlib.contextmanager
 def naming_cache() -> Iterator[None]:
-    """Raise ValueError that says how to move the cache in place of an OSError in it."""
+    """Raise an error that says how to move the cache in place of an OSError in it.
+
+    FullError if it is full, else ValueError.
+    """
     folder = cache_folder()
     try:
         yield
     except OSError as error:
-        failed = Path(str(error.filename))
+        # What a full disk answers to a write names no file; errors of the store are another kind.
+        is_full = error.errno in NO_ROOM
+        failed = folder if is_full and error.filename is None else Path(str(error.filename))
         if not (failed.is_relative_to(folder) or folder.is_relative_to(failed)):
             raise
-        raise ValueError(
+        kind = FullError if is_full else ValueError
+        raise kind(
             f"the cache {folder} cannot be written ({error.strerror}): let the environment "
             "variable SKETCHMILL_CACHE name a folder that can"
         ) from error
+
+
+def check_room(folder: Path, size: int) -> None:
+    """Make a folder if it is not there; raise OSError unless so many bytes can be written there."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=folder) as file:
+        file.write(bytes(size))
 
 
 def build(params: BuildParams) -> Manifest:
@@ -67,11 +84,13 @@ def build(params: BuildParams) -> Manifest:
     from pipelines.build import build_dataset
 
     check_runner(params)
+    store = open_store(params.store)
+    check_writable(store)
     spec, source = dataset_work(params)
     return build_dataset(
         spec,
         source,
-        open_store(params.store),
+        store,
         params.name,
         beam_args=params.beam_args,
         workers=params.workers,
@@ -111,9 +130,10 @@ def dataset_work(params: BuildParams, *, plan_only: bool = False):
     if plan_only:
         with naming_cache():
             return spec, plan_source(params.source, names, cache_folder(), options)
-    progress = current()
+    cache, progress = writable_cache(), current()
     asked = {f.name: getattr(options, f.name) for f in dataclasses.fields(options)}
-    return spec, open_source(params.source, names, writable_cache(), progress=progress, **asked)
+    with naming_cache():
+        return spec, open_source(params.source, names, cache, progress=progress, **asked)
 
 
 def source_names(params: BuildParams) -> tuple[str, ...]:
@@ -141,7 +161,7 @@ def train(params: TrainParams) -> Manifest:
     """Train the model in processes of their own."""
     from model.launch import train_in_processes
 
-    with held_store(params.store, "train") as store:
+    with working_store(params.store, "train") as store:
         dataset = store.resolve("datasets", params.dataset)
         return train_in_processes(
             train_spec(params, dataset),
@@ -212,7 +232,7 @@ def sample(params: SampleParams) -> Manifest:
     """Draw new drawings."""
     from model.sampling.bulk import sample_dataset
 
-    with held_store(params.store, "sample") as store:
+    with working_store(params.store, "sample") as store:
         model = store.resolve("models", params.model)
         return sample_dataset(
             sample_spec(params, model),
@@ -280,7 +300,7 @@ def sample_range(params: SampleParams, first: int, last: int) -> dict[str, Any]:
     )
     from model.sampling.spec import samples_digest
 
-    with held_store(params.store, "sample") as store:
+    with working_store(params.store, "sample") as store:
         model = store.resolve("models", params.model)
         spec = sample_spec(params, model)
         if not 0 <= first <= last < spec.num_shards:
@@ -313,18 +333,33 @@ def sample_range(params: SampleParams, first: int, last: int) -> dict[str, Any]:
 
 def report(params: ReportParams) -> Manifest:
     """Draw the report of a samples dataset, its model and that model's dataset."""
+    with working_store(params.store, "report") as store:
+        return draw_report(params, store)
+
+
+def draw_report(params: ReportParams, store: Store) -> Manifest:
+    """Do what `report` does in a store that is open."""
     from model.report.page import make_report
 
-    with held_store(params.store, "report") as store:
-        samples = store.resolve("samples", params.samples)
-        model = parent(store, samples, "model")
-        dataset = parent(store, model, "dataset")
-        current()("report", 0, 1, "drawing")
-        made = make_report(
-            dataset, model, samples, store, name=params.name, per_class=params.per_class
-        )
+    samples = store.resolve("samples", params.samples)
+    model = parent(store, samples, "model")
+    dataset = parent(store, model, "dataset")
+    current()("report", 0, 1, "drawing")
+    made = make_report(
+        dataset,
+        model,
+        samples,
+        store,
+        name=params.name or samples.name,
+        per_class=params.per_class,
+    )
     current()("report", 1, 1, "done")
     return made
+
+
+def report_store(url: str, what: str) -> AbstractContextManager[HeldStore]:
+    """Open a store as `held_store` does; if it may only be read, reports go to the cache."""
+    return held_store(url, what, cache_folder() / "reports" / digest_of(url)[:16])
 
 
 def parent(store: Store, manifest: Manifest, role: str) -> Manifest:

@@ -70,6 +70,10 @@ def _write_first(path: Path, text: str) -> None:
     """Make a file with this text appear at once, or leave the one that is there."""
     mine = path.with_name(f"{path.name}.{os.getpid()}")
     mine.write_text(text)
-    with contextlib.suppress(FileExistsError):
+    try:
         os.link(mine, path)
-    mine.unlink()
+    except FileExistsError:
+        pass
+    except OSError:  # no hard links here: then the last is heard
+        mine.replace(path)
+    mine.unlink(missing_ok=True)

@@ -4,6 +4,8 @@ Credentials and endpoints of remote stores come from the environment alone.
 """
 
 import os
+import shutil
+import tempfile
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,7 +14,8 @@ from urllib.parse import unquote, urlsplit
 import obstore
 from obstore.store import LocalStore, MemoryStore, from_url
 
-from pipelines.objects import StoreError
+from pipelines.errors import FullError
+from pipelines.objects import NO_ROOM, StoreError
 from pipelines.printable import printable, shown
 
 if TYPE_CHECKING:  # obstore has these for type checkers alone
@@ -36,6 +39,7 @@ CLIENT_OPTIONS: "ClientConfig" = {
     "connect_timeout": timedelta(seconds=10),
 }
 REMOTE = ("s3", "gs")
+_NEXT_TO_NONE_BYTES = 1 << 20
 _ENDPOINTS = ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT")
 # Where clients without credentials ask for those of the machine they run on.
 _METADATA_SERVERS = ("169.254.169.254", "metadata.google.internal")
@@ -53,7 +57,8 @@ def open_backend(url: str) -> tuple[obstore.store.ObjectStore, str]:
         try:
             root.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise StoreError(f"{root} cannot be a store: {error.strerror}") from error
+            kind = FullError if error.errno in NO_ROOM else StoreError
+            raise kind(f"{root} cannot be a store: {error.strerror}") from error
         return LocalStore(root), str(root)
     if "?" in url or "#" in url:
         raise StoreError(
@@ -108,6 +113,13 @@ def local_path(url: str) -> Path | None:
     return Path(unquote(parts.path))
 
 
+def _full_folders() -> list[str]:
+    """Return which of the folders that work writes to have next to no room, by their paths."""
+    known = [Path.cwd(), Path(tempfile.gettempdir()), Path(os.path.expanduser("~"))]  # noqa: PTH111
+    there = [folder for folder in dict.fromkeys(known) if folder.is_dir()]
+    return [str(folder) for folder in there if shutil.disk_usage(folder).free < _NEXT_TO_NONE_BYTES]
+
+
 def _clean_endpoints() -> None:
     """Take user and password off the endpoint: no request has them, and every error would."""
     for name in _ENDPOINTS:
@@ -126,6 +138,11 @@ def one_line(error: Exception) -> str:
     >>> one_line(IsADirectoryError(21, "Is a directory", "/data"))
     '/data: Is a directory'
     """
+    if isinstance(error, OSError) and error.errno in NO_ROOM:
+        place = error.filename or ", ".join(_full_folders()) or "a disk"
+        return shown(
+            f"{place} is full ({error.strerror}): free some of its disk, then run it again"
+        )
     if isinstance(error, OSError) and error.filename is not None and error.strerror:
         return shown(f"{error.filename}: {error.strerror}")
     text = shown(str(error).partition("\n\nDebug source:")[0].strip())

@@ -14,5 +14,9 @@ class BusyError(RuntimeError):
     """Another process is at work on the same thing: the same again later may do."""
 
 
+class FullError(OSError):
+    """A disk is full: the same again does once there is room."""
+
+
 class FinalError(RuntimeError):
     """The input was right, and the same again would end the same."""

@@ -22,6 +22,10 @@ A collection (pipelines.retention), of what it found to be unneeded:
     3. deletes what none of them needs: the refs to it, its manifest, its files
     4. takes the announcement back
 
+On a full disk there is no room for what is announced. Then an empty object stands in for it, which
+takes no room and means everything; the folder `sweeping` is made with the first lease, for the
+same reason.
+
 A lease that is written before the collection reads leases is seen there. One that is written later
 was written after the announcement, so its writer sees that, waits for the end, and looks. One that
 was deleted before has left what it was for in pins and refs, which are read later. So whatever is
@@ -40,8 +44,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from pipelines.errors import BusyError
-from pipelines.objects import Objects, StoreError
+from pipelines.errors import BusyError, FullError
+from pipelines.objects import Objects, StoreError, writing
 
 LEASE_TTL = timedelta(hours=1)
 SWEEP_TTL = timedelta(minutes=5)
@@ -51,6 +55,9 @@ RENEW_SEC = 60.0
 _WAIT_SEC = 60.0
 _TELL_SEC = 2.0
 _JOIN_SEC = 10.0
+
+# What an empty announcement names.
+_EVERYTHING = "everything"
 
 _log = logging.getLogger(__name__)
 
@@ -65,15 +72,29 @@ def holding(store: Objects, paths: Iterable[str], what: str) -> Iterator[None]:
     needs = list(dict.fromkeys(paths))
     began = datetime.now(UTC).isoformat(timespec="seconds")
     lease = {"needs": needs, "what": what, "began": began}
+    if (root := store.local_path()) is not None:
+        with writing(store.url):
+            (root / "sweeping").mkdir(exist_ok=True)
     with renewed(store, _new_path("running"), _to_bytes(lease)):
         _wait_for_sweeps(store, needs)
         yield
 
 
+def check_writable(store: Objects) -> None:
+    """Raise ReadOnlyError or FullError where nothing can be written, before work that must."""
+    with holding(store, (), "check"):
+        pass
+
+
 @contextlib.contextmanager
 def sweeping(store: Objects, paths: Iterable[str]) -> Iterator[None]:
     """Announce that these are going to be swept; look for leases inside of the block."""
-    with renewed(store, _new_path("sweeping"), _to_bytes({"sweeps": list(paths)})):
+    announced = _new_path("sweeping")
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(renewed(store, announced, _to_bytes({"sweeps": list(paths)})))
+        except FullError:
+            stack.enter_context(renewed(store, announced, b""))
         yield
 
 
@@ -124,6 +145,8 @@ def _named(store: Objects, folder: str, key: str, since: datetime) -> Iterator[s
 
 
 def _content(path: str, content: bytes, key: str) -> list[str]:
+    if not content and key == "sweeps":
+        return [_EVERYTHING]
     try:
         return json.loads(content)[key]
     except (ValueError, TypeError, KeyError) as error:
@@ -148,7 +171,11 @@ def _wait_for_sweeps(store: Objects, paths: Sequence[str]) -> None:
     while True:
         since = datetime.now(UTC) - SWEEP_TTL
         sweeps = set(_named(store, "sweeping", "sweeps", since))
-        swept = [path for path in sweeps if any(is_within(path, each) for each in paths)]
+        swept = [
+            path
+            for path in sweeps
+            if path == _EVERYTHING or any(is_within(path, each) for each in paths)
+        ]
         if not swept:
             return
         waited = time.monotonic() - began

@@ -7,6 +7,9 @@ and symbolic links that leave the root are refused, because obstore follows them
 """
 
 import contextlib
+import errno
+import fcntl
+import functools
 import hashlib
 import mmap
 import os
@@ -23,10 +26,11 @@ from typing import IO, TypeVar
 from urllib.parse import unquote
 
 import obstore
-from obstore.exceptions import AlreadyExistsError, BaseError
+from obstore.exceptions import AlreadyExistsError, BaseError, PermissionDeniedError
 from obstore.store import LocalStore
 
 from pipelines.answers import Upload, whole
+from pipelines.errors import FullError
 
 CHUNK_BYTES = 4 << 20
 _UPLOADS = 4
@@ -36,6 +40,15 @@ MAX_NAME_BYTES = 255
 _MAX_IN_MEMORY_BYTES = 64 << 20
 # Beyond so many files one sync of all file systems is faster than one fsync each.
 _MAX_FSYNCS = 1000
+
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_NO_WRITING = (errno.EPERM, errno.EACCES, errno.EROFS)
+# What file systems without hard links answer, as FAT, exFAT and some of FUSE and SMB.
+_NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
+# In the root of a store without hard links; names like this one are hidden from listings.
+_LOCK_NAME = "lock#0"
+# How obstore words the answers of an operating system.
+_OS_ERROR = re.compile(r"\(os error ([0-9]+)\)")
 
 _NAME = re.compile(r"[\w.+=@,~()'%-][\w .+=@,~()'%-]*")
 
@@ -49,6 +62,10 @@ class StoreError(ValueError):
 
 class AbsentError(StoreError):
     """Nothing in the store is what was asked for."""
+
+
+class ReadOnlyError(StoreError):
+    """Something must be written to a store that may only be read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,9 +95,14 @@ class Objects:
         return Path(self.url) if isinstance(self.backend, LocalStore) else None
 
     def put(self, path: str, content: bytes) -> None:
-        """Write an object, replacing what is there; visible whole or not at all."""
+        """Write an object, replacing what is there; visible whole or not at all.
+
+        As all that write: raises FullError if there is no room, ReadOnlyError if nothing may be
+        written.
+        """
         self._file(path)
-        whole(lambda: obstore.put(self.backend, path, content))
+        with writing(self.url):
+            whole(lambda: obstore.put(self.backend, path, content))
 
     def put_chunks(self, path: str, chunks: Iterable[bytes]) -> tuple[int, str]:
         """Write an object piece by piece, never whole in memory; return its size and SHA-256."""
@@ -89,8 +111,10 @@ class Objects:
         # Not obstore.put(iterator): it panics if the iterator itself reads from obstore.
         upload = Upload(self.backend, path, buffer_size=2 * CHUNK_BYTES, max_concurrency=_UPLOADS)
         for chunk in tally:
-            upload.write(chunk)
-        upload.close(lambda: self.holds(path, tally.bytes, tally.sha256.hexdigest()))
+            with writing(self.url):
+                upload.write(chunk)
+        with writing(self.url):
+            upload.close(lambda: self.holds(path, tally.bytes, tally.sha256.hexdigest()))
         return tally.bytes, tally.sha256.hexdigest()
 
     def put_file(self, path: str, source: Path) -> tuple[int, str]:
@@ -104,15 +128,16 @@ class Objects:
         and the request repeated, the one that wrote may get False.
         """
         if (local := self._file(path)) is not None:
-            created = _create_file(local, content)
+            with writing(self.url):
+                created = _create_file(local, content, Path(self.url) / _LOCK_NAME)
             # A concurrent process may have deleted it, as one collection does another's mark.
             with contextlib.suppress(FileNotFoundError):
                 self.sync([path])
             return created
+        put = functools.partial(obstore.put, mode="create", use_multipart=False)
         try:
-            whole(
-                lambda: obstore.put(self.backend, path, content, mode="create", use_multipart=False)
-            )
+            with writing(self.url):
+                whole(lambda: put(self.backend, path, content))
         except AlreadyExistsError:
             return False
         return True
@@ -219,7 +244,7 @@ class Objects:
     def delete(self, path: str) -> None:
         """Delete an object; nothing happens if it is not there."""
         self._file(path)
-        with contextlib.suppress(FileNotFoundError):
+        with contextlib.suppress(FileNotFoundError), writing(self.url):
             whole(lambda: obstore.delete(self.backend, path))
 
     def sync(self, paths: Iterable[str]) -> None:
@@ -230,8 +255,9 @@ class Objects:
             return
         root = Path(self.url)
         folders = {above for file in files for above in file.parents if above.is_relative_to(root)}
-        for target in (*files, *sorted(folders, reverse=True)):
-            fsync(target)
+        with writing(self.url):
+            for target in (*files, *sorted(folders, reverse=True)):
+                fsync(target)
 
     def _file(self, path: str) -> Path | None:
         """Return the local file behind an allowed path, None in another store."""
@@ -338,7 +364,44 @@ def file_chunks(source: Path) -> Iterator[bytes]:
             yield chunk
 
 
-def _create_file(target: Path, content: bytes) -> bool:
+@contextlib.contextmanager
+def writing(url: str) -> Iterator[None]:
+    """Say what to do where a store refuses to be written: it is full, or may only be read.
+
+    Raises FullError or ReadOnlyError in place of the refusal.
+    """
+    try:
+        yield
+    except (BaseError, OSError) as error:
+        number = os_error(error)
+        if number in NO_ROOM:
+            raise FullError(
+                f"{url} is full ({os.strerror(number)}): free some of its disk, then run it again; "
+                "of a store `sketchmill gc --delete` frees what nothing needs"
+            ) from error
+        if number in _NO_WRITING or isinstance(error, PermissionDeniedError):
+            why = os.strerror(number) if number else _code(error)
+            raise ReadOnlyError(
+                f"{url} may only be read ({why}): name a place that may be written; `sketchmill "
+                "pull` copies into a store of your own what is needed of this one"
+            ) from error
+        raise
+
+
+def os_error(error: Exception) -> int:
+    """Return the number of the operating system's error behind an exception, 0 if there is none."""
+    if isinstance(error, OSError) and error.errno:
+        return error.errno
+    found = _OS_ERROR.search(str(error))
+    return int(found[1]) if found else 0
+
+
+def _code(error: Exception) -> str:
+    found = re.search(r"<Code>(\w+)</Code>", str(error))
+    return found[1] if found else "permission denied"
+
+
+def _create_file(target: Path, content: bytes, lock: Path) -> bool:
     """Write a file that is on disk before it is visible; return False if it exists."""
     target.parent.mkdir(parents=True, exist_ok=True)
     # obstore hides names ending in "#" and digits from listings, as its own partial files.
@@ -348,12 +411,42 @@ def _create_file(target: Path, content: bytes) -> bool:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        target.hardlink_to(partial)
+        _publish_file(partial, target, lock)
     except FileExistsError:
         return False
     finally:
         partial.unlink(missing_ok=True)
     return True
+
+
+def _publish_file(partial: Path, target: Path, lock: Path) -> None:
+    """Give a file its name; raise FileExistsError if there is one of that name."""
+    try:
+        target.hardlink_to(partial)
+    except OSError as error:
+        if error.errno not in _NO_LINKS:
+            raise
+        with _locked(lock):
+            if target.exists():
+                raise FileExistsError(target) from error
+            partial.rename(target)
+
+
+@contextlib.contextmanager
+def _locked(lock: Path) -> Iterator[None]:
+    """Keep all others out of this block that take the same lock; the kernel frees that of the dead.
+
+    Raises StoreError where files cannot be locked.
+    """
+    with lock.open("ab") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX)
+        except OSError as error:
+            raise StoreError(
+                f"{lock.parent} cannot be a store: its file system has neither hard links nor "
+                f"locks ({error.strerror}), and publishing needs one of them; choose another disk"
+            ) from error
+        yield
 
 
 def fsync(target: Path) -> None:

@@ -12,7 +12,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from pipelines.objects import Objects
+from pipelines.errors import FullError
+from pipelines.objects import Objects, ReadOnlyError
 
 NUM_RACERS = 20
 # The seed's twenty classes are 7 GB of .npy files; less than this is too little for any run.
@@ -31,21 +32,27 @@ class Answer:
 
 
 def probe(store: Objects, *, min_free_bytes: int = MIN_FREE_BYTES) -> Iterator[Answer]:
-    """Ask everything; a question that fails with an exception does not stop the others."""
+    """Ask everything; a question that fails with an exception does not stop the others.
+
+    A store that refuses to be written says so once.
+    """
     folder = f"attempts/doctor/{uuid.uuid4().hex}"
     questions: dict[str, Callable[[Objects, str], tuple[bool, str]]] = {
         "create if absent": _one_winner,
         "read after write": _read_after_write,
         "list after write": _list_after_write,
         "clock": _clock,
-        "free space": lambda store, _: _free_space(store, min_free_bytes),
     }
     try:
         for question, ask in questions.items():
             try:
                 yield Answer(question, *ask(store, folder))
+            except (FullError, ReadOnlyError) as error:
+                yield Answer("write", False, str(error))
+                break
             except Exception as error:
                 yield Answer(question, False, f"{type(error).__name__}: {error}")
+        yield Answer("free space", *_free_space(store, min_free_bytes))
     finally:
         with contextlib.suppress(Exception):  # what can delete nothing has said so above
             for item in list(store.objects(folder)):

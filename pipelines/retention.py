@@ -103,7 +103,7 @@ class Collector:
         """Sweep what is due, condemn what is not yet, and return both.
 
         A crash at any point leaves nothing that a ref leads to in part: refs go first, then
-        the manifest, then the files.
+        the manifest, then the files. What takes room comes last, for the disk may be full.
         """
         now = now or datetime.now(UTC)
         garbage = self.plan(now)
@@ -112,11 +112,12 @@ class Collector:
             for prefix in garbage.kept:
                 if _mark(prefix) in marked:
                     self.store.delete(_mark(prefix))
-            for prefix in garbage.condemned:
-                self.store.create(_mark(prefix), b"{}\n")
+        self._sweep_partial_files(now)
         self._sweep(garbage.artifacts, now)
         self._sweep_loose(_by_folder(garbage.objects), now)
-        self._sweep_partial_files(now)
+        if not garbage.is_blocked:
+            for prefix in garbage.condemned:
+                self.store.create(_mark(prefix), b"{}\n")
         return garbage
 
     def _sweep(self, prefixes: Sequence[str], now: datetime) -> None:

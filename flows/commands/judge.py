@@ -62,9 +62,9 @@ def _judge(
     from flows.stages import writable_cache
     from model.judge import judge_spec, train_judge
     from model.scores import classification_accuracy_score, score_samples
-    from pipelines.held import held_store
+    from pipelines.held import working_store
 
-    with held_store(url, "judge") as store:
+    with working_store(url, "judge") as store:
         dataset = store.resolve("datasets", dataset_ref)
         spec, name = judge_spec(dataset), name or f"{dataset.name}-judge"
         trained = train_judge(spec, dataset, store, name, progress=current())

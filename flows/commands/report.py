@@ -1,6 +1,5 @@
 """`sketchmill report`: one page of pictures and numbers for a samples dataset."""
 
-import dataclasses
 from collections.abc import Mapping
 from typing import Annotated, Any
 
@@ -62,18 +61,14 @@ def _plan(params: ReportParams) -> Mapping[str, Any]:
 
 
 def _work(params: ReportParams, audited: ExportParams | None) -> Mapping[str, Any]:
-    from flows.exporting import work_audited_report
+    from flows.exporting import draw_audited_report
     from flows.lookup import where
-    from flows.stages import report as report_stage
-    from pipelines.store import existing_store
+    from flows.stages import draw_report, report_store
 
-    store = existing_store(params.store)
-    name = params.name or store.resolve("samples", params.samples).name
-    if audited:
-        manifest = work_audited_report(audited, per_class=params.per_class)
-    else:
-        manifest = report_stage(dataclasses.replace(params, name=name))
-    return {
-        "digest": manifest.digest,
-        "report": f"{where(store, manifest)}/{manifest.summary['page']}",
-    }
+    with report_store(params.store, "report") as store:
+        if audited:
+            manifest = draw_audited_report(audited, store, per_class=params.per_class)
+        else:
+            manifest = draw_report(params, store)
+        place = where(store.home(manifest), manifest)
+    return {"digest": manifest.digest, "report": f"{place}/{manifest.summary['page']}"}

@@ -9,7 +9,7 @@ from cyclopts import Parameter
 from flows.choices import BadInput, Classes, Stated
 from flows.options import Common, NotNegative, Positive
 from flows.params import ChainParams
-from flows.session import run_stage
+from flows.session import check_prefect_home, run_stage
 
 ALL = Common()
 SEED = Classes()
@@ -126,8 +126,12 @@ def check_chain(params: ChainParams) -> None:
 def work_chain(params: ChainParams) -> Mapping[str, Any]:
     """Run the chain unless the store has all of it; return digests, paths and numbers."""
     from flows.lookup import STAGES, chain_result, find_chain
+    from pipelines.leases import check_writable
+    from pipelines.store import open_store
 
     check_chain(params)
+    check_writable(open_store(params.store))
+    check_prefect_home()
     found = find_chain(params, reuse=True)
     if len(found) == len(STAGES):
         digests: Mapping[str, Any] = {stage: m.digest for stage, m in found.items()}
