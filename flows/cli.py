@@ -150,10 +150,11 @@ def _is_output_closed() -> bool:
 def _explain(error: Exception) -> int:
     """Print an error for a person; input errors are 2, failures 1."""
     from pipelines.backends import one_line
-    from pipelines.errors import INPUT_ERRORS
+    from pipelines.errors import INPUT_ERRORS, what_lacks
 
-    is_input = isinstance(error, INPUT_ERRORS)
-    text = one_line(error) or type(error).__name__
+    lacking = what_lacks(error)
+    is_input = bool(lacking) or isinstance(error, INPUT_ERRORS)
+    text = lacking or one_line(error) or type(error).__name__
     hint = "" if is_input else " (--debug shows where)"
     print(f"sketchmill: {text}{hint}", file=sys.stderr)  # noqa: T201
     return 2 if is_input else 1

@@ -12,7 +12,7 @@ import json
 import re
 
 from pipelines.backends import one_line
-from pipelines.errors import INPUT_ERRORS
+from pipelines.errors import INPUT_ERRORS, LackError, what_lacks
 from pipelines.printable import shown_trace
 from pipelines.scratch import ScratchError
 from pipelines.sources.base import BadFileError
@@ -32,16 +32,18 @@ class UnitError(RuntimeError):
 # What a worker may raise for the user's sake, the nearest kind first; all else is a WorkError.
 _KINDS: dict[str, type[Exception]] = {
     kind.__name__: kind
-    for kind in (BadFileError, ScratchError, StoreError, *reversed(INPUT_ERRORS))
+    for kind in (BadFileError, LackError, ScratchError, StoreError, *reversed(INPUT_ERRORS))
 }
 
 
 def pack_failure(error: Exception) -> UnitError:
     """Return what a worker raises in place of `error`."""
-    kinds = [name for name, kind in _KINDS.items() if isinstance(error, kind)]
+    lacking = what_lacks(error)
+    kind = LackError if lacking else type(error)
+    kinds = [name for name, known in _KINDS.items() if issubclass(kind, known)]
     failure = {
         "kind": kinds[0] if kinds else WorkError.__name__,
-        "text": one_line(error) or type(error).__name__,
+        "text": lacking or one_line(error) or type(error).__name__,
         "trace": shown_trace(error),
     }
     return UnitError(f"[[sketchmill:{base64.b64encode(json.dumps(failure).encode()).decode()}]]")

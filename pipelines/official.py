@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from pipelines.errors import LackError
+
 PAGE = 256.0
 LINE_WIDTH = 16.0
 PADDING = 16.0
@@ -30,7 +32,7 @@ def cairo_version() -> dict[str, str]:
 def render_drawings(drawings: Sequence[Strokes], size: int = 28) -> npt.NDArray[np.uint8]:
     """Return the bitmaps (n, size, size) of drawings, each a list of strokes (k, 2).
 
-    Raises ValueError if libcairo is missing, naming the package to install.
+    Raises LackError if libcairo is missing, naming the package to install.
     """
     cairo = _cairo()
     surface = cairo.ImageSurface(cairo.FORMAT_ARGB32, size, size)
@@ -72,7 +74,7 @@ def _cairo() -> Any:
     try:
         import cairocffi  # loads libcairo, which a machine without strokes does not need
     except (ImportError, OSError) as error:
-        raise ValueError(
+        raise LackError(
             "drawing strokes needs the library cairo, which this machine lacks: install libcairo2 "
             "(Debian, Ubuntu: apt-get install libcairo2; macOS: brew install cairo), or use the "
             f"bitmaps (.npy) as source ({error})"

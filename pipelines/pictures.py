@@ -20,6 +20,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from pipelines.errors import LackError
+
 if TYPE_CHECKING:
     from PIL import Image
 
@@ -63,12 +65,12 @@ def open_picture(content: bytes) -> Picture:
     """Decode a picture of any format; needs Pillow.
 
     Raises PictureError if it cannot be decoded, or is of a kind that is not guessed at;
-    ValueError without Pillow.
+    LackError without Pillow.
     """
     try:
         from PIL import Image, ImageOps  # only other writers' pictures need it
     except ImportError as error:
-        raise ValueError(
+        raise LackError(
             "these pictures are not stored PNGs of sketchmill; install pillow to read them"
         ) from error
 

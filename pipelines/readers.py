@@ -1,8 +1,13 @@
 """From a source file to the reader that knows its format, made anew in each worker."""
 
 import functools
+from dataclasses import dataclass
 
-from pipelines.sources.base import BadFileError, Reader, SourceFile
+import numpy as np
+import numpy.typing as npt
+
+from pipelines.drawings import Drawings
+from pipelines.sources.base import BadFileError, Reader, SourceFile, reading
 from pipelines.sources.bitmaps import BitmapReader
 from pipelines.sources.files import remember_secrets
 from pipelines.sources.joined import JoinedReader
@@ -16,9 +21,33 @@ STROKE_FORMATS = ("simplified", "raw", "binary")
 def open_reader(file: SourceFile, image_size: int) -> Reader:
     """Return a reader of `file` that gives square images of `image_size` pixels a side.
 
-    Raises BadFileError if the format cannot give that size or is unknown here.
+    Raises BadFileError, as does the reader, if the format cannot give that size or is unknown here,
+    and for what `reading` says.
     """
     remember_secrets(file.url, file.secrets)
+    with reading(file.url):
+        return _NamingReader(_reader(file, image_size), file.url)
+
+
+@dataclass(frozen=True, slots=True)
+class _NamingReader:
+    """A reader whose errors name its file."""
+
+    reader: Reader
+    url: str
+
+    def read(self, start: int, stop: int) -> Drawings:
+        """Return the drawings [start, stop)."""
+        with reading(f"{self.url} from row {start}"):
+            return self.reader.read(start, stop)
+
+    def read_rows(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.uint8]:
+        """Return the images of these rows."""
+        with reading(self.url):
+            return self.reader.read_rows(rows)
+
+
+def _reader(file: SourceFile, image_size: int) -> Reader:
     if file.format == "npy":
         bitmaps = _open_bitmaps(file, image_size)
         if file.metadata is None:

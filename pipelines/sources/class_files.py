@@ -19,7 +19,7 @@ from urllib.parse import unquote_to_bytes
 
 from pipelines.catalogue import catalogue, tfds_id
 from pipelines.limits import DEFAULT, Limits
-from pipelines.sources.base import BadFileError, SourceFile
+from pipelines.sources.base import BadFileError, SourceFile, reading
 from pipelines.sources.bitmaps import inspect_npy
 from pipelines.sources.files import (
     DANGLING,
@@ -157,7 +157,8 @@ def join_strokes(file: SourceFile, cache_dir: Path, limits: Limits = DEFAULT) ->
 def _open_bitmaps(url: str, size: int, class_name: str, cache_dir: Path) -> SourceFile:
     """Return one .npy file as a file of a source, after a look at its header."""
     version = file_version(url)
-    layout = inspect_npy(url, size)
+    with reading(url):
+        layout = inspect_npy(url, size)
     return SourceFile(
         url=url,
         format="npy",

@@ -16,9 +16,10 @@ import numpy as np
 import numpy.typing as npt
 
 from pipelines.drawings import Drawings
+from pipelines.errors import LackError
 from pipelines.limits import DEFAULT, Limits
 from pipelines.schema import digest_of
-from pipelines.sources.base import BadFileError, Source, SourceFile
+from pipelines.sources.base import BadFileError, Source, SourceFile, reading
 from pipelines.sources.files import content_digest, first_line, is_hidden, local_path, why_absent
 
 _READ_FORMATS = ("tfrecord", "array_record")
@@ -37,12 +38,13 @@ def open_prepared(
     """
     root = local_path(directory)
     names = prepared_names(directory)
-    info = _builder(str(root)).info
-    side = _side(directory, info.features)
-    _check_label(directory, info.features["label"], len(names))
-    _check_format(directory, info.file_format)
-    for split in info.splits.values():
-        _check_shards(directory, split)
+    with reading(directory, "a dataset that TFDS has prepared"):
+        info = _builder(str(root)).info
+        side = _side(directory, info.features)
+        _check_label(directory, info.features["label"], len(names))
+        _check_format(directory, info.file_format)
+        for split in info.splits.values():
+            _check_shards(directory, split)
     digests = {
         path.name: content_digest(str(path), cache_dir)
         for path in sorted(root.iterdir())
@@ -168,7 +170,7 @@ class PreparedReader:
         try:
             records = self.builder.as_data_source(self.file.layout["split"])
         except ImportError as error:
-            raise ValueError(
+            raise LackError(
                 f"{self.file.url} is in the format ArrayRecord: install the package array-record"
             ) from error
         if len(records) < stop:
@@ -275,18 +277,6 @@ def _builder(directory: str) -> Any:
     for name, value in {"TF_CPP_MIN_LOG_LEVEL": "3", "TF_ENABLE_ONEDNN_OPTS": "0"}.items():
         os.environ.setdefault(name, value)
     import tensorflow_datasets as tfds  # TensorFlow takes seconds and half a gigabyte
-    from google.protobuf import json_format
 
-    try:
+    with reading(directory, "a dataset that TFDS has prepared"):
         return tfds.builder_from_directory(directory)
-    except (
-        ValueError,
-        OSError,
-        KeyError,
-        TypeError,
-        AttributeError,
-        json_format.Error,
-    ) as error:
-        raise BadFileError(
-            f"{directory} is no dataset that TFDS has prepared: {first_line(error)}"
-        ) from error

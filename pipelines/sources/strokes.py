@@ -18,7 +18,7 @@ from pipelines.limits import DEFAULT, Limits
 from pipelines.official import render_drawings
 from pipelines.schema import digest_of
 from pipelines.simplify import CANVAS, LISTS, PAGE, RAW, Reading, fills_page
-from pipelines.sources.base import BadFileError, SourceFile
+from pipelines.sources.base import BadFileError, SourceFile, reading
 from pipelines.sources.bitmaps import describe_content
 from pipelines.sources.files import FileRanges, content_digest, file_version, write_json
 from pipelines.stroke_formats import (
@@ -61,7 +61,8 @@ def open_strokes(
     if memo.is_file():
         layout = json.loads(memo.read_text("ascii"))
     else:
-        layout = _index_binary(url, size) if is_binary else _index_lines(url, size)
+        with reading(url):
+            layout = _index_binary(url, size) if is_binary else _index_lines(url, size)
         write_json(memo, layout)
     # The index is of the content; the name may have changed since.
     line, word = layout.get("word", (0, None))

@@ -9,7 +9,7 @@ import contextlib
 import functools
 import itertools
 import re
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,15 +23,13 @@ from pipelines.drawings import Drawings
 from pipelines.limits import DEFAULT, Limits
 from pipelines.metadata import COLUMN_NAMES, parse_column
 from pipelines.shards import bytes_field, read_images, read_pictures
-from pipelines.sources.base import BadFileError, Source, SourceFile
+from pipelines.sources.base import BadFileError, Source, SourceFile, reading
 from pipelines.sources.files import (
     DANGLING,
     RangeFile,
-    RemoteError,
     content_digest,
     file_size,
     file_version,
-    first_line,
     is_remote,
     join_url,
     list_tree,
@@ -42,6 +40,7 @@ from pipelines.sources.table_labels import find_labels, labels_of_rows, names_in
 
 IMAGE_COLUMNS = ("image", "img", "picture", "drawing")
 _SIDE = 28
+_WHAT = "Parquet of pictures"
 _SEARCHED_ROWS = 1_024
 _COPY = "-checkpoint.parquet"
 # As Hugging Face tells the splits of files by their names.
@@ -135,7 +134,7 @@ def describe_table(url: str, size: int, version: str, limits: Limits = DEFAULT) 
 
     Raises BadFileError if it is damaged or holds something else.
     """
-    with _reading(url):
+    with reading(url, _WHAT):
         file = _open(url, size, limits)
         try:
             return _describe(file, url, size, version)
@@ -172,7 +171,7 @@ class TableReader:
         self.file, self.image_size = file, image_size
         names = file.layout.get("labels", [file.class_name])
         self.positions = {name: i for i, name in enumerate(names)}
-        with _reading(file.url):
+        with reading(file.url, _WHAT):
             self.parquet = _open(file.url, file.bytes, file.limits)
             schema = self.parquet.schema_arrow
             self.image = _find_image(file.url, schema)
@@ -193,7 +192,7 @@ class TableReader:
         A picture that is no drawing or has another size, a label that names no class and a bad
         value of metadata are problems of their rows. Raises BadFileError for a damaged row group.
         """
-        with _reading(f"{self.file.url} from row {start}"):
+        with reading(f"{self.file.url} from row {start}", _WHAT):
             table = self._rows(start, stop)
             images, picture_problems, repairs = read_pictures(table[self.image], self.image_size)
             label, problems = labels_of_rows(self.labels, table, self.positions)
@@ -277,19 +276,6 @@ def _open(url: str, size: int, limits: Limits) -> pq.ParquetFile:
     if not is_remote(url):
         return pq.ParquetFile(local_path(url))
     return pq.ParquetFile(pa.PythonFile(RangeFile(url, size), mode="r"), pre_buffer=True)
-
-
-@contextlib.contextmanager
-def _reading(where: str) -> Iterator[None]:
-    """Turn what Arrow and the decoders of pictures raise into an error that names the file."""
-    try:
-        yield
-    except (BadFileError, RemoteError, FileNotFoundError):
-        raise
-    except (pa.ArrowException, OSError, ValueError) as error:
-        raise BadFileError(
-            f"{where} is not a readable Parquet file of pictures: {first_line(error)}"
-        ) from error
 
 
 def _union(lists: Sequence[tuple[str, ...]]) -> tuple[str, ...]:

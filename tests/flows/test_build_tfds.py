@@ -198,7 +198,7 @@ def blank_first_name(folder: Path) -> None:
         (more_in_the_list, "expected to contain 22 elements but contained only 20"),
         (
             lambda folder: (folder / "dataset_info.json").write_text("{"),
-            "is no dataset that TFDS has prepared: Failed to load JSON",
+            "cannot be read as a dataset that TFDS has prepared: Failed to load JSON",
         ),
         (remove("features.json"), "records without features.json, which say how to read them"),
         (remove("dataset_info.json"), "records without dataset_info.json"),
