@@ -3,6 +3,7 @@
 Never one Python object a drawing: a Beam element a drawing costs a hundred times the work.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -61,3 +62,15 @@ class Drawings:
         """Return these rows (positions or a mask), in this order."""
         picked = {name: column[rows] for name, column in self.columns().items()}
         return Drawings(images=self.images[rows], **picked)
+
+
+def joined(parts: Sequence[Drawings]) -> Drawings:
+    """Return batches as one; a problem or repair that only some have is None in the others."""
+    columns: dict[str, npt.NDArray[Any]] = {}
+    for name in dict.fromkeys(name for part in parts for name in part.columns()):
+        values = [getattr(part, name) for part in parts]
+        if name in ("problem", "repair"):
+            pairs = zip(values, parts, strict=True)
+            values = [np.full(len(part), None, object) if v is None else v for v, part in pairs]
+        columns[name] = np.concatenate(values)
+    return Drawings(images=np.concatenate([part.images for part in parts]), **columns)

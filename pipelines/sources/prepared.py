@@ -7,6 +7,7 @@ without it nothing is read. Needs TensorFlow, which is imported only where such 
 """
 
 import os
+import struct
 import unicodedata
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -20,10 +21,20 @@ from pipelines.errors import LackError
 from pipelines.limits import DEFAULT, Limits
 from pipelines.schema import digest_of
 from pipelines.sources.base import BadFileError, Source, SourceFile, reading
-from pipelines.sources.files import content_digest, first_line, is_hidden, local_path, why_absent
+from pipelines.sources.files import (
+    FileRanges,
+    content_digest,
+    file_size,
+    first_line,
+    is_hidden,
+    local_path,
+    why_absent,
+)
 
 _READ_FORMATS = ("tfrecord", "array_record")
 LABEL_NAMES = "label.labels.txt"
+# Of TFRecord: the length of a record, and beside its content two checksums.
+_RECORD_HEAD, _RECORD_REST_BYTES = struct.Struct("<Q"), 8
 
 _Example = Mapping[str, Any]
 
@@ -44,7 +55,7 @@ def open_prepared(
         _check_label(directory, info.features["label"], len(names))
         _check_format(directory, info.file_format)
         for split in info.splits.values():
-            _check_shards(directory, split)
+            _check_shards(directory, split, limits)
     digests = {
         path.name: content_digest(str(path), cache_dir)
         for path in sorted(root.iterdir())
@@ -263,13 +274,29 @@ def _check_format(directory: str, file_format: Any) -> None:
         )
 
 
-def _check_shards(directory: str, split: Any) -> None:
+def _check_shards(directory: str, split: Any, limits: Limits) -> None:
     absent = [Path(path) for path in split.filepaths if not Path(path).is_file()]
     if absent:
         raise BadFileError(
             f"{directory}: of the {len(split.filepaths)} files of {split.name} {len(absent)} are "
             f"missing, the first is {absent[0].name}: {why_absent(str(absent[0]))}"
         )
+    for path in split.filepaths if ".tfrecord" in str(split.filename_template) else ():
+        for row, length in enumerate(_record_lengths(str(path))):
+            if problem := limits.problem("max_line_bytes", length):
+                raise BadFileError(
+                    f"{path}: example {row} has {problem}: it is damaged, or no drawing; raise the "
+                    "limit if it is meant"
+                )
+
+
+def _record_lengths(path: str) -> Iterator[int]:
+    """Yield the length of each record as its head says it, which is all that is read."""
+    ranges, place, size = FileRanges(path), 0, file_size(path) or 0
+    while place + _RECORD_HEAD.size <= size:
+        (length,) = _RECORD_HEAD.unpack(ranges.read(place, _RECORD_HEAD.size))
+        yield length
+        place += _RECORD_HEAD.size + _RECORD_REST_BYTES + length
 
 
 def _builder(directory: str) -> Any:

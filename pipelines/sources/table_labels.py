@@ -128,10 +128,10 @@ def names_in(labels: Labels, url: str, table: pa.Table) -> list[str]:
         _check_path(url, labels, table[labels.column])
     if labels.names is not None:
         return _normalized(labels.names)
-    column = _plain(table[labels.column])
+    column = table[labels.column]
     if labels.number is not None:
-        _check_pairs(url, labels, _plain(table[labels.number]), column)
-    return sorted(_normalized(name for name in column.unique().to_pylist() if name))
+        _check_pairs(url, labels, table[labels.number], column)
+    return sorted(_normalized(name for name in _plain(column.unique()).to_pylist() if name))
 
 
 def labels_of_rows(
@@ -191,13 +191,21 @@ def _names_of_numbers(url: str, schema: pa.Schema, column: str) -> tuple[str, ..
         raise BadFileError(f"{url}: the schema's `huggingface` metadata are damaged") from error
 
 
-def _plain(column: pa.ChunkedArray) -> pa.ChunkedArray:
+def _plain(values: pa.Array) -> pa.Array:
     """Return text as the one type that all functions of Arrow take."""
-    return column.cast(pa.large_string()) if is_text(column.type) else column
+    return values.cast(pa.large_string()) if is_text(values.type) else values
+
+
+def _encoded(column: pa.ChunkedArray) -> tuple[pa.Array, list[Any]]:
+    """Return the index of each row's value, null for none, and the values, each once in memory."""
+    if not pa.types.is_dictionary(column.type):
+        column = _plain(column).dictionary_encode()
+    whole = column.unify_dictionaries().combine_chunks()
+    return whole.indices, _plain(whole.dictionary).to_pylist()
 
 
 def _check_path(url: str, labels: Labels, column: pa.ChunkedArray) -> None:
-    for value in _plain(column).unique().to_pylist():
+    for value in _plain(column.unique()).to_pylist():
         name = _name(value, labels.names)
         if name is not None and name != labels.path:
             raise BadFileError(
@@ -209,10 +217,13 @@ def _check_path(url: str, labels: Labels, column: pa.ChunkedArray) -> None:
 def _check_pairs(
     url: str, labels: Labels, numbers: pa.ChunkedArray, texts: pa.ChunkedArray
 ) -> None:
-    pairs = pa.table({"number": numbers, "text": texts}).group_by(["number", "text"]).aggregate([])
+    indices, values = _encoded(texts)
+    table = pa.table({"number": numbers.combine_chunks(), "text": indices})
+    pairs = table.group_by(["number", "text"]).aggregate([]).drop_null().to_pylist()
+    rows = [pair | {"text": values[pair["text"]]} for pair in pairs]
     for one, other in (("number", "text"), ("text", "number")):
         seen: dict[Any, Any] = {}
-        for row in pairs.drop_null().to_pylist():
+        for row in rows:
             first = seen.setdefault(row[one], row[other])
             if first != row[other]:
                 raise BadFileError(
@@ -229,11 +240,11 @@ def _positions_of(
 
     names  what numbers mean, None if the values are names
     """
-    encoded = _plain(column).combine_chunks().dictionary_encode()
-    means = [_name(value, names) for value in encoded.dictionary.to_pylist()]
+    indices, values = _encoded(column)
+    means = [_name(value, names) for value in values]
     found = [-1 if name is None else positions.get(name, -1) for name in means]
     # A null has the index -1, the last.
-    return np.array([*found, -1], np.int64)[encoded.indices.fill_null(-1).to_numpy()]
+    return np.array([*found, -1], np.int64)[indices.fill_null(-1).to_numpy()]
 
 
 def _name(value: Any, names: Sequence[str] | None) -> str | None:

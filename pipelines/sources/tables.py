@@ -9,7 +9,7 @@ import contextlib
 import functools
 import itertools
 import re
-from collections.abc import Container, Sequence
+from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,28 +19,33 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipelines.drawings import Drawings
+from pipelines.drawings import Drawings, joined
 from pipelines.limits import DEFAULT, Limits
 from pipelines.metadata import COLUMN_NAMES, parse_column
 from pipelines.shards import bytes_field, read_images, read_pictures
 from pipelines.sources.base import BadFileError, Source, SourceFile, reading
 from pipelines.sources.files import (
     DANGLING,
-    RangeFile,
     content_digest,
     file_size,
     file_version,
-    is_remote,
     join_url,
     list_tree,
-    local_path,
     why_absent,
+)
+from pipelines.sources.table_files import (
+    check_groups,
+    largest_dictionary,
+    open_table,
+    with_dictionaries,
 )
 from pipelines.sources.table_labels import find_labels, labels_of_rows, names_in
 
 IMAGE_COLUMNS = ("image", "img", "picture", "drawing")
 _SIDE = 28
 _WHAT = "Parquet of pictures"
+# Rows that are decoded at once; fewer where one value of a dictionary stands for many.
+_BATCH_ROWS, _BATCH_BYTES = 1_024, 1 << 28
 _SEARCHED_ROWS = 1_024
 _COPY = "-checkpoint.parquet"
 # As Hugging Face tells the splits of files by their names.
@@ -135,9 +140,9 @@ def describe_table(url: str, size: int, version: str, limits: Limits = DEFAULT) 
     Raises BadFileError if it is damaged or holds something else.
     """
     with reading(url, _WHAT):
-        file = _open(url, size, limits)
+        file = open_table(url, size, limits)
         try:
-            return _describe(file, url, size, version)
+            return _describe(file, url, size, version, limits)
         except BadFileError:
             if file.metadata.num_rows:
                 raise
@@ -150,9 +155,11 @@ def _table_at(url: str, size: int, limits: Limits) -> Table:
     return describe_table(url, size, file_version(url), limits)
 
 
-def _describe(file: pq.ParquetFile, url: str, size: int, version: str) -> Table:
+def _describe(file: pq.ParquetFile, url: str, size: int, version: str, limits: Limits) -> Table:
     schema = file.schema_arrow
     image, labels = _find_image(url, schema), find_labels(url, schema)
+    check_groups(url, size, file, [image, *labels.columns], limits)
+    file = with_dictionaries(url, size, file, labels)
     return Table(
         url=url,
         bytes=size,
@@ -165,26 +172,30 @@ def _describe(file: pq.ParquetFile, url: str, size: int, version: str) -> Table:
 
 
 class TableReader:
-    """Reads the drawings of one Parquet file, a row group at a time."""
+    """Reads the drawings of one Parquet file, some rows at a time."""
 
     def __init__(self, file: SourceFile, image_size: int) -> None:
         self.file, self.image_size = file, image_size
         names = file.layout.get("labels", [file.class_name])
         self.positions = {name: i for i, name in enumerate(names)}
         with reading(file.url, _WHAT):
-            self.parquet = _open(file.url, file.bytes, file.limits)
-            schema = self.parquet.schema_arrow
+            parquet = open_table(file.url, file.bytes, file.limits)
+            schema = parquet.schema_arrow
             self.image = _find_image(file.url, schema)
             self.labels = find_labels(file.url, schema)
+            self.parquet = with_dictionaries(file.url, file.bytes, parquet, self.labels)
         self.columns = {
             name: found
             for name in file.columns
             if (found := next((n for n in COLUMN_NAMES[name] if n in schema.names), None))
         }
+        self.batch_rows = self._batch_rows([self.image, *self.columns.values()])
         groups = range(self.parquet.num_row_groups)
         sizes = [self.parquet.metadata.row_group(i).num_rows for i in groups]
         self.starts = np.concatenate([[0], np.cumsum(sizes)]).astype(int)
-        self._group = functools.lru_cache(maxsize=1)(self._read_group)
+        # Reading begins where a row group does: batches are taken one after the other.
+        self._batches: Iterator[pa.Table] = iter(())
+        self._next, self._left = -1, None
 
     def read(self, start: int, stop: int) -> Drawings:
         """Return the drawings [start, stop); labels are positions in the source's names.
@@ -193,9 +204,12 @@ class TableReader:
         value of metadata are problems of their rows. Raises BadFileError for a damaged row group.
         """
         with reading(f"{self.file.url} from row {start}", _WHAT):
-            table = self._rows(start, stop)
-            images, picture_problems, repairs = read_pictures(table[self.image], self.image_size)
-            label, problems = labels_of_rows(self.labels, table, self.positions)
+            parts = [self._drawings(table) for table in self._rows(start, stop)]
+        return parts[0] if len(parts) == 1 else joined(parts)
+
+    def _drawings(self, table: pa.Table) -> Drawings:
+        images, picture_problems, repairs = read_pictures(table[self.image], self.image_size)
+        label, problems = labels_of_rows(self.labels, table, self.positions)
         columns: dict[str, npt.NDArray[Any]] = {}
         for name, column in self.columns.items():
             columns[name], found = parse_column(name, column, table[column])
@@ -220,20 +234,34 @@ class TableReader:
         """Pictures are decoded once, in order; their pixels are then read as bitmaps."""
         raise NotImplementedError("pictures are not read row by row")
 
-    def _rows(self, start: int, stop: int) -> pa.Table:
-        first = int(np.searchsorted(self.starts, start, side="right")) - 1
-        last = int(np.searchsorted(self.starts, stop, side="left"))
-        parts = []
-        for group in range(first, last):
-            begin = int(self.starts[group])
-            table = self._group(group)
-            low, high = max(start - begin, 0), min(stop - begin, table.num_rows)
-            parts.append(table.slice(low, high - low))
-        return pa.concat_tables(parts)
+    def _rows(self, start: int, stop: int) -> Iterator[pa.Table]:
+        """Yield the rows [start, stop) in parts that fit in memory when they are decoded."""
+        if start != self._next:
+            self._batches, self._left = self._batches_from(start), None
+        self._next = -1
+        while start < stop:
+            table = next(self._batches) if self._left is None else self._left
+            taken = min(stop - start, table.num_rows)
+            self._left = table.slice(taken) if taken < table.num_rows else None
+            start += taken
+            yield table.slice(0, taken)
+        self._next = stop
 
-    def _read_group(self, group: int) -> pa.Table:
+    def _batches_from(self, row: int) -> Iterator[pa.Table]:
+        first = int(np.searchsorted(self.starts, row, side="right")) - 1
+        skip = row - int(self.starts[first])
         columns = [self.image, *self.labels.columns, *self.columns.values()]
-        return self.parquet.read_row_group(group, columns=columns)
+        groups = range(first, self.parquet.num_row_groups)
+        for batch in self.parquet.iter_batches(self.batch_rows, groups, columns):
+            if skip < batch.num_rows:
+                yield pa.Table.from_batches([batch.slice(skip)])
+            skip = max(0, skip - batch.num_rows)
+        raise BadFileError(f"{self.file.url} has fewer rows than it says: fetch it again")
+
+    def _batch_rows(self, columns: Sequence[str]) -> int:
+        """Return how many rows to decode at once: each may be the longest value of a dictionary."""
+        most = largest_dictionary(self.file.url, self.parquet, columns)
+        return max(1, min(_BATCH_ROWS, _BATCH_BYTES // max(1, most)))
 
     def _picture_problems(
         self, table: pa.Table, problems: npt.NDArray[np.object_]
@@ -270,12 +298,6 @@ def _is_apart(name: str, names: Container[str]) -> bool:
     if name.endswith(_COPY) and name.removesuffix(_COPY) + ".parquet" in names:
         return True
     return any(part.startswith("_") and "=" not in part for part in name.split("/"))
-
-
-def _open(url: str, size: int, limits: Limits) -> pq.ParquetFile:
-    if not is_remote(url):
-        return pq.ParquetFile(local_path(url))
-    return pq.ParquetFile(pa.PythonFile(RangeFile(url, size), mode="r"), pre_buffer=True)
 
 
 def _union(lists: Sequence[tuple[str, ...]]) -> tuple[str, ...]:

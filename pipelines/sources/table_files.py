@@ -1,0 +1,108 @@
+"""Parquet files of others, opened so that what they say of themselves costs no memory.
+
+A footer of a few megabytes may announce a hundred thousand row groups, a page of a kilobyte may
+unpack to gigabytes, and one value of a dictionary may stand for a million rows.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipelines.limits import Limits
+from pipelines.sources.base import BadFileError
+from pipelines.sources.files import FileRanges, RangeFile, is_remote, local_path
+from pipelines.sources.table_labels import Labels, is_text
+
+# What a row group may hold: so much a row, and this many of the largest pictures.
+_ROW_BYTES, _LARGEST_PICTURES = 1_024, 32
+_BUFFER_BYTES = 1 << 20
+# The magic number of a file is behind a page at its end, so that this many are there.
+_PAGE_HEAD_BYTES = 12
+# A file has at least a byte a row, unless it has few.
+_FEW_ROWS = 1_000_000
+
+
+def open_table(url: str, size: int, limits: Limits) -> pq.ParquetFile:
+    """Open a file; raise BadFileError if its footer goes beyond the limits."""
+    try:
+        return _parquet(
+            url,
+            size,
+            thrift_container_size_limit=limits.max_row_groups,
+            thrift_string_size_limit=limits.max_line_bytes,
+        )
+    except OSError as error:
+        if "Exceeded size limit" not in str(error):
+            raise
+        raise BadFileError(
+            f"{url} has more row groups (or columns) than --max-row-groups {limits.max_row_groups}, "
+            f"or a text in its footer of more than --max-line-bytes {limits.max_line_bytes}: write "
+            "larger row groups, or raise the limit"
+        ) from error
+
+
+def with_dictionaries(url: str, size: int, file: pq.ParquetFile, labels: Labels) -> pq.ParquetFile:
+    """Return the file so that a name is kept once however many rows have it."""
+    texts = [name for name in labels.columns if is_text(file.schema_arrow.field(name).type)]
+    return _parquet(url, size, metadata=file.metadata, read_dictionary=texts) if texts else file
+
+
+def check_groups(
+    url: str, size: int, file: pq.ParquetFile, columns: Sequence[str], limits: Limits
+) -> None:
+    """Raise BadFileError if a file says more of its size than can be, or than memory takes."""
+    rows = [file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)]
+    if min(rows, default=0) < 0 or sum(rows) != file.metadata.num_rows:
+        raise BadFileError(
+            f"{url} should have {file.metadata.num_rows} rows, its row groups have {sum(rows)}: it "
+            "is damaged, fetch it again"
+        )
+    if sum(rows) > max(_FEW_ROWS, size):
+        raise BadFileError(f"{url} has {size} bytes for {sum(rows)} rows: it is damaged")
+    for number, chunk in _chunks(file, columns):
+        most = rows[number] * _ROW_BYTES + _LARGEST_PICTURES * limits.max_pixels
+        if chunk.total_uncompressed_size > most:
+            raise BadFileError(
+                f"{url}: the column {chunk.path_in_schema!r} has {chunk.total_uncompressed_size} "
+                f"bytes in the {rows[number]} rows of a row group, expected {most} at most: write "
+                "row groups of fewer rows, or raise --max-pixels if such pictures are meant"
+            )
+
+
+def largest_dictionary(url: str, file: pq.ParquetFile, columns: Sequence[str]) -> int:
+    """Return the size of the largest dictionary of these columns, which no value exceeds."""
+    ranges = FileRanges(url)
+    places = [chunk for _, chunk in _chunks(file, columns) if chunk.has_dictionary_page]
+    sizes = [_page_bytes(ranges, chunk.dictionary_page_offset) for chunk in places]
+    return max(sizes, default=0)
+
+
+def _parquet(url: str, size: int, **options: Any) -> pq.ParquetFile:
+    if is_remote(url):
+        source = pa.PythonFile(RangeFile(url, size), mode="r")
+        return pq.ParquetFile(source, pre_buffer=True, **options)
+    return pq.ParquetFile(local_path(url), buffer_size=_BUFFER_BYTES, **options)
+
+
+def _chunks(file: pq.ParquetFile, columns: Sequence[str]) -> Iterator[tuple[int, Any]]:
+    """Yield the number of a row group and a chunk of one of these columns, or a field of it."""
+    for number in range(file.num_row_groups):
+        group = file.metadata.row_group(number)
+        for place in range(group.num_columns):
+            chunk = group.column(place)
+            if chunk.path_in_schema.split(".")[0] in columns:
+                yield number, chunk
+
+
+def _page_bytes(ranges: FileRanges, offset: int) -> int:
+    """Return how many bytes a page is unpacked, as its header says: Thrift's second field."""
+    head = ranges.read(offset, _PAGE_HEAD_BYTES)
+    first = next(place for place in range(1, len(head)) if head[place] < 0x80)
+    number = 0
+    for shift, byte in enumerate(head[first + 2 :]):
+        number |= (byte & 0x7F) << 7 * shift
+        if byte < 0x80:
+            break
+    return number >> 1
