@@ -122,6 +122,8 @@ def _read_yaml(file: Path) -> Any:
         return yaml.safe_load(read_text(file))
     except yaml.YAMLError as error:
         raise ValueError(f"{file} is no YAML: {' '.join(str(error).split())}") from error
+    except RecursionError as error:
+        raise ValueError(f"{file} is no YAML that is read: it is nested too deeply") from error
 
 
 def _mappings(raw: Any, key: str, subject: str) -> list[Mapping[str, Any]]:

@@ -144,6 +144,7 @@ def source_names(params: BuildParams) -> tuple[str, ...]:
     from pipelines.limits import limits_of
     from pipelines.printable import printable
     from pipelines.sources.opening import SourceOptions, source_classes
+    from pipelines.spec import check_names
 
     options = SourceOptions(image_size=params.image_size, limits=limits_of(params))
     known = source_classes(params.source, options)
@@ -154,6 +155,10 @@ def source_names(params: BuildParams) -> tuple[str, ...]:
             f"source {printable(params.source)} has no drawings of {', '.join(missing)}; it has "
             f"{there} (--classes all takes every class there is)"
         )
+    try:
+        check_names(names)
+    except ValueError as error:
+        raise ValueError(f"source {printable(params.source)}: {error}") from error
     return names
 
 

@@ -115,7 +115,7 @@ def is_complete(path: Path) -> bool:
         return bool(expected) and all(
             _sha256(path / name) == digest for name, digest in expected.items()
         )
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError, AttributeError):
         return False
 
 

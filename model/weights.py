@@ -16,6 +16,7 @@ from safetensors.torch import load, save
 
 from model.config import PixelCNNConfig
 from model.pixelcnn import PixelCNN
+from pipelines.errors import reading
 
 WEIGHTS_NAME = "weights.safetensors"
 CONFIG_NAME = "config.json"
@@ -96,10 +97,8 @@ class _Header:
 
 
 def _read_header(content: bytes) -> _Header:
-    try:
+    with reading(CONFIG_NAME, "JSON"):
         header = json.loads(content)
-    except ValueError as error:
-        raise ValueError(f"{CONFIG_NAME} is no JSON: {error}") from error
     version = header.get("format_version") if isinstance(header, dict) else None
     if version != FORMAT_VERSION:
         raise ValueError(

@@ -40,6 +40,8 @@ CLIENT_OPTIONS: "ClientConfig" = {
 }
 REMOTE = ("s3", "gs")
 _NEXT_TO_NONE_BYTES = 1 << 20
+# Characters of a name that is wrong as a whole.
+_SHOWN_NAME = 300
 _ENDPOINTS = ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT")
 # Where clients without credentials ask for those of the machine they run on.
 _METADATA_SERVERS = ("169.254.169.254", "metadata.google.internal")
@@ -145,6 +147,8 @@ def one_line(error: Exception) -> str:
         )
     if isinstance(error, OSError) and error.filename is not None and error.strerror:
         return shown(f"{error.filename}: {error.strerror}")
+    if isinstance(error, UnicodeEncodeError):
+        return shown(f"{error.object[:_SHOWN_NAME]}: this name is not UTF-8: give it another one")
     text = shown(str(error).partition("\n\nDebug source:")[0].strip())
     if not any(server in text for server in _METADATA_SERVERS):
         return text

@@ -139,6 +139,16 @@ def check_limit(spec: DatasetSpec, num_bad_rows: int, first: BadRow | None = Non
     )
 
 
+def nothing_left(
+    bad_files: Sequence[tuple[str, str]], bad_rows: Sequence[BadRow] = ()
+) -> ValueError:
+    """Return the error that says why no drawing is left: the first file that is bad, or row."""
+    why = [text for _, text in bad_files[:1]]
+    why += [f"{row.file.url} {row.place}: {row.text}" for row in bad_rows[:1]]
+    first = f": the first is {why[0]}" if why else ""
+    return ValueError(f"no drawing is left: every file was bad or every drawing dropped{first}")
+
+
 def bad_row_entry(row: BadRow) -> dict[str, object]:
     """Return a manifest's entry; the folder of a file differs from machine to machine."""
     name = PurePosixPath(row.file.url).name

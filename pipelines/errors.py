@@ -1,6 +1,8 @@
 """Failures by whether a retry can help; wrong input is one of INPUT_ERRORS."""
 
+import contextlib
 import errno
+from collections.abc import Iterator
 
 # What was asked for cannot be: a value, or a file or folder that is named in it.
 INPUT_ERRORS = (
@@ -24,8 +26,42 @@ class FinalError(RuntimeError):
     """The input was right, and the same again would end the same."""
 
 
+class BadFileError(ValueError):
+    """A file is not what its name says; the message says what was found and what to do."""
+
+
 class LackError(ValueError):
     """This machine lacks memory, threads or a library: no file is to blame, and none left out."""
+
+
+@contextlib.contextmanager
+def reading(where: str, what: str = "drawings") -> Iterator[None]:
+    """Make whatever comes of reading a file an error that names it: all reading passes here.
+
+    where  the file, and perhaps the row
+    what   it should hold
+
+    A parser raises whatever it stumbles over in a damaged file: that becomes a BadFileError, with
+    the parser's own error as its cause. What this machine lacks becomes a LackError. What the
+    system or a server says of a file stays what it is.
+    """
+    try:
+        yield
+    except (BadFileError, LackError):
+        raise
+    except ImportError as error:
+        raise LackError(f"{where} needs a library that is not here: {error}: install it") from error
+    except Exception as error:
+        if lacking := what_lacks(error):
+            raise LackError(f"{where} cannot be read: {lacking}") from error
+        # Arrow's errors of a file's content are plain ones without a number.
+        if isinstance(error, OSError) and (type(error) is not OSError or error.errno):
+            error.filename = error.filename or (where if error.errno else None)
+            raise
+        raise BadFileError(
+            f"{where} cannot be read as {what}: {_said(error)}: it is damaged, or was written in a "
+            "way that is not known here: fetch or write it again"
+        ) from error
 
 
 def what_lacks(error: BaseException) -> str:
@@ -48,6 +84,16 @@ def what_lacks(error: BaseException) -> str:
             "container's pids), give this process more memory (ulimit -v), or take fewer workers"
         )
     return ""
+
+
+def _said(error: Exception) -> str:
+    """Return what a parser says in its first line; that of a key that is missing is the key."""
+    if isinstance(error, RecursionError):
+        return "it is nested too deeply"
+    line = next(iter(str(error).splitlines()), "").strip().rstrip(".:")
+    if isinstance(error, ValueError):
+        return line or "no more is known"
+    return f"{line} ({type(error).__name__})" if line else type(error).__name__
 
 
 # What Python says of threads, and the loader of libraries of memory.

@@ -149,7 +149,7 @@ def _content(path: str, content: bytes, key: str) -> list[str]:
         return [_EVERYTHING]
     try:
         return json.loads(content)[key]
-    except (ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise StoreError(f"{path} is damaged, delete it if no work runs: {error}") from error
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import obstore
 
 from pipelines.answers import whole
-from pipelines.bad_rows import check_limit
+from pipelines.bad_rows import check_limit, nothing_left
 from pipelines.card import Described, content_digest, source_files, statistics, without_folder
 from pipelines.catalogue import class_entry
 from pipelines.contact_sheet import joined_sheets
@@ -61,7 +61,7 @@ def link_parts(
     Raises ValueError if there is no class left, BadFileError if too many rows were left out.
     """
     if not parts:
-        raise ValueError("no drawing is left: every file was bad or every drawing dropped")
+        raise nothing_left(bad_files)
     num_bad_rows = sum(part.summary.get("num_bad_rows", 0) for part in parts)
     check_limit(job.spec, num_bad_rows)
     entries = [

@@ -32,6 +32,7 @@ from pipelines.bad_rows import (
     check_limit,
     class_problem,
     describe_rows,
+    nothing_left,
 )
 from pipelines.catalogue import is_official
 from pipelines.hashing import add_sums, sum_rows
@@ -327,4 +328,4 @@ def _check_not_empty(spec: DatasetSpec, tally: Tally) -> None:
     # A class of the linked layout may be all in a bad file; whoever links it says if none is left.
     is_empty = not any(sum(counts.values()) for counts in tally.counts.values())
     if is_empty and spec.layout != "linked":
-        raise ValueError("no drawing is left: every file was bad or every drawing dropped")
+        raise nothing_left(tally.bad_files, tally.bad_rows.named)

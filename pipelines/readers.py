@@ -7,7 +7,8 @@ import numpy as np
 import numpy.typing as npt
 
 from pipelines.drawings import Drawings
-from pipelines.sources.base import BadFileError, Reader, SourceFile, reading
+from pipelines.errors import reading
+from pipelines.sources.base import BadFileError, Reader, SourceFile
 from pipelines.sources.bitmaps import BitmapReader
 from pipelines.sources.files import remember_secrets
 from pipelines.sources.joined import JoinedReader

@@ -53,7 +53,7 @@ class Refs(Objects):
             return check_digest(self.surely(lambda: json.loads(self.get(path)))["digest"])
         except FileNotFoundError:
             return None
-        except (ValueError, TypeError, KeyError) as error:
+        except (ValueError, TypeError, KeyError, RecursionError) as error:
             raise StoreError(f"ref {path} in {self.url} is damaged: delete it ({error})") from error
 
 

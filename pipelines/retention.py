@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import cast
 
+from pipelines.errors import reading
 from pipelines.leases import LEASE_TTL, holding, is_within, leased, sweeping
 from pipelines.needs import Needs
 from pipelines.objects import ObjectInfo, check_path
@@ -222,7 +223,9 @@ def pins(store: Store) -> dict[str, str]:
     for path in [item.path for item in store.objects("pins")]:
         with contextlib.suppress(FileNotFoundError):  # unpinned since
             prefix = path.removeprefix("pins/").removesuffix(".json")
-            found[prefix] = json.loads(store.get(path))["reason"]
+            content = store.get(path)
+            with reading(path, "a pin"):
+                found[prefix] = str(json.loads(content)["reason"])
     return found
 
 

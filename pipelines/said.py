@@ -11,6 +11,7 @@ import pyarrow.compute as pc
 from pipelines.assemble import dataset_schema
 from pipelines.card import CARD_NAME
 from pipelines.catalogue import tfds_id
+from pipelines.errors import reading
 from pipelines.labels import class_positions, label_ids
 from pipelines.schema import FileEntry, Manifest
 from pipelines.shards import open_shard
@@ -91,10 +92,14 @@ def _tfds_differences(manifest: Manifest, store: Store) -> Iterator[str]:
     for entry in manifest.files:
         if not entry.path.endswith("/dataset_info.json"):
             continue
-        for split in json.loads(store.read(manifest, entry.path))["splits"]:
-            rows = [str(n) for n in _record_rows(manifest.files, split["name"])]
-            if split["shardLengths"] != rows:
-                yield f"{entry.path}: {split['name']} has shards of {rows} drawings"
+        content = store.read(manifest, entry.path)
+        with reading(f"{manifest.prefix}/{entry.path}", "what TFDS reads"):
+            splits = json.loads(content)["splits"]
+            said = {split["name"]: split["shardLengths"] for split in splits}
+        for name, lengths in said.items():
+            rows = [str(n) for n in _record_rows(manifest.files, name)]
+            if lengths != rows:
+                yield f"{entry.path}: {name} has shards of {rows} drawings"
 
 
 def _record_rows(files: Sequence[FileEntry], split: str) -> list[int]:

@@ -96,7 +96,10 @@ def read_strokes(drawing: Any, reading: Reading = GOOGLE) -> Written:
 
 def describe_value(value: Any) -> str:
     """Return the beginning of a value as JSON has it."""
-    text = json.dumps(value, default=repr)
+    try:
+        text = json.dumps(value, default=repr)
+    except RecursionError:
+        text = "lists within lists without end"
     return text if len(text) <= 40 else f"{text[:40]}..."
 
 

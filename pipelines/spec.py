@@ -5,7 +5,7 @@ Nothing here says how the work is done: runner, workers, order and machine chang
 
 import dataclasses
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -103,7 +103,7 @@ class DatasetSpec:
     def __post_init__(self) -> None:
         """Settle what is left open; raise ValueError for values no dataset can have."""
         self._settle()
-        _check_names(self.class_names)
+        check_names(self.class_names)
         _check_splits(self.splits)
         if self.tfds_slice is not None:
             parse_slice(self.tfds_slice)
@@ -226,14 +226,19 @@ def _tuples(value: Any) -> Any:
     return tuple(_tuples(item) for item in value) if isinstance(value, list) else value
 
 
-def _check_names(class_names: tuple[str, ...]) -> None:
+def check_names(class_names: Sequence[str]) -> None:
+    """Raise ValueError unless these can be the class names of a dataset."""
     if not class_names:
         raise ValueError("a dataset needs at least one class")
     if len(set(class_names)) != len(class_names):
         raise ValueError(f"a class is named twice in {class_names}")
     for name in class_names:
         if not name or name != name.strip() or not name.isprintable() or "/" in name:
-            raise ValueError(f"class name {name!r} is empty, has blanks around it, '/' or control")
+            raise ValueError(
+                f"class name {name!r} is empty, is not UTF-8, or has blanks around it, '/' or control "
+                "characters: give it another name in the source, or choose other classes with "
+                "--classes"
+            )
 
 
 def _check_splits(splits: tuple[tuple[str, float], ...]) -> None:

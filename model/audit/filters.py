@@ -128,6 +128,8 @@ def read_toml(path: Path) -> dict[str, Any]:
         return tomllib.loads(read_text(path))
     except tomllib.TOMLDecodeError as error:
         raise ValueError(f"cannot read {path}: {error}") from error
+    except RecursionError as error:
+        raise ValueError(f"cannot read {path}: it is nested too deeply") from error
 
 
 def apply_filters(

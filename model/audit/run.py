@@ -28,6 +28,7 @@ from model.audit.filters import (
 )
 from model.audit.measures import measure, split_entries
 from model.progress import Progress, no_progress
+from pipelines.errors import reading
 from pipelines.schema import FileEntry, InputRef, Manifest, artifact_digest
 from pipelines.store import Store
 
@@ -141,7 +142,9 @@ def audit_inputs(
 
 def read_audit(audit: Manifest, store: Store) -> dict[str, Any]:
     """Return the numbers of a published audit."""
-    return json.loads(store.read(audit, AUDIT_NAME))
+    content = store.read(audit, AUDIT_NAME)
+    with reading(f"{audit.prefix}/{AUDIT_NAME}", "an audit"):
+        return dict(json.loads(content))
 
 
 def kept_rows(audit: Manifest, samples: Manifest) -> dict[str, FileEntry]:

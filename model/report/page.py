@@ -20,7 +20,7 @@ import numpy.typing as npt
 from markupsafe import Markup
 
 from model.audit.measures import read_batches
-from model.audit.run import accepted_mask
+from model.audit.run import accepted_mask, read_audit
 from model.report.audit_view import (
     audit_table,
     class_table,
@@ -42,6 +42,7 @@ from model.report.sections import (
     lineage_steps,
     lineage_tree,
 )
+from pipelines.errors import reading
 from pipelines.schema import FileEntry, InputRef, Manifest, artifact_digest, slug
 from pipelines.store import Store
 
@@ -194,10 +195,11 @@ def _page_values(
 ) -> dict[str, Any]:
     """Return what the page shows of dataset, model and samples."""
     dataset, model, samples = subject.dataset, subject.model, subject.samples
-    test = json.loads(store.read(model, "evaluation.json"))["test"]
-    by_class = test["classes"]
-    bpd = {name: row["bits_per_dim"] for name, row in by_class.items()}
-    error = {name: row["bits_per_dim_stderr"] for name, row in by_class.items()}
+    with reading(f"{model.prefix}/evaluation.json", "an evaluation"):
+        test = json.loads(store.read(model, "evaluation.json"))["test"]
+        by_class = test["classes"]
+        bpd = {name: row["bits_per_dim"] for name, row in by_class.items()}
+        error = {name: row["bits_per_dim_stderr"] for name, row in by_class.items()}
     return {
         "title": f"{samples.name}: drawings of {len(pictures)} classes",
         "real_word": "real" if is_real(dataset) else "source",
@@ -228,7 +230,7 @@ def _audit_values(subject: Subject, store: Store) -> dict[str, Any]:
     """Return what the page shows of the audit; `audit` is None without one."""
     if subject.audit is None:
         return {"audit": None}
-    numbers = json.loads(store.read(subject.audit, "audit.json"))
+    numbers = read_audit(subject.audit, store)
     names = list(subject.dataset.summary["class_names"])
     classes = {name: numbers["classes"][name] for name in names if name in numbers["classes"]}
     numbers["classes"] = classes  # in the order of the labels
@@ -259,7 +261,8 @@ def _audit_values(subject: Subject, store: Store) -> dict[str, Any]:
 
 def _curve(model: Manifest, store: Store) -> list[dict[str, float]]:
     content = store.read(model, "curve.jsonl")
-    return [json.loads(line) for line in content.splitlines() if line.strip()]
+    with reading(f"{model.prefix}/curve.jsonl", "a curve"):
+        return [json.loads(line) for line in content.splitlines() if line.strip()]
 
 
 def _picture_names(class_names: Iterable[str]) -> dict[str, str]:

@@ -5,9 +5,8 @@ small record that travels. `fingerprint` says what the drawings are, not where t
 copy of Google's files has the fingerprint of the files it was copied from.
 """
 
-import contextlib
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -15,53 +14,9 @@ import numpy as np
 import numpy.typing as npt
 
 from pipelines.drawings import Drawings
-from pipelines.errors import LackError, what_lacks
+from pipelines.errors import BadFileError as BadFileError
 from pipelines.limits import DEFAULT, Limits
 from pipelines.schema import digest_of
-
-
-class BadFileError(ValueError):
-    """A file is not what its name says; the message says what was found and what to do."""
-
-
-@contextlib.contextmanager
-def reading(where: str, what: str = "drawings") -> Iterator[None]:
-    """Make whatever comes of reading a file an error that names it: all reading passes here.
-
-    where  the file, and perhaps the row
-    what   it should hold
-
-    A parser raises whatever it stumbles over in a damaged file: that becomes a BadFileError, with
-    the parser's own error as its cause. What this machine lacks becomes a LackError. What the
-    system or a server says of a file stays what it is.
-    """
-    try:
-        yield
-    except (BadFileError, LackError):
-        raise
-    except ImportError as error:
-        raise LackError(f"{where} needs a library that is not here: {error}: install it") from error
-    except Exception as error:
-        if lacking := what_lacks(error):
-            raise LackError(f"{where} cannot be read: {lacking}") from error
-        # Arrow's errors of a file's content are plain ones without a number.
-        if isinstance(error, OSError) and (type(error) is not OSError or error.errno):
-            error.filename = error.filename or (where if error.errno else None)
-            raise
-        raise BadFileError(
-            f"{where} cannot be read as {what}: {_said(error)}: it is damaged, or was written in a "
-            "way that is not known here: fetch or write it again"
-        ) from error
-
-
-def _said(error: Exception) -> str:
-    """Return what a parser says in its first line; that of a key that is missing is the key."""
-    if isinstance(error, RecursionError):
-        return "it is nested too deeply"
-    line = next(iter(str(error).splitlines()), "").strip().rstrip(".:")
-    if isinstance(error, ValueError):
-        return line or "no more is known"
-    return f"{line} ({type(error).__name__})" if line else type(error).__name__
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,6 +11,7 @@ calls its files is in its table of names.
 import csv
 import dataclasses
 import io
+import os
 import re
 import unicodedata
 from collections.abc import Collection, Mapping, Sequence
@@ -18,8 +19,9 @@ from pathlib import Path
 from urllib.parse import unquote_to_bytes
 
 from pipelines.catalogue import catalogue, tfds_id
+from pipelines.errors import reading
 from pipelines.limits import DEFAULT, Limits
-from pipelines.sources.base import BadFileError, SourceFile, reading
+from pipelines.sources.base import BadFileError, SourceFile
 from pipelines.sources.bitmaps import inspect_npy
 from pipelines.sources.files import (
     DANGLING,
@@ -196,8 +198,8 @@ def class_of(name: str, beside: Collection[str] = ()) -> str:
 
 def _unquoted(stem: str) -> str:
     try:
-        stem = unquote_to_bytes(stem).decode()
-    except UnicodeDecodeError:  # no address, but a name with a percent sign
+        stem = unquote_to_bytes(os.fsencode(stem)).decode()
+    except UnicodeDecodeError:  # no address: a name with a percent sign, or not in UTF-8
         stem = stem.replace("%20", " ")
     return unicodedata.normalize("NFC", stem)
 

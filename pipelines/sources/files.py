@@ -278,7 +278,7 @@ def content_digest(url: str, cache_dir: Path) -> str:
     path = local_path(url)
     status = path.stat()
     key = f"{path}\0{status.st_size}\0{status.st_mtime_ns}\0{status.st_ino}"
-    memo = cache_dir / "digests" / hashlib.sha256(key.encode()).hexdigest()
+    memo = cache_dir / "digests" / hashlib.sha256(os.fsencode(key)).hexdigest()
     if memo.is_file():
         return memo.read_text("ascii")
     digest = "sha256:" + sha256_of(path)

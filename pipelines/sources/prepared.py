@@ -17,10 +17,10 @@ import numpy as np
 import numpy.typing as npt
 
 from pipelines.drawings import Drawings
-from pipelines.errors import LackError
+from pipelines.errors import LackError, reading
 from pipelines.limits import DEFAULT, Limits
 from pipelines.schema import digest_of
-from pipelines.sources.base import BadFileError, Source, SourceFile, reading
+from pipelines.sources.base import BadFileError, Source, SourceFile
 from pipelines.sources.files import (
     FileRanges,
     content_digest,

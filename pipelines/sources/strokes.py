@@ -14,11 +14,12 @@ import numpy as np
 import numpy.typing as npt
 
 from pipelines.drawings import Drawings
+from pipelines.errors import reading
 from pipelines.limits import DEFAULT, Limits
 from pipelines.official import render_drawings
 from pipelines.schema import digest_of
 from pipelines.simplify import CANVAS, LISTS, PAGE, RAW, Reading, fills_page
-from pipelines.sources.base import BadFileError, SourceFile, reading
+from pipelines.sources.base import BadFileError, SourceFile
 from pipelines.sources.bitmaps import describe_content
 from pipelines.sources.files import FileRanges, content_digest, file_version, write_json
 from pipelines.stroke_formats import (

@@ -4,6 +4,7 @@ A footer of a few megabytes may announce a hundred thousand row groups, a page o
 unpack to gigabytes, and one value of a dictionary may stand for a million rows.
 """
 
+import os
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -80,9 +81,9 @@ def largest_dictionary(url: str, file: pq.ParquetFile, columns: Sequence[str]) -
 
 
 def _parquet(url: str, size: int, **options: Any) -> pq.ParquetFile:
-    if is_remote(url):
+    if is_remote(url) or not _is_utf8(url):  # Arrow opens no path that is not
         source = pa.PythonFile(RangeFile(url, size), mode="r")
-        return pq.ParquetFile(source, pre_buffer=True, **options)
+        return pq.ParquetFile(source, pre_buffer=is_remote(url), **options)
     return pq.ParquetFile(local_path(url), buffer_size=_BUFFER_BYTES, **options)
 
 
@@ -94,6 +95,10 @@ def _chunks(file: pq.ParquetFile, columns: Sequence[str]) -> Iterator[tuple[int,
             chunk = group.column(place)
             if chunk.path_in_schema.split(".")[0] in columns:
                 yield number, chunk
+
+
+def _is_utf8(path: str) -> bool:
+    return os.fsencode(path).decode(errors="ignore") == path
 
 
 def _page_bytes(ranges: FileRanges, offset: int) -> int:

@@ -21,6 +21,8 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from pipelines.errors import reading
+from pipelines.simplify import describe_value
 from pipelines.sources.base import BadFileError
 
 LABEL_COLUMNS = ("label", "labels", "class", "word", "class_name", "category")
@@ -184,11 +186,19 @@ def _names_of_numbers(url: str, schema: pa.Schema, column: str) -> tuple[str, ..
     content = (schema.metadata or {}).get(b"huggingface")
     if content is None or is_text(schema.field(column).type):
         return None
-    try:
+    with reading(f"{url}: the schema's `huggingface`", "features"):
         names = json.loads(content)["info"]["features"].get(column, {}).get("names")
-        return None if names is None else tuple(map(str, names))
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise BadFileError(f"{url}: the schema's `huggingface` metadata are damaged") from error
+    if names is None:
+        return None
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise BadFileError(
+            f"{url}: the names of the classes of {column!r} are {describe_value(names)}, expected a "
+            'list of texts, as ["bee", "sun"]: write them as the names of a ClassLabel'
+        )
+    if len(_normalized(names)) < len(names):
+        twice = next(name for place, name in enumerate(names) if name in names[:place])
+        raise BadFileError(f"{url}: {twice!r} is the name of two classes of {column!r}")
+    return tuple(names)
 
 
 def _plain(values: pa.Array) -> pa.Array:

@@ -20,10 +20,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipelines.drawings import Drawings, joined
+from pipelines.errors import reading
 from pipelines.limits import DEFAULT, Limits
 from pipelines.metadata import COLUMN_NAMES, parse_column
 from pipelines.shards import bytes_field, read_images, read_pictures
-from pipelines.sources.base import BadFileError, Source, SourceFile, reading
+from pipelines.sources.base import BadFileError, Source, SourceFile
 from pipelines.sources.files import (
     DANGLING,
     content_digest,
@@ -45,7 +46,7 @@ IMAGE_COLUMNS = ("image", "img", "picture", "drawing")
 _SIDE = 28
 _WHAT = "Parquet of pictures"
 # Rows that are decoded at once; fewer where one value of a dictionary stands for many.
-_BATCH_ROWS, _BATCH_BYTES = 1_024, 1 << 28
+_BATCH_ROWS, _BATCH_BYTES = 1_024, 1 << 26
 _SEARCHED_ROWS = 1_024
 _COPY = "-checkpoint.parquet"
 # As Hugging Face tells the splits of files by their names.
