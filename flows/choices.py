@@ -98,8 +98,8 @@ class BadInput:
     max_points: Annotated[
         int,
         Parameter(
-            help="Points that one drawing may have, as written and, where it is simplified, one a "
-            "pixel along its strokes."
+            help="Points that one drawing may have; its strokes, where they are simplified, ten times "
+            "as many pixels."
         ),
     ] = DEFAULT.max_points
     max_line_bytes: Annotated[

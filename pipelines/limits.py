@@ -16,32 +16,42 @@ _UNITS = {
     "max_pixels": "pixels",
     "max_row_groups": "row groups",
 }
-_PROBLEM = re.compile(r"\d+ [a-z ]+, more than --max-[a-z-]+ \d+")
+_PROBLEM = re.compile(r"\d+ [a-z ]+, more than (\d+ times )?--max-[a-z-]+ \d+")
+PIXELS_PER_POINT = 10
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
     """The limits of one source.
 
-    max_points      of one drawing, as they are written; also one a pixel along strokes that are to
-                    be simplified
+    max_points      of one drawing, as they are written; cairo takes seconds for so many. Strokes that
+                    are to be simplified may be ten pixels long for each: they have a point a pixel
     max_line_bytes  of one line of .ndjson, one record of .bin or TFRecord: JSON takes up to
                     thirty times as much memory
     max_pixels      of one picture, before it is decoded
     max_row_groups  of one Parquet file
     """
 
-    max_points: int = 100_000
+    max_points: int = 20_000
     max_line_bytes: int = 8 << 20
     max_pixels: int = 2_048**2
     max_row_groups: int = 10_000
 
     def problem(self, name: str, found: int) -> str | None:
         """Return what is wrong with `found` of the limit's unit, None if it is within."""
-        limit = getattr(self, name)
-        if found <= limit:
+        if found <= getattr(self, name):
             return None
-        return f"{found} {_UNITS[name]}, more than --{name.replace('_', '-')} {limit}"
+        return f"{found} {_UNITS[name]}, more than {self._option(name)}"
+
+    def length_problem(self, pixels: int) -> str | None:
+        """Return what is wrong with strokes that are so long together, None if nothing is."""
+        if pixels <= PIXELS_PER_POINT * self.max_points:
+            return None
+        option = self._option("max_points")
+        return f"{pixels} pixels of strokes, more than {PIXELS_PER_POINT} times {option}"
+
+    def _option(self, name: str) -> str:
+        return f"--{name.replace('_', '-')} {getattr(self, name)}"
 
     def stated(self) -> dict[str, int]:
         """Return the limits that are not the defaults."""

@@ -6,7 +6,7 @@ stroke, white on black, and the bitmap is one byte in four (issue 19 of
 googlecreativelab/quickdraw-dataset). libcairo 1.16 gives Google's bytes exactly at 28x28.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -29,8 +29,10 @@ def cairo_version() -> dict[str, str]:
         return {}
 
 
-def render_drawings(drawings: Sequence[Strokes], size: int = 28) -> npt.NDArray[np.uint8]:
+def render_drawings(drawings: Iterable[Strokes], size: int = 28) -> npt.NDArray[np.uint8]:
     """Return the bitmaps (n, size, size) of drawings, each a list of strokes (k, 2).
+
+    One drawing is asked for after the other.
 
     Raises LackError if libcairo is missing, naming the package to install.
     """
@@ -45,13 +47,13 @@ def render_drawings(drawings: Sequence[Strokes], size: int = 28) -> npt.NDArray[
     context.scale(size / (PAGE + total_padding), size / (PAGE + total_padding))
     context.translate(total_padding / 2, total_padding / 2)
     stride = surface.get_stride()
-    images = np.empty((len(drawings), size, size), np.uint8)
-    for image, strokes in zip(images, drawings, strict=True):
+    images = [np.empty((0, size, size), np.uint8)]
+    for strokes in drawings:
         _draw(context, strokes)
         surface.flush()
         pixels = np.frombuffer(surface.get_data(), np.uint8).reshape(size, stride)
-        image[:] = pixels[:, : 4 * size : 4]
-    return images
+        images.append(pixels[None, :, : 4 * size : 4].copy())
+    return np.concatenate(images)
 
 
 def _draw(context: Any, strokes: Strokes) -> None:

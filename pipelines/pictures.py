@@ -12,7 +12,10 @@ A conversion is called a repair; readers count it. Drawings are ink on paper of 
 judges whether they are inverted or faint, for all sources.
 """
 
+import functools
 import io
+import re
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -21,6 +24,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipelines.errors import LackError
+from pipelines.limits import DEFAULT, Limits
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -61,11 +65,11 @@ class Picture:
     repairs: tuple[str, ...] = ()
 
 
-def open_picture(content: bytes) -> Picture:
+def open_picture(content: bytes, limits: Limits = DEFAULT) -> Picture:
     """Decode a picture of any format; needs Pillow.
 
-    Raises PictureError if it cannot be decoded, or is of a kind that is not guessed at;
-    LackError without Pillow.
+    Raises PictureError if it has more pixels than it may, which its header tells, cannot be decoded,
+    or is of a kind that is not guessed at; LackError without Pillow.
     """
     try:
         from PIL import Image, ImageOps  # only other writers' pictures need it
@@ -74,8 +78,10 @@ def open_picture(content: bytes) -> Picture:
             "these pictures are not stored PNGs of sketchmill; install pillow to read them"
         ) from error
 
+    _guard(limits.max_pixels)
     try:
         with Image.open(io.BytesIO(content)) as picture:
+            _check_pixels(picture.width * picture.height, limits)
             _check_kind(picture)
             if picture.format == "PNG":
                 with Image.open(io.BytesIO(content)) as twin:
@@ -90,6 +96,9 @@ def open_picture(content: bytes) -> Picture:
             found = picture_of(pixels)
     except PictureError:
         raise
+    except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
+        _check_pixels(int(re.findall(r"\d+", str(error))[0]), limits)
+        raise AssertionError from error
     except Exception as error:  # a damaged file raises whatever its decoder stumbles over
         raise PictureError(f"the picture cannot be decoded: {_reason(error, content)}") from error
     found = replace(found, repairs=repairs + found.repairs)
@@ -149,7 +158,7 @@ def gray_of(colors: Uint8Array) -> tuple[Uint8Array, str | None]:
 
 
 def decode_drawings(
-    contents: Sequence[bytes | None], side: int
+    contents: Sequence[bytes | None], side: int, limits: Limits = DEFAULT
 ) -> tuple[Uint8Array, npt.NDArray[np.object_], npt.NDArray[np.object_]]:
     """Return the drawings (n, side, side) of encoded pictures, their problems and repairs.
 
@@ -159,13 +168,27 @@ def decode_drawings(
     problems, repairs = (np.full(len(contents), None, object) for _ in range(2))
     for row, content in enumerate(contents):
         try:
-            image, repair = drawing_of(open_picture(b"" if content is None else content))
+            image, repair = drawing_of(open_picture(content or b"", limits))
             if image.shape != (side, side):
                 raise PictureError(f"the picture has {_size(image)} pixels, expected {side}x{side}")
             images[row], repairs[row] = image, repair
         except PictureError as error:
             problems[row] = str(error) if content is not None else "the picture is null"
     return images, problems, repairs
+
+
+@functools.lru_cache(maxsize=1)
+def _guard(max_pixels: int) -> None:
+    """Let Pillow, which looks at pictures within pictures too, refuse where it else only warns."""
+    from PIL import Image
+
+    Image.MAX_IMAGE_PIXELS = max_pixels
+    warnings.simplefilter("error", Image.DecompressionBombWarning)
+
+
+def _check_pixels(found: int, limits: Limits) -> None:
+    if problem := limits.problem("max_pixels", found):
+        raise PictureError(problem)
 
 
 def _check_kind(picture: "Image.Image") -> None:

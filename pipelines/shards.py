@@ -20,6 +20,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipelines.limits import DEFAULT, Limits
 from pipelines.pictures import decode_drawings, drawing_of, open_picture
 from pipelines.stored_png import (
     MAX_BLOCK_BYTES,
@@ -154,7 +155,7 @@ def read_images(column: pa.Array | pa.ChunkedArray) -> Uint8Array:
 
 
 def read_pictures(
-    column: pa.Array | pa.ChunkedArray, side: int
+    column: pa.Array | pa.ChunkedArray, side: int, limits: Limits = DEFAULT
 ) -> tuple[Uint8Array, npt.NDArray[np.object_] | None, npt.NDArray[np.object_] | None]:
     """Return the pixels (n, side, side) of an image column, row by row: problems, repairs.
 
@@ -171,7 +172,7 @@ def read_pictures(
     view = None if values.null_count else _stored_view(values)
     if view is not None and view.shape[1:] == (side, side):
         return view, None, None
-    return decode_drawings(values.to_pylist(), side)
+    return decode_drawings(values.to_pylist(), side, limits)
 
 
 def shard_name(split: str, index: int, count: int) -> str:

@@ -20,6 +20,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from pipelines.limits import DEFAULT, Limits
+
 EPSILON = 2.0
 LARGEST = 255.0
 LISTS, PAIRS = "lists", "pairs"
@@ -67,10 +69,11 @@ class Written:
 GOOGLE = Reading()
 
 
-def read_strokes(drawing: Any, reading: Reading = GOOGLE) -> Written:
+def read_strokes(drawing: Any, reading: Reading = GOOGLE, limits: Limits = DEFAULT) -> Written:
     """Return the strokes of the value that JSON, or another format, has for a drawing.
 
-    Raises ValueError, saying what was found and expected, if it cannot be read for certain.
+    Raises ValueError, saying what was found and expected, if it cannot be read for certain or has
+    more points than it may.
     """
     repairs = []
     if isinstance(drawing, str):
@@ -81,17 +84,24 @@ def read_strokes(drawing: Any, reading: Reading = GOOGLE) -> Written:
     if not drawing:
         return Written(strokes=[])
     lists, points, repair = _as_lists(drawing, reading)
+    check_points(sum(len(stroke[0]) for stroke in lists if stroke), limits)
     strokes, whole = _split_points(lists)
     has_times = max(map(len, lists)) > 2
     scale = RAW if has_times else _scale_of(whole, reading)
     repairs += [repair] if repair else []
     repairs += ["coordinates of another page"] if scale == CANVAS else []
     return Written(
-        strokes=strokes if scale == PAGE else simplify(strokes),
+        strokes=strokes if scale == PAGE else simplify(strokes, limits),
         points=points,
         scale=scale,
         repair=", ".join(repairs) or None,
     )
+
+
+def check_points(found: int, limits: Limits) -> None:
+    """Raise ValueError if a drawing has more points than it may."""
+    if problem := limits.problem("max_points", found):
+        raise ValueError(problem)
 
 
 def describe_value(value: Any) -> str:
@@ -196,15 +206,21 @@ def _first_other(values: Sequence[Any], kind: type) -> str:
     return describe_value(next(value for value in values if type(value) is not kind))
 
 
-def simplify(strokes: Sequence[Points]) -> list[Points]:
-    """Return the simplified strokes (k, 2), whole numbers 0 to 255, of raw strokes (k, 2)."""
+def simplify(strokes: Sequence[Points], limits: Limits = DEFAULT) -> list[Points]:
+    """Return the simplified strokes (k, 2), whole numbers 0 to 255, of raw strokes (k, 2).
+
+    Raises ValueError if these are too long.
+    """
     if not strokes:
         return []
     points = np.concatenate(list(strokes))
     low = points.min(axis=0)
     extent = float((points.max(axis=0) - low).max())
     scale = LARGEST / extent if extent > _SMALLEST_EXTENT else 1.0
-    return [np.rint(reduce_points(resample((s - low) * scale), EPSILON)) for s in strokes]
+    scaled = [(stroke - low) * scale for stroke in strokes]
+    if problem := limits.length_problem(int(sum(_steps(stroke).sum() for stroke in scaled))):
+        raise ValueError(problem)
+    return [np.rint(reduce_points(resample(stroke), EPSILON)) for stroke in scaled]
 
 
 def resample(points: Points) -> Points:
@@ -212,12 +228,15 @@ def resample(points: Points) -> Points:
 
     A stroke without length is its point twice, as in the published files.
     """
-    steps = np.hypot(*np.diff(points, axis=0).T) if len(points) > 1 else np.zeros(0)
-    way = np.concatenate([[0.0], np.cumsum(steps)])
+    way = np.concatenate([[0.0], np.cumsum(_steps(points))])
     if way[-1] == 0:
         return np.repeat(points[:1], 2, axis=0)
     at = np.append(np.arange(0.0, way[-1], 1.0), way[-1])
     return np.stack([np.interp(at, way, points[:, 0]), np.interp(at, way, points[:, 1])], axis=1)
+
+
+def _steps(points: Points) -> Points:
+    return np.hypot(*np.diff(points, axis=0).T) if len(points) > 1 else np.zeros(0)
 
 
 def reduce_points(points: Points, epsilon: float) -> Points:

@@ -18,9 +18,17 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from pipelines.limits import DEFAULT, Limits
 from pipelines.metadata import COLUMN_TYPES, NOTHING, parse_record
-from pipelines.simplify import GOOGLE, PAGE, Reading, Written, describe_value, read_strokes
-from pipelines.sources.base import BadFileError
+from pipelines.simplify import (
+    GOOGLE,
+    PAGE,
+    Reading,
+    Written,
+    check_points,
+    describe_value,
+    read_strokes,
+)
 
 _BIN_HEAD = struct.Struct("<Q2sbIH")
 _MAX_STROKES = 4_096
@@ -48,19 +56,21 @@ def parse_line(
     class_name: str | None = None,
     columns: Sequence[str] = (),
     reading: Reading = GOOGLE,
+    limits: Limits = DEFAULT,
 ) -> StrokeDrawing:
     """Parse a line of .ndjson.
 
     class_name  what the file's name promises; a line whose `word` is another has a problem
     columns     the metadata to read
+    limits      a drawing of more points has a problem
     """
     try:
         record = _parse_object(line)
         word = record.get("word")
         if class_name is not None and word is not None and not is_same_name(word, class_name):
-            raise ValueError(f"a drawing of {word!r}, the file's name says {class_name!r}")
+            raise ValueError(f"a drawing of {word!r:.60}, the file's name says {class_name!r}")
         return StrokeDrawing(
-            written=read_strokes(record["drawing"], reading),
+            written=read_strokes(record["drawing"], reading, limits),
             metadata=parse_record(record, columns),
             word=word,
         )
@@ -68,6 +78,11 @@ def parse_line(
         problem = str(error)
     except RecursionError:
         problem = "not a drawing in JSON: lists within lists without end"
+    return unread(problem)
+
+
+def unread(problem: str) -> StrokeDrawing:
+    """Return what stands for a drawing that cannot be read."""
     return StrokeDrawing(written=Written(strokes=[]), problem=problem)
 
 
@@ -97,30 +112,30 @@ def _parse_object(line: bytes) -> dict[str, Any]:
     return record
 
 
-def parse_records(
-    content: bytes, count: int, where: str, columns: Sequence[str] = ()
-) -> list[StrokeDrawing]:
-    """Parse `count` records of .bin from the start of `content`; `where` names it in errors."""
-    drawings = []
-    place = 0
-    for _ in range(count):
-        drawing, place = _parse_record(content, place, where, columns)
-        drawings.append(drawing)
-    return drawings
-
-
 def record_end(content: bytes, place: int) -> int:
     """Return where the .bin record that begins at `place` ends; len + 1 if beyond the content."""
     beyond = len(content) + 1
     if place + _BIN_HEAD.size > len(content):
         return beyond
+    place, left = skip_strokes(content, *skip_head(content, place))
+    return beyond if left or place > len(content) else place
+
+
+def skip_head(content: bytes, place: int) -> tuple[int, int]:
+    """Return where the strokes of the .bin record at `place` begin, and how many these are."""
     (strokes,) = struct.unpack_from("<H", content, place + 15)
-    place += _BIN_HEAD.size
-    for _ in range(strokes):
-        if place + 2 > len(content):
-            return beyond
+    return place + _BIN_HEAD.size, strokes
+
+
+def skip_strokes(content: bytes, place: int, strokes: int) -> tuple[int, int]:
+    """Return the place behind those strokes of .bin whose length is within, and how many are left.
+
+    The last of them may end beyond the content.
+    """
+    while strokes and place + 2 <= len(content):
         place += 2 + 2 * (content[place] | content[place + 1] << 8)
-    return place if place <= len(content) else beyond
+        strokes -= 1
+    return place, strokes
 
 
 def is_binary_head(content: bytes) -> bool:
@@ -152,22 +167,20 @@ def notes_of(drawings: Sequence[StrokeDrawing]) -> dict[str, npt.NDArray[Any]]:
     return {name: np.array(values, object) for name, values in texts.items() if any(values)}
 
 
-def _parse_record(
-    content: bytes, place: int, where: str, columns: Sequence[str]
-) -> tuple[StrokeDrawing, int]:
-    try:
-        key_id, country, recognized, timestamp, count = _BIN_HEAD.unpack_from(content, place)
-        place += _BIN_HEAD.size
-        strokes = []
-        for _ in range(count):
-            (number,) = struct.unpack_from("<H", content, place)
-            flat = np.frombuffer(content, np.uint8, 2 * number, place + 2)
-            strokes.append(flat.reshape(2, number).T.astype(np.float64))
-            place += 2 + 2 * number
-    except (struct.error, ValueError) as error:
-        raise BadFileError(f"{where} is damaged near byte {place}: {error}") from error
+def parse_binary(
+    record: bytes, columns: Sequence[str] = (), limits: Limits = DEFAULT
+) -> StrokeDrawing:
+    """Parse one whole record of .bin."""
+    key_id, country, recognized, timestamp, count = _BIN_HEAD.unpack_from(record)
+    place = _BIN_HEAD.size
+    strokes = []
+    for _ in range(count):
+        (number,) = struct.unpack_from("<H", record, place)
+        flat = np.frombuffer(record, np.uint8, 2 * number, place + 2)
+        strokes.append(flat.reshape(2, number).T)
+        place += 2 + 2 * number
     code = country.decode("latin1").strip("\0")
-    record = {
+    written_as = {
         "key_id": key_id,
         "countrycode": code,
         "recognized": recognized,
@@ -176,8 +189,9 @@ def _parse_record(
     try:
         if not all(map(len, strokes)):
             raise ValueError("a stroke has no points")
-        metadata = parse_record(record, columns)
+        check_points(sum(map(len, strokes)), limits)
+        metadata = parse_record(written_as, columns)
     except ValueError as error:
-        return StrokeDrawing(written=Written(strokes=[]), problem=str(error)), place
-    written = Written(strokes=strokes, scale=PAGE)
-    return StrokeDrawing(written=written, metadata=metadata), place
+        return unread(str(error))
+    written = Written(strokes=[stroke.astype(np.float64) for stroke in strokes], scale=PAGE)
+    return StrokeDrawing(written=written, metadata=metadata)

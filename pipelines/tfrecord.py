@@ -19,6 +19,9 @@ from pipelines.stored_png import encode_pngs
 
 TFRECORD_DIR = "tfrecord"
 TFDS_VERSION = "1.0.0"
+# Of a record: length and its checksum before the Example, the Example's checksum behind it.
+RECORD_HEAD_BYTES = 12
+RECORD_FRAME_BYTES = 16
 _MASK_DELTA = 0xA282EAD8
 _PNG_LEVEL = 1
 _BATCH_ROWS = 512
@@ -241,6 +244,12 @@ def read_records(content: bytes) -> tuple[list[bytes], npt.NDArray[np.int64]]:
         labels.append(label)
         place += 16 + length
     return pictures, np.array(labels, np.int64)
+
+
+def record_length(head: bytes) -> int | None:
+    """Return the length that a record's first bytes state, None if their checksum is wrong."""
+    (length,) = struct.unpack_from("<Q", head)
+    return length if _masked_crc(head[:8]) == head[8:RECORD_HEAD_BYTES] else None
 
 
 def _parse_example(body: bytes) -> tuple[bytes, int]:

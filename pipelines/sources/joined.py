@@ -35,14 +35,10 @@ class JoinedReader:
         be seen for want of libcairo.
         """
         drawings = self.bitmaps.read(start, stop)
-        lines = self.strokes.parse(start, stop)
+        lines = self._checked_lines(start, stop, drawings.images)
         problems = self._problems(start, drawings, lines)
-        readable = np.flatnonzero(problems == None)  # noqa: E711  (elementwise)
-        picks = np.linspace(0, len(readable) - 1, min(_CHECKED_ROWS, len(readable)))
-        for place in readable[np.unique(picks.astype(int))].tolist():
-            self._compare(start + place, lines[place], drawings.images[place])
         columns = columns_of(lines, self.strokes.file.columns)
-        if len(readable) == len(lines):
+        if all(problem is None for problem in problems):
             return replace(drawings, **columns)
         images = drawings.images.copy()
         images[problems != None] = 0  # noqa: E711
@@ -51,6 +47,28 @@ class JoinedReader:
     def read_rows(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.uint8]:
         """Return the images of these rows."""
         return self.bitmaps.read_rows(rows)
+
+    def _checked_lines(
+        self, start: int, stop: int, images: npt.NDArray[np.uint8]
+    ) -> list[StrokeDrawing]:
+        """Return the lines without their strokes; some, first and last too, have been compared.
+
+        In place of one that cannot be read the next one is.
+        """
+        picks = np.linspace(0, stop - start - 1, min(_CHECKED_ROWS, stop - start)).astype(int)
+        due, last = picks.tolist(), None
+        lines: list[StrokeDrawing] = []
+        for place, line in enumerate(self.strokes.parse(start, stop)):
+            lines.append(replace(line, written=replace(line.written, strokes=[])))
+            if line.problem is not None:
+                continue
+            last = place, line
+            if due and place >= due[0]:
+                self._compare(start + place, line, images[place])
+                due, last = [pick for pick in due if pick > place], None
+        if due and last is not None:
+            self._compare(start + last[0], last[1], images[last[0]])
+        return lines
 
     def _compare(self, row: int, line: StrokeDrawing, image: npt.NDArray[np.uint8]) -> None:
         drawn = render_drawings([line.written.strokes], len(image))[0]

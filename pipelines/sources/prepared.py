@@ -7,7 +7,6 @@ without it nothing is read. Needs TensorFlow, which is imported only where such 
 """
 
 import os
-import struct
 import unicodedata
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -22,19 +21,17 @@ from pipelines.limits import DEFAULT, Limits
 from pipelines.schema import digest_of
 from pipelines.sources.base import BadFileError, Source, SourceFile
 from pipelines.sources.files import (
-    FileRanges,
     content_digest,
-    file_size,
     first_line,
     is_hidden,
     local_path,
     why_absent,
+    write_atomically,
 )
+from pipelines.tfrecord import RECORD_FRAME_BYTES, RECORD_HEAD_BYTES, record_length
 
 _READ_FORMATS = ("tfrecord", "array_record")
 LABEL_NAMES = "label.labels.txt"
-# Of TFRecord: the length of a record, and beside its content two checksums.
-_RECORD_HEAD, _RECORD_REST_BYTES = struct.Struct("<Q"), 8
 
 _Example = Mapping[str, Any]
 
@@ -55,12 +52,15 @@ def open_prepared(
         _check_label(directory, info.features["label"], len(names))
         _check_format(directory, info.file_format)
         for split in info.splits.values():
-            _check_shards(directory, split, limits)
+            _check_shards(directory, split)
     digests = {
         path.name: content_digest(str(path), cache_dir)
         for path in sorted(root.iterdir())
         if path.is_file() and not is_hidden(path.name)
     }
+    for name_, digest in digests.items() if info.file_format.value == "tfrecord" else ():
+        if ".tfrecord" in name_:
+            _check_records(root / name_, digest, cache_dir, limits)
     files = [
         SourceFile(
             url=str(root),
@@ -274,29 +274,37 @@ def _check_format(directory: str, file_format: Any) -> None:
         )
 
 
-def _check_shards(directory: str, split: Any, limits: Limits) -> None:
+def _check_shards(directory: str, split: Any) -> None:
     absent = [Path(path) for path in split.filepaths if not Path(path).is_file()]
     if absent:
         raise BadFileError(
             f"{directory}: of the {len(split.filepaths)} files of {split.name} {len(absent)} are "
             f"missing, the first is {absent[0].name}: {why_absent(str(absent[0]))}"
         )
-    for path in split.filepaths if ".tfrecord" in str(split.filename_template) else ():
-        for row, length in enumerate(_record_lengths(str(path))):
+
+
+def _check_records(path: Path, digest: str, cache_dir: Path, limits: Limits) -> None:
+    """Raise BadFileError for a record that is too large: TensorFlow makes room for any length.
+
+    What is torn or damaged the reader tells. A file that is fine is looked at once.
+    """
+    memo = cache_dir / "records" / digest_of([digest, limits.max_line_bytes])
+    size = path.stat().st_size
+    if size <= limits.max_line_bytes or memo.is_file():
+        return
+    place = row = 0
+    with path.open("rb", buffering=1 << 20) as file:
+        while place + RECORD_HEAD_BYTES <= size:
+            file.seek(place)
+            length = record_length(file.read(RECORD_HEAD_BYTES))
+            if length is None:
+                return
             if problem := limits.problem("max_line_bytes", length):
                 raise BadFileError(
-                    f"{path}: example {row} has {problem}: it is damaged, or no drawing; raise the "
-                    "limit if it is meant"
+                    f"{path}, record {row} has {problem}: raise the limit if it is meant"
                 )
-
-
-def _record_lengths(path: str) -> Iterator[int]:
-    """Yield the length of each record as its head says it, which is all that is read."""
-    ranges, place, size = FileRanges(path), 0, file_size(path) or 0
-    while place + _RECORD_HEAD.size <= size:
-        (length,) = _RECORD_HEAD.unpack(ranges.read(place, _RECORD_HEAD.size))
-        yield length
-        place += _RECORD_HEAD.size + _RECORD_REST_BYTES + length
+            place, row = place + length + RECORD_FRAME_BYTES, row + 1
+    write_atomically(memo, b"")
 
 
 def _builder(directory: str) -> Any:

@@ -2,11 +2,14 @@
 
 The index holds where every 256th row begins; it is made in one pass over the file, which also
 counts the rows, and is remembered beside the file's digest. The first lines say how the others are
-to be read where one alone leaves it open.
+to be read where one alone leaves it open. Files are read in pieces, and of a line or record that is
+too large only the size: what memory it takes depends on no file.
 """
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +21,7 @@ from pipelines.errors import reading
 from pipelines.limits import DEFAULT, Limits
 from pipelines.official import render_drawings
 from pipelines.schema import digest_of
-from pipelines.simplify import CANVAS, LISTS, PAGE, RAW, Reading, fills_page
+from pipelines.simplify import CANVAS, LISTS, PAGE, RAW, Points, Reading, fills_page
 from pipelines.sources.base import BadFileError, SourceFile
 from pipelines.sources.bitmaps import describe_content
 from pipelines.sources.files import FileRanges, content_digest, file_version, write_json
@@ -28,16 +31,23 @@ from pipelines.stroke_formats import (
     is_binary_head,
     is_same_name,
     notes_of,
+    parse_binary,
     parse_line,
-    parse_records,
     record_end,
+    skip_head,
+    skip_strokes,
+    unread,
 )
 
 INDEX_ROWS = 256
 # Part of the name of a kept index: bumped when its meaning changes.
 _INDEX_VERSION = 3
 _CHUNK_BYTES = 1 << 22
+# At least what a record of .bin begins with.
+_HEAD_BYTES = 32
 _FIRST_LINES = 256
+# Of lines none of which is a drawing.
+_SEARCHED_BYTES = 16 * _CHUNK_BYTES
 # All of Google's simplified drawings fill the page. If none of this many does, the page is another.
 _FILLING_LINES = 20
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
@@ -63,7 +73,7 @@ def open_strokes(
         layout = json.loads(memo.read_text("ascii"))
     else:
         with reading(url):
-            layout = _index_binary(url, size) if is_binary else _index_lines(url, size)
+            layout = _index_binary(url, size) if is_binary else _index_lines(url, size, limits)
         write_json(memo, layout)
     # The index is of the content; the name may have changed since.
     line, word = layout.get("word", (0, None))
@@ -94,26 +104,39 @@ class StrokeReader:
 
     def read(self, start: int, stop: int) -> Drawings:
         """Return the drawings [start, stop), drawn, with the columns that are asked for."""
-        drawings = self.parse(start, stop)
-        images = render_drawings([one.written.strokes for one in drawings], self.image_size)
+        drawings: list[StrokeDrawing] = []
+        images = render_drawings(self._strokes(start, stop, drawings), self.image_size)
         columns = columns_of(drawings, self.file.columns) | notes_of(drawings)
         return Drawings(images=images, label=np.zeros(len(images), np.int64), **columns)
 
-    def parse(self, start: int, stop: int) -> list[StrokeDrawing]:
-        """Return the rows [start, stop) as strokes."""
+    def _strokes(
+        self, start: int, stop: int, drawings: list[StrokeDrawing]
+    ) -> Iterator[list[Points]]:
+        """Yield the strokes of each row, which are kept no longer, and append the rest of it."""
+        for one in self.parse(start, stop):
+            yield one.written.strokes
+            drawings.append(replace(one, written=replace(one.written, strokes=[])))
+
+    def parse(self, start: int, stop: int) -> Iterator[StrokeDrawing]:
+        """Yield the rows [start, stop) as strokes."""
         index = self.file.layout["index"]
         first, last = start // INDEX_ROWS, -(-stop // INDEX_ROWS)
-        end = index[last] if last < len(index) else self.file.bytes
-        content = self.ranges.read(index[first], end - index[first])
+        span = index[first], index[last] if last < len(index) else self.file.bytes
         skip, count = start - first * INDEX_ROWS, stop - first * INDEX_ROWS
-        if self.file.format == "binary":
-            where = f"{self.file.url} from row {first * INDEX_ROWS}"
-            return parse_records(content, count, where, self.file.columns)[skip:]
-        lines = content.split(b"\n")[skip:count]
-        return [self._parse_line(line, start + i + 1) for i, line in enumerate(lines)]
+        read = _read_records if self.file.format == "binary" else _read_lines
+        pieces = read(self.ranges, span, self.file.limits.max_line_bytes)
+        for row, (piece, length) in enumerate(islice(pieces, skip, count), start):
+            if problem := self.file.limits.problem("max_line_bytes", length):
+                yield unread(problem)
+            elif self.file.format == "binary":
+                yield parse_binary(piece, self.file.columns, self.file.limits)
+            else:
+                yield self._parse_line(piece, row + 1)
 
     def _parse_line(self, line: bytes, number: int) -> StrokeDrawing:
-        drawing = parse_line(line, self.file.class_name, self.file.columns, self.reading)
+        drawing = parse_line(
+            line, self.file.class_name, self.file.columns, self.reading, self.file.limits
+        )
         if drawing.written.points not in (None, self.reading.points):
             raise BadFileError(
                 f"{self.file.url} line {number} has points as {drawing.written.points}, the first "
@@ -127,9 +150,67 @@ class StrokeReader:
         raise NotImplementedError("strokes are not read row by row")
 
 
-def _index_lines(url: str, size: int) -> Mapping[str, Any]:
+def _read_lines(
+    ranges: FileRanges, span: tuple[int, int], most_bytes: int
+) -> Iterator[tuple[bytes, int]]:
+    """Yield each line between two places and its length, b"" in place of a longer one."""
+    line, length = b"", 0
+    for offset in range(*span, _CHUNK_BYTES):
+        chunk = ranges.read(offset, min(_CHUNK_BYTES, span[1] - offset))
+        place = 0
+        while place < len(chunk):
+            end = chunk.find(b"\n", place)
+            is_whole = end >= 0
+            end = end if is_whole else len(chunk)
+            length += end - place
+            line = line + chunk[place:end] if length <= most_bytes else b""
+            place = end + 1
+            if is_whole:
+                yield line, length
+                line, length = b"", 0
+    if length:
+        yield line, length
+
+
+def _read_records(
+    ranges: FileRanges, span: tuple[int, int], most_bytes: int
+) -> Iterator[tuple[bytes, int]]:
+    """Yield each .bin record between two places and its length, b"" in place of a longer one.
+
+    Raises BadFileError if the last one ends behind them.
+    """
+    chunk_bytes = max(_CHUNK_BYTES, most_bytes)
+    (place, stop), chunk, offset = span, b"", span[0]
+    while place < stop:
+        end = offset + record_end(chunk, place - offset)
+        if end > offset + len(chunk):
+            chunk, offset = ranges.read(place, min(chunk_bytes, stop - place)), place
+            end = offset + record_end(chunk, 0)
+        if end > offset + len(chunk):
+            end = _far_end(ranges, place, stop)
+        if end > stop:
+            raise BadFileError(f"{ranges.url} ends within a drawing: it is truncated or damaged")
+        is_long = end - place > most_bytes
+        yield b"" if is_long else chunk[place - offset : end - offset], end - place
+        place = end
+
+
+def _far_end(ranges: FileRanges, place: int, stop: int) -> int:
+    """Return where a .bin record ends of which one piece has a part; beyond `stop` if behind it."""
+    if place + _HEAD_BYTES > stop:
+        return stop + 1
+    begin, left = skip_head(ranges.read(place, _HEAD_BYTES), 0)
+    place += begin
+    while left and place + 2 <= stop:
+        chunk = ranges.read(place, min(_CHUNK_BYTES, stop - place))
+        passed, left = skip_strokes(chunk, 0, left)
+        place += passed
+    return stop + 1 if left else place
+
+
+def _index_lines(url: str, size: int, limits: Limits) -> Mapping[str, Any]:
     """Return rows and index of an .ndjson file, and what its first lines say of all."""
-    seen = _look_at_lines(url, size)
+    seen = _look_at_lines(url, size, limits)
     starts = [0]
     rows = ended = 0
     for offset, chunk in _chunks(url, size):
@@ -143,14 +224,16 @@ def _index_lines(url: str, size: int) -> Mapping[str, Any]:
     return {"rows": rows, "index": starts[: -(-rows // INDEX_ROWS)], **seen}
 
 
-def _look_at_lines(url: str, size: int) -> Mapping[str, Any]:
+def _look_at_lines(url: str, size: int, limits: Limits) -> Mapping[str, Any]:
     """Return format and reading of an .ndjson file, and the number and word of its first drawing.
 
     The format is that of the first line with strokes; where points may be lists or pairs, the
     first line decides that can be read one way only. Raises BadFileError if no line is a drawing.
     """
-    head = FileRanges(url).read(0, min(size, _CHUNK_BYTES))
-    drawings = _first_drawings(head, size) if _may_be_lines(head) else []
+    ranges = FileRanges(url)
+    head = ranges.read(0, min(size, _CHUNK_BYTES))
+    lines = _read_lines(ranges, (0, size), limits.max_line_bytes)
+    drawings = _first_drawings(lines, limits) if _may_be_lines(head) else []
     good = [(line, one) for line, one in enumerate(drawings, 1) if one.problem is None]
     if drawings and not good and head.lstrip().startswith(b"{"):
         raise BadFileError(
@@ -181,15 +264,16 @@ def _may_be_lines(head: bytes) -> bool:
     return text[:2].isascii() and b"\0" not in text[:2] and not is_array
 
 
-def _first_drawings(head: bytes, size: int) -> list[StrokeDrawing]:
+def _first_drawings(lines: Iterable[tuple[bytes, int]], limits: Limits) -> list[StrokeDrawing]:
     """Return the drawings of the first lines, up to the one that leaves nothing open."""
-    lines = head.split(b"\n", _FIRST_LINES)
-    if len(lines) > _FIRST_LINES or (len(lines) > 1 and len(head) < size):
-        del lines[-1]
     drawings: list[StrokeDrawing] = []
-    scale = None
-    for line in lines:
-        drawings.append(parse_line(line))
+    num_bytes, scale = 0, None
+    for line, length in islice(lines, _FIRST_LINES):
+        num_bytes += len(line)
+        if num_bytes > (_CHUNK_BYTES if scale else _SEARCHED_BYTES) and drawings:
+            break
+        problem = limits.problem("max_line_bytes", length)
+        drawings.append(unread(problem) if problem else parse_line(line, limits=limits))
         written = drawings[-1].written
         scale = scale or written.scale
         if scale == RAW and written.points is not None:
@@ -207,19 +291,15 @@ def _index_binary(url: str, size: int) -> Mapping[str, Any]:
         )
     starts: list[int] = []
     row = place = 0
-    rest, rest_offset = b"", 0
-    for _, chunk in _chunks(url, size):
-        content = rest + chunk
-        place = 0
-        while (end := record_end(content, place)) <= len(content) and place < len(content):
+    try:
+        for _, length in _read_records(FileRanges(url), (0, size), _CHUNK_BYTES):
             if row % INDEX_ROWS == 0:
-                starts.append(rest_offset + place)
-            row, place = row + 1, end
-        rest, rest_offset = content[place:], rest_offset + place
-    if rest:
+                starts.append(place)
+            row, place = row + 1, place + length
+    except BadFileError as error:
         raise BadFileError(
             f"{url} ends within a drawing, after {row} whole ones: it is truncated or damaged"
-        )
+        ) from error
     return {"rows": row, "index": starts, "format": "binary"}
 
 

@@ -5,6 +5,7 @@ unpack to gigabytes, and one value of a dictionary may stand for a million rows.
 """
 
 import os
+import struct
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -18,6 +19,11 @@ from pipelines.sources.table_labels import Labels, is_text
 
 # What a row group may hold: so much a row, and this many of the largest pictures.
 _ROW_BYTES, _LARGEST_PICTURES = 1_024, 32
+# The end of a file: the size of what describes its row groups, and a mark.
+_TAIL = struct.Struct("<I4s")
+# Of each row group, with room for many columns and their statistics.
+_GROUP_BYTES = 2_000
+_FEWER_GROUPS = "write it anew with fewer row groups, or raise the limit"
 _BUFFER_BYTES = 1 << 20
 # The magic number of a file is behind a page at its end, so that this many are there.
 _PAGE_HEAD_BYTES = 12
@@ -26,22 +32,22 @@ _FEW_ROWS = 1_000_000
 
 
 def open_table(url: str, size: int, limits: Limits) -> pq.ParquetFile:
-    """Open a file; raise BadFileError if its footer goes beyond the limits."""
-    try:
-        return _parquet(
-            url,
-            size,
-            thrift_container_size_limit=limits.max_row_groups,
-            thrift_string_size_limit=limits.max_line_bytes,
-        )
-    except OSError as error:
-        if "Exceeded size limit" not in str(error):
-            raise
+    """Open a file; raise BadFileError if it has more row groups than it may.
+
+    What describes them is read at once and takes fifteen times its size, so its size is looked at
+    first.
+    """
+    tail = FileRanges(url).read(max(0, size - _TAIL.size), min(size, _TAIL.size))
+    footer_bytes, magic = _TAIL.unpack(tail.rjust(_TAIL.size))
+    if magic == b"PAR1" and footer_bytes > limits.max_row_groups * _GROUP_BYTES:
         raise BadFileError(
-            f"{url} has more row groups (or columns) than --max-row-groups {limits.max_row_groups}, "
-            f"or a text in its footer of more than --max-line-bytes {limits.max_line_bytes}: write "
-            "larger row groups, or raise the limit"
-        ) from error
+            f"{url} has {footer_bytes} bytes that describe its row groups, too many for "
+            f"--max-row-groups {limits.max_row_groups}: {_FEWER_GROUPS}"
+        )
+    file = _parquet(url, size)
+    if problem := limits.problem("max_row_groups", file.num_row_groups):
+        raise BadFileError(f"{url} has {problem}: {_FEWER_GROUPS}")
+    return file
 
 
 def with_dictionaries(url: str, size: int, file: pq.ParquetFile, labels: Labels) -> pq.ParquetFile:

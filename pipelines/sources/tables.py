@@ -209,7 +209,9 @@ class TableReader:
         return parts[0] if len(parts) == 1 else joined(parts)
 
     def _drawings(self, table: pa.Table) -> Drawings:
-        images, picture_problems, repairs = read_pictures(table[self.image], self.image_size)
+        images, picture_problems, repairs = read_pictures(
+            table[self.image], self.image_size, self.file.limits
+        )
         label, problems = labels_of_rows(self.labels, table, self.positions)
         columns: dict[str, npt.NDArray[Any]] = {}
         for name, column in self.columns.items():

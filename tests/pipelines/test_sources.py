@@ -261,7 +261,10 @@ def test_official_binary_equals_simplified(tmp_path):
     for path in sorted((root / "binary").glob("*.bin")):
         one = open_with_columns(path.parent, path.stem, tmp_path)
         two = open_with_columns(root / "simplified", path.stem, tmp_path)
-        a, b = open_reader(one, 28).parse(0, one.rows), open_reader(two, 28).parse(0, two.rows)
+        a, b = (
+            list(open_reader(one, 28).parse(0, one.rows)),
+            list(open_reader(two, 28).parse(0, two.rows)),
+        )
         for x, y in zip(a, b, strict=True):
             assert fields_of(x) == fields_of(y), path.stem
         compared += len(a)
