@@ -12,11 +12,11 @@ A conversion is called a repair; readers count it. Drawings are ink on paper of 
 judges whether they are inverted or faint, for all sources.
 """
 
-import functools
+import contextlib
 import io
 import re
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -78,9 +78,8 @@ def open_picture(content: bytes, limits: Limits = DEFAULT) -> Picture:
             "these pictures are not stored PNGs of sketchmill; install pillow to read them"
         ) from error
 
-    _guard(limits.max_pixels)
     try:
-        with Image.open(io.BytesIO(content)) as picture:
+        with _guarded(limits.max_pixels), Image.open(io.BytesIO(content)) as picture:
             _check_pixels(picture.width * picture.height, limits)
             _check_kind(picture)
             if picture.format == "PNG":
@@ -177,13 +176,19 @@ def decode_drawings(
     return images, problems, repairs
 
 
-@functools.lru_cache(maxsize=1)
-def _guard(max_pixels: int) -> None:
-    """Let Pillow, which looks at pictures within pictures too, refuse where it else only warns."""
+@contextlib.contextmanager
+def _guarded(max_pixels: int) -> Iterator[None]:
+    """Let Pillow, which looks at pictures within pictures too, refuse where it else only warns.
+
+    Its other warnings are of what stands beside the pixels: EXIF, animation, transparency.
+    """
     from PIL import Image
 
     Image.MAX_IMAGE_PIXELS = max_pixels
-    warnings.simplefilter("error", Image.DecompressionBombWarning)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        yield
 
 
 def _check_pixels(found: int, limits: Limits) -> None:

@@ -123,7 +123,9 @@ def _complete(
         drawing = HalfDrawing(
             dataset=store.resolve("datasets", dataset_ref) if dataset_ref else None,
             png=_content(files["png"]),
+            name=str(files["png"]),
             mask=_content(files["mask"]),
+            mask_name=str(files["mask"]),
             **half,
         )
         warn(emulation_warning(getattr(torch, wish["dtype"]), alone.device))

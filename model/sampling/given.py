@@ -20,24 +20,24 @@ Images = Num[Tensor, "batch channels height width"]
 _OPAQUE = np.iinfo(np.uint8).max
 
 
-def given_from_png(content: bytes, config: PixelCNNConfig) -> Given:
+def given_from_png(content: bytes, config: PixelCNNConfig, name: str = "the half drawing") -> Given:
     """Read a half drawing: a picture of the model's size whose unknown pixels are transparent.
 
     Needs Pillow. Raises ValueError if the file is no picture, has another size, or has no
     transparent pixel.
     """
-    value, alpha = picture_from_png(content, config)
+    value, alpha = picture_from_png(content, config, name)
     mask = alpha == _OPAQUE
     if mask.all():
         raise ValueError(
-            "the half drawing has no transparent pixel, so nothing is to be drawn: erase a part, "
+            f"{name} has no transparent pixel, so nothing is to be drawn: erase a part, "
             "or say with a mask or a number of rows what is given"
         )
     return Given(value, mask)
 
 
 def picture_from_png(
-    content: bytes, config: PixelCNNConfig
+    content: bytes, config: PixelCNNConfig, name: str = "the half drawing"
 ) -> tuple[UInt8[Tensor, "1 channels height width"], UInt8[Tensor, "1 height width"]]:
     """Read a picture's colors, 0 where it is not opaque, and its opacity, 255 where it is.
 
@@ -49,33 +49,39 @@ def picture_from_png(
             f"a picture has 1 or 3 channels, the model {config.num_channels}: use "
             "model.sampling.complete"
         )
-    picture = _open(content, config, "half drawing")
+    picture = _open(content, config, name)
     alpha = picture.alpha
     if alpha is None:
         alpha = np.full(picture.colors.shape[:2], _OPAQUE, np.uint8)
     # The color of a transparent pixel is arbitrary.
     colors = np.where((alpha == _OPAQUE)[..., None], picture.colors, 0)
     if config.num_channels == 1:
-        colors = _gray(colors, "half drawing")[..., None]
+        colors = _gray(colors, name)[..., None]
     value = np.broadcast_to(colors, (*alpha.shape, config.num_channels)).copy()
     value = torch.from_numpy(value[None]).permute(0, 3, 1, 2)
     return value, torch.from_numpy(alpha[None].copy())
 
 
-def mask_from_png(content: bytes, config: PixelCNNConfig) -> Bool[Tensor, "1 height width"]:
+def mask_from_png(
+    content: bytes, config: PixelCNNConfig, name: str = "the mask"
+) -> Bool[Tensor, "1 height width"]:
     """Read which pixels are given: white ones; black ones are to be drawn.
 
     Raises ValueError if the file is no picture, has another size, another color, or no black.
     """
-    picture = _open(content, config, "mask")
+    picture = _open(content, config, name)
     if picture.alpha is not None:
-        raise ValueError("a mask is white (given) and black (to draw), found transparent pixels")
-    pixels = _gray(picture.colors, "mask")
+        raise ValueError(
+            f"{name}: a mask is white (given) and black (to draw), found transparent pixels"
+        )
+    pixels = _gray(picture.colors, name)
     if not np.isin(pixels, (0, _OPAQUE)).all():
         other = int(pixels[~np.isin(pixels, (0, _OPAQUE))][0])
-        raise ValueError(f"a mask is white (given) and black (to draw), found the gray {other}")
+        raise ValueError(
+            f"{name}: a mask is white (given) and black (to draw), found the gray {other}"
+        )
     if pixels.all():
-        raise ValueError("the mask has no black pixel, so nothing is to be drawn")
+        raise ValueError(f"{name} has no black pixel, so nothing is to be drawn")
     return torch.from_numpy(pixels[None] == _OPAQUE)
 
 
@@ -113,12 +119,13 @@ def check_given(given: Given, config: PixelCNNConfig) -> None:
         raise ValueError(f"given pixels must be whole numbers {config.low}..{config.high}")
 
 
-def check_opaque(alpha: UInt8[Tensor, "1 height width"], given: Given) -> None:
+def check_opaque(
+    alpha: UInt8[Tensor, "1 height width"], given: Given, name: str = "the half drawing"
+) -> None:
     """Raise ValueError if a pixel of a picture is given that is not wholly opaque."""
     if (alpha[given.mask] < _OPAQUE).any():
         raise ValueError(
-            "the half drawing is transparent where its pixels are given: lay it on black paper, "
-            "ink white"
+            f"{name} is transparent where its pixels are given: lay it on black paper, ink white"
         )
 
 
@@ -126,11 +133,11 @@ def _open(content: bytes, config: PixelCNNConfig, what: str) -> Picture:
     try:
         picture = open_picture(content)
     except PictureError as error:
-        raise ValueError(f"the {what} cannot be read: {error}") from error
+        raise ValueError(f"{what} cannot be read: {error}") from error
     height, width, _ = config.image_shape
     if picture.colors.shape[:2] != (height, width):
         found = "x".join(map(str, picture.colors.shape[:2]))
-        raise ValueError(f"the {what} has {found} pixels, the model {height}x{width}")
+        raise ValueError(f"{what} has {found} pixels, the model {height}x{width}")
     return picture
 
 
@@ -138,4 +145,4 @@ def _gray(colors: npt.NDArray[np.uint8], what: str) -> npt.NDArray[np.uint8]:
     try:
         return gray_of(colors)[0]
     except PictureError as error:
-        raise ValueError(f"the {what} cannot be read: {error}") from error
+        raise ValueError(f"{what} cannot be read: {error}") from error

@@ -39,16 +39,20 @@ class HalfDrawing:
     """Where a half drawing is found: in a picture, or in a row of a dataset's split.
 
     png         content of a picture
+    name        of its file, for errors
     dataset     the dataset, with split and row
     mask        content of a picture, white where given
+    mask_name   of its file
     rows_given  how many upper rows are given
     """
 
     png: bytes | None = None
+    name: str = "the half drawing"
     dataset: Manifest | None = None
     split: str = "test"
     row: int = 0
     mask: bytes | None = None
+    mask_name: str = "the mask"
     rows_given: int | None = None
 
 
@@ -128,18 +132,18 @@ def read_half(
         value, class_name = _dataset_row(half, half.dataset, store, cache_dir)
     else:
         assert half.png is not None
-        value, alpha = picture_from_png(half.png, config)
+        value, alpha = picture_from_png(half.png, config, half.name)
     if half.mask is not None:
-        given = Given(value, mask_from_png(half.mask, config))
+        given = Given(value, mask_from_png(half.mask, config, half.mask_name))
     elif half.rows_given is not None:
         given = given_rows(value, half.rows_given)
     elif half.png is not None:
-        given = given_from_png(half.png, config)
+        given = given_from_png(half.png, config, half.name)
     else:
         given = given_rows(value, value.shape[2] // 2)
     check_given(given, config)
     if alpha is not None:
-        check_opaque(alpha, given)
+        check_opaque(alpha, given, half.name)
     return given, class_name
 
 
