@@ -15,6 +15,7 @@ judges whether they are inverted or faint, for all sources.
 import contextlib
 import io
 import re
+import struct
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -23,7 +24,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from pipelines.errors import LackError
 from pipelines.limits import DEFAULT, Limits
 
 if TYPE_CHECKING:
@@ -40,6 +40,7 @@ ORIENTATION_REPAIR = "EXIF orientation"
 # Colors that JPEG noise, interpolation or rounding changed differ by at most this much.
 _SAME_COLOR = 16
 _OPAQUE = 255
+_PNG = b"\x89PNG\r\n\x1a\n"
 _LOSSY = ("JPEG", "MPO", "JPEG2000", "WEBP", "AVIF")
 _MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA")
 _ORIENTATION_TAG, _TURNED = 0x0112, range(2, 9)
@@ -69,17 +70,17 @@ def open_picture(content: bytes, limits: Limits = DEFAULT) -> Picture:
     """Decode a picture of any format; needs Pillow.
 
     Raises PictureError if it has more pixels than it may, which its header tells, cannot be decoded,
-    or is of a kind that is not guessed at; LackError without Pillow.
+    or is of a kind that is not guessed at; ValueError without Pillow.
     """
     try:
         from PIL import Image, ImageOps  # only other writers' pictures need it
     except ImportError as error:
-        raise LackError(
+        raise ValueError(
             "these pictures are not stored PNGs of sketchmill; install pillow to read them"
         ) from error
 
     try:
-        with _guarded(limits.max_pixels), Image.open(io.BytesIO(content)) as picture:
+        with pillow_within(limits), Image.open(io.BytesIO(content)) as picture:
             _check_pixels(picture.width * picture.height, limits)
             _check_kind(picture)
             if picture.format == "PNG":
@@ -95,13 +96,55 @@ def open_picture(content: bytes, limits: Limits = DEFAULT) -> Picture:
             found = picture_of(pixels)
     except PictureError:
         raise
-    except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
-        _check_pixels(int(re.findall(r"\d+", str(error))[0]), limits)
-        raise AssertionError from error
     except Exception as error:  # a damaged file raises whatever its decoder stumbles over
         raise PictureError(f"the picture cannot be decoded: {_reason(error, content)}") from error
     found = replace(found, repairs=repairs + found.repairs)
     return _narrowed(found) if is_wide and pixels.dtype == np.uint8 else found
+
+
+@contextlib.contextmanager
+def pillow_within(limits: Limits) -> Iterator[None]:
+    """Raise PictureError where Pillow is asked for a picture of more pixels than it may have.
+
+    Pillow looks at pictures within pictures too. Its other warnings are of what stands beside the
+    pixels: EXIF, animation, transparency.
+    """
+    from PIL import Image
+
+    Image.MAX_IMAGE_PIXELS = limits.max_pixels
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            yield
+    except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
+        found = int(re.findall(r"\d+", str(error))[0])
+        raise PictureError(limits.problem("max_pixels", found) or str(error)) from error
+
+
+def pixels_problem(content: bytes, limits: Limits) -> str | None:
+    """Return what is wrong with the size that a PNG, JPEG or GIF within these bytes states.
+
+    None if it may have as many pixels, or if there is none.
+    """
+    if (place := content.find(_PNG)) >= 0:
+        width, height = struct.unpack_from(">II", content.ljust(place + 24), place + 16)
+        return limits.problem("max_pixels", width * height)
+    places = [place for magic in (b"\xff\xd8\xff", b"GIF8") if (place := content.find(magic)) >= 0]
+    if not places:
+        return None
+    from PIL import Image
+
+    try:
+        with (
+            pillow_within(limits),
+            Image.open(io.BytesIO(content[min(places) :])) as picture,
+        ):
+            return limits.problem("max_pixels", picture.width * picture.height)
+    except PictureError as error:
+        return str(error)
+    except Exception:  # whatever reads it says why it is no picture
+        return None
 
 
 def picture_of(pixels: npt.NDArray[Any]) -> Picture:
@@ -174,21 +217,6 @@ def decode_drawings(
         except PictureError as error:
             problems[row] = str(error) if content is not None else "the picture is null"
     return images, problems, repairs
-
-
-@contextlib.contextmanager
-def _guarded(max_pixels: int) -> Iterator[None]:
-    """Let Pillow, which looks at pictures within pictures too, refuse where it else only warns.
-
-    Its other warnings are of what stands beside the pixels: EXIF, animation, transparency.
-    """
-    from PIL import Image
-
-    Image.MAX_IMAGE_PIXELS = max_pixels
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        warnings.simplefilter("error", Image.DecompressionBombWarning)
-        yield
 
 
 def _check_pixels(found: int, limits: Limits) -> None:

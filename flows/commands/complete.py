@@ -8,8 +8,11 @@ from cyclopts import Parameter
 
 from flows.options import Common, NotNegative
 from flows.session import run_stage
+from pipelines.limits import DEFAULT
 
 ALL = Common()
+# Of a picture: as many as the pixels of one may take that is not compressed.
+MOST_BYTES = 8 * DEFAULT.max_pixels
 
 
 def complete(
@@ -142,4 +145,10 @@ def _complete(
 
 
 def _content(path: Path | None) -> bytes | None:
-    return None if path is None else path.read_bytes()
+    if path is None:
+        return None
+    with path.open("rb") as file:
+        content = file.read(MOST_BYTES + 1)
+    if len(content) > MOST_BYTES:
+        raise ValueError(f"{path} has more than {MOST_BYTES} bytes: it is no picture of a drawing")
+    return content

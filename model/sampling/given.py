@@ -13,6 +13,7 @@ from torch import Tensor
 
 from model.config import PixelCNNConfig
 from model.sampling.cached import Given
+from pipelines.limits import is_limit_problem
 from pipelines.pictures import Picture, PictureError, gray_of, open_picture
 
 Images = Num[Tensor, "batch channels height width"]
@@ -130,11 +131,15 @@ def check_opaque(
 
 
 def _open(content: bytes, config: PixelCNNConfig, what: str) -> Picture:
+    height, width, _ = config.image_shape
     try:
         picture = open_picture(content)
     except PictureError as error:
-        raise ValueError(f"{what} cannot be read: {error}") from error
-    height, width, _ = config.image_shape
+        problem = str(error)
+        if is_limit_problem(problem):
+            found = problem.partition(",")[0]
+            raise ValueError(f"{what} has {found}, the model {height}x{width}") from error
+        raise ValueError(f"{what} cannot be read: {problem}") from error
     if picture.colors.shape[:2] != (height, width):
         found = "x".join(map(str, picture.colors.shape[:2]))
         raise ValueError(f"{what} has {found} pixels, the model {height}x{width}")

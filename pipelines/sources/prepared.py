@@ -18,6 +18,7 @@ import numpy.typing as npt
 from pipelines.drawings import Drawings
 from pipelines.errors import LackError, reading
 from pipelines.limits import DEFAULT, Limits
+from pipelines.pictures import PictureError, pillow_within, pixels_problem
 from pipelines.schema import digest_of
 from pipelines.sources.base import BadFileError, Source, SourceFile
 from pipelines.sources.files import (
@@ -188,7 +189,11 @@ class PreparedReader:
             raise self._damaged(start, EOFError(f"{len(records)} examples"))
         for row in range(start, stop):
             try:
-                yield records[row]
+                with pillow_within(self.file.limits):
+                    record = records[row]
+                yield record
+            except PictureError as error:
+                yield str(error)
             except (OSError, SyntaxError):  # Pillow's, of what is no picture
                 yield "the picture cannot be decoded"
             except (ValueError, RuntimeError, IndexError) as error:
@@ -284,26 +289,27 @@ def _check_shards(directory: str, split: Any) -> None:
 
 
 def _check_records(path: Path, digest: str, cache_dir: Path, limits: Limits) -> None:
-    """Raise BadFileError for a record that is too large: TensorFlow makes room for any length.
+    """Raise BadFileError for a record or a picture that is too large, for TensorFlow makes room.
 
     What is torn or damaged the reader tells. A file that is fine is looked at once.
     """
-    memo = cache_dir / "records" / digest_of([digest, limits.max_line_bytes])
-    size = path.stat().st_size
-    if size <= limits.max_line_bytes or memo.is_file():
+    memo = cache_dir / "records" / digest_of([digest, limits.max_line_bytes, limits.max_pixels])
+    if memo.is_file():
         return
-    place = row = 0
+    size, place, row = path.stat().st_size, 0, 0
     with path.open("rb", buffering=1 << 20) as file:
         while place + RECORD_HEAD_BYTES <= size:
-            file.seek(place)
             length = record_length(file.read(RECORD_HEAD_BYTES))
             if length is None:
                 return
-            if problem := limits.problem("max_line_bytes", length):
+            problem = limits.problem("max_line_bytes", length)
+            problem = problem or pixels_problem(file.read(length), limits)
+            if problem:
                 raise BadFileError(
                     f"{path}, record {row} has {problem}: raise the limit if it is meant"
                 )
             place, row = place + length + RECORD_FRAME_BYTES, row + 1
+            file.seek(place)
     write_atomically(memo, b"")
 
 

@@ -1,5 +1,6 @@
 """`sketchmill build` on files that are made to take all memory: refused, in a process below 1 GiB."""
 
+import io
 import itertools
 import json
 import os
@@ -13,17 +14,22 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+import google_crc32c
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 
 from pipelines.limits import DEFAULT
 from pipelines.readers import open_reader
 from pipelines.sources.opening import open_directory
 from pipelines.stored_png import encode_pngs
+from pipelines.tfrecord import example, frame
 
 GIB = 1 << 30
+FEATURES = "tensorflow_datasets.core.features"
+RECORDS = "mine-train.tfrecord-00000-of-00001"
 # More than a test takes that holds, less than the machine has.
 MOST_BYTES = 6 * GIB
 # The peak of a process counts what its parent had: this one has next to nothing.
@@ -220,6 +226,69 @@ def test_pictures_that_are_too_large_are_refused_or_left_out(sketchmill, tmp_pat
     file = tmp_path / "bee.parquet"
     pq.write_table(pa.table({"image": pictures, "label": ["bee"] * len(pictures)}), file)
     check_rows(sketchmill, file, said, {"oversized": 3}, "row 0")
+
+
+def masked_crc(content: bytes) -> int:
+    crc = google_crc32c.value(content)
+    return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
+
+
+def prepared_of(folder: Path, records: bytes) -> Path:
+    """Write what TFDS prepares, of one file of records."""
+    folder.mkdir()
+    pixels = {"dtype": "uint8", "shape": {"dimensions": ["28", "28", "1"]}}
+    kinds = {
+        "image": {"pythonClassName": f"{FEATURES}.image_feature.Image", "image": pixels},
+        "label": {
+            "pythonClassName": f"{FEATURES}.class_label_feature.ClassLabel",
+            "classLabel": {"numClasses": "1"},
+        },
+    }
+    split = {
+        "name": "train",
+        "shardLengths": ["2"],
+        "numBytes": str(len(records)),
+        "filepathTemplate": "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}",
+    }
+    described = {"name": "mine", "version": "1.0.0", "fileFormat": "tfrecord", "splits": [split]}
+    features = {
+        "pythonClassName": f"{FEATURES}.features_dict.FeaturesDict",
+        "featuresDict": {"features": kinds},
+    }
+    (folder / "dataset_info.json").write_text(json.dumps(described))
+    (folder / "features.json").write_text(json.dumps(features))
+    (folder / "label.labels.txt").write_text("bee\n")
+    (folder / RECORDS).write_bytes(records)
+    return folder / RECORDS
+
+
+@pytest.mark.slow
+def test_tfrecord_that_states_a_length_it_has_not_is_refused(sketchmill, tmp_path):
+    good = example(some_pngs(1)[0], 0)
+    length = struct.pack("<Q", 2_000_000_000)
+    torn = frame([good]) + length + struct.pack("<I", masked_crc(length)) + bytes(100)
+    file = prepared_of(tmp_path / "mine", torn)
+    said = f"{file}, record 1 has 2000000000 bytes, more than --max-line-bytes"
+    check_prepared(sketchmill, file, said)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "GIF"])
+def test_tfrecord_with_a_picture_that_is_too_large_is_refused(sketchmill, tmp_path, kind):
+    content = io.BytesIO()
+    Image.new("L", (13_000, 13_000)).save(content, kind)
+    records = frame([example(png, 0) for png in (some_pngs(1)[0], content.getvalue())])
+    file = prepared_of(tmp_path / "mine", records)
+    check_prepared(
+        sketchmill, file, f"{file}, record 1 has 169000000 pixels, more than --max-pixels"
+    )
+
+
+def check_prepared(sketchmill: Sketchmill, file: Path, said: str) -> None:
+    refused = sketchmill("build", "--source", file.parent, "--classes", "all", "--quiet")
+    assert (refused.code, refused.output, refused.errors.count("\n")) == (2, "", 1), refused
+    assert said in refused.errors
+    assert refused.peak < GIB
 
 
 def many_groups(file: Path) -> None:

@@ -1,8 +1,11 @@
 """`sketchmill complete` as a person calls it: pictures, masks, drawings of a dataset."""
 
 import dataclasses
+import io
 import json
+import struct
 import sys
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +18,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 import strokes
 
 from flows.cli import run_command_line
+from flows.commands.complete import MOST_BYTES
 from model.config import ConditionConfig
 from model.pixelcnn import PixelCNN
 from pipelines.store import open_store
@@ -164,6 +168,23 @@ def test_any_dtype_and_several_labels_at_once(folder: Path, capsys, dtype: str):
 def test_an_unconditional_model_needs_no_class(folder: Path, capsys):
     found = done(folder, capsys, "--from", "strokes", "--model", "plain", "--num", "1")
     assert found["class_names"] == []
+
+
+@pytest.mark.parametrize("option", [(), ("--mask",)])
+def test_picture_that_is_too_large_is_not_completed(folder: Path, capsys, option):
+    content = io.BytesIO()
+    Image.new("L", (4, 4)).save(content, "PNG")
+    # Another size in the header, with its checksum; the pixels stay those of 4x4.
+    head = b"IHDR" + struct.pack(">II", 13_000, 13_000) + content.getvalue()[24:29]
+    png = content.getvalue()[:12] + head + struct.pack(">I", zlib.crc32(head))
+    Path("large.png").write_bytes(png + content.getvalue()[33:])
+    Path("endless.png").write_bytes(bytes(MOST_BYTES + 1))
+    half = (save("half.png", np.zeros((4, 4), np.uint8)),) if option else ()
+    given = ("--model", "bytes", "--class-name", "row", *half, *option)
+    assert call(folder, *given, "large.png") == 2
+    assert "has 169000000 pixels, the model 4x4" in capsys.readouterr().err
+    assert call(folder, *given, "endless.png") == 2
+    assert f"endless.png has more than {MOST_BYTES} bytes" in capsys.readouterr().err
 
 
 DATASET = ("--from", "strokes")
