@@ -7,9 +7,11 @@ no word.
 Ctrl-C may come at any moment: nothing that takes time is imported before it can be answered.
 """
 
+import contextlib
 import os
 import signal
 import sys
+from collections.abc import Iterator
 from types import FrameType
 
 READER_GONE = 128 + signal.SIGPIPE
@@ -101,8 +103,9 @@ def run_command_line(argv: list[str]) -> int:
     if logging.lastResort is not None:  # of commands that set up no log
         logging.lastResort.setFormatter(ShownFormatter())
     try:
-        make_app()(argv, exit_on_error=False, result_action="return_value")
-        sys.stdout.flush()
+        with _display(argv):
+            make_app()(argv, exit_on_error=False, result_action="return_value")
+            sys.stdout.flush()
     except CycloptsError:
         return 2  # cyclopts has printed what was wrong
     except KeyboardInterrupt:
@@ -131,6 +134,20 @@ def _stop(_signal: int, _frame: FrameType | None) -> None:
         os.dup2(nowhere, _STDERR)
         os.close(nowhere)
         raise _Stop
+
+
+@contextlib.contextmanager
+def _display(argv: list[str]) -> Iterator[None]:
+    """Show progress, from before the command's module is imported, which may take seconds."""
+    from flows.console import make_progress
+    from flows.progress import showing
+
+    display = make_progress(quiet=any(each.partition("=")[0] == "--quiet" for each in argv))
+    try:
+        with showing(display, next(iter(argv), "sketchmill")):
+            yield
+    finally:
+        display.close()
 
 
 def _is_output_closed() -> bool:

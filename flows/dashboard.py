@@ -36,7 +36,7 @@ from prefect.artifacts import (
 from prefect.client.orchestration import get_client
 from prefect.runtime import flow_run
 
-from flows.console import ProgressCallback
+from flows.console import ProgressCallback, progress_line
 from pipelines.printable import printable
 from pipelines.schema import artifact_prefix, slug
 from pipelines.store import Store, open_store
@@ -177,8 +177,9 @@ class _Reporter:
         (stage, done, total, message), self._last = self._last, None
         if time.monotonic() - self._logged >= LOG_SEC:
             self._logged = time.monotonic()
-            self._logger.info("%s %s: %s of %s  %s", self._title, stage, done, total, message)
-        _try(lambda: self._update(stage, 100.0 * done / total if total else 0.0))
+            self._logger.info("%s %s", self._title, progress_line(stage, done, total, message))
+        if total:
+            _try(lambda: self._update(stage, 100.0 * done / total))
 
     def _update(self, stage: str, percent: float) -> None:
         if stage in self._artifacts:

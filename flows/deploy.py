@@ -35,6 +35,7 @@ from prefect.variables import Variable
 from flows.choices import read_class_list
 from flows.deployed import CLASS_LISTS
 from pipelines.schema import slug
+from pipelines.watching import doing
 
 ZOMBIES = "sketchmill: runs without a heartbeat have crashed"
 # Ten heartbeats of three minutes, Prefect's default. While its server is down none arrives: with
@@ -71,6 +72,11 @@ def deploy(target: Target) -> dict[str, Any]:
 
     Raises ValueError if no server is named, RuntimeError if it does not answer.
     """
+    with doing("deploy", "waiting for the Prefect server"):
+        return _deploy(target)
+
+
+def _deploy(target: Target) -> dict[str, Any]:
     require_server()
     with get_client(sync_client=True) as client:
         for name, limit in target.pools.items():
@@ -128,13 +134,14 @@ def apply_file(target: Target) -> None:
         raise FileNotFoundError(f"{target.file} is missing: run this in a checkout, or name it")
     command = [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all"]
     for attempt in range(DEPLOY_ATTEMPTS):
-        done = subprocess.run(
-            [*command, "--prefect-file", str(target.file)],
-            env=os.environ | dict(target.environment),
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+        with doing("deploy", f"prefect deploy applies {target.file}"):
+            done = subprocess.run(
+                [*command, "--prefect-file", str(target.file)],
+                env=os.environ | dict(target.environment),
+                capture_output=True,
+                text=True,
+                check=False,
+            )
         if not done.returncode:
             return
         time.sleep(2.0**attempt)
@@ -175,6 +182,7 @@ def ensure_zombie_automation(within: timedelta) -> str:
     return ZOMBIES
 
 
+@doing("deploy", "setting the class lists")
 def set_class_list(name: str, file: Path, source: str) -> bool:
     """Set a class list of the server from a file; return whether it has changed.
 
@@ -194,6 +202,7 @@ def set_class_list(name: str, file: Path, source: str) -> bool:
     return True
 
 
+@doing("deploy", "setting the class lists")
 def remove_class_list(name: str) -> None:
     """Forget a class list of the server; what was made of it stays in the store.
 

@@ -19,6 +19,7 @@ from pipelines.objects import AbsentError
 from pipelines.printable import printable
 from pipelines.schema import InputRef, Kind, Manifest
 from pipelines.store import Store, StoreError, existing_store
+from pipelines.watching import doing
 
 EXPORTABLE: tuple[Kind, ...] = ("samples", "datasets")
 # Measured on drawings of Quick, Draw!; to tell the size before the work.
@@ -123,6 +124,7 @@ def _store_for(params: ExportParams) -> AbstractContextManager[HeldStore]:
     return working_store(params.store, "export")
 
 
+@doing("export", "getting ready")
 def _work_export(params: ExportParams, dataset: Manifest, store: HeldStore) -> Mapping[str, Any]:
     from pipelines.export.run import export_dataset
 
@@ -286,6 +288,7 @@ def draw_audited_report(params: ExportParams, store: HeldStore, *, per_class: in
     return report
 
 
+@doing("report", "drawing")
 def _audited_report(
     samples: Manifest,
     audit: Manifest,

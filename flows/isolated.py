@@ -92,7 +92,7 @@ def main(arguments: Sequence[str]) -> int:
     job = jobs()[arguments[0]]
     params = from_json(job.params, json.load(sys.stdin))
     try:
-        with showing(_print_progress):
+        with showing(_print_progress, arguments[0]):
             result = job.work(params)
     except INPUT_ERRORS as error:
         sys.stderr.write(f"{type(error).__name__}: {one_line(error)}\n")

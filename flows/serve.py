@@ -20,6 +20,7 @@ from prefect.flows import load_flow_from_entrypoint
 from flows.choices import read_class_list
 from flows.schedules import NextTime, is_active, next_time_of
 from pipelines.text_files import read_text
+from pipelines.watching import doing
 
 _log = logging.getLogger(__name__)
 _VARIABLE = re.compile(r"\{\{ *\$(\w+) *\}\}")
@@ -100,9 +101,12 @@ def serve(
     due = {index: entry.next_time(now()) for index, entry in enumerate(entries)}
     while coming := {index: moment for index, moment in due.items() if moment is not None}:
         first = min(coming, key=lambda index: coming[index])  # names need not differ
-        while (wait := (coming[first] - now()).total_seconds()) > 0:
-            sleep(min(wait, 60.0))  # a machine that slept, or whose clock was set, is noticed
-        _run(entries[first])
+        when = f"waiting for {entries[first].name} at {coming[first].isoformat()}"
+        with doing("serve", when, is_once=True):
+            while (wait := (coming[first] - now()).total_seconds()) > 0:
+                sleep(min(wait, 60.0))  # a machine that slept, or whose clock was set, is noticed
+        with doing("serve", f"running {entries[first].name}", is_once=True):
+            _run(entries[first])
         due[first] = entries[first].next_time(now())
     _log.info("no schedule comes again")
 

@@ -1,4 +1,4 @@
-"""One run of a stage or the chain from the command line: display, Prefect's settings, result."""
+"""One run of a stage or the chain from the command line: Prefect's settings, logs, result."""
 
 import logging
 import os
@@ -7,8 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from flows import progress
-from flows.console import ShownFormatter, make_progress, print_result
+from flows.console import ShownFormatter, print_result
 from flows.options import Common
 from pipelines.errors import FullError
 from pipelines.objects import NO_ROOM
@@ -47,7 +46,7 @@ def check_prefect_home() -> None:
 
 @contextmanager
 def session(common: Common) -> Iterator[None]:
-    """Show progress and keep the libraries quiet within the block."""
+    """Keep the libraries quiet within the block."""
     for name, value in QUIET_PREFECT.items():
         if not (common.debug and "LOGGING" in name):
             os.environ.setdefault(name, value)
@@ -59,12 +58,7 @@ def session(common: Common) -> Iterator[None]:
     # is for the person.
     for floor in ("model", "pipelines"):
         logging.getLogger(floor).setLevel(logging.WARNING)
-    display = make_progress(quiet=common.quiet)
-    try:
-        with progress.showing(display):
-            yield
-    finally:
-        display.close()
+    yield
 
 
 def run_stage(

@@ -34,6 +34,7 @@ from pipelines.schema import FileEntry, Manifest
 from pipelines.shards import open_shard, read_images
 from pipelines.store import Store, StoreError
 from pipelines.stored_png import copy_pixels
+from pipelines.watching import doing
 
 SPLITS = ("train", "validation", "test")
 
@@ -79,7 +80,9 @@ def open_split(store: Store, manifest: Manifest, *, split: str, cache_dir: Path)
     images_path, labels_path = folder / f"{split}-images.npy", folder / f"{split}-labels.npy"
     if not labels_path.exists():
         folder.mkdir(parents=True, exist_ok=True)
-        _write_cache(store, manifest, split, images_path, labels_path)
+        total = sum(entry.bytes for entry in split_files(manifest, split))
+        with doing("open", f"unpacking the {split} drawings of {manifest.name}", total=total):
+            _write_cache(store, manifest, split, images_path, labels_path)
     return Drawings(
         np.load(images_path, mmap_mode="r", allow_pickle=False),
         np.load(labels_path, mmap_mode="r", allow_pickle=False),

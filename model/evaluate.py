@@ -34,6 +34,7 @@ from model.score import BATCH_SIZE, check_classifies
 from model.weights import CONFIG_NAME, WEIGHTS_NAME, load_model, read_config
 from pipelines.schema import Manifest
 from pipelines.store import Store, open_store
+from pipelines.watching import doing, telling
 
 # On a GPU small batches leave it idle; this many need 6 GB.
 GPU_BATCH_SIZE = 256
@@ -196,22 +197,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
     die_with_parent()
     given = _parser().parse_args(arguments)
     store = open_store(given.store)
+    wanted = Evaluation(
+        split=given.split,
+        limit=given.limit,
+        with_bayes=given.bayes,
+        with_baseline=given.baseline,
+    )
     with join_ranks() as ranks:
         shows = given.progress_json and ranks.is_first
-        found = evaluate_model(
-            store.resolve("models", given.model),
-            store.resolve("datasets", given.dataset),
-            store,
-            Evaluation(
-                split=given.split,
-                limit=given.limit,
-                with_bayes=given.bayes,
-                with_baseline=given.baseline,
-            ),
-            cache_dir=given.cache,
-            ranks=ranks,
-            progress=JsonProgress(sys.stdout) if shows else no_progress,
-        )
+        with telling(JsonProgress(sys.stdout) if shows else no_progress, "evaluate") as progress:
+            found = evaluate_model(
+                store.resolve("models", given.model),
+                store.resolve("datasets", given.dataset),
+                store,
+                wanted,
+                cache_dir=given.cache,
+                ranks=ranks,
+                progress=progress,
+            )
         if ranks.is_first:
             sys.stdout.write(json.dumps(found) + "\n")
     return 0
@@ -230,6 +233,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+@doing("open", "loading the model")
 def open_model(store: Store, manifest: Manifest) -> PixelCNN:
     """Load a published model, in evaluation mode on the CPU."""
     names = (WEIGHTS_NAME, CONFIG_NAME)

@@ -32,6 +32,7 @@ from model.spec import dataset_ref
 from pipelines.credit import credit_of
 from pipelines.schema import Manifest, artifact_digest
 from pipelines.store import Store
+from pipelines.watching import advance, doing
 
 NUM_FEATURES = 128
 _BATCH_SIZE = 512
@@ -211,10 +212,11 @@ def _apply(judge: Judge, function: Any, images: npt.NDArray[np.uint8]) -> npt.ND
     parts = []
     judge.eval()
     place = judge.output.weight.device
-    with torch.inference_mode():
+    with torch.inference_mode(), doing("judge", "asking the judge", total=len(images)):
         for start in range(0, len(images), _BATCH_SIZE):
             batch = torch.from_numpy(np.array(images[start : start + _BATCH_SIZE]))
             parts.append(function(batch[:, None].to(place)).double().cpu().numpy())
+            advance(len(batch))
     return np.concatenate(parts)
 
 

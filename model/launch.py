@@ -32,6 +32,7 @@ from model.spec import TrainSpec, check_fit, check_splits, run_digest, spec_to_j
 from pipelines.leases import holding
 from pipelines.schema import Manifest
 from pipelines.store import Store
+from pipelines.watching import doing
 
 _LOG = logging.getLogger(__name__)
 
@@ -90,7 +91,11 @@ def train_in_processes(
         command += ["--name", name, "--spec-json", str(spec_path), "--progress-json"]
         command += ["--failure-file", str(failure_path)]
         command += ["--options-json", options_to_json(options)]
-        with Path(scratch, "stderr").open("w+b") as errors, _agent(command, errors) as agent:
+        with (
+            doing("train", f"waiting for {num_processes} processes"),
+            Path(scratch, "stderr").open("w+b") as errors,
+            _agent(command, errors) as agent,
+        ):
             _follow(agent, progress)
             code = agent.wait()
             errors.seek(0)

@@ -34,11 +34,13 @@ from model.weights import model_files
 from pipelines.credit import credit_of
 from pipelines.schema import FileEntry, Manifest
 from pipelines.store import Store
+from pipelines.watching import doing
 
 # The test split is evaluated whole; of the others, which show overfitting, this many.
 GUIDE_ROWS = 2_048
 
 
+@doing("train", "measuring the model on all splits")
 def publish_model(
     run: Run,
     dataset: Manifest,

@@ -35,6 +35,7 @@ from model.precision import cpu_has_bfloat16
 from model.ranks import Ranks, StopSignal
 from model.spec import TrainSpec
 from model.weights import config_file
+from pipelines.watching import doing
 
 _LOG = logging.getLogger(__name__)
 _CPU_MICRO_BATCH = 16
@@ -174,6 +175,7 @@ class Run:
         images, labels = self._tensors(mine)
         initialize_from_data(self.network, images, labels)
 
+    @doing("train", "compiling")
     def _compiled(self) -> nn.Module:
         """Return the network compiled; as it is if that fails on any rank.
 

@@ -20,6 +20,7 @@ from model.progress import Progress, no_progress
 from model.quality import frechet_distance, manifolds, memorization, nearest_distance
 from pipelines.schema import Manifest
 from pipelines.store import Store
+from pipelines.watching import doing
 
 Labels = npt.NDArray[np.int64]
 
@@ -29,6 +30,7 @@ _REFERENCE_ROWS = 20_000
 _MANIFOLD_ROWS = 5_000
 
 
+@doing("judge", "comparing samples with real drawings")
 def score_samples(
     samples: Manifest,
     judge: Manifest,

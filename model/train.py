@@ -40,8 +40,10 @@ from model.spec import TrainSpec, check_fit, check_splits, run_digest, spec_from
 from pipelines.retention import needing
 from pipelines.schema import Manifest
 from pipelines.store import Store, open_store
+from pipelines.watching import doing, telling
 
 
+@doing("train", "getting ready for the first step")
 def train_model(
     spec: TrainSpec,
     dataset: Manifest,
@@ -100,14 +102,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
             logging.getLogger("model").addHandler(JsonWarnings(sys.stdout))
         dataset = store.resolve("datasets", options.dataset)
         # For ranks that were started by hand too; one lease is enough for all.
-        with needing(store, [dataset], "train") if ranks.is_first else contextlib.nullcontext():
+        need = needing(store, [dataset], "train") if ranks.is_first else contextlib.nullcontext()
+        display = JsonProgress(sys.stdout) if shows else no_progress
+        with need, telling(display, "train") as progress:
             manifest = train_model(
                 spec,
                 dataset,
                 store,
                 options.name,
                 options=run_options,
-                progress=JsonProgress(sys.stdout) if shows else no_progress,
+                progress=progress,
                 ranks=ranks,
             )
         if shows:

@@ -18,6 +18,7 @@ from pipelines.shards import read_images
 from pipelines.spec import DatasetSpec
 from pipelines.store import Store
 from pipelines.stored_png import encode_pngs
+from pipelines.watching import doing
 
 # The largest square that a stored PNG holds is 255 pixels a side.
 _SHEET_PIXELS = 224
@@ -26,6 +27,7 @@ _PAPER = 255
 Place = tuple[int, int]
 
 
+@doing("build", "drawing contact sheets")
 def contact_sheets(spec: DatasetSpec, plan: BuildPlan, store: Store) -> dict[str, bytes]:
     """Return path and PNG of the sheet of kept drawings and of each reason that dropped any.
 

@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pipelines.errors import BusyError
 from pipelines.objects import Content, Objects, StoreError
 from pipelines.schema import MANIFEST_NAME, FileEntry, Manifest, artifact_digest
+from pipelines.watching import advance
 
 _READERS = 4
 
@@ -42,6 +43,7 @@ class Contents(Objects):
             raise StoreError(f"{path} is damaged, {len(content)} bytes instead of {size}: {remedy}")
         if hashlib.sha256(content).hexdigest() != sha256:
             raise StoreError(f"{path} is damaged, it does not match its SHA-256: {remedy}")
+        advance(size)
         return content
 
     def _missing(self, path: str) -> Exception:

@@ -10,6 +10,7 @@ from pipelines.schema import Manifest
 from pipelines.spec import spec_from_json
 from pipelines.store import Store
 from pipelines.verify import as_bytes, changed, flat, recount_format
+from pipelines.watching import doing
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,6 +32,7 @@ class DatasetDiff:
     is_same_content: bool
 
 
+@doing("diff", "reading the drawings of both")
 def diff_datasets(a: Manifest, b: Manifest, store: Store) -> DatasetDiff:
     """Compare two datasets; their drawings are read unless the content digests are equal."""
     same = a.summary["content_digest"] == b.summary["content_digest"]

@@ -68,16 +68,19 @@ def write_doodles(
 ) -> Path:
     """Draw what the cache lacks of these classes and return the directory of the formats."""
     root = doodles_dir(cache_dir, seed, per_class)
+    total = len(classes) * per_class
     for index, class_name in enumerate(classes):
         bitmaps = root / "numpy_bitmap" / f"{class_name}.npy"
         if not bitmaps.is_file():
+            if progress is not None:
+                progress("doodles", index * per_class, total, class_name)
             drawings = draw(class_name, seed, per_class)
             lines = "".join(_ndjson(class_name, seed, i, d) for i, d in enumerate(drawings))
             write_atomically(root / "simplified" / f"{class_name}.ndjson", lines.encode("ascii"))
             # The bitmaps last: they are what says that a class is there.
             write_atomically(bitmaps, google_npy(render(drawings)))
         if progress is not None:
-            progress("doodles", (index + 1) * per_class, len(classes) * per_class, class_name)
+            progress("doodles", (index + 1) * per_class, total, class_name)
     return root
 
 

@@ -41,7 +41,7 @@ from pipelines.sources.base import BadFileError, Source
 from pipelines.spec import DatasetSpec
 from pipelines.store import Store
 from pipelines.tfds_slice import slice_rule
-from pipelines.watching import ProgressCallback, Rate, watch
+from pipelines.watching import ProgressCallback, Rate, doing, watch
 
 _LOGGER = logging.getLogger(__name__)
 COUNTERS_NAME = "counters.json"
@@ -181,6 +181,7 @@ def _forget_damaged(jobs: Sequence[Job], store: Store) -> list[str]:
     return forget_damaged(store, paths)
 
 
+@doing("scan", "checking what has been scanned")
 def _scan(jobs: Sequence[Job], run: Run) -> list[tuple[ScanUnit, ...]]:
     """Make sure that every range has its attributes in the store; return the ranges by job."""
     spec = jobs[0].spec
@@ -200,6 +201,7 @@ def _scan(jobs: Sequence[Job], run: Run) -> list[tuple[ScanUnit, ...]]:
     return units
 
 
+@doing("plan", "deciding which drawings are kept")
 def _plan(job: Job, units: tuple[ScanUnit, ...], store: Store) -> BuildPlan:
     """Decide every row and lay out the shards."""
     rule = None
@@ -209,6 +211,7 @@ def _plan(job: Job, units: tuple[ScanUnit, ...], store: Store) -> BuildPlan:
     return make_plan(job.source, job.spec, units, functools.partial(read_scratch, store), selection)
 
 
+@doing("build", "checking what has been built")
 def _build(jobs: Sequence[Job], plans: Sequence[BuildPlan], run: Run) -> None:
     """Build the shards that have no record yet."""
     shards = _Shards()
@@ -288,6 +291,7 @@ def _is_done(path: str, prefix: str, store: Store) -> bool:
     return all(store.holds(f"{prefix}/{file}", size, sha) for file, size, sha in record.files)
 
 
+@doing("build", "checking what has been built")
 def _records(job: Job, plan: BuildPlan, store: Store) -> tuple[ShardRecord, ...]:
     """Return the records of all shards; raise ChangedError if they are not of what was planned."""
     paths = [record_path(job.scratch, planned.shard) for planned in plan.shards]

@@ -46,6 +46,7 @@ from typing import Any
 
 from pipelines.errors import BusyError, FullError
 from pipelines.objects import Objects, StoreError, writing
+from pipelines.watching import doing
 
 LEASE_TTL = timedelta(hours=1)
 SWEEP_TTL = timedelta(minutes=5)
@@ -53,7 +54,6 @@ SWEEP_TTL = timedelta(minutes=5)
 RENEW_SEC = 60.0
 # Timeout for a concurrent sweep, which takes seconds.
 _WAIT_SEC = 60.0
-_TELL_SEC = 2.0
 _JOIN_SEC = 10.0
 
 # What an empty announcement names.
@@ -167,21 +167,19 @@ def _put(store: Objects, path: str, content: bytes) -> None:
 
 
 def _wait_for_sweeps(store: Objects, paths: Sequence[str]) -> None:
-    began, is_told = time.monotonic(), False
-    while True:
-        since = datetime.now(UTC) - SWEEP_TTL
-        sweeps = set(_named(store, "sweeping", "sweeps", since))
-        swept = [
-            path
-            for path in sweeps
-            if path == _EVERYTHING or any(is_within(path, each) for each in paths)
-        ]
-        if not swept:
-            return
-        waited = time.monotonic() - began
-        if waited > _WAIT_SEC:
+    began = time.monotonic()
+    while swept := _swept(store, paths):
+        if time.monotonic() - began > _WAIT_SEC:
             raise BusyError(f"{min(swept)} is being swept by a garbage collection: run it again")
-        if waited > _TELL_SEC and not is_told:
-            _log.warning("waiting for a garbage collection to end its sweep of %s", min(swept))
-            is_told = True
-        time.sleep(0.2)
+        with doing("store", f"waiting for a garbage collection that sweeps {min(swept)}"):
+            time.sleep(0.2)
+
+
+def _swept(store: Objects, paths: Sequence[str]) -> list[str]:
+    """Return what collections are about to delete of these."""
+    sweeps = set(_named(store, "sweeping", "sweeps", datetime.now(UTC) - SWEEP_TTL))
+    return [
+        path
+        for path in sweeps
+        if path == _EVERYTHING or any(is_within(path, each) for each in paths)
+    ]

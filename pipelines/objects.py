@@ -19,6 +19,7 @@ import stat
 import tempfile
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -31,6 +32,7 @@ from obstore.store import LocalStore
 
 from pipelines.answers import Upload, whole
 from pipelines.errors import FullError
+from pipelines.watching import advance, doing
 
 CHUNK_BYTES = 4 << 20
 _UPLOADS = 4
@@ -94,6 +96,13 @@ class Objects:
             return self._file(path)
         return Path(self.url) if isinstance(self.backend, LocalStore) else None
 
+    def _asked(self, ask: Callable[[], Read]) -> Read:
+        with self._waiting():
+            return whole(ask)
+
+    def _waiting(self) -> AbstractContextManager[None]:
+        return doing("store", f"waiting for {self.url}", is_detail=True)
+
     def put(self, path: str, content: bytes) -> None:
         """Write an object, replacing what is there; visible whole or not at all.
 
@@ -102,7 +111,7 @@ class Objects:
         """
         self._file(path)
         with writing(self.url):
-            whole(lambda: obstore.put(self.backend, path, content))
+            self._asked(lambda: obstore.put(self.backend, path, content))
 
     def put_chunks(self, path: str, chunks: Iterable[bytes]) -> tuple[int, str]:
         """Write an object piece by piece, never whole in memory; return its size and SHA-256."""
@@ -110,10 +119,11 @@ class Objects:
         tally = _Tally(chunks)
         # Not obstore.put(iterator): it panics if the iterator itself reads from obstore.
         upload = Upload(self.backend, path, buffer_size=2 * CHUNK_BYTES, max_concurrency=_UPLOADS)
-        for chunk in tally:
-            with writing(self.url):
-                upload.write(chunk)
-        with writing(self.url):
+        with self._waiting():
+            for chunk in tally:
+                with writing(self.url):
+                    upload.write(chunk)
+        with self._waiting(), writing(self.url):
             upload.close(lambda: self.holds(path, tally.bytes, tally.sha256.hexdigest()))
         return tally.bytes, tally.sha256.hexdigest()
 
@@ -137,7 +147,7 @@ class Objects:
         put = functools.partial(obstore.put, mode="create", use_multipart=False)
         try:
             with writing(self.url):
-                whole(lambda: put(self.backend, path, content))
+                self._asked(lambda: put(self.backend, path, content))
         except AlreadyExistsError:
             return False
         return True
@@ -145,7 +155,7 @@ class Objects:
     def get(self, path: str) -> bytes:
         """Return an object's content; raise FileNotFoundError if there is none."""
         self._file(path)
-        return whole(lambda: bytes(obstore.get(self.backend, path).bytes()))
+        return self._asked(lambda: bytes(obstore.get(self.backend, path).bytes()))
 
     def surely(self, read: Callable[[], Read]) -> Read:
         """Return what `read` does; of a remote store, do it again if it raises ValueError.
@@ -162,7 +172,7 @@ class Objects:
         self._file(path)
         if length == 0:
             return b""
-        return whole(
+        return self._asked(
             lambda: bytes(obstore.get_range(self.backend, path, start=start, length=length))
         )
 
@@ -172,9 +182,9 @@ class Objects:
         That is where it is a local file, and where it is large: then it goes to a temporary file.
         """
         if (local := self._file(path)) is not None:
-            with local.open("rb") as file:
+            with self._waiting(), local.open("rb") as file:
                 return _mapped(file)
-        return whole(lambda: self._fetched(path))
+        return self._asked(lambda: self._fetched(path))
 
     def _fetched(self, path: str) -> Content:
         found = obstore.get(self.backend, path)
@@ -193,13 +203,14 @@ class Objects:
 
     def sha256(self, path: str) -> str:
         """Return the SHA-256 of an object's content; FileNotFoundError if there is none."""
-        if (local := self._file(path)) is not None:  # into one buffer: five times as fast
-            with local.open("rb", buffering=0) as file:
-                return hashlib.file_digest(file, "sha256").hexdigest()
-        tally = _Tally(self.chunks(path))
-        for _ in tally:
-            pass
-        return tally.sha256.hexdigest()
+        with self._waiting():
+            if (local := self._file(path)) is not None:
+                return sha256_of(local)
+            digest = hashlib.sha256()
+            for chunk in self.chunks(path):
+                digest.update(chunk)
+                advance(len(chunk))
+            return digest.hexdigest()
 
     def holds(self, path: str, size: int, sha256: str) -> bool:
         """Return whether an object has this size and this SHA-256; it is read if the size fits."""
@@ -209,7 +220,7 @@ class Objects:
         """Return an object's size in bytes, None if there is none."""
         self._file(path)
         try:
-            return whole(lambda: obstore.head(self.backend, path)["size"])
+            return self._asked(lambda: obstore.head(self.backend, path)["size"])
         except FileNotFoundError:
             return None
 
@@ -218,7 +229,7 @@ class Objects:
         if prefix:
             check_path(prefix)
         with _listing(self.url):
-            found = whole(
+            found = self._asked(
                 lambda: [
                     item for batch in obstore.list(self.backend, prefix or None) for item in batch
                 ]
@@ -233,7 +244,7 @@ class Objects:
         if prefix:
             check_path(prefix)
         with _listing(self.url):
-            listing = whole(lambda: obstore.list_with_delimiter(self.backend, prefix or None))
+            listing = self._asked(lambda: obstore.list_with_delimiter(self.backend, prefix or None))
         found = listing["common_prefixes"]
         if isinstance(self.backend, LocalStore):  # lists empty directories as well
             found = [
@@ -245,17 +256,17 @@ class Objects:
         """Delete an object; nothing happens if it is not there."""
         self._file(path)
         with contextlib.suppress(FileNotFoundError), writing(self.url):
-            whole(lambda: obstore.delete(self.backend, path))
+            self._asked(lambda: obstore.delete(self.backend, path))
 
     def sync(self, paths: Iterable[str]) -> None:
         """Make written objects outlast a power failure; remote stores do so by themselves."""
         files = [local for path in paths if (local := self._file(path)) is not None]
-        if len(files) > _MAX_FSYNCS:
-            os.sync()
-            return
         root = Path(self.url)
         folders = {above for file in files for above in file.parents if above.is_relative_to(root)}
-        with writing(self.url):
+        with self._waiting(), writing(self.url):
+            if len(files) > _MAX_FSYNCS:
+                os.sync()
+                return
             for target in (*files, *sorted(folders, reverse=True)):
                 fsync(target)
 
@@ -399,6 +410,17 @@ def os_error(error: Exception) -> int:
 def _code(error: Exception) -> str:
     found = re.search(r"<Code>(\w+)</Code>", str(error))
     return found[1] if found else "permission denied"
+
+
+def sha256_of(path: Path) -> str:
+    """Return the SHA-256 of a local file's content; its bytes are counted as progress."""
+    digest, buffer = hashlib.sha256(), bytearray(1 << 18)  # one buffer: five times as fast
+    view = memoryview(buffer)
+    with path.open("rb", buffering=0) as file:
+        while size := file.readinto(buffer):
+            digest.update(view[:size])
+            advance(size)
+    return digest.hexdigest()
 
 
 def _create_file(target: Path, content: bytes, lock: Path) -> bool:

@@ -7,6 +7,7 @@ from typing import Any
 from pipelines.provenance import one_level_up, tree_text
 from pipelines.schema import KINDS, Manifest, drawings_by_split
 from pipelines.store import Store
+from pipelines.watching import doing
 
 Pair = tuple[Any, Any]
 
@@ -39,6 +40,7 @@ class Difference:
     files: Mapping[str, int]
 
 
+@doing("lineage", "reading all manifests")
 def dependents(manifest: Manifest, store: Store) -> Dependents:
     """Follow an artifact up to everything in the store that was made of it.
 

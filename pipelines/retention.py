@@ -25,6 +25,7 @@ from pipelines.needs import Needs
 from pipelines.objects import ObjectInfo, check_path
 from pipelines.schema import KINDS, MANIFEST_NAME, Kind, Manifest, artifact_prefix
 from pipelines.store import Store, StoreError, Unreadable
+from pipelines.watching import doing
 
 GRACE = timedelta(days=14)
 KEEP_REFS = 3
@@ -69,6 +70,7 @@ class Collector:
         self.grace = grace
         self._needs = Needs(store, keep_refs)
 
+    @doing("gc", "finding what nothing needs")
     def plan(self, now: datetime | None = None) -> Garbage:
         """Return what `collect` would sweep; changes nothing."""
         now = now or datetime.now(UTC)
@@ -100,6 +102,7 @@ class Collector:
             is_blocked=is_blocked,
         )
 
+    @doing("gc", "deleting what nothing needs")
     def collect(self, now: datetime | None = None) -> Garbage:
         """Sweep what is due, condemn what is not yet, and return both.
 

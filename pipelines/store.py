@@ -31,6 +31,7 @@ from pipelines.schema import (
     manifest_from_json,
     manifest_to_json,
 )
+from pipelines.watching import doing
 
 __all__ = ["ObjectInfo", "Store", "StoreError", "existing_store", "open_store"]
 
@@ -243,6 +244,11 @@ class Store(Contents, Refs):
 
     def _check_files(self, manifest: Manifest) -> None:
         """Raise StoreError unless every file is there with its size and its SHA-256."""
+        total = sum(entry.bytes for entry in manifest.files)
+        with doing("publish", f"{manifest.kind}/{manifest.name}", total=total):
+            self._check_all(manifest)
+
+    def _check_all(self, manifest: Manifest) -> None:
         sizes = {item.path: item.bytes for item in self.objects(manifest.prefix)}
         for entry in manifest.files:
             size = sizes.get(f"{manifest.prefix}/{entry.path}")

@@ -14,6 +14,7 @@ from pipelines.leases import holding
 from pipelines.provenance import OUTSIDE, Lineage, trace
 from pipelines.schema import FileEntry, InputRef, Manifest, artifact_digest
 from pipelines.store import Store, StoreError, check_file_names
+from pipelines.watching import doing
 
 _COPIERS = 4
 # Whose bytes depend on the machine: one that is made in the target at the same time has others.
@@ -51,6 +52,7 @@ def copy_artifact(
             raise
 
 
+@doing("copy", "looking for what the other store has")
 def _copy_lineage(
     manifest: Manifest,
     source: Store,
@@ -67,6 +69,8 @@ def _copy_lineage(
         missing = [each for each in wanted if not target.find(each.kind, each.name, each.digest)]
         total = sum(entry.bytes for each in missing for entry in each.files)
         for each in missing:
+            if progress:
+                progress("copy", copied_bytes, total, each.name)
             for size in _copy(each, source, target):
                 copied_bytes += size
                 if progress:

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from pipelines import watching
+
 # Before any test module imports torch: small tensors lose by threading, and two workers share
 # two cores.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -18,6 +20,9 @@ with contextlib.suppress(ImportError):
     from absl import logging as absl_logging
 
     absl_logging.get_absl_handler().python_handler.setStream(sys.__stderr__)
+
+# Commands that run in this process say nothing of how long they take: tests compare what they say.
+watching.TELL_SEC = float("inf")
 
 
 def _folder(variable: str) -> Path:

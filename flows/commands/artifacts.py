@@ -12,6 +12,7 @@ from pipelines.errors import BusyError
 from pipelines.held import check_held, held_store
 from pipelines.schema import KINDS, Manifest
 from pipelines.store import Store, Unreadable, existing_store
+from pipelines.watching import doing
 
 ALL = Common()
 # Problems of one artifact that are printed; there may be a million.
@@ -68,13 +69,15 @@ def verify(*refs: str, common: Annotated[Common, Parameter(name="*")] = ALL) -> 
     chosen = [resolve_any(store, ref) for ref in refs]
     found = chosen or [each for kind in KINDS for each in store.survey(kind)]
     problems = {}
-    for each in found:
-        try:
-            name, wrong = _checked(each, store)
-            problems[name] = _first(wrong)
-        except BusyError:  # a garbage collection has taken it since
-            if refs:
-                raise
+    total = sum(map(_bytes_to_read, found))
+    with doing("verify", f"{len(found)} artifacts", total=total):
+        for each in found:
+            try:
+                name, wrong = _checked(each, store)
+                problems[name] = _first(wrong)
+            except BusyError:  # a garbage collection has taken it since
+                if refs:
+                    raise
     if common.json:
         print_result({"problems": problems}, as_json=True)
     else:
@@ -159,6 +162,13 @@ def _checked(found: Manifest | Unreadable, store: Store) -> tuple[str, list[str]
     if isinstance(found, Unreadable):
         return found.path, [found.reason]
     return title(overview(found)), check_held(found, store, lambda each: _problems(each, store))
+
+
+def _bytes_to_read(found: Manifest | Unreadable) -> int:
+    """Return how much is read to check an artifact: of datasets, twice."""
+    if isinstance(found, Unreadable):
+        return 0
+    return sum(entry.bytes for entry in found.files) * (1 + (found.kind == "datasets"))
 
 
 def _first(problems: list[str]) -> list[str]:

@@ -7,6 +7,7 @@ from cyclopts import Parameter
 
 from flows.console import print_result
 from flows.options import Common
+from pipelines.watching import doing
 
 ALL = Common()
 
@@ -18,7 +19,8 @@ def doctor(*, common: Annotated[Common, Parameter(name="*")] = ALL) -> None:
     """
     from flows.doctor import examine
 
-    findings = list(examine(None if common.dry_run else common.store))
+    with doing("doctor", "asking the machine and the store"):
+        findings = list(examine(None if common.dry_run else common.store))
     if common.json:
         rows = [dataclasses.asdict(finding) for finding in findings]
         print_result({"findings": rows}, as_json=True)

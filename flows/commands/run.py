@@ -10,6 +10,7 @@ from flows.choices import BadInput, Classes, Stated
 from flows.options import Common, NotNegative, Positive
 from flows.params import ChainParams
 from flows.session import check_prefect_home, run_stage
+from pipelines.watching import doing
 
 ALL = Common()
 SEED = Classes()
@@ -138,5 +139,6 @@ def work_chain(params: ChainParams) -> Mapping[str, Any]:
         return chain_result(params, digests) | {"seconds": {}}
     from flows.chain import chain  # starts Prefect, which takes seconds
 
-    digests = chain(params)
+    with doing("run", "waiting for Prefect"):
+        digests = chain(params)
     return chain_result(params, digests) | {"seconds": digests["seconds"]}

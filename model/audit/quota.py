@@ -29,6 +29,7 @@ from model.sampling.card import manner
 from model.sampling.spec import SampleSpec
 from pipelines.schema import InputRef, Manifest, artifact_digest
 from pipelines.store import Store
+from pipelines.watching import doing
 
 MAX_ROUNDS = 12
 # Raised when equal specs begin to give other files.
@@ -110,9 +111,15 @@ def fill_quotas(
             break
         sampling = round_spec(spec, tally, missing, number)
         drawn = sample_dataset(
-            sampling, sources.model, store, f"{name[:52]}-round-{number}", processes=processes
+            sampling,
+            sources.model,
+            store,
+            f"{name[:52]}-round-{number}",
+            processes=processes,
+            progress=progress,
         )
-        _take_round(spec, sources, store, drawn, tally)
+        with doing("quota", f"auditing round {number}"):
+            _take_round(spec, sources, store, drawn, tally)
         progress("quota", sum(tally.accepted.values()), total, f"round {number}")
     if missing := missing_counts(spec, tally):
         worst = ", ".join(f"{c}: {tally.accepted[c]} of {spec.counts[c]}" for c in missing)

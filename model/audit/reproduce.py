@@ -18,6 +18,7 @@ from model.sampling.spec import SampleSpec, find_row, shard_batches, spec_from_j
 from pipelines.schema import Manifest
 from pipelines.shards import open_shard, read_images
 from pipelines.store import Store
+from pipelines.watching import doing
 
 SPLIT = "train"
 
@@ -46,6 +47,7 @@ class Reproduced:
         return bool(np.array_equal(self.recipe.image, self.image))
 
 
+@doing("reproduce", "drawing the batch of the row")
 def reproduce(samples: Manifest, store: Store, *, row: int) -> Reproduced:
     """Draw row number `row` of the samples again.
 

@@ -37,6 +37,7 @@ from pipelines.leases import holding
 from pipelines.schema import FileEntry, Manifest, artifact_prefix
 from pipelines.shards import open_shard, shard_name, shard_schema, write_shard
 from pipelines.store import Store
+from pipelines.watching import doing
 
 SPLIT = "train"
 
@@ -114,6 +115,7 @@ def missing_shards(
     return [shard for shard in wanted if store.size(shard_path(spec, prefix, shard)) is None]
 
 
+@doing("sample", "describing the shards")
 def publish_samples(spec: SampleSpec, model: Manifest, store: Store, name: str) -> Manifest:
     """Publish shards that are all in the store; raise FileNotFoundError if one is not."""
     prefix = samples_prefix(spec, model, name)
@@ -223,6 +225,7 @@ class _Meter:
     def __init__(self, progress: Progress, total: int) -> None:
         self._progress, self._total, self._done = progress, total, 0
         self._started = time.monotonic()
+        progress("sample", 0, total, "starting")
 
     def count(self, drawn: Drawn) -> Drawn:
         """Report a batch and hand it on."""

@@ -25,6 +25,7 @@ from model.sampling.spec import SampleSpec, samples_digest, spec_from_json
 from pipelines.retention import needing
 from pipelines.schema import Manifest
 from pipelines.store import Store, open_store
+from pipelines.watching import telling
 
 # Between looks into the store while other ranks draw.
 POLL_SEC = 1.0
@@ -38,8 +39,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     store = open_store(given.store)
     model = store.resolve("models", given.model)
     spec = spec_from_json(json.loads(Path(given.spec_json).read_text()))
-    progress = JsonProgress(sys.stdout) if given.progress_json else no_progress
+    display = JsonProgress(sys.stdout) if given.progress_json else no_progress
     with (
+        telling(display, "sample") as progress,
         join_ranks() as ranks,
         needing(store, [model], "sample") if ranks.is_first else contextlib.nullcontext(),
     ):

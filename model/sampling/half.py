@@ -32,6 +32,7 @@ from model.sampling.given import (
 from model.sampling.spec import Dtype, SampleSpec, model_labels
 from pipelines.schema import Manifest
 from pipelines.store import Store
+from pipelines.watching import doing
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,6 +74,7 @@ class Wish:
     dtype: Dtype = "float32"
 
 
+@doing("complete", "drawing the rest")
 def complete_half(
     half: HalfDrawing,
     wish: Wish,

@@ -38,7 +38,7 @@ from pipelines.schema import (
 )
 from pipelines.scratch import ScratchError, damaged
 from pipelines.store import Store, StoreError, open_store
-from pipelines.watching import ProgressCallback, Rate, watch
+from pipelines.watching import ProgressCallback, Rate, doing, watch
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -150,6 +150,7 @@ def _published(job: Job, store: Store, target: Target, options: ExportOptions) -
     return found and check_same(found, job, options.out)
 
 
+@doing("export", "reading what is to be exported")
 def begin(
     dataset: Manifest,
     store: Store,
@@ -182,6 +183,7 @@ def is_done(unit: Unit, job: Job, target: Target) -> bool:
     )
 
 
+@doing("export", "laying out the files")
 def _make_files(job: Job, store: Store, target: Target, options: ExportOptions) -> list[Record]:
     """Run every stage of every format and return all records, in the order of the plan."""
     records: dict[str, list[Record]] = {name: [] for name in job.spec.formats}
@@ -265,6 +267,7 @@ def _folder_and_suffix(path: str) -> tuple[str, str]:
     return folder, PurePosixPath(name).suffix
 
 
+@doing("export", "writing what goes beside the files")
 def _closing_entries(
     job: Job, records: Sequence[Record], target: Target, attachments: Mapping[str, bytes]
 ) -> list[FileEntry]:

@@ -22,8 +22,10 @@ from pathlib import Path
 from typing import BinaryIO, NoReturn
 
 from pipelines.catalogue import ClassEntry, class_entry
+from pipelines.objects import sha256_of
 from pipelines.sources.base import BadFileError
-from pipelines.sources.files import content_digest, secrets_of, sha256_of, without_secrets
+from pipelines.sources.files import content_digest, secrets_of, without_secrets
+from pipelines.watching import doing
 
 BASE_URL = "https://storage.googleapis.com/quickdraw_dataset/full/numpy_bitmap"
 URL_VARIABLE = "SKETCHMILL_QUICKDRAW_URL"
@@ -93,7 +95,8 @@ def download_classes(
 def _is_there(target: Path, entry: ClassEntry, cache_dir: Path) -> bool:
     if not target.is_file() or target.stat().st_size != entry.bytes:
         return False
-    return content_digest(str(target), cache_dir) == f"sha256:{entry.sha256}"
+    with doing("hash", target.name, total=entry.bytes):
+        return content_digest(str(target), cache_dir) == f"sha256:{entry.sha256}"
 
 
 def _fetch(download: _Download, target: Path, cache_dir: Path) -> None:
@@ -112,7 +115,8 @@ def _fetch(download: _Download, target: Path, cache_dir: Path) -> None:
             attempt = 1 if part.stat().st_size > before else attempt + 1
             if attempt == _ATTEMPTS:
                 _give_up(download, part, error)
-            download.wait(_pause(attempt, error))
+            with doing("download", f"trying {download.address} again: {error or 'it broke off'}"):
+                download.wait(_pause(attempt, error))
         _check(part, download.entry, download.address)
         part.replace(target)
 
@@ -122,7 +126,8 @@ def _held(part: Path) -> Iterator[None]:
     """Hold the partial file: two processes that append to one file would mix its bytes."""
     while True:
         with part.open("ab") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
+            with doing("download", f"waiting for another process that fetches {part.stem}"):
+                fcntl.flock(file, fcntl.LOCK_EX)
             # Whoever held it may have given it its name, or thrown it away, and somebody else
             # may hold a new one by now.
             if not _has_name(file, part):
@@ -179,6 +184,7 @@ def _pause(attempt: int, error: Exception | None) -> float:
 def _continue(address: str, part: Path, size: int, report: Callable[[int], None]) -> None:
     """Append to the partial file what it lacks; start anew if the server ignores the range."""
     have = part.stat().st_size
+    report(have)
     if have >= size:
         return
     user, query = secrets_of(address)
@@ -216,7 +222,8 @@ def _copy(
 
 def _check(part: Path, entry: ClassEntry, address: str) -> None:
     found = part.stat().st_size
-    digest = sha256_of(part)
+    with doing("hash", entry.name, total=found):
+        digest = sha256_of(part)
     if found == entry.bytes and digest == entry.sha256:
         return
     part.unlink()

@@ -15,7 +15,8 @@ import io
 import json
 import os
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import quote, unquote
@@ -29,8 +30,10 @@ from obstore.store import from_url
 from pipelines import backends
 from pipelines.answers import whole
 from pipelines.backends import CLIENT_OPTIONS, RETRY_CONFIG, open_backend
+from pipelines.objects import sha256_of
 from pipelines.printable import printable, shown, without_user
 from pipelines.sources.base import BadFileError
+from pipelines.watching import advance, doing
 
 if TYPE_CHECKING:
     from obstore import ObjectMeta
@@ -224,6 +227,11 @@ def list_tree(directory: str, suffix: str) -> dict[str, int]:
 
 
 def _list(directory: str, suffix: str, *, deep: bool) -> dict[str, int]:
+    with doing("source", f"listing {directory}"):
+        return _listed(directory, suffix, deep=deep)
+
+
+def _listed(directory: str, suffix: str, *, deep: bool) -> dict[str, int]:
     if not is_remote(directory):
         root = local_path(directory)
         paths = root.rglob(f"*{suffix}") if deep else root.glob(f"*{suffix}")
@@ -280,10 +288,17 @@ def content_digest(url: str, cache_dir: Path) -> str:
     key = f"{path}\0{status.st_size}\0{status.st_mtime_ns}\0{status.st_ino}"
     memo = cache_dir / "digests" / hashlib.sha256(os.fsencode(key)).hexdigest()
     if memo.is_file():
+        advance(status.st_size)
         return memo.read_text("ascii")
     digest = "sha256:" + sha256_of(path)
     write_atomically(memo, digest.encode())
     return digest
+
+
+def hashing(sizes: Mapping[str, int], place: str) -> AbstractContextManager[None]:
+    """Return the context in which files (address to bytes) get their digests; it says how far."""
+    total = sum(max(size, 0) for url, size in sizes.items() if not is_remote(url))
+    return doing("hash" if total else "source", f"files of {place}", total=total)
 
 
 def file_version(url: str) -> str:
@@ -292,12 +307,6 @@ def file_version(url: str) -> str:
         return content_digest(url, Path())
     status = local_path(url).stat()
     return f"{status.st_size}-{status.st_mtime_ns}-{status.st_ino}"
-
-
-def sha256_of(path: Path) -> str:
-    """Return the SHA-256 of a local file's content."""
-    with path.open("rb", buffering=0) as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def write_atomically(path: Path, content: bytes) -> None:
@@ -348,9 +357,10 @@ def _head(url: str) -> "ObjectMeta":
 
 @contextlib.contextmanager
 def _asking(url: str) -> Iterator[None]:
-    """Say in one line what a remote store answered."""
+    """Say in one line what a remote store answered, and whom we wait for."""
     try:
-        yield
+        with doing("source", f"waiting for {url}", is_detail=True):
+            yield
     except FileNotFoundError as error:
         raise FileNotFoundError(f"{url} is not there") from (None if secrets_of(url)[1] else error)
     except BaseError as error:

@@ -39,6 +39,7 @@ from pipelines.sources.class_files import (
 )
 from pipelines.sources.download import download_classes
 from pipelines.sources.files import (
+    hashing,
     is_listable,
     is_remote,
     local_path,
@@ -230,22 +231,24 @@ def _open_place(
     bad = unread_beside(place) if classes is None or options.every_class else []
     if bad and not options.skip_bad_files:
         raise BadFileError(bad[0][1])
-    for class_name, url, size in find_class_files(place, classes):
-        try:
-            file = open_class_file(
-                url,
-                size,
-                class_name,
-                cache_dir,
-                image_size=options.image_size,
-                limits=options.limits,
-            )
-            joined = bool(options.columns)
-            files.append(join_strokes(file, cache_dir, options.limits) if joined else file)
-        except BadFileError as error:
-            if not options.skip_bad_files:
-                raise
-            bad.append((url, str(error)))
+    found = find_class_files(place, classes)
+    with hashing({url: size for _, url, size in found}, address):
+        for class_name, url, size in found:
+            try:
+                file = open_class_file(
+                    url,
+                    size,
+                    class_name,
+                    cache_dir,
+                    image_size=options.image_size,
+                    limits=options.limits,
+                )
+                joined = bool(options.columns)
+                files.append(join_strokes(file, cache_dir, options.limits) if joined else file)
+            except BadFileError as error:
+                if not options.skip_bad_files:
+                    raise
+                bad.append((url, str(error)))
     repairs = Counter(str(file.layout.get("repair", "")) for file in files)
     repairs.pop("", None)
     return Source(

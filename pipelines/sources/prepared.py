@@ -24,6 +24,7 @@ from pipelines.sources.base import BadFileError, Source, SourceFile
 from pipelines.sources.files import (
     content_digest,
     first_line,
+    hashing,
     is_hidden,
     local_path,
     why_absent,
@@ -54,11 +55,9 @@ def open_prepared(
         _check_format(directory, info.file_format)
         for split in info.splits.values():
             _check_shards(directory, split)
-    digests = {
-        path.name: content_digest(str(path), cache_dir)
-        for path in sorted(root.iterdir())
-        if path.is_file() and not is_hidden(path.name)
-    }
+    found = [path for path in sorted(root.iterdir()) if path.is_file() and not is_hidden(path.name)]
+    with hashing({str(path): path.stat().st_size for path in found}, directory):
+        digests = {path.name: content_digest(str(path), cache_dir) for path in found}
     for name_, digest in digests.items() if info.file_format.value == "tfrecord" else ():
         if ".tfrecord" in name_:
             _check_records(root / name_, digest, cache_dir, limits)

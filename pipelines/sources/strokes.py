@@ -38,6 +38,7 @@ from pipelines.stroke_formats import (
     skip_strokes,
     unread,
 )
+from pipelines.watching import advance, doing
 
 INDEX_ROWS = 256
 # Part of the name of a kept index: bumped when its meaning changes.
@@ -72,7 +73,7 @@ def open_strokes(
     if memo.is_file():
         layout = json.loads(memo.read_text("ascii"))
     else:
-        with reading(url):
+        with reading(url), doing("index", url.rpartition("/")[2], total=size):
             layout = _index_binary(url, size) if is_binary else _index_lines(url, size, limits)
         write_json(memo, layout)
     # The index is of the content; the name may have changed since.
@@ -306,4 +307,6 @@ def _index_binary(url: str, size: int) -> Mapping[str, Any]:
 def _chunks(url: str, size: int) -> Iterator[tuple[int, bytes]]:
     ranges = FileRanges(url)
     for offset in range(0, size, _CHUNK_BYTES):
-        yield offset, ranges.read(offset, min(_CHUNK_BYTES, size - offset))
+        chunk = ranges.read(offset, min(_CHUNK_BYTES, size - offset))
+        yield offset, chunk
+        advance(len(chunk))

@@ -30,6 +30,7 @@ from pipelines.sources.files import (
     content_digest,
     file_size,
     file_version,
+    hashing,
     join_url,
     list_tree,
     why_absent,
@@ -41,6 +42,7 @@ from pipelines.sources.table_files import (
     with_dictionaries,
 )
 from pipelines.sources.table_labels import find_labels, labels_of_rows, names_in
+from pipelines.watching import advance, doing
 
 IMAGE_COLUMNS = ("image", "img", "picture", "drawing")
 _SIDE = 28
@@ -87,7 +89,7 @@ def open_tables(
     of another size than the first; if such files are skipped, only if no other is left.
     """
     found, bad = [], []
-    for url, size in _addresses(directory):
+    for url, size in _counted(_addresses(directory), directory):
         try:
             table = _table_at(url, size, limits)
             _check_side(table, found)
@@ -98,6 +100,8 @@ def open_tables(
         raise bad[0][1]
     class_names = _union([table.names for table in found])
     splits = _splits([table.url for table in found])
+    with hashing({table.url: table.bytes for table in found}, directory):
+        digests = [content_digest(table.url, cache_dir) for table in found]
     files = [
         SourceFile(
             url=table.url,
@@ -106,10 +110,10 @@ def open_tables(
             rows=table.rows,
             bytes=table.bytes,
             version=table.version,
-            digest=content_digest(table.url, cache_dir),
+            digest=digest,
             layout=({} if table.class_name else {"labels": list(class_names)}) | split,
         )
-        for table, split in zip(found, splits, strict=True)
+        for table, split, digest in zip(found, splits, digests, strict=True)
     ]
     return Source(
         name=name or directory,
@@ -126,7 +130,7 @@ def table_names(directory: str, limits: Limits = DEFAULT) -> tuple[str, ...]:
     Raises BadFileError if these have none.
     """
     found = []
-    for url, size in _addresses(directory):
+    for url, size in _counted(_addresses(directory), directory):
         with contextlib.suppress(BadFileError):
             found.append(_table_at(url, size, limits).names)
     if found and not any(found):
@@ -294,6 +298,14 @@ def _addresses(directory: str) -> list[tuple[str, int]]:
             f"{directory} has no Parquet files but temporary ones: {sorted(found)[:3]}"
         )
     return [(join_url(directory, name), size) for name, size in parts.items()]
+
+
+def _counted(found: list[tuple[str, int]], directory: str) -> Iterator[tuple[str, int]]:
+    """Yield the files, and say how many have been looked at if it takes long."""
+    with doing("tables", f"looking at the files of {directory}", total=len(found)):
+        for each in found:
+            yield each
+            advance(1)
 
 
 def _is_apart(name: str, names: Container[str]) -> bool:

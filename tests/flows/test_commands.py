@@ -319,7 +319,7 @@ def test_a_slice_says_of_what_it_is_one(bare_cache, capsys, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("arguments", [["classes"], ["classes", "--json"]])
 def test_reader_that_has_read_enough_is_no_error(arguments):
-    command = [str(Path(sys.executable).with_name("sketchmill")), *arguments]
+    command = [str(Path(sys.executable).with_name("sketchmill")), *arguments, "--quiet"]
     reading, writing = os.pipe()
     os.close(reading)
     with os.fdopen(writing, "wb") as closed:

@@ -11,9 +11,9 @@ import pytest
 
 from pipelines.catalogue import ClassEntry, class_entry
 from pipelines.doodles import google_npy
+from pipelines.objects import sha256_of
 from pipelines.sources.base import BadFileError
 from pipelines.sources.download import download_classes
-from pipelines.sources.files import sha256_of
 from pipelines.sources.opening import open_source
 
 
