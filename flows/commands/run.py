@@ -46,7 +46,7 @@ def run(
         doodles (made here, no network), quickdraw (Google's bucket), or a path or URL of files
         in a Quick, Draw! layout.
     preset
-        Training preset: tiny, small, seed or large.
+        Training preset: tiny, small, article or large.
     set_
         A field of the training spec as field=value; may be repeated.
     max_per_class

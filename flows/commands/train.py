@@ -81,7 +81,7 @@ def train(
     dataset
         Name, name@digest, or the first characters of a digest.
     preset
-        tiny, small, seed or large.
+        tiny, small, article or large.
     set_
         A field of the training spec as field=value; may be repeated.
     seed

@@ -98,7 +98,7 @@ def serve_ours(answers: TextIO, *settings: str, compile: bool = False) -> None:
     names = tuple(f"class {index}" for index in range(20))
     summary = {"class_names": names, "image_shape": (28, 28)}
     dataset = Manifest(kind="datasets", name="bench", digest="0" * 64, spec={}, summary=summary)
-    spec = apply_overrides(fit_to_dataset(preset("seed"), dataset), settings)
+    spec = apply_overrides(fit_to_dataset(preset("article"), dataset), settings)
     images, labels = drawings()
     options = RunOptions(compile=compile)
     with join_ranks("cpu") as ranks, torch_settings(options, ranks):

@@ -11,10 +11,10 @@ from model.spec import apply_overrides, check_fit, spec_from_json, spec_to_json
 def test_a_budget_of_drawings_takes_the_place_of_epochs_in_any_order() -> None:
     for order in (1, -1):
         wanted = ["num_epochs=0", "budget_nimg=3_200"][::order]
-        spec = apply_overrides(preset("seed"), wanted)
+        spec = apply_overrides(preset("article"), wanted)
         assert spec.total_nimg(10**6) == 3_200
     with pytest.raises(ValueError, match=r"exactly one of .*: set the other to 0"):
-        apply_overrides(preset("seed"), ["budget_nimg=3200"])
+        apply_overrides(preset("article"), ["budget_nimg=3200"])
 
 
 def test_every_digit_of_a_seed_counts() -> None:
