@@ -136,7 +136,14 @@ def test_addresses_are_what_they_were():
 
 
 @pytest.mark.parametrize(
-    ("field", "value"), [("on_bad_row", "skip"), ("license", "MIT"), ("attribution", "By Ann.")]
+    ("field", "value"),
+    [
+        ("on_bad_row", "skip"),
+        ("license", "MIT"),
+        ("attribution", "By Ann."),
+        ("max_points", 500),
+        ("max_row_groups", 50),
+    ],
 )
 def test_what_was_added_later_moves_an_address_only_if_it_is_said(field, value):
     plain = DatasetSpec(class_names=NAMES)
