@@ -17,7 +17,8 @@ A command line forks itself into two of them and the work (`stand_before_work`):
 Ctrl-C reaches the front alone, and one line of its own is what a person sees; were the front
 killed, the guard would still end the rest. Ctrl-Z stops the work and all that is below it.
 
-Linux; elsewhere `stand_before_work` leaves all as it is. Standard library only: it must start in no time.
+Linux; elsewhere `stand_before_work` leaves all as it is. Standard library only: it must start in no
+time.
 """
 
 import contextlib
@@ -38,12 +39,10 @@ WORK_SEC = 6.5
 _FRONT_SEC = 8.0
 # A killed flow's work gets no longer than this, whatever its grace period: nobody waits for it.
 _ORPHANED_SEC = 10.0
-_POLL_SEC = 0.2
 _SHOW_CURSOR = b"\r\n\x1b[?25h"
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
 _STOPS = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP}
-_JOB_CONTROL = {signal.SIGTSTP, signal.SIGCONT}
 _IS_LINUX = sys.platform.startswith("linux")
 
 
@@ -69,28 +68,26 @@ def stand_before_work(stop: Callable[[int, FrameType | None], None], said: str) 
     stop: handles the one signal, SIGINT, by which the work is told to end
     said: what the front prints when it was told to stop; it then ends with 128 + signal
     """
-    wanted = _STOPS | _JOB_CONTROL
-    if not _IS_LINUX:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, wanted)
-        return
-    # A shell lets the commands it starts in the background, and nohup, ignore some.
-    heard = {each for each in wanted if signal.getsignal(each) != signal.SIG_IGN}
-    heard.add(signal.SIGCHLD)
-    signal.pthread_sigmask(signal.SIG_BLOCK, heard)
-    if guard := _fork():
-        os._exit(_Front(_FRONT_SEC, heard=heard).run_and_say(guard, said))
-    os.setsid()
-    heard |= _STOPS
-    signal.pthread_sigmask(signal.SIG_BLOCK, heard)
-    if work := _fork():
-        os._exit(Guard(WORK_SEC, heard=heard, told=signal.SIGINT).run(work))
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, stop)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, wanted | {signal.SIGCHLD})
+    all_heard = _STOPS | {signal.SIGCHLD}
+    if _IS_LINUX:
+        # A shell lets the commands it starts in the background, and nohup, ignore some.
+        heard = {each for each in all_heard if signal.getsignal(each) != signal.SIG_IGN}
+        signal.pthread_sigmask(signal.SIG_BLOCK, heard)
+        if guard := _fork():
+            os._exit(_run_front(Guard(_FRONT_SEC, heard=heard), guard, said))
+        os.setsid()
+        signal.pthread_sigmask(signal.SIG_BLOCK, all_heard)
+        if work := _fork():
+            os._exit(_WorkGuard(WORK_SEC, told=signal.SIGINT).run(work))
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, stop)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, all_heard)
 
 
 class Guard:
     """The command, what is below it, and when it must end."""
+
+    _poll_sec = 0.2
 
     def __init__(
         self,
@@ -119,7 +116,7 @@ class Guard:
         return DEADLINE_CODE if self._is_late else self._code
 
     def _wait(self, child: int) -> None:
-        found = signal.sigtimedwait(self._heard, _POLL_SEC)
+        found = signal.sigtimedwait(self._heard, self._poll_sec)
         number = found.si_signo if found else 0
         self._reap(child)
         now = time.monotonic()
@@ -129,8 +126,6 @@ class Guard:
         elif number in _STOPS:
             self.received = self.received or number
             self._stop(child)
-        elif number in _JOB_CONTROL and self._code is None:
-            self._pause(child, is_over=number == signal.SIGCONT)
         if now >= self._kill_at:
             _signal_all(descendants(os.getpid()), signal.SIGKILL)
 
@@ -141,11 +136,6 @@ class Guard:
             self._kill_at = time.monotonic() + grace_sec
             _signal_all([child], self._told)
             _signal_all(descendants(os.getpid()), signal.SIGCONT)
-
-    def _pause(self, child: int, *, is_over: bool) -> None:
-        """Stop all that is below, or let it go on."""
-        below = [*descendants(os.getpid()), child]
-        _signal_all(below, signal.SIGCONT if is_over else signal.SIGSTOP)
 
     def _reap(self, child: int) -> None:
         """Collect the command's exit code, and the orphans that have ended."""
@@ -171,24 +161,38 @@ class Guard:
         return not descendants(os.getpid())
 
 
-class _Front(Guard):
-    """The process that was started as the command: its child is the guard of the work."""
+class _WorkGuard(Guard):
+    """Stands between the front and the work: while the front is stopped (Ctrl-Z), so is all below.
 
-    def run_and_say(self, guard: int, said: str) -> int:
-        """Wait for the guard's end; say one line and return 128 + signal if told to stop."""
-        code = self.run(guard)
-        if self.received:
-            _say(said)
-            return 128 + self.received
-        if code == 128 + signal.SIGKILL:
-            _say("killed (SIGKILL): the system does so when memory runs out")
-        return code
+    The kernel tells nobody but the front's parent, so this looks.
+    """
 
-    def _pause(self, child: int, *, is_over: bool) -> None:
-        """Let the guard do so, which goes on, and stop like any command of a shell."""
-        _signal_all([child], signal.SIGCONT if is_over else signal.SIGTSTP)
-        if not is_over:
-            os.kill(os.getpid(), signal.SIGSTOP)
+    _poll_sec = 0.05
+    _is_paused = False
+
+    def _wait(self, child: int) -> None:
+        if _is_stopped(self._parent) != self._is_paused:
+            self._is_paused = not self._is_paused
+            number = signal.SIGSTOP if self._is_paused else signal.SIGCONT
+            _signal_all(descendants(os.getpid()), number)
+        super()._wait(child)
+
+
+def _run_front(front: Guard, guard: int, said: str) -> int:
+    """Wait for the guard's end; say one line and return 128 + signal if told to stop."""
+    code = front.run(guard)
+    if front.received:
+        _say(said)
+        return 128 + front.received
+    if code == 128 + signal.SIGKILL:
+        _say("killed (SIGKILL): the system does so when memory runs out")
+    return code
+
+
+def _is_stopped(pid: int) -> bool:
+    with contextlib.suppress(OSError, IndexError):
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
+    return False
 
 
 def descendants(pid: int) -> list[int]:

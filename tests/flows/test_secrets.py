@@ -241,7 +241,8 @@ def test_no_process_of_a_build_shows_the_source(web, tmp_path):
         done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
     assert CANARY not in done.stdout + done.stderr
     mine = [line for line in seen.values() if CANARY in line]
-    assert [line.split("\0")[1:-1] for line in mine] == [command]  # what a person has typed
+    # What a person has typed: its front, its guard and its work.
+    assert [line.split("\0")[1:-1] for line in mine] == [command] * 3
     assert any("sdk_worker" in line for line in seen.values())
     assert canaries(tmp_path) == []
 
@@ -261,7 +262,7 @@ def test_no_process_and_no_file_of_the_chain_shows_the_source(web, tmp_path):
     assert done.returncode == 0, done.stderr
     assert CANARY not in done.stdout + done.stderr
     mine = [line for line in seen.values() if CANARY in line]
-    assert [line.split("\0")[1:-1] for line in mine] == [command]
+    assert [line.split("\0")[1:-1] for line in mine] == [command] * 3
     assert sum("model.train" in line for line in seen.values()) >= 2
     assert (tmp_path / "PREFECT_HOME" / "prefect.db").exists()
     assert canaries(tmp_path) == []
