@@ -167,8 +167,10 @@ def _is_output_closed() -> bool:
 def _explain(error: Exception) -> int:
     """Print an error for a person; input errors are 2, failures 1."""
     from pipelines.backends import one_line
-    from pipelines.errors import INPUT_ERRORS, what_lacks
+    from pipelines.errors import INPUT_ERRORS, FullError, what_lacks
 
+    if isinstance(error, FileNotFoundError) and "temporary directory" in str(error):
+        error = FullError(f"{error.strerror}, for they are full: let TMPDIR name one that is not")
     lacking = what_lacks(error)
     is_input = bool(lacking) or isinstance(error, INPUT_ERRORS)
     text = lacking or one_line(error) or type(error).__name__

@@ -5,7 +5,6 @@ Credentials and endpoints of remote stores come from the environment alone.
 
 import os
 import shutil
-import tempfile
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -117,7 +116,7 @@ def local_path(url: str) -> Path | None:
 
 def _full_folders() -> list[str]:
     """Return which of the folders that work writes to have next to no room, by their paths."""
-    known = [Path.cwd(), Path(tempfile.gettempdir()), Path(os.path.expanduser("~"))]  # noqa: PTH111
+    known = [Path.cwd(), Path(os.environ.get("TMPDIR", "/tmp")), Path(os.path.expanduser("~"))]  # noqa: PTH111
     there = [folder for folder in dict.fromkeys(known) if folder.is_dir()]
     return [str(folder) for folder in there if shutil.disk_usage(folder).free < _NEXT_TO_NONE_BYTES]
 

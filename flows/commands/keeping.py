@@ -12,6 +12,7 @@ from flows.console import print_result
 from flows.options import Common, NotNegative
 from flows.progress import current
 from flows.session import session
+from pipelines.leases import check_writable
 from pipelines.store import existing_store, open_store
 
 ALL = Common()
@@ -132,7 +133,9 @@ def _copy(ref: str, origin: str, target: str, common: Common) -> None:
         print_result({"would copy": manifest.prefix}, as_json=common.json)
         return
     with session(common):
-        done = copy_artifact(manifest, source, open_store(target), progress=current())
+        into = open_store(target)
+        check_writable(into)
+        done = copy_artifact(manifest, source, into, progress=current())
     print_result(dataclasses.asdict(done), as_json=common.json)
 
 

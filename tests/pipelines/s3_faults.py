@@ -14,6 +14,7 @@ HEAD = "head"  # done, but the connection is closed inside the answer's headers
 BODY = "body"  # done, but it is closed inside the answer's body; whole where there is none
 OPEN = "open"  # the same, and where the server names no length, nothing tells but the content
 FAULTS = (BUSY, CUT, LOST, HEAD, BODY, OPEN)
+DENIED = "denied"  # 403 for all that writes, nothing done
 FLIPPED = "flipped"  # done, and a bit of the answer's body changes on its way
 
 
@@ -65,6 +66,11 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_error(503, "Slow Down")
             return
         self.close_connection = True
+        if fault == DENIED and self.command not in ("GET", "HEAD"):
+            content = b"<Error><Code>AccessDenied</Code><Message>no</Message></Error>"
+            head = [("Content-Type", "application/xml"), ("Content-Length", str(len(content)))]
+            self.wfile.write(self._head(403, head) + content)
+            return
         if fault == CUT:
             return
         status, headers, content = self._ask(body)

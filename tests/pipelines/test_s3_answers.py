@@ -5,7 +5,7 @@ import json
 import obstore
 import pytest
 from conftest import BUCKET
-from s3_faults import BODY, FAULTS, FLIPPED
+from s3_faults import BODY, DENIED, FAULTS, FLIPPED
 from store_cases import FILES, check_whole, content_of, make, manifest_of
 
 from flows.cli import run_command_line
@@ -126,3 +126,23 @@ def test_what_is_damaged_on_its_way_is_not_called_damaged(faults, capsys):
     assert verify()[1] == ["README.md: content does not match its SHA-256"]
     with pytest.raises(StoreError, match=r"README\.md is damaged.*delete"):
         store.read(manifest_of(kind="samples", name="new"), "README.md")
+
+
+def test_credentials_that_may_only_read_serve_what_reads(
+    faults, tmp_path, capsys, caplog, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    url = f"s3://{BUCKET}/read-only"
+    made = make(open_store(url))
+    faults.forever = DENIED
+    for command in ("ls", "show cats", "pull cats --store pulled --origin " + url):
+        given = command.split() if "--store" in command else [*command.split(), "--store", url]
+        assert run_command_line(given) == 0, capsys.readouterr().err
+    assert open_store("pulled").damaged(made) == []
+    assert caplog.text.count("may only be read") == 1
+    capsys.readouterr()
+    for command in ("pin cats", "build --classes bee", "pull cats --origin pulled"):
+        assert run_command_line([*command.split(), "--store", url, "--quiet"]) == 2
+        said = capsys.readouterr().err
+        assert said.startswith(f"sketchmill: {url} may only be read (AccessDenied): "), said
+        assert said.count("\n") == 1

@@ -17,7 +17,7 @@ from orders import Actor, AgedStore, OrderedStore, aged, all_orders, sleep
 from store_cases import FILES, check_whole, content_of, make, manifest_of, put_files
 
 from pipelines.build import build_dataset
-from pipelines.errors import BusyError
+from pipelines.errors import BusyError, FullError
 from pipelines.held import HeldStore, check_held
 from pipelines.leases import LEASE_TTL, holding
 from pipelines.objects import AbsentError
@@ -90,6 +90,22 @@ def gc(store: Store) -> list[Manifest]:
     """Collect whatever is unneeded at this moment."""
     Collector(store, grace=timedelta(0), keep_refs=1).collect()
     return []
+
+
+class FullStore(OrderedStore):
+    """A store on a disk that has no room for what a collection announces."""
+
+    def put(self, path: str, content: bytes) -> None:
+        """Write only what takes no room."""
+        if path.startswith("sweeping/") and content:
+            raise FullError(f"{self.url} is full")
+        super().put(path, content)
+
+
+def gc_without_room(store: Store) -> list[Manifest]:
+    full = FullStore(store.backend, store.url)
+    full.old = store.old
+    return gc(full)
 
 
 def reuse(store: Store) -> list[Manifest]:
@@ -266,6 +282,15 @@ PAIRS = [
 @pytest.mark.parametrize(("prepare", "actor"), PAIRS, ids=lambda each: each.__name__)
 def test_work_beside_a_collection_in_every_order(prepare, actor, switches, step):
     check_all(prepare, actor, gc, switches=switches, step=step)
+
+
+@pytest.mark.parametrize(
+    ("prepare", "actor"),
+    [(superseded, read), (superseded, pin_old), (superseded, train), (unfinished, go_on)],
+    ids=lambda each: each.__name__,
+)
+def test_work_beside_a_collection_on_a_full_disk_in_every_order(prepare, actor):
+    check_all(prepare, actor, gc_without_room, switches=1, step=1)
 
 
 @STEPS
