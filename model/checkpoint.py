@@ -123,7 +123,8 @@ def _write_files(scratch: Path, checkpoint: Checkpoint) -> None:
     save_file(_contiguous(checkpoint.weights), scratch / "weights.safetensors")
     save_file(_contiguous(checkpoint.average), scratch / "average.safetensors")
     (scratch / CONFIG_NAME).write_bytes(checkpoint.config)
-    torch.save(checkpoint.optimizer, scratch / "optimizer.pt")
+    with (scratch / "optimizer.pt").open("wb") as file:  # by its path no error says why
+        torch.save(checkpoint.optimizer, file)
     (scratch / "state.json").write_text(json.dumps(asdict(checkpoint.state), indent=1))
     digests = {path.name: _sha256(path) for path in sorted(scratch.iterdir())}
     for name in digests:

@@ -27,6 +27,7 @@ import torch
 from jaxtyping import Int64, UInt8
 from torch import Tensor
 
+from model.durable import naming_full
 from model.ranks import Ranks
 from pipelines.labels import class_positions, label_ids
 from pipelines.objects import fsync
@@ -79,9 +80,10 @@ def open_split(store: Store, manifest: Manifest, *, split: str, cache_dir: Path)
     folder = cache_dir / _cache_key(manifest, split)
     images_path, labels_path = folder / f"{split}-images.npy", folder / f"{split}-labels.npy"
     if not labels_path.exists():
-        folder.mkdir(parents=True, exist_ok=True)
         total = sum(entry.bytes for entry in split_files(manifest, split))
-        with doing("open", f"unpacking the {split} drawings of {manifest.name}", total=total):
+        what = f"unpacking the {split} drawings of {manifest.name}"
+        with naming_full(folder), doing("open", what, total=total):
+            folder.mkdir(parents=True, exist_ok=True)
             _write_cache(store, manifest, split, images_path, labels_path)
     return Drawings(
         np.load(images_path, mmap_mode="r", allow_pickle=False),

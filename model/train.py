@@ -21,6 +21,7 @@ import torch
 from torch.distributed.elastic.multiprocessing.errors import record
 
 from model.data import SPLITS, open_split_on_ranks
+from model.durable import naming_full
 from model.failure import telling_failure
 from model.lock import only_trainer
 from model.options import (
@@ -69,6 +70,7 @@ def train_model(
     with (
         torch_settings(options, ranks),
         StopSignal() as signal,
+        naming_full(folder),
         only_trainer(folder, ranks=ranks, signal=signal, progress=progress),
     ):
         if found := _published(store, name, digest, ranks=ranks):

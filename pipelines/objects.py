@@ -399,7 +399,7 @@ def writing(url: str) -> Iterator[None]:
         raise
 
 
-def os_error(error: Exception) -> int:
+def os_error(error: BaseException) -> int:
     """Return the number of the operating system's error behind an exception, 0 if there is none."""
     if isinstance(error, OSError) and error.errno:
         return error.errno

@@ -1,6 +1,8 @@
 """Checkpoints: what is written whole is read whole, what is torn is passed over."""
 
+import dataclasses
 import os
+import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -17,6 +19,8 @@ from model.checkpoint import (
     latest_checkpoint,
     save_checkpoint,
 )
+from model.durable import naming_full
+from pipelines.errors import FullError
 
 
 def make_checkpoint(step: int, run_digest: str = "a" * 64) -> Checkpoint:
@@ -138,3 +142,17 @@ def test_kill_while_writing_leaves_a_whole_checkpoint(tmp_path: Path) -> None:
         assert found is not None
         assert found.state.step >= num_written
         assert (found.weights["w"] == found.state.step).all()
+
+
+@pytest.mark.parametrize("part", ["weights", "optimizer"])
+def test_checkpoint_without_room_names_the_folder(tmp_path: Path, part: str) -> None:
+    large = {"large": torch.zeros(10_000)}
+    written = dataclasses.replace(make_checkpoint(7), **{part: large})
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, before[1]))
+    try:
+        with pytest.raises(FullError, match=f"{tmp_path} is full"), naming_full(tmp_path):
+            save_checkpoint(tmp_path, written)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert latest_checkpoint(tmp_path, run_digest="a" * 64) is None
