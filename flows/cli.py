@@ -17,6 +17,8 @@ from types import FrameType
 READER_GONE = 128 + signal.SIGPIPE
 _STOPPED = "stopped; the same command goes on"
 _STDOUT, _STDERR = 1, 2
+# What obstore raises where it can start no thread.
+_PANIC = "PanicException"
 
 # Command -> its help, and its module where that is not its own.
 COMMANDS = {
@@ -114,9 +116,11 @@ def run_command_line(argv: list[str]) -> int:
     except Exception as error:
         if isinstance(error, BrokenPipeError) and _is_output_closed():
             return READER_GONE
-        if debug:
-            print(shown_trace(error), file=sys.stderr)  # noqa: T201
-        return _explain(error)
+        return _explain(error, debug=debug)
+    except BaseException as error:  # a panic of obstore's is no Exception
+        if type(error).__name__ != _PANIC:
+            raise
+        return _explain(error, debug=debug)
     return 0
 
 
@@ -164,11 +168,15 @@ def _is_output_closed() -> bool:
     return True
 
 
-def _explain(error: Exception) -> int:
+def _explain(error: BaseException, *, debug: bool) -> int:
     """Print an error for a person; input errors are 2, failures 1."""
     from pipelines.backends import one_line
     from pipelines.errors import INPUT_ERRORS, FullError, what_lacks
 
+    from pipelines.printable import shown_trace
+
+    if debug:
+        print(shown_trace(error), file=sys.stderr)  # noqa: T201
     if isinstance(error, FileNotFoundError) and "temporary directory" in str(error):
         error = FullError(f"{error.strerror}, for they are full: let TMPDIR name one that is not")
     lacking = what_lacks(error)

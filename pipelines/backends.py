@@ -129,7 +129,7 @@ def _clean_endpoints() -> None:
             os.environ[name] = printable(endpoint)
 
 
-def one_line(error: Exception) -> str:
+def one_line(error: BaseException) -> str:
     """Return what a person needs of an error, as it may be printed.
 
     obstore's have pages of debugging output.

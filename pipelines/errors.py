@@ -78,7 +78,7 @@ def what_lacks(error: BaseException) -> str:
             "memory ran out: give this process more (ulimit -v, the container's limit), or close "
             "what else runs here"
         )
-    if number == errno.EAGAIN or _NO_THREAD in said:
+    if number == errno.EAGAIN or any(words in said for words in _NO_THREAD):
         return (
             "no more threads or processes may be started here: raise the limit (ulimit -u, the "
             "container's pids), give this process more memory (ulimit -v), or take fewer workers"
@@ -96,5 +96,6 @@ def _said(error: Exception) -> str:
     return f"{line} ({type(error).__name__})" if line else type(error).__name__
 
 
-# What Python says of threads, and the loader of libraries of memory.
-_NO_THREAD, _NO_MAP = "can't start new thread", "failed to map segment"
+# What Python and Rust say of threads, and the loader of libraries of memory.
+_NO_THREAD = ("can't start new thread", "can't spawn worker thread")
+_NO_MAP = "failed to map segment"

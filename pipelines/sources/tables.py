@@ -170,7 +170,7 @@ def _describe(file: pq.ParquetFile, url: str, size: int, version: str, limits: L
         bytes=size,
         version=version,
         rows=file.metadata.num_rows,
-        names=tuple(names_in(labels, url, file.read(columns=labels.naming))),
+        names=tuple(names_in(labels, url, file.read(columns=labels.naming, use_threads=False))),
         class_name=labels.path if labels.column is None else None,
         side=_first_side(file, image),
     )
@@ -259,7 +259,12 @@ class TableReader:
         skip = row - int(self.starts[first])
         columns = [self.image, *self.labels.columns, *self.columns.values()]
         groups = range(first, self.parquet.num_row_groups)
-        for batch in self.parquet.iter_batches(self.batch_rows, groups, columns):
+        for batch in self.parquet.iter_batches(
+            self.batch_rows,
+            groups,
+            columns,
+            use_threads=False,  # Arrow waits for ever if none can start
+        ):
             if skip < batch.num_rows:
                 yield pa.Table.from_batches([batch.slice(skip)])
             skip = max(0, skip - batch.num_rows)
@@ -344,7 +349,9 @@ def _kind_name(kind: pa.DataType) -> str:
 
 def _first_side(file: pq.ParquetFile, image: str) -> int | None:
     """Return the pixels a side of the first picture that is a square drawing, if it comes soon."""
-    for batch in itertools.islice(file.iter_batches(1, columns=[image]), _SEARCHED_ROWS):
+    for batch in itertools.islice(
+        file.iter_batches(1, columns=[image], use_threads=False), _SEARCHED_ROWS
+    ):
         with contextlib.suppress(ValueError):
             height, width = read_images(batch.column(0)).shape[1:]
             if height == width:
