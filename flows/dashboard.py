@@ -159,6 +159,7 @@ class _Reporter:
         self._title, self._logger = title, logger
         self._last: tuple[str, int, int, str] | None = None
         self._artifacts: dict[str, Any] = {}
+        self._updated: tuple[str, int] | None = None
         self._logged = -LOG_SEC
         self.done = threading.Event()
 
@@ -178,7 +179,8 @@ class _Reporter:
         if time.monotonic() - self._logged >= LOG_SEC:
             self._logged = time.monotonic()
             self._logger.info("%s %s", self._title, progress_line(stage, done, total, message))
-        if total:
+        if total and (stage, done) != self._updated:  # what waits is told again and again
+            self._updated = (stage, done)
             _try(lambda: self._update(stage, 100.0 * done / total))
 
     def _update(self, stage: str, percent: float) -> None:

@@ -19,6 +19,7 @@ from model.progress import Progress
 from model.ranks import Interrupted, StopSignal
 from model.run import NonFiniteError, Run, StepResult
 from model.telemetry import LiveLine, Telemetry
+from pipelines.watching import doing
 
 # Rows of the curve, and how often the validation split is looked at, in a whole run.
 CURVE_POINTS = 200
@@ -74,6 +75,7 @@ class Session:
         if self._telemetry is not None:
             self._telemetry.close()
 
+    @doing("train", "saving a checkpoint", is_detail=True)
     def save(self) -> None:
         """Write a checkpoint on the first rank; the others wait."""
         if self._first:
@@ -85,7 +87,8 @@ class Session:
         waited = time.monotonic() - self._saved_at
         due = self._first and waited > self.run.options.checkpoint_interval_sec
         try:
-            return self.run.advance(signal=self.signal, save=due)
+            with doing("train", "a step of training", is_detail=True):
+                return self.run.advance(signal=self.signal, save=due)
         except NonFiniteError as error:
             if self._first:
                 found = {"step": error.step, "nats": str(error.nats), "norm": str(error.norm)}

@@ -44,7 +44,6 @@ from pipelines.store import Store, open_store
 from pipelines.watching import doing, telling
 
 
-@doing("train", "getting ready for the first step")
 def train_model(
     spec: TrainSpec,
     dataset: Manifest,
@@ -75,14 +74,17 @@ def train_model(
     ):
         if found := _published(store, name, digest, ranks=ranks):
             return found
-        splits = {
-            split: open_split_on_ranks(store, dataset, split=split, cache_dir=cache, ranks=ranks)
-            for split in SPLITS
-        }
-        run = Run(
-            spec, splits["train"], dataset_digest=dataset.digest, ranks=ranks, options=options
-        )
-        session = Session(run, digest=digest, folder=folder, signal=signal, progress=progress)
+        with doing("train", "getting ready for the first step"):
+            splits = {
+                split: open_split_on_ranks(
+                    store, dataset, split=split, cache_dir=cache, ranks=ranks
+                )
+                for split in SPLITS
+            }
+            run = Run(
+                spec, splits["train"], dataset_digest=dataset.digest, ranks=ranks, options=options
+            )
+            session = Session(run, digest=digest, folder=folder, signal=signal, progress=progress)
         session.train(splits["validation"])
         return publish_model(run, dataset, store, name, folder=folder, splits=splits)
 

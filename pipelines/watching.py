@@ -41,6 +41,7 @@ Event = tuple[str, int, int, str]
 class Wait:
     """What is under way: `done` of `total` units if they are known, else total is 0.
 
+    on_end     says that it has ended, if it was spoken of
     is_once    said once, not again and again: it may take all night
     is_detail  said only if nothing that says more is under way
     """
@@ -51,7 +52,7 @@ class Wait:
     is_once: bool = False
     is_detail: bool = False
     done: int = 0
-    is_ended: bool = False
+    on_end: Callable[[], None] | None = None
     began: float = field(default_factory=time.monotonic)
 
     def event(self) -> Event:
@@ -77,9 +78,10 @@ def doing(
     _waits.append(wait)
     try:
         yield
-        wait.is_ended = True
     finally:
         _waits.remove(wait)
+    if wait.on_end is not None:
+        _attempt(wait.on_end)
 
 
 def advance(count: int) -> None:
@@ -99,7 +101,6 @@ class Teller:
         self._progress, self._idle = progress, idle
         self._last: tuple[float, Event] | None = None
         self._told: tuple[str, str] | None = None
-        self._wait: Wait | None = None
         self._heard = time.monotonic()
         self._said = -TELL_SEC
 
@@ -110,15 +111,8 @@ class Teller:
         self._last = None if is_ended else (self._heard, (stage, done, total, message))
         self._progress(stage, done, total, message)
 
-    def finish(self) -> None:
-        """Say that counted work has ended, if it was spoken of."""
-        if self._wait is not None and self._wait.is_ended:
-            ended, self._wait = self._wait, None
-            self._progress(ended.stage, ended.total, ended.total, ended.message)
-
     def tick(self) -> None:
         """Say what is under way if it is quiet, and then every second until it changes."""
-        self.finish()
         now = time.monotonic()
         if now - self._heard < TELL_SEC:
             return
@@ -130,7 +124,8 @@ class Teller:
         if is_same and wait is not None and wait.is_once:
             return
         self._told, self._said = (stage, message), now
-        self._wait = wait if wait and wait.total else None
+        if wait is not None and wait.total:
+            wait.on_end = lambda: self._progress(stage, wait.total, wait.total, message)
         self._progress(*event)
 
     def _current(self) -> tuple[Event, Wait | None]:
@@ -165,7 +160,6 @@ def telling(progress: ProgressCallback, idle: str, message: str = "at work") -> 
     finally:
         stop.set()
         thread.join()
-        _attempt(teller.finish)
 
 
 def _imported() -> str:
