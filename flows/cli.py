@@ -99,7 +99,6 @@ def run_command_line(argv: list[str]) -> int:
     from cyclopts import CycloptsError
 
     from flows.console import ShownFormatter
-    from pipelines.printable import shown_trace
 
     debug = "--debug" in argv
     if logging.lastResort is not None:  # of commands that set up no log
@@ -172,7 +171,6 @@ def _explain(error: BaseException, *, debug: bool) -> int:
     """Print an error for a person; input errors are 2, failures 1."""
     from pipelines.backends import one_line
     from pipelines.errors import INPUT_ERRORS, FullError, what_lacks
-
     from pipelines.printable import shown_trace
 
     if debug:
