@@ -21,6 +21,7 @@ from pipelines.doodle_hand import Guide, follow, hold
 from pipelines.doodle_pen import Pen
 from pipelines.hashing import text_seed
 from pipelines.rasterize import rasterize
+from pipelines.sources.download import held
 from pipelines.sources.files import write_atomically
 
 # In the cache's path: bumped when the drawings change.
@@ -74,14 +75,23 @@ def write_doodles(
         if not bitmaps.is_file():
             if progress is not None:
                 progress("doodles", index * per_class, total, class_name)
-            drawings = draw(class_name, seed, per_class)
-            lines = "".join(_ndjson(class_name, seed, i, d) for i, d in enumerate(drawings))
-            write_atomically(root / "simplified" / f"{class_name}.ndjson", lines.encode("ascii"))
-            # The bitmaps last: they are what says that a class is there.
-            write_atomically(bitmaps, google_npy(render(drawings)))
+            bitmaps.parent.mkdir(parents=True, exist_ok=True)
+            # Written once: another process may read them by the time that this one has drawn.
+            with held(bitmaps.with_name(f"{bitmaps.name}.part")):
+                if not bitmaps.is_file():
+                    _write_class(root, class_name, draw(class_name, seed, per_class), seed)
         if progress is not None:
             progress("doodles", (index + 1) * per_class, total, class_name)
     return root
+
+
+def _write_class(
+    root: Path, class_name: str, drawings: Sequence[list[npt.NDArray[np.int64]]], seed: int
+) -> None:
+    lines = "".join(_ndjson(class_name, seed, i, d) for i, d in enumerate(drawings))
+    write_atomically(root / "simplified" / f"{class_name}.ndjson", lines.encode("ascii"))
+    # The bitmaps last: they are what says that a class is there.
+    write_atomically(root / "numpy_bitmap" / f"{class_name}.npy", google_npy(render(drawings)))
 
 
 def doodles_dir(cache_dir: Path, seed: int, per_class: int) -> Path:

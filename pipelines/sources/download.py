@@ -101,7 +101,7 @@ def _is_there(target: Path, entry: ClassEntry, cache_dir: Path) -> bool:
 
 def _fetch(download: _Download, target: Path, cache_dir: Path) -> None:
     part = target.with_name(f"{target.name}.part")
-    with _held(part):
+    with held(part):
         if _is_there(target, download.entry, cache_dir):
             return  # who held it before has finished it
         if target.exists():  # and stays until there is a better one
@@ -122,8 +122,11 @@ def _fetch(download: _Download, target: Path, cache_dir: Path) -> None:
 
 
 @contextlib.contextmanager
-def _held(part: Path) -> Iterator[None]:
-    """Hold the partial file: two processes that append to one file would mix its bytes."""
+def held(part: Path) -> Iterator[None]:
+    """Hold the partial file: two processes that write to one file would mix its bytes.
+
+    It is made if need be, and deleted if it is empty in the end.
+    """
     while True:
         with part.open("ab") as file:
             with doing("download", f"waiting for another process that fetches {part.stem}"):

@@ -1,6 +1,9 @@
 import json
 import subprocess
 import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -101,6 +104,25 @@ def test_files_are_in_googles_formats_and_made_once(tmp_path):
     made = (root / "numpy_bitmap" / "sun.npy").stat().st_mtime_ns
     write_doodles(tmp_path, ("bee", "sun"), per_class=30)
     assert (root / "numpy_bitmap" / "sun.npy").stat().st_mtime_ns == made
+
+
+def test_who_draws_beside_another_waits_and_draws_nothing(tmp_path, monkeypatch):
+    begin, drawn = threading.Barrier(2), []
+
+    def slowly(*arguments):
+        drawn.append(arguments)
+        time.sleep(0.2)
+        return draw(*arguments)
+
+    def write(_):
+        begin.wait()
+        return write_doodles(tmp_path, ["bee"], per_class=8)
+
+    monkeypatch.setattr("pipelines.doodles.draw", slowly)
+    with ThreadPoolExecutor(2) as pool:
+        assert len(set(pool.map(write, range(2)))) == 1
+    assert len(drawn) == 1
+    assert not list(tmp_path.rglob("*.part"))
 
 
 def test_the_source_says_that_it_is_synthetic(tmp_path):
