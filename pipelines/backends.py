@@ -41,6 +41,8 @@ REMOTE = ("s3", "gs")
 _NEXT_TO_NONE_BYTES = 1 << 20
 # Characters of a name that is wrong as a whole.
 _SHOWN_NAME = 300
+# Characters of an error: a name in it may be a whole file.
+_MAX_LINE = 4_000
 _ENDPOINTS = ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT")
 # Where clients without credentials ask for those of the machine they run on.
 _METADATA_SERVERS = ("169.254.169.254", "metadata.google.internal")
@@ -130,7 +132,7 @@ def _clean_endpoints() -> None:
 
 
 def one_line(error: BaseException) -> str:
-    """Return what a person needs of an error, as it may be printed.
+    """Return what a person needs of an error, as it may be printed, and no more than a page.
 
     obstore's have pages of debugging output.
 
@@ -139,6 +141,11 @@ def one_line(error: BaseException) -> str:
     >>> one_line(IsADirectoryError(21, "Is a directory", "/data"))
     '/data: Is a directory'
     """
+    text = _whole_line(error)
+    return text if len(text) <= _MAX_LINE else f"{text[:_MAX_LINE]}..."
+
+
+def _whole_line(error: BaseException) -> str:
     if isinstance(error, OSError) and error.errno in NO_ROOM:
         place = error.filename or ", ".join(_full_folders()) or "a disk"
         return shown(

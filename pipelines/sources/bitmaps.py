@@ -22,6 +22,8 @@ from pipelines.sources.files import FileRanges
 
 _MAGIC = b"\x93NUMPY"
 _MAX_HEADER_BYTES = 4_096
+# NumPy's own: an index has 64 bits.
+_MAX_EXTENT = 2**63
 # Of a header that cannot be read, and of pixels to say what their range is.
 _SHOWN_HEADER_BYTES = 80
 _SHOWN_ROWS = 1_000
@@ -227,7 +229,8 @@ def _check_header(url: str, header: dict[str, Any]) -> tuple[np.dtype[Any], tupl
         raise BadFileError(f"{url} holds {dtype.name} values, expected integers 0 to 255")
     if header["fortran_order"] and len(shape) > 1:
         raise BadFileError(f"{url} is in Fortran order; save it with np.ascontiguousarray")
-    if not all(isinstance(extent, int) and extent >= 0 for extent in shape) or len(shape) < 2:
+    is_shape = all(type(extent) is int and 0 <= extent < _MAX_EXTENT for extent in shape)
+    if not is_shape or len(shape) < 2:
         raise BadFileError(f"{url} has the shape {shape}, expected (drawings, 784)")
     return dtype, shape
 

@@ -25,6 +25,7 @@ CONFIG = PixelCNNConfig(
     dropout_p=0.0,
     condition=ConditionConfig(kind="embedding", num_classes=2, embedding_dim=4),
 )
+BYTES = dataclasses.replace(CONFIG, high=255)
 INK = 3
 
 
