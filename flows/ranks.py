@@ -11,6 +11,7 @@ from typing import Any
 
 from flows.console import ProgressCallback
 from flows.launcher import launch
+from pipelines.watching import doing
 
 
 def run_on_ranks(
@@ -31,7 +32,8 @@ def run_on_ranks(
 
     command = [sys.executable, "-m", "model.parent", "model.agent", "--standalone"]
     command += [f"--nproc-per-node={num}", "-m", "model.parent", module, *arguments]
-    launch(command, on_line=read)
+    with doing(module.rpartition(".")[2], f"waiting for {num} processes"):
+        launch(command, on_line=read)
     return result
 
 

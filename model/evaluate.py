@@ -40,6 +40,7 @@ from pipelines.watching import doing, telling
 GPU_BATCH_SIZE = 256
 
 
+@doing("evaluate", "measuring drawings", is_detail=True)
 def split_nats(
     network: PixelCNN,
     drawings: Drawings,

@@ -129,6 +129,7 @@ def judge_digest(spec: JudgeSpec, dataset: Manifest) -> str:
     return artifact_digest("models", dataclasses.asdict(spec), (dataset_ref(dataset),))
 
 
+@doing("judge", "training", is_detail=True)
 def fit_judge(
     spec: JudgeSpec,
     drawings: Drawings,

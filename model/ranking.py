@@ -18,6 +18,7 @@ from model.report.pictures import grid, to_png
 from model.score import BATCH_SIZE, Batch, Score, posterior, score_batches, worst
 from pipelines.schema import Manifest
 from pipelines.store import Store
+from pipelines.watching import doing
 
 COLUMNS = 20
 
@@ -31,6 +32,7 @@ class Ranked:
     scores: list[Score]
 
 
+@doing("score", "measuring drawings", is_detail=True)
 def rank_split(
     model: Manifest,
     dataset: Manifest,

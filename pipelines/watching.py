@@ -16,7 +16,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # which names what it does by `doing`
     from pipelines.store import Store
@@ -94,11 +94,15 @@ def advance(count: int) -> None:
 
 
 class Teller:
-    """Passes progress on; `tick` says what is under way when none has come for a while."""
+    """Passes progress on; `tick` says what is under way when none has come for a while.
+
+    Threads may call it side by side, the display is called by one at a time.
+    """
 
     def __init__(self, progress: ProgressCallback, idle: Event) -> None:
         """Say `idle` where nothing has named what is under way."""
-        self._progress, self._idle = progress, idle
+        self._display, self._idle = progress, idle
+        self._lock = threading.RLock()
         self._last: tuple[float, Event] | None = None
         self._told: tuple[str, str] | None = None
         self._heard = time.monotonic()
@@ -127,6 +131,10 @@ class Teller:
         if wait is not None and wait.total:
             wait.on_end = lambda: self._progress(stage, wait.total, wait.total, message)
         self._progress(*event)
+
+    def _progress(self, *event: Any) -> None:
+        with self._lock:
+            self._display(*event)
 
     def _current(self) -> tuple[Event, Wait | None]:
         """Return what is to be said, and the `doing` that it is from."""

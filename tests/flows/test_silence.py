@@ -163,10 +163,11 @@ def source(tmp_path) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_hashing_says_how_many_bytes_of_how_many(start, source):
     total = sum(file.stat().st_size for file in source.iterdir())
     arguments = ("build", "--source", str(source), "--classes", "all", "--dry-run", "--json")
-    command = start(*arguments, slow={"read": 0.6})
+    command = start(*arguments, slow={"read": 0.5})
     lines = list(command.lines())
     check_no_silence(lines)
     said = [line for _, line in lines if line.startswith("hash ")]
@@ -177,10 +178,11 @@ def test_hashing_says_how_many_bytes_of_how_many(start, source):
     assert plan["source_bytes"] == total
 
 
+@pytest.mark.slow
 def test_on_a_terminal_hashing_moves_a_bar(start, source):
     parent, child = pty.openpty()
     arguments = ("build", "--source", str(source), "--classes", "all", "--dry-run")
-    command = start(*arguments, slow={"read": 0.6}, stderr=child)
+    command = start(*arguments, slow={"read": 0.5}, stderr=child)
     os.close(child)
     shown = b""
     with contextlib.suppress(OSError):  # the terminal is gone with its last writer
@@ -221,6 +223,14 @@ SLOW_IMPORT = {
 def test_a_slow_store_is_named_by_every_command(start, tmp_path):
     open_store(str(tmp_path / "store")).put("datasets/drawings/x", b"")
     hear(start, SLOW_STORE, {"store": 3.0})
+
+
+@pytest.mark.slow
+def test_quiet_commands_say_nothing_of_what_they_wait_for(start, tmp_path):
+    open_store(str(tmp_path / "store")).put("datasets/drawings/x", b"")
+    said = [line for _, line in start("ls", "--quiet", slow={"store": 2.5}).lines()]
+    assert len(said) > 1
+    assert set(said) == {BEGINS, ENDS}
 
 
 @pytest.mark.slow
