@@ -130,9 +130,9 @@ def work_chain(params: ChainParams) -> Mapping[str, Any]:
     from pipelines.leases import check_writable
     from pipelines.store import open_store
 
+    check_prefect_home()
     check_chain(params)
     check_writable(open_store(params.store))
-    check_prefect_home()
     found = find_chain(params, reuse=True)
     if len(found) == len(STAGES):
         digests: Mapping[str, Any] = {stage: m.digest for stage, m in found.items()}

@@ -129,8 +129,8 @@ def held(part: Path) -> Iterator[None]:
     """
     while True:
         with part.open("ab") as file:
-            with doing("download", f"waiting for another process that fetches {part.stem}"):
-                fcntl.flock(file, fcntl.LOCK_EX)
+            with doing("download", f"waiting for another process that makes {part.stem}"):
+                _lock(file, part)
             # Whoever held it may have given it its name, or thrown it away, and somebody else
             # may hold a new one by now.
             if not _has_name(file, part):
@@ -141,6 +141,13 @@ def held(part: Path) -> Iterator[None]:
                 if _has_name(file, part) and not os.fstat(file.fileno()).st_size:
                     part.unlink()
             return
+
+
+def _lock(file: BinaryIO, path: Path) -> None:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX)
+    except OSError as error:  # no locks on this file system: say where
+        raise OSError(error.errno, error.strerror, str(path)) from error
 
 
 def _has_name(file: BinaryIO, path: Path) -> bool:
