@@ -32,6 +32,8 @@ _LISTINGS_AT_ONCE = 16
 TELL_SEC = 1.7
 _TICK_SEC = 0.2
 _AGAIN_SEC = 1.0
+# Whoever reads what is told may have stopped reading; the work ends all the same.
+_JOIN_SEC = 1.0
 _OURS = ("flows", "model", "pipelines", "__main__", "encodings")
 
 Event = tuple[str, int, int, str]
@@ -167,7 +169,7 @@ def telling(progress: ProgressCallback, idle: str, message: str = "at work") -> 
         yield teller
     finally:
         stop.set()
-        thread.join()
+        thread.join(_JOIN_SEC)
 
 
 def _imported() -> str:
