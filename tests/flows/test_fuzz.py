@@ -17,7 +17,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 import strokes
 from built import some_drawings
 from mutations import KINDS, spoil_bytes, spoil_json, spoiled
-from test_build_tfds import pngs_of, write_tfds
+from prepared import pngs_of, write_tfds
 
 from flows.cli import run_command_line
 from model.pixelcnn import PixelCNN
