@@ -50,15 +50,15 @@ COMMANDS = {
     "doctor": "Check that this machine and this store can do the work.",
 }
 MODULES = dict.fromkeys(("ls", "show", "verify", "lineage", "diff"), "artifacts")
-MODULES |= dict.fromkeys(("gc", "pin", "unpin", "pull", "push"), "keeping")
-MODULES |= dict.fromkeys(("deploy", "serve"), "serving")
+MODULES |= dict.fromkeys(("gc", "pin", "unpin", "pull", "push"), "retention")
+MODULES |= dict.fromkeys(("deploy", "serve"), "deployments")
 
 
 def make_app():
     """Return the command line; no sub-command's module is imported yet."""
     from cyclopts import App, CycloptsPanel
 
-    from pipelines.printable import shown
+    from pipelines.store.printable import shown
 
     app = App(
         name="sketchmill",
@@ -78,7 +78,7 @@ def main(argv: list[str] | None = None) -> None:
     It ends within ten seconds of SIGINT or SIGTERM, in order if it can, and leaves no process.
     """
     signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))
-    from flows import guard
+    from pipelines.processes import guard
 
     code = 128 + signal.SIGINT
     try:
@@ -98,7 +98,7 @@ def run_command_line(argv: list[str]) -> int:
 
     from cyclopts import CycloptsError
 
-    from flows.console import ShownFormatter
+    from flows.terminal import ShownFormatter
 
     debug = "--debug" in argv
     if logging.lastResort is not None:  # of commands that set up no log
@@ -142,8 +142,7 @@ def _stop(_signal: int, _frame: FrameType | None) -> None:
 @contextlib.contextmanager
 def _display(argv: list[str]) -> Iterator[None]:
     """Show progress, from before the command's module is imported, which may take seconds."""
-    from flows.console import make_progress
-    from flows.progress import showing
+    from flows.terminal import make_progress, showing
 
     display = make_progress(quiet=any(each.partition("=")[0] == "--quiet" for each in argv))
     try:
@@ -169,9 +168,9 @@ def _is_output_closed() -> bool:
 
 def _explain(error: BaseException, *, debug: bool) -> int:
     """Print an error for a person; input errors are 2, failures 1."""
-    from pipelines.backends import one_line
-    from pipelines.errors import INPUT_ERRORS, FullError, what_lacks
-    from pipelines.printable import shown_trace
+    from pipelines.store.backends import one_line
+    from pipelines.store.errors import INPUT_ERRORS, FullError, what_lacks
+    from pipelines.store.printable import shown_trace
 
     if debug:
         print(shown_trace(error), file=sys.stderr)  # noqa: T201

@@ -27,15 +27,15 @@ import torch
 from jaxtyping import Int64, UInt8
 from torch import Tensor
 
-from model.durable import naming_full
 from model.ranks import Ranks
-from pipelines.labels import class_positions, label_ids
-from pipelines.objects import fsync
-from pipelines.schema import FileEntry, Manifest
-from pipelines.shards import open_shard, read_images
-from pipelines.store import Store, StoreError
-from pipelines.stored_png import copy_pixels
-from pipelines.watching import doing
+from pipelines.drawings.parquet import open_shard, read_images
+from pipelines.drawings.reading import class_positions, label_ids
+from pipelines.drawings.stored_png import copy_pixels
+from pipelines.processes.progress import doing
+from pipelines.store.artifacts import Store, StoreError
+from pipelines.store.local_files import naming_full
+from pipelines.store.manifest import FileEntry, Manifest
+from pipelines.store.objects import fsync
 
 SPLITS = ("train", "validation", "test")
 

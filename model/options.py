@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
-from pipelines.schema import Manifest
-from pipelines.store import Store
+from pipelines.store.artifacts import Store
 
 Device = Literal["auto", "cpu", "cuda"]
 
@@ -80,11 +79,6 @@ def threads_per_rank(options: RunOptions, local_size: int) -> int:
         return options.num_threads
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return max(1, (cores or 1) // max(local_size, 1))
-
-
-def artifact_label(manifest: Manifest) -> str:
-    """Return `name@digest` as people read it."""
-    return f"{manifest.name}@{manifest.digest[:12]}"
 
 
 def _scratch(store: Store) -> Path:

@@ -24,9 +24,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from model.config import PixelCNNConfig
-from model.layers import CroppedTransposedConv, Dense, NormedLayer, Taps
-from model.pixelcnn import PixelCNN
+from model.network.config import PixelCNNConfig
+from model.network.layers import CroppedTransposedConv, Dense, NormedLayer, Taps
+from model.network.pixelcnn import PixelCNN
 
 Array = npt.NDArray[np.floating]
 

@@ -15,7 +15,7 @@ from importlib import resources
 from pathlib import Path
 from unicodedata import normalize
 
-from pipelines.text_files import read_text
+from pipelines.store.text_files import read_text
 
 TFDS_PREFIX = "tfds:"
 # In place of a list of classes: every one there is.

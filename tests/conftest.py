@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pipelines import watching
+from pipelines.processes import progress
 
 # Before any test module imports torch: small tensors lose by threading, and two workers share
 # two cores.
@@ -22,7 +22,7 @@ with contextlib.suppress(ImportError):
     absl_logging.get_absl_handler().python_handler.setStream(sys.__stderr__)
 
 # Commands that run in this process say nothing of how long they take: tests compare what they say.
-watching.TELL_SEC = float("inf")
+progress.TELL_SEC = float("inf")
 
 
 def _folder(variable: str) -> Path:

@@ -12,22 +12,22 @@ from typing import Any
 
 import pytest
 
-from flows.params import BuildParams
-from flows.stages import dataset_work
+from flows.stages.base import dataset_work
+from flows.stages.params import BuildParams
 from model.audit.filters import Filters
 from model.audit.quota import QuotaSpec, Sources
 from model.audit.run import AuditSpec, audit_inputs
-from model.judge import judge_digest, judge_spec
-from model.presets import preset
+from model.evaluation.classifier import judge_digest, judge_spec
 from model.report.page import report_digest, report_inputs, report_spec
 from model.sampling.spec import SampleSpec, samples_digest
-from model.spec import fit_to_dataset, run_digest
-from pipelines.build import dataset_digest
-from pipelines.export.inputs import export_inputs
+from model.training.presets import preset
+from model.training.spec import fit_to_dataset, run_digest
+from pipelines.dataset.build import dataset_digest
+from pipelines.dataset.spec import DatasetSpec
+from pipelines.export.job import export_inputs
 from pipelines.export.spec import ExportSpec
-from pipelines.schema import FileEntry, Kind, Manifest, artifact_digest
 from pipelines.sources.base import Source, SourceFile
-from pipelines.spec import DatasetSpec
+from pipelines.store.manifest import FileEntry, Kind, Manifest, artifact_digest
 
 GOLDEN = Path(__file__).parent / "golden" / "addresses.json"
 NAMES = ("bee", "sun")

@@ -1,18 +1,65 @@
 """`sketchmill ls | show | verify | lineage | diff`: what the store has, and whether it holds."""
 
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 from cyclopts import Parameter
 
-from flows.artifacts import overview, resolve_any, title
-from flows.console import print_result
 from flows.options import Common
-from pipelines.backends import one_line
-from pipelines.errors import BusyError
-from pipelines.held import check_held, held_store
-from pipelines.schema import KINDS, Manifest
-from pipelines.store import Store, Unreadable, existing_store
-from pipelines.watching import doing
+from flows.terminal import print_result
+from pipelines.processes.progress import doing
+from pipelines.store.artifacts import Store, StoreError, Unreadable, existing_store
+from pipelines.store.backends import one_line
+from pipelines.store.errors import BusyError
+from pipelines.store.held import check_held, held_store
+from pipelines.store.manifest import KINDS, Kind, Manifest, drawings_by_split
+from pipelines.store.objects import AbsentError
+
+
+def resolve_any(store: Store, ref: str) -> Manifest:
+    """Return the artifact that `ref` means among all kinds, or among one: `models/cats`.
+
+    Raises StoreError if none or several match, or one that might is damaged.
+    """
+    kinds, rest = _kinds_of(ref)
+    found, reasons = [], []
+    for kind in kinds:
+        try:
+            found.append(store.resolve(kind, rest))
+        except AbsentError as error:
+            reasons.append(str(error))
+    if len(found) == 1:
+        return found[0]
+    if found:
+        which = ", ".join(f"{m.kind}/{m.name}@{m.digest[:12]}" for m in found)
+        raise StoreError(f"{ref!r} means several artifacts: {which}; put the kind before it")
+    raise AbsentError(reasons[0] if len(kinds) == 1 else f"nothing in {store.url} matches {ref!r}")
+
+
+def overview(manifest: Manifest) -> dict[str, Any]:
+    """Return the line of an artifact in a listing."""
+    return {
+        "kind": manifest.kind,
+        "name": manifest.name,
+        "digest": manifest.digest,
+        "rows": sum(drawings_by_split(manifest).values()),
+        "bytes": sum(entry.bytes for entry in manifest.files),
+        "files": len(manifest.files),
+    }
+
+
+def title(row: Mapping[str, Any]) -> str:
+    """Return `kind/name@digest` of an overview, the digest short."""
+    return f"{row['kind']}/{row['name']}@{row['digest'][:12]}"
+
+
+def _kinds_of(ref: str) -> tuple[tuple[Kind, ...], str]:
+    head, slash, rest = ref.partition("/")
+    for kind in KINDS:
+        if slash and head == kind:
+            return (kind,), rest
+    return KINDS, ref
+
 
 ALL = Common()
 # Problems of one artifact that are printed; there may be a million.
@@ -96,8 +143,8 @@ def lineage(ref: str, /, *, common: Annotated[Common, Parameter(name="*")] = ALL
     ref
         Name, kind/name, name@digest, or the first characters of a digest.
     """
-    from pipelines.provenance import lineage_text, trace
-    from pipelines.relations import dependents, dependents_text
+    from pipelines.store.lineage import lineage_text, trace
+    from pipelines.store.relations import dependents, dependents_text
 
     store = existing_store(common.store)
     manifest = resolve_any(store, ref)
@@ -130,8 +177,8 @@ def diff(
     """
     import dataclasses
 
-    from pipelines.relations import diff as compare
-    from pipelines.relations import diff_text
+    from pipelines.store.relations import diff as compare
+    from pipelines.store.relations import diff_text
 
     with held_store(common.store, "diff") as store:
         one, other = resolve_any(store, left), resolve_any(store, right)
@@ -147,7 +194,7 @@ def diff(
 def _drawings_apart(left: Manifest, right: Manifest, store: Store) -> dict[str, Any]:
     if {left.kind, right.kind} != {"datasets"}:
         raise ValueError(f"--drawings compares two datasets, not {left.kind} and {right.kind}")
-    from pipelines.dataset_diff import diff_datasets
+    from pipelines.dataset.diff import diff_datasets
 
     found = diff_datasets(left, right, store)
     return {
@@ -181,7 +228,7 @@ def _problems(manifest: Manifest, store: Store) -> list[str]:
     try:
         if manifest.kind != "datasets":
             return store.damaged(manifest)
-        from pipelines.verify import verify_dataset
+        from pipelines.dataset.verify import verify_dataset
 
         return verify_dataset(manifest, store)
     except _NOT_OURS as error:  # not our own: those that follow are to be checked as well

@@ -7,12 +7,11 @@ from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter
 
-from flows.choices import BadInput, Classes, Stated, listed
-from flows.options import Common
-from flows.params import BuildParams, source_name
-from flows.session import run_stage
-from pipelines.schema import drawings_by_split
-from pipelines.spec import parse_splits
+from flows.options import BadInput, Classes, Common, Stated, listed
+from flows.stages.params import BuildParams, source_name
+from flows.terminal import run_stage
+from pipelines.dataset.spec import parse_splits
+from pipelines.store.manifest import drawings_by_split
 
 ALL = Common()
 SEED = Classes()
@@ -159,12 +158,12 @@ def build(
 
 def plan_build(params: BuildParams) -> Mapping[str, Any]:
     """Return the spec and what building would do, from file sizes alone."""
-    from flows.stages import check_runner, dataset_work
-    from pipelines.build import plan_dataset
-    from pipelines.card import splits_note
-    from pipelines.sources.credit import source_credit
-    from pipelines.store import open_store
-    from pipelines.tfds_slice import slice_note
+    from flows.stages.base import check_runner, dataset_work
+    from pipelines.dataset.build import plan_dataset
+    from pipelines.dataset.credit import source_credit
+    from pipelines.dataset.describe import splits_note
+    from pipelines.dataset.tfds_slice import slice_note
+    from pipelines.store.artifacts import open_store
 
     check_runner(params)
     spec, source = dataset_work(params, plan_only=True)
@@ -181,7 +180,7 @@ def plan_build(params: BuildParams) -> Mapping[str, Any]:
 
 def work_build(params: BuildParams) -> Mapping[str, Any]:
     """Build and return the digest and the counts."""
-    from flows.stages import build as build_stage
+    from flows.stages.base import build as build_stage
 
     manifest = build_stage(params)
     result: dict[str, Any] = {

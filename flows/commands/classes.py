@@ -4,8 +4,8 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from flows.console import print_result
 from flows.options import Common
+from flows.terminal import print_result
 from pipelines.catalogue import catalogue, find_classes
 
 ALL = Common()

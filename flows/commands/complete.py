@@ -7,8 +7,8 @@ from typing import Annotated, Any, Literal
 from cyclopts import Parameter
 
 from flows.options import Common, NotNegative
-from flows.session import run_stage
-from pipelines.limits import DEFAULT
+from flows.terminal import run_stage
+from pipelines.drawings.limits import DEFAULT
 
 ALL = Common()
 # Of a picture: as many as the pixels of one may take that is not compressed.
@@ -96,7 +96,7 @@ def complete(
 
 
 def _plan(url: str, ref: str, num: int) -> Mapping[str, Any]:
-    from pipelines.store import existing_store
+    from pipelines.store.artifacts import existing_store
 
     return {"model": existing_store(url).resolve("models", ref).digest, "num": num}
 
@@ -112,13 +112,13 @@ def _complete(
 ) -> Mapping[str, Any]:
     import torch
 
-    from flows.console import check_folder, warn
-    from flows.stages import writable_cache
-    from model.precision import emulation_warning
+    from flows.stages.base import writable_cache
+    from flows.terminal import check_folder, warn
+    from model.network.precision import emulation_warning
     from model.ranks import join_ranks
-    from model.report.pictures import to_png
-    from model.sampling.half import HalfDrawing, Wish, complete_half
-    from pipelines.held import held_store
+    from model.sampling.completion import HalfDrawing, Wish, complete_half
+    from pipelines.drawings.grids import to_png
+    from pipelines.store.held import held_store
 
     check_folder(out)
     with held_store(url, "complete") as store, join_ranks() as alone:

@@ -1,13 +1,154 @@
-"""`sketchmill doctor`: can this machine and this store do the work?"""
+"""`sketchmill doctor`: can this machine and this store do the work?
 
+Checks that this machine and this store can do the work, before the work finds out.
+
+A machine need not have every library: the image of the pipelines has no torch, that of the model
+no Beam. What is absent is a note that names the stages which cannot run here; only versions that
+are known to break fail.
+"""
+
+import ctypes.util
 import dataclasses
+import os
+import re
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from importlib import metadata
 from typing import Annotated
 
 from cyclopts import Parameter
 
-from flows.console import print_result
 from flows.options import Common
-from pipelines.watching import doing
+from flows.stages.base import writable_cache
+from flows.terminal import print_result
+from pipelines.processes.progress import doing
+from pipelines.store.artifacts import open_store
+from pipelines.store.backends import one_line
+from pipelines.store.probe import probe
+
+# Versions that import well and fail later; the reasons are in pyproject.toml. Prefect before
+# 3.8.3 lets a stranger run code on its server.
+TRAPS = {
+    "fastapi": ((0, 139), (0, 151)),
+    "sqlalchemy": ((2, 0), (2, 1)),
+    "prefect": ((3, 8, 3), (4,)),
+}
+# What needs a library that one of the two images lacks.
+STAGES = {
+    "apache-beam": "build",
+    "tensorflow-datasets": "build from prepared TFDS directories",
+    "google-crc32c": "build and export as tfds",
+    "torch": "train, evaluate, sample, report, audit, judge, score",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One check: whether it holds, and what was found or what to do."""
+
+    check: str
+    is_ok: bool
+    message: str
+    is_required: bool = True
+
+
+def examine(url: str | None) -> Iterator[Finding]:
+    """Yield the findings one by one; a check that fails does not stop the others.
+
+    url: of the store; None asks none.
+    """
+    for name, check in _machine_checks():
+        try:
+            yield check()
+        except Exception as error:
+            yield Finding(name, False, one_line(error) or type(error).__name__)
+    if url is None:
+        return
+    try:
+        for answer in probe(open_store(url)):
+            yield Finding(f"store: {answer.question}", answer.is_ok, answer.message)
+    except Exception as error:
+        yield Finding("store", False, one_line(error) or type(error).__name__)
+
+
+def _machine_checks() -> list[tuple[str, Callable[[], Finding]]]:
+    return [
+        ("python", _python),
+        ("versions", _versions),
+        ("stages", _stages),
+        ("cairo", _cairo),
+        ("compiler", _compiler),
+        ("cores", _cores),
+        ("cache", _cache),
+    ]
+
+
+def _python() -> Finding:
+    found = ".".join(map(str, sys.version_info[:3]))
+    return Finding("python", sys.version_info[:2] >= (3, 11), f"{found}; 3.11 or newer is needed")
+
+
+def _versions() -> Finding:
+    found = {name: _version(name) for name in ("apache-beam", "torch", "pyarrow", *TRAPS)}
+    wrong = [
+        f"{name} {found[name]} breaks Prefect, from {_text(low)} to below {_text(high)} works: "
+        "run `make run` to install the pins"
+        for name, (low, high) in TRAPS.items()
+        if found[name] and not low <= _numbers(found[name]) < high
+    ]
+    listed = ", ".join(f"{name} {version}" for name, version in found.items() if version)
+    return Finding("versions", not wrong, "; ".join(wrong) or listed)
+
+
+def _stages() -> Finding:
+    lacking = [
+        f"{name} is absent: no {what}" for name, what in STAGES.items() if not _version(name)
+    ]
+    message = "; ".join(lacking) or "all can run here"
+    return Finding("stages", not lacking, message, is_required=False)
+
+
+def _version(package: str) -> str:
+    """Return the installed version of a package, empty if it is absent."""
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return ""
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    """Return the release of a version: of `3.8.8rc1` and `2.13.0+cpu` the numbers alone."""
+    release = re.match(r"[0-9]+(\.[0-9]+)*", version)
+    return tuple(map(int, release[0].split("."))) if release else ()
+
+
+def _text(numbers: tuple[int, ...]) -> str:
+    return ".".join(map(str, numbers))
+
+
+def _cairo() -> Finding:
+    found = ctypes.util.find_library("cairo")
+    message = found or "absent: sources of strokes need it (Debian: apt install libcairo2)"
+    return Finding("cairo", found is not None, message, is_required=False)
+
+
+def _compiler() -> Finding:
+    uses = {"cc": "training takes up to 1.7 times as long", "c++": "torch.compile is not used"}
+    absent = [f"no {name}: {use}" for name, use in uses.items() if not shutil.which(name)]
+    message = "; ".join(absent) or " and ".join(uses)
+    return Finding("compiler", not absent, message, is_required=False)
+
+
+def _cores() -> Finding:
+    count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return Finding("cores", True, f"{count}")
+
+
+def _cache() -> Finding:
+    return Finding("cache", True, str(writable_cache()))
+
 
 ALL = Common()
 
@@ -17,7 +158,6 @@ def doctor(*, common: Annotated[Common, Parameter(name="*")] = ALL) -> None:
 
     With --dry-run the store, which is asked by writing to it, is left alone.
     """
-    from flows.doctor import examine
 
     with doing("doctor", "asking the machine and the store"):
         findings = list(examine(None if common.dry_run else common.store))

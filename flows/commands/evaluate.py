@@ -1,14 +1,61 @@
-"""`sketchmill evaluate`: bits/dim of a model over a split of a dataset, and what it classifies."""
+"""`sketchmill evaluate`: bits/dim of a model over a split of a dataset, and what it classifies.
 
-from collections.abc import Mapping
+A module of the model as torchrun's ranks on this machine, ended with us whatever happens.
+
+The module prints progress as JSON lines and its result as a JSON object on the last line, as
+`python -m model.evaluation.evaluate --progress-json` does.
+"""
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter
 
 from flows.options import Common, NotNegative
-from flows.progress import current
-from flows.session import run_stage
-from pipelines.schema import drawings_by_split
+from flows.terminal import ProgressCallback, current, run_stage
+from pipelines.processes.progress import doing
+from pipelines.processes.supervise import launch
+from pipelines.store.manifest import drawings_by_split
+
+
+def run_on_ranks(
+    module: str, arguments: Sequence[str], *, num: int, progress: ProgressCallback
+) -> dict[str, Any]:
+    """Run `python -m module` as `num` ranks and return its result.
+
+    Raises ChildError with the last words of the first rank that failed.
+    """
+    result: dict[str, Any] = {}
+
+    def read(line: str) -> None:
+        event = _event(line)
+        if "stage" in event:
+            progress(event["stage"], event["done"], event["total"], event["message"])
+        elif event:
+            result.update(event)
+
+    command = [
+        sys.executable,
+        "-m",
+        "pipelines.processes.parent",
+        "model.training.agent",
+        "--standalone",
+    ]
+    command += [f"--nproc-per-node={num}", "-m", "pipelines.processes.parent", module, *arguments]
+    with doing(module.rpartition(".")[2], f"waiting for {num} processes"):
+        launch(command, on_line=read)
+    return result
+
+
+def _event(line: str) -> dict[str, Any]:
+    try:
+        event = json.loads(line)
+    except ValueError:
+        return {}
+    return event if isinstance(event, dict) else {}
+
 
 ALL = Common()
 
@@ -60,10 +107,10 @@ def _evaluate(
 ) -> Mapping[str, Any]:
     import torch
 
-    from flows.stages import model_and_dataset, writable_cache
-    from model.evaluate import Evaluation, check_evaluation, evaluate_model
+    from flows.stages.base import model_and_dataset, writable_cache
+    from model.evaluation.evaluate import Evaluation, check_evaluation, evaluate_model
     from model.ranks import join_ranks
-    from pipelines.held import held_store
+    from pipelines.store.held import held_store
 
     wanted = Evaluation(**measured)
     with held_store(url, "evaluate") as store:
@@ -82,7 +129,6 @@ def _evaluate(
 def _evaluate_on_ranks(
     url: str, model: Any, dataset: Any, wanted: Any, cache: str, num_ranks: int
 ) -> Mapping[str, Any]:
-    from flows.ranks import run_on_ranks
 
     if url.startswith("memory://"):
         raise ValueError("a memory:// store cannot be shared with ranks: use --nproc-per-node 1")
@@ -90,14 +136,14 @@ def _evaluate_on_ranks(
     arguments += ["--dataset", f"{dataset.name}@{dataset.digest}", "--split", wanted.split]
     arguments += ["--limit", str(wanted.limit), "--cache", cache, "--progress-json"]
     arguments += ["--bayes"] * wanted.with_bayes + ["--baseline"] * wanted.with_baseline
-    return run_on_ranks("model.evaluate", arguments, num=num_ranks, progress=current())
+    return run_on_ranks("model.evaluation.evaluate", arguments, num=num_ranks, progress=current())
 
 
 def _resolved(
     url: str, model_ref: str, dataset_ref: str, split: str, limit: int
 ) -> Mapping[str, Any]:
-    from flows.stages import model_and_dataset
-    from pipelines.store import existing_store
+    from flows.stages.base import model_and_dataset
+    from pipelines.store.artifacts import existing_store
 
     model, dataset = model_and_dataset(existing_store(url), model_ref, dataset_ref)
     drawings = drawings_by_split(dataset).get(split, 0)

@@ -5,17 +5,16 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from flows.choices import listed
 from flows.commands.sample import parse_range
-from flows.exporting import (
+from flows.options import Common, listed
+from flows.stages.export import (
     ExportParams,
     plan_export,
     work_export,
     work_export_part,
     work_export_range,
 )
-from flows.options import Common
-from flows.session import run_stage
+from flows.terminal import run_stage
 
 ALL = Common()
 

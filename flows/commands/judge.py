@@ -6,8 +6,7 @@ from typing import Annotated, Any
 from cyclopts import Parameter
 
 from flows.options import Common
-from flows.progress import current
-from flows.session import run_stage
+from flows.terminal import current, run_stage
 
 ALL = Common()
 
@@ -45,8 +44,8 @@ def judge(
 
 
 def _plan(url: str, dataset_ref: str, name: str) -> Mapping[str, Any]:
-    from model.judge import judge_digest, judge_spec
-    from pipelines.store import existing_store
+    from model.evaluation.classifier import judge_digest, judge_spec
+    from pipelines.store.artifacts import existing_store
 
     store = existing_store(url)
     dataset = store.resolve("datasets", dataset_ref)
@@ -59,10 +58,10 @@ def _plan(url: str, dataset_ref: str, name: str) -> Mapping[str, Any]:
 def _judge(
     url: str, dataset_ref: str, samples_ref: str, name: str, train_on_samples: bool
 ) -> Mapping[str, Any]:
-    from flows.stages import writable_cache
-    from model.judge import judge_spec, train_judge
-    from model.scores import classification_accuracy_score, score_samples
-    from pipelines.held import working_store
+    from flows.stages.base import writable_cache
+    from model.evaluation.classifier import judge_spec, train_judge
+    from model.evaluation.compare import classification_accuracy_score, score_samples
+    from pipelines.store.held import working_store
 
     with working_store(url, "judge") as store:
         dataset = store.resolve("datasets", dataset_ref)

@@ -5,8 +5,8 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from flows.options import Common, NotNegative
-from flows.quotas import QuotaParams, plan_quota, work_quota
-from flows.session import run_stage
+from flows.stages.quota import QuotaParams, plan_quota, work_quota
+from flows.terminal import run_stage
 
 ALL = Common()
 

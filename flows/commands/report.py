@@ -5,10 +5,10 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
-from flows.exporting import ExportParams
 from flows.options import Common, Positive
-from flows.params import ReportParams
-from flows.session import run_stage
+from flows.stages.export import ExportParams
+from flows.stages.params import ReportParams
+from flows.terminal import run_stage
 
 ALL = Common()
 
@@ -50,8 +50,8 @@ def report(
 
 
 def _plan(params: ReportParams) -> Mapping[str, Any]:
-    from flows.stages import parent
-    from pipelines.store import existing_store
+    from flows.stages.base import parent
+    from pipelines.store.artifacts import existing_store
 
     store = existing_store(params.store)
     samples = store.resolve("samples", params.samples)
@@ -61,9 +61,9 @@ def _plan(params: ReportParams) -> Mapping[str, Any]:
 
 
 def _work(params: ReportParams, audited: ExportParams | None) -> Mapping[str, Any]:
-    from flows.exporting import draw_audited_report
-    from flows.lookup import where
-    from flows.stages import draw_report, report_store
+    from flows.stages.base import draw_report, report_store
+    from flows.stages.export import draw_audited_report
+    from flows.stages.lookup import where
 
     with report_store(params.store, "report") as store:
         if audited:

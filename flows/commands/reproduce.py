@@ -5,8 +5,8 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from flows.options import Common
-from flows.quotas import work_reproduce
-from flows.session import run_stage
+from flows.stages.quota import work_reproduce
+from flows.terminal import run_stage
 
 ALL = Common()
 

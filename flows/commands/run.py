@@ -6,11 +6,10 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
-from flows.choices import BadInput, Classes, Stated
-from flows.options import Common, NotNegative, Positive
-from flows.params import ChainParams
-from flows.session import check_prefect_home, run_stage
-from pipelines.watching import doing
+from flows.options import BadInput, Classes, Common, NotNegative, Positive, Stated
+from flows.stages.params import ChainParams
+from flows.terminal import check_prefect_home, run_stage
+from pipelines.processes.progress import doing
 
 ALL = Common()
 SEED = Classes()
@@ -98,7 +97,7 @@ def run(
 
 def plan_chain(params: ChainParams) -> Mapping[str, Any]:
     """Return the resolved parameters and what the store already has."""
-    from flows.lookup import STAGES, find_chain
+    from flows.stages.lookup import STAGES, find_chain
 
     check_chain(params)
     found = find_chain(params)
@@ -111,11 +110,11 @@ def plan_chain(params: ChainParams) -> Mapping[str, Any]:
 
 def check_chain(params: ChainParams) -> None:
     """Raise ValueError for what no stage could do, before the first begins."""
-    from flows.stages import check_runner
-    from model.config import check_guidance
-    from model.presets import preset
-    from model.spec import apply_overrides
-    from pipelines.schema import check_slug
+    from flows.stages.base import check_runner
+    from model.network.config import check_guidance
+    from model.training.presets import preset
+    from model.training.spec import apply_overrides
+    from pipelines.store.manifest import check_slug
 
     spec = apply_overrides(preset(params.preset), params.settings)
     if params.guidance is not None:
@@ -126,9 +125,9 @@ def check_chain(params: ChainParams) -> None:
 
 def work_chain(params: ChainParams) -> Mapping[str, Any]:
     """Run the chain unless the store has all of it; return digests, paths and numbers."""
-    from flows.lookup import STAGES, chain_result, find_chain
-    from pipelines.leases import check_writable
-    from pipelines.store import open_store
+    from flows.stages.lookup import STAGES, chain_result, find_chain
+    from pipelines.store.artifacts import open_store
+    from pipelines.store.leases import check_writable
 
     check_prefect_home()
     check_chain(params)
@@ -137,7 +136,7 @@ def work_chain(params: ChainParams) -> Mapping[str, Any]:
     if len(found) == len(STAGES):
         digests: Mapping[str, Any] = {stage: m.digest for stage, m in found.items()}
         return chain_result(params, digests) | {"seconds": {}}
-    from flows.chain import chain  # starts Prefect, which takes seconds
+    from flows.deployments.chain import chain  # starts Prefect, which takes seconds
 
     with doing("run", "waiting for Prefect"):
         digests = chain(params)

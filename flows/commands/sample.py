@@ -7,10 +7,9 @@ from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter
 
-from flows.choices import ModelClasses
-from flows.options import Common, NotNegative
-from flows.params import SampleParams
-from flows.session import run_stage
+from flows.options import Common, ModelClasses, NotNegative
+from flows.stages.params import SampleParams
+from flows.terminal import run_stage
 
 ALL = Common()
 ANY = ModelClasses()
@@ -104,9 +103,9 @@ def parse_range(text: str) -> tuple[int, int]:
 
 def plan_sample(params: SampleParams) -> Mapping[str, Any]:
     """Return the resolved spec and whether the store has the samples."""
-    from flows.stages import sample_spec
+    from flows.stages.base import sample_spec
     from model.sampling.spec import samples_digest
-    from pipelines.store import existing_store
+    from pipelines.store.artifacts import existing_store
 
     params = named(params)
     store = existing_store(params.store)
@@ -126,10 +125,10 @@ def work_sample(params: SampleParams, shards: tuple[int, int] | None = None) -> 
     """Draw all shards or some, and return the samples' digest."""
     import torch
 
-    from flows.console import warn
-    from flows.stages import sample as sample_stage
-    from flows.stages import sample_range
-    from model.precision import default_device, emulation_warning
+    from flows.stages.base import sample as sample_stage
+    from flows.stages.base import sample_range
+    from flows.terminal import warn
+    from model.network.precision import default_device, emulation_warning
 
     warn(emulation_warning(getattr(torch, params.dtype), default_device()))
     if shards:
@@ -141,7 +140,7 @@ def work_sample(params: SampleParams, shards: tuple[int, int] | None = None) -> 
 
 def named(params: SampleParams) -> SampleParams:
     """Return the parameters with a name for the samples."""
-    from pipelines.store import existing_store
+    from pipelines.store.artifacts import existing_store
 
     if params.name:
         return params

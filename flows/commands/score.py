@@ -5,11 +5,9 @@ from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter
 
-from flows.console import check_folder
 from flows.options import Common
-from flows.progress import current
-from flows.session import run_stage
-from pipelines.schema import drawings_by_split
+from flows.terminal import check_folder, current, run_stage
+from pipelines.store.manifest import drawings_by_split
 
 ALL = Common()
 
@@ -51,8 +49,8 @@ def score(
 
 
 def _plan(url: str, model_ref: str, dataset_ref: str, split: str) -> Mapping[str, Any]:
-    from flows.stages import model_and_dataset
-    from pipelines.store import existing_store
+    from flows.stages.base import model_and_dataset
+    from pipelines.store.artifacts import existing_store
 
     model, dataset = model_and_dataset(existing_store(url), model_ref, dataset_ref)
     drawings = drawings_by_split(dataset).get(split, 0)
@@ -70,11 +68,11 @@ def _score(
 ) -> Mapping[str, Any]:
     from pathlib import Path
 
-    from flows.stages import model_and_dataset, writable_cache
-    from model.evaluate import Evaluation
-    from model.ranking import judge_suspects, rank_split, sheet_png, suspects
+    from flows.stages.base import model_and_dataset, writable_cache
+    from model.evaluation.evaluate import Evaluation
+    from model.evaluation.rank import judge_suspects, rank_split, sheet_png, suspects
     from model.ranks import join_ranks
-    from pipelines.held import held_store
+    from pipelines.store.held import held_store
 
     if num < 1:
         raise ValueError(f"--worst must be at least 1, found {num}")

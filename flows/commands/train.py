@@ -9,8 +9,8 @@ from typing import Annotated, Any, Literal
 from cyclopts import Parameter
 
 from flows.options import Common, NotNegative
-from flows.params import TrainParams
-from flows.session import run_stage
+from flows.stages.params import TrainParams
+from flows.terminal import run_stage
 
 ALL = Common()
 
@@ -119,10 +119,10 @@ def train(
 
 def plan_train(params: TrainParams) -> Mapping[str, Any]:
     """Return the resolved spec and whether the store has the model."""
-    from flows.stages import rendezvous_options, run_options, train_spec
+    from flows.stages.base import rendezvous_options, run_options, train_spec
     from model.options import options_to_json
-    from model.spec import run_digest, spec_to_json
-    from pipelines.store import existing_store
+    from model.training.spec import run_digest, spec_to_json
+    from pipelines.store.artifacts import existing_store
 
     params = named(params)
     store = existing_store(params.store)
@@ -142,7 +142,7 @@ def plan_train(params: TrainParams) -> Mapping[str, Any]:
 
 def work_train(params: TrainParams) -> Mapping[str, Any]:
     """Train and return the model's digest and its likelihood."""
-    from flows.stages import train as train_stage
+    from flows.stages.base import train as train_stage
 
     manifest = train_stage(named(params))
     return {
@@ -155,8 +155,8 @@ def work_train(params: TrainParams) -> Mapping[str, Any]:
 
 def named(params: TrainParams) -> TrainParams:
     """Return the parameters with a name for the model."""
-    from pipelines.schema import slug
-    from pipelines.store import existing_store
+    from pipelines.store.artifacts import existing_store
+    from pipelines.store.manifest import slug
 
     if params.name:
         return params

@@ -22,7 +22,7 @@ import numpy.typing as npt
 
 from model.audit.hashes import members, repeats
 from model.audit.measures import Measured
-from pipelines.text_files import read_text
+from pipelines.store.text_files import read_text
 
 ACCEPTED = 255
 REASONS = (
@@ -55,7 +55,7 @@ class Filters:
     min_copy_distance                   to every training drawing of its class
     min_twin_distance                   to every earlier accepted drawing of its class
 
-    Distances are Euclidean over the pixels, one from paper to ink counts 1 (model.audit.neighbors).
+    Distances are Euclidean over the pixels, one from paper to ink counts 1 (model.audit.nearness).
     """
 
     min_ink: int | None = None

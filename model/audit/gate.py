@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from model.audit.filters import read_toml
-from pipelines.errors import FinalError
+from pipelines.store.errors import FinalError
 
 _SIDES = ("max", "min")
 

@@ -5,14 +5,13 @@ import dataclasses
 import numpy as np
 import numpy.typing as npt
 
-from model.audit.columns import Spill
 from model.audit.filters import Judged
-from model.audit.measures import read_batches
+from model.audit.measures import Spill, read_batches
 from model.audit.numbers import Sides
-from model.judge import Judge, features, open_judge, probabilities
-from model.quality import NUM_NEIGHBORS, frechet_distance, manifolds
-from pipelines.schema import Manifest
-from pipelines.store import Store
+from model.evaluation.classifier import Judge, features, open_judge, probabilities
+from model.evaluation.quality import NUM_NEIGHBORS, frechet_distance, manifolds
+from pipelines.store.artifacts import Store
+from pipelines.store.manifest import Manifest
 
 # Features are 128 numbers a drawing, and manifolds compare all pairs.
 _MAX_FEATURES = 20_000

@@ -1,27 +1,62 @@
 """What is known of every drawing of a split: ink, hash, columns; and a few pictures to compare.
 
 One pass, a row group at a time. The columns of every drawing and the pictures lie in temporary
-files (model.audit.columns), so memory does not grow with the set.
+files so memory does not grow with the set.
 
     ink             pixels above 0
     darkness        mean value of the inked pixels, 0 to 1: how thick and sharp the strokes are
     stroke_density  strokes that a row or a column of pixels crosses: runs of pixels of at least
                     half ink, mean over the rows and columns that have any; a ring has nearly 2
     hash            64 bits of the pixels (model.audit.hashes)
+
+Columns and pictures of any length beside the memory: written to a temporary file, then mapped.
+
+20 bytes a drawing are 1 GB for 50 million of them. Mapped pages are the system's to drop, so an
+audit stays within its memory; they lie where TMPDIR says.
 """
 
+import tempfile
+import weakref
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
-from model.audit.columns import Spill
 from model.audit.hashes import drawing_hashes
-from pipelines.labels import class_positions, label_ids
-from pipelines.schema import FileEntry, Manifest
-from pipelines.shards import open_shard, read_images
-from pipelines.store import Store
+from pipelines.drawings.parquet import open_shard, read_images
+from pipelines.drawings.reading import class_positions, label_ids
+from pipelines.store.artifacts import Store
+from pipelines.store.manifest import FileEntry, Manifest
+
+Scalar = TypeVar("Scalar", bound=np.generic)
+
+
+class Spill(Generic[Scalar]):
+    """Arrays of one kind that come one after the other and are one array in the end."""
+
+    def __init__(self, kind: type[Scalar]) -> None:
+        """Open the file; it is gone with this object and the arrays it gave."""
+        self._dtype, self._rows = np.dtype(kind), 0
+        self._shape: tuple[int, ...] = ()
+        self._file = tempfile.TemporaryFile()  # noqa: SIM115  (closed in array)
+        weakref.finalize(self, self._file.close)  # also where an error comes before that
+
+    def add(self, values: npt.NDArray[np.generic]) -> None:
+        """Append values (n, ...); all but n are the same in every call."""
+        self._file.write(np.ascontiguousarray(values, self._dtype).data)
+        self._shape, self._rows = values.shape[1:], self._rows + len(values)
+
+    def array(self) -> npt.NDArray[Scalar]:
+        """Return everything, read-only; nothing can be added after."""
+        shape = (self._rows, *self._shape)
+        with self._file:
+            self._file.flush()
+            if not self._rows:  # nothing can be mapped
+                return np.zeros(shape, self._dtype)
+            return np.memmap(self._file, self._dtype, "r", shape=shape)
+
 
 Images = npt.NDArray[np.uint8]
 Columns = dict[str, npt.NDArray[np.generic]]

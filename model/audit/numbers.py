@@ -32,7 +32,7 @@ import numpy.typing as npt
 from model.audit.filters import Judged
 from model.audit.hashes import members, repeats
 from model.audit.measures import Measured, rate
-from model.audit.neighbors import nearest
+from model.audit.nearness import nearest
 from model.audit.reference import Repeats
 
 # Held-out drawings below this part of their distances count as near.

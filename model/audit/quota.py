@@ -20,16 +20,23 @@ import numpy as np
 from model.audit.filters import Filters
 from model.audit.gate import Limit, check_gate, require_passed
 from model.audit.measures import split_entries
-from model.audit.quota_shards import SPLIT, Filled, Pick, put_samples
+from model.audit.quota_rows import (
+    SPLIT,
+    Filled,
+    Pick,
+    Tally,
+    put_samples,
+    read_drawn,
+    reject_known,
+    wanted_rows,
+)
 from model.audit.run import AuditSpec, audit_samples, kept_rows, measure_samples, read_audit
-from model.audit.tally import Tally, read_drawn, reject_known, wanted_rows
-from model.progress import Progress, no_progress
-from model.sampling.bulk import sample_dataset
 from model.sampling.card import manner
+from model.sampling.shards import sample_dataset
 from model.sampling.spec import SampleSpec
-from pipelines.schema import InputRef, Manifest, artifact_digest
-from pipelines.store import Store
-from pipelines.watching import doing
+from pipelines.processes.progress import Progress, doing, no_progress
+from pipelines.store.artifacts import Store
+from pipelines.store.manifest import InputRef, Manifest, artifact_digest
 
 MAX_ROUNDS = 12
 # Raised when equal specs begin to give other files.

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from model.audit.hashes import repeats
 from model.audit.measures import Measured
-from pipelines.schema import Manifest
+from pipelines.store.manifest import Manifest
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,12 +13,12 @@ import numpy as np
 import numpy.typing as npt
 
 from model.audit.measures import split_entries
-from model.sampling.draw import one_thread, open_drawer
+from model.sampling.drawer import one_thread, open_drawer
 from model.sampling.spec import SampleSpec, find_row, shard_batches, spec_from_json
-from pipelines.schema import Manifest
-from pipelines.shards import open_shard, read_images
-from pipelines.store import Store
-from pipelines.watching import doing
+from pipelines.drawings.parquet import open_shard, read_images
+from pipelines.processes.progress import doing
+from pipelines.store.artifacts import Store
+from pipelines.store.manifest import Manifest
 
 SPLIT = "train"
 

@@ -27,10 +27,10 @@ from model.audit.filters import (
     count_reasons,
 )
 from model.audit.measures import measure, split_entries
-from model.progress import Progress, no_progress
-from pipelines.errors import reading
-from pipelines.schema import FileEntry, InputRef, Manifest, artifact_digest
-from pipelines.store import Store
+from pipelines.processes.progress import Progress, no_progress
+from pipelines.store.artifacts import Store
+from pipelines.store.errors import reading
+from pipelines.store.manifest import FileEntry, InputRef, Manifest, artifact_digest
 
 AUDIT_NAME = "audit.json"
 # Raised when the same samples begin to get other numbers.
@@ -102,7 +102,7 @@ def measure_samples(
     if spec.filters.needs_judge and judge is None:
         raise ValueError("a filter asks the judge and there is none: train one, or name it")
     from model.audit.judged import feature_numbers
-    from model.audit.near import SetNearness
+    from model.audit.nearness import SetNearness
     from model.audit.numbers import audit_numbers
 
     sides = _sides(samples, dataset, store, spec, judge, progress)
@@ -190,7 +190,7 @@ def _sides(
     from model.audit.judged import judge_split
     from model.audit.numbers import Sides
     from model.audit.reference import count_repeats
-    from model.judge import open_judge
+    from model.evaluation.classifier import open_judge
 
     names = list(dataset.summary["class_names"])
     relabel = _relabel(list(samples.summary["class_names"]), names)
@@ -250,7 +250,7 @@ def _publish(
     numbers: Mapping[str, Any],
     store: Store,
 ) -> Manifest:
-    from model.publish import library_versions
+    from model.network.weights import library_versions
 
     manifest = Manifest(
         kind="reports",

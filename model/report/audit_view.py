@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 
 from model.audit.measures import pick_rows
-from model.report.pictures import Images, grid
-from pipelines.schema import Manifest
-from pipelines.store import Store
+from pipelines.drawings.grids import Images, grid
+from pipelines.store.artifacts import Store
+from pipelines.store.manifest import Manifest
 
 # Name and what it says; "real_" before a name is the real number; a rate is shown in percent.
 _ROWS = (

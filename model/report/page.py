@@ -29,7 +29,6 @@ from model.report.audit_view import (
     gate_verdict,
     rejections,
 )
-from model.report.pictures import Images, grid, to_png, two_rows
 from model.report.plots import compare_svg, confusion_svg, curve_svg, per_class_svg
 from model.report.sections import (
     SPLITS,
@@ -42,9 +41,10 @@ from model.report.sections import (
     lineage_steps,
     lineage_tree,
 )
-from pipelines.errors import reading
-from pipelines.schema import FileEntry, InputRef, Manifest, artifact_digest, slug
-from pipelines.store import Store
+from pipelines.drawings.grids import Images, grid, to_png, two_rows
+from pipelines.store.artifacts import Store
+from pipelines.store.errors import reading
+from pipelines.store.manifest import FileEntry, InputRef, Manifest, artifact_digest, slug
 
 # Part of the digest: a changed page is another report of the same inputs.
 PAGE_VERSION = 4

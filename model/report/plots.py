@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 import matplotlib as mpl
 import matplotlib.figure
 
-from model.curve import CLASS_PREFIX
+from model.training.telemetry import CLASS_PREFIX
 
 INK, ACCENT, GRID = "#333333", "#1f6feb", "#dddddd"
 # Five inches are 480 pixels: a phone shows that at three quarters and can still be read.

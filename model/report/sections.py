@@ -4,10 +4,10 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from pipelines.credit import UNSTATED, credit_of
-from pipelines.provenance import lineage_text, trace
-from pipelines.schema import Manifest
-from pipelines.store import Store
+from pipelines.drawings.credit import UNSTATED, credit_of
+from pipelines.store.artifacts import Store
+from pipelines.store.lineage import lineage_text, trace
+from pipelines.store.manifest import Manifest
 
 SPLITS = ("train", "validation", "test")
 

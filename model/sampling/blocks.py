@@ -9,8 +9,8 @@ depends on the row's own positions up to j. Rows and positions are those of the 
 import torch
 from torch import Tensor
 
-from model.layers import NormedLayer
-from model.network import BlockPair, GatedBlock
+from model.network.layers import NormedLayer
+from model.network.network import BlockPair, GatedBlock
 from model.sampling.rows import (
     Active,
     Feature,

@@ -7,7 +7,7 @@ the result. In float64 the images equal those of model.sampling.naive for the sa
 float32 sums are in another order, so a drawing may differ once a rounding crosses the edge of
 a level.
 
-A CUDA device replays each row as one graph (model.sampling.graphs), captured once.
+A CUDA device replays each row as one graph (model.sampling.evaluator), captured once.
 """
 
 import copy
@@ -18,14 +18,13 @@ import torch
 from jaxtyping import Bool, Float, Num
 from torch import Tensor
 
-from model.conditioning import check_condition
-from model.config import check_guidance
-from model.likelihood import num_draws, num_params, read_params, to_unit
-from model.pixelcnn import PixelCNN
-from model.precision import sum_in_float32, warn_if_emulated
-from model.sampling.evaluator import Evaluator
-from model.sampling.graphs import RowGraphs
-from model.sampling.guidance import guide
+from model.network.conditioning import check_condition
+from model.network.config import check_guidance
+from model.network.likelihood import guide, num_draws, num_params, read_params, to_unit
+from model.network.noise import draw_uniforms
+from model.network.pixelcnn import PixelCNN
+from model.network.precision import sum_in_float32, warn_if_emulated
+from model.sampling.evaluator import Evaluator, RowGraphs
 from model.sampling.naive import pixel_dtype
 from model.sampling.rows import Place
 
@@ -77,7 +76,7 @@ class CachedSampler:
         a convolution's running sum over taps, skips and bias is rounded to 8 bits after each
         of them (a dozen at most), and so are activations. The sums over blocks, strided and
         transposed layers, the first and the last layer and the head are float32.
-        guidance: as in model.sampling.guidance; other than 0 it doubles time and memory, as
+        guidance: as in model.network.likelihood; other than 0 it doubles time and memory, as
         each image is seen with its condition and without it. Raises ValueError if the model
         cannot be guided.
         poison: fill memory that must not be read with NaN; for tests.
@@ -279,3 +278,38 @@ class _Inputs:
 
 def _stack_of(row: Tensor, height: int) -> Tensor:
     return torch.empty(height, *row.shape, dtype=row.dtype, device=row.device)
+
+
+@torch.no_grad()
+def sample_images(
+    model: PixelCNN,
+    num: int,
+    condition: Tensor | None = None,
+    *,
+    seed: int,
+    first_index: int = 0,
+    temperature: float = 1.0,
+    guidance: float = 0.0,
+    batch_size: int = 64,
+) -> Num[Tensor, "batch channels height width"]:
+    """Draw `num` images, uint8 where low..high fits, else int64.
+
+    Image i is decided by (seed, first_index + i) and its condition, whatever the batch.
+    condition: one for each image. At most `batch_size` are drawn at a time, each at the price of
+    one forward pass, after a preparation that a CachedSampler of one's own does once for many
+    calls. Raises ValueError if num is not positive.
+    """
+    if num < 1:
+        raise ValueError(f"the number of images must be at least 1, found {num}")
+    height, width, _ = model.config.image_shape
+    uniforms = draw_uniforms(
+        num, num_draws(model.config), height, width, seed=seed, first_index=first_index
+    )
+    return sample_in_batches(
+        model,
+        uniforms,
+        condition,
+        temperature=temperature,
+        guidance=guidance,
+        batch_size=batch_size,
+    ).images

@@ -11,10 +11,10 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from pipelines.credit import Credit, credit_of
-from pipelines.hub import loader_lines
-from pipelines.schema import FileEntry, Manifest
-from pipelines.shards import shard_schema
+from pipelines.drawings.credit import Credit, credit_of
+from pipelines.drawings.huggingface import loader_lines
+from pipelines.drawings.parquet import shard_schema
+from pipelines.store.manifest import FileEntry, Manifest
 
 CARD_NAME = "README.md"
 

@@ -17,15 +17,14 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from model.parent import die_with_parent
-from model.progress import JsonProgress, Progress, no_progress
 from model.ranks import Ranks, join_ranks
-from model.sampling.bulk import make_shards, missing_shards, publish_samples, sample_dataset
+from model.sampling.shards import make_shards, missing_shards, publish_samples, sample_dataset
 from model.sampling.spec import SampleSpec, samples_digest, spec_from_json
-from pipelines.retention import needing
-from pipelines.schema import Manifest
-from pipelines.store import Store, open_store
-from pipelines.watching import telling
+from pipelines.processes.parent import die_with_parent
+from pipelines.processes.progress import JsonProgress, Progress, no_progress, telling
+from pipelines.store.artifacts import Store, open_store
+from pipelines.store.collect import needing
+from pipelines.store.manifest import Manifest
 
 # Between looks into the store while other ranks draw.
 POLL_SEC = 1.0

@@ -21,11 +21,11 @@ import torch
 from jaxtyping import Num
 from torch import Tensor
 
-from model.likelihood import num_draws, pick_option
-from model.pixelcnn import PixelCNN
+from model.network.likelihood import num_draws, pick_option
+from model.network.noise import draw_choices, draw_uniforms
+from model.network.pixelcnn import PixelCNN
 from model.sampling.cached import BATCH_SIZE, Given, Sampled, sample_in_batches
 from model.sampling.given import check_given
-from model.sampling.noise import draw_choices, draw_uniforms
 
 Images = Num[Tensor, "batch channels height width"]
 

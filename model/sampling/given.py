@@ -11,10 +11,10 @@ import torch
 from jaxtyping import Bool, Num, UInt8
 from torch import Tensor
 
-from model.config import PixelCNNConfig
+from model.network.config import PixelCNNConfig
 from model.sampling.cached import Given
-from pipelines.limits import is_limit_problem
-from pipelines.pictures import Picture, PictureError, gray_of, open_picture
+from pipelines.drawings.limits import is_limit_problem
+from pipelines.drawings.pictures import Picture, PictureError, gray_of, open_picture
 
 Images = Num[Tensor, "batch channels height width"]
 

@@ -12,11 +12,11 @@ import torch
 from jaxtyping import Float, Num
 from torch import Tensor
 
-from model.config import check_guidance
-from model.sampling.guidance import guide
+from model.network.config import check_guidance
+from model.network.likelihood import guide
 
 if TYPE_CHECKING:
-    from model.pixelcnn import PixelCNN
+    from model.network.pixelcnn import PixelCNN
 
 
 @torch.no_grad()
@@ -30,9 +30,9 @@ def sample_naive(
 ) -> Num[Tensor, "batch channels height width"]:
     """Return one image for each row of `uniforms`; uint8 where low..high fits, else int64.
 
-    uniforms: in (0, 1), for each pixel model.likelihood.num_draws of them
+    uniforms: in (0, 1), for each pixel model.network.likelihood.num_draws of them
     temperature: divides logits, multiplies scales; raises ValueError unless positive
-    guidance: see model.sampling.guidance; raises ValueError if the model cannot be guided
+    guidance: see model.network.likelihood; raises ValueError if the model cannot be guided
     """
     if not temperature > 0:
         raise ValueError(f"temperature must be positive, found {temperature}")

@@ -15,8 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from model.activations import activation_width
-from model.layers import NormedLayer
+from model.network.kernels.activations import activation_width
+from model.network.layers import NormedLayer
 
 
 @dataclass(frozen=True, slots=True)

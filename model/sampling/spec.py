@@ -1,7 +1,7 @@
 """All that decides a set of generated drawings: which, how many, from what noise, in what batches.
 
 A SampleSpec with a model's digest is the address of a samples artifact. Drawing i of class c
-under a seed has noise of its own (model.sampling.noise), and work is cut into batches that the
+under a seed has noise of its own (model.network.noise), and work is cut into batches that the
 spec alone fixes, so the bytes depend neither on processes nor on their order nor on a restart.
 Another kind of processor or another torch may round a sum differently and flip a pixel.
 """
@@ -18,7 +18,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from pipelines.schema import InputRef, Manifest, artifact_digest
+from pipelines.store.manifest import InputRef, Manifest, artifact_digest
 
 Dtype = Literal["float32", "bfloat16", "float64"]
 
@@ -36,7 +36,7 @@ class SampleSpec:
                     this seed; they differ where another batch_size rounds a sum otherwise
     temperature     1 is the model's distribution; below 1 sharper, above 1 wilder
     guidance        0 is the class's distribution; above 0 only what tells it from others more
-                    (model.sampling.guidance), for models that learned for it
+                    (model.network.likelihood), for models that learned for it
     batch_size      drawings computed together
     dtype           of the arithmetic; likelihoods are sums in float32 or wider
     rows_per_shard  drawings in a Parquet file, the unit that a restart repeats

@@ -25,11 +25,11 @@ from typing import IO, BinaryIO
 import numpy as np
 import torch
 
-from model.parent import die_with_parent
-from model.sampling.draw import Drawer, Drawn, open_drawer
+from model.sampling.drawer import Drawer, Drawn, open_drawer
 from model.sampling.spec import SampleSpec, spec_from_json, spec_to_json
-from pipelines.schema import Manifest
-from pipelines.store import Store, open_store
+from pipelines.processes.parent import die_with_parent
+from pipelines.store.artifacts import Store, open_store
+from pipelines.store.manifest import Manifest
 
 _ERROR_LINES = 20
 # Batches a process that are drawn before somebody takes them: it need not wait while a shard is

@@ -16,11 +16,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.parse import quote
 
-from pipelines.credit import GOOGLES
-from pipelines.croissant import CONTEXT
+from pipelines.dataset.croissant import CONTEXT
+from pipelines.drawings.class_paths import path_names
+from pipelines.drawings.credit import GOOGLES
 from pipelines.export.job import Job
-from pipelines.export.names import path_names
-from pipelines.schema import FileEntry
+from pipelines.store.manifest import FileEntry
 
 _MEDIA_TYPES = {
     ".parquet": "application/x-parquet",

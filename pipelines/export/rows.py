@@ -1,24 +1,56 @@
 """Reading planned rows: one batch a row group of the input, pictures viewed in Arrow's buffer.
 
 No more than one row group (8,192 drawings, 7 MB) is held, whatever the size of a shard.
+
+Records of equal length as rows of one array: what formats of tiny samples are written with.
+
+A per-sample writer spends microseconds of Python a drawing. Here the bytes that all records
+share are laid down once, and the few that differ (digits of a key, pixels, sums) are columns.
 """
 
 import functools
 import io
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.csv
 
+from pipelines.drawings.parquet import IMAGE_TYPE, open_shard, read_images
+from pipelines.drawings.reading import class_positions
+from pipelines.drawings.stored_png import PIXELS_OFFSET, encode_pngs, png_bytes, png_header
 from pipelines.export.job import Job, Piece, Shard
-from pipelines.labels import class_positions
-from pipelines.objects import Content
-from pipelines.shards import IMAGE_TYPE, open_shard, read_images
-from pipelines.store import Store
-from pipelines.stored_png import PIXELS_OFFSET, encode_pngs, png_bytes, png_header
+from pipelines.store.artifacts import Store
+from pipelines.store.objects import Content
+
+Uint8Array = npt.NDArray[np.uint8]
+
+ASCII_ZERO = 48
+
+
+def decimal_digits(values: npt.NDArray[np.int64], width: int) -> Uint8Array:
+    """Return the decimal digits of each value as ASCII, filled with zeros: (n, width).
+
+    >>> decimal_digits(np.array([7, 120]), 4).tobytes()
+    b'00070120'
+    """
+    powers = 10 ** np.arange(width - 1, -1, -1, dtype=np.int64)
+    return (values[:, None] // powers % 10 + ASCII_ZERO).astype(np.uint8)
+
+
+def octal_digits(values: npt.NDArray[np.int64], width: int) -> Uint8Array:
+    """Return the octal digits of each value as ASCII, filled with zeros: (n, width).
+
+    >>> octal_digits(np.array([8]), 3).tobytes()
+    b'010'
+    """
+    shifts = 3 * np.arange(width - 1, -1, -1, dtype=np.int64)
+    return ((values[:, None] >> shifts & 7) + ASCII_ZERO).astype(np.uint8)
+
 
 Images = npt.NDArray[np.uint8]
 
@@ -165,3 +197,58 @@ def _stored_pngs(column: pa.ChunkedArray, image_shape: tuple[int, int]) -> Image
     pngs = np.frombuffer(content, np.uint8)[offsets[0] : offsets[-1]].reshape(-1, length)
     header = np.frombuffer(png_header(*image_shape), np.uint8)
     return pngs if (pngs[:, :PIXELS_OFFSET] == header).all() else None
+
+
+_KEY_DIGITS = 9
+
+
+def json_objects(columns: dict[str, pa.ChunkedArray | pa.Array]) -> list[bytes]:
+    """Return one JSON object a row, keys in the order given; what is not finite is null.
+
+    >>> json_objects({"seed": pa.array([1, None]), "name": pa.array(["a b", '"'])})
+    [b'{"seed":1,"name":"a b"}', b'{"seed":null,"name":"\\\\""}']
+    """
+    parts: list[pa.Array | str] = ["{"]
+    for index, (name, column) in enumerate(columns.items()):
+        parts += ["," * bool(index) + json.dumps(name) + ":", _json_values(_whole(column))]
+    parts += ["}"]
+    return [text.encode() for text in _join(*parts).to_pylist()]
+
+
+def file_names(directories: Sequence[str], labels: pa.Array, first_row: int) -> pa.Array:
+    """Return `<directory of the label>/<row, 9 digits>.png` for consecutive rows."""
+    rows = np.arange(first_row, first_row + len(labels))
+    digits = pa.py_buffer(decimal_digits(rows, _KEY_DIGITS))
+    offsets = pa.py_buffer(np.arange(len(labels) + 1, dtype=np.int32) * np.int32(_KEY_DIGITS))
+    stems = pa.StringArray.from_buffers(len(labels), offsets, digits)
+    return _join(pa.array(list(directories), pa.string()).take(labels), "/", stems, ".png")
+
+
+def _whole(column: pa.ChunkedArray | pa.Array) -> pa.Array:
+    return column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+
+
+def _join(*parts: pa.Array | str) -> pa.Array:
+    """Return the parts joined row by row; a string stands in every row."""
+    texts = [pa.scalar(part, pa.string()) if isinstance(part, str) else part for part in parts]
+    return pc.call_function("binary_join_element_wise", [*texts, pa.scalar("", pa.string())])
+
+
+def _json_values(column: pa.Array) -> pa.Array:
+    kind = column.type
+    if pa.types.is_floating(kind):
+        finite = pc.call_function("is_finite", [column])
+        column = pc.call_function("if_else", [finite, column, pa.scalar(None, kind)])
+        text = column.cast(pa.string())
+    elif pa.types.is_integer(kind) or pa.types.is_boolean(kind):
+        text = column.cast(pa.string())
+    else:
+        text = _quoted(column.cast(pa.string()))
+    return pc.fill_null(text, "null")
+
+
+def _quoted(column: pa.Array) -> pa.Array:
+    """Escape each different text once: most columns of text repeat a few."""
+    encoded = column.dictionary_encode()
+    words = [None if word is None else json.dumps(word) for word in encoded.dictionary.to_pylist()]
+    return pa.array(words, pa.string()).take(encoded.indices)

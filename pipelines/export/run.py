@@ -18,27 +18,36 @@ from pathlib import PurePosixPath
 
 import numpy as np
 
-from pipelines.build import library_versions
-from pipelines.engine import run_units, runner_flags, runner_name
-from pipelines.export.card import export_readme, load_lines
+from pipelines.beam import run_units, runner_flags, runner_name
+from pipelines.dataset.build import library_versions
 from pipelines.export.croissant import export_croissant
-from pipelines.export.inputs import NO_EXTRAS, Extras, export_inputs, make_job
-from pipelines.export.job import Job, Record, Unit, read_record, record_path
-from pipelines.export.png_tree import MAX_LISTED, lists_pictures
-from pipelines.export.registry import FORMATS
+from pipelines.export.formats.png_tree import MAX_LISTED, lists_pictures
+from pipelines.export.formats.readme import export_readme, load_lines
+from pipelines.export.formats.registry import FORMATS
+from pipelines.export.job import (
+    NO_EXTRAS,
+    Extras,
+    Job,
+    Record,
+    Unit,
+    export_inputs,
+    make_job,
+    read_record,
+    record_path,
+)
 from pipelines.export.spec import ExportSpec
 from pipelines.export.target import Target
-from pipelines.leases import holding
-from pipelines.provenance import PROVENANCE_NAME, provenance_json
-from pipelines.schema import (
+from pipelines.processes.progress import ProgressCallback, Rate, doing, watch
+from pipelines.store.artifacts import Store, StoreError, open_store
+from pipelines.store.leases import holding
+from pipelines.store.lineage import PROVENANCE_NAME, provenance_json
+from pipelines.store.manifest import (
     FileEntry,
     InputRef,
     Manifest,
     artifact_prefix,
 )
-from pipelines.scratch import ScratchError, damaged
-from pipelines.store import Store, StoreError, open_store
-from pipelines.watching import ProgressCallback, Rate, doing, watch
+from pipelines.store.scratch import ScratchError, damaged
 
 _LOGGER = logging.getLogger(__name__)
 

@@ -17,17 +17,17 @@ from dataclasses import dataclass
 from io import FileIO
 from pathlib import Path
 
-from pipelines.answers import Upload
-from pipelines.leases import LEASE_TTL
-from pipelines.objects import writing
-from pipelines.schema import (
+from pipelines.store.answers import Upload
+from pipelines.store.artifacts import Store, StoreError
+from pipelines.store.leases import LEASE_TTL
+from pipelines.store.manifest import (
     MANIFEST_NAME,
     FileEntry,
     Manifest,
     manifest_from_json,
     manifest_to_json,
 )
-from pipelines.store import Store, StoreError
+from pipelines.store.objects import writing
 
 # Large enough for a part of a multipart upload (S3 wants 5 MiB), small beside 1 GiB.
 _PART_BYTES = 8 << 20

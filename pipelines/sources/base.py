@@ -13,10 +13,10 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from pipelines.drawings import Drawings
-from pipelines.errors import BadFileError as BadFileError
-from pipelines.limits import DEFAULT, Limits
-from pipelines.schema import digest_of
+from pipelines.drawings.batch import Drawings
+from pipelines.drawings.limits import DEFAULT, Limits
+from pipelines.store.errors import BadFileError as BadFileError
+from pipelines.store.manifest import digest_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

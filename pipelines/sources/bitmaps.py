@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pipelines.drawings import Drawings
+from pipelines.drawings.batch import Drawings
 from pipelines.sources.base import BadFileError, SourceFile
 from pipelines.sources.files import FileRanges
 

@@ -19,10 +19,10 @@ from pathlib import Path
 from urllib.parse import unquote_to_bytes
 
 from pipelines.catalogue import catalogue, tfds_id
-from pipelines.errors import reading
-from pipelines.limits import DEFAULT, Limits
+from pipelines.drawings.limits import DEFAULT, Limits
 from pipelines.sources.base import BadFileError, SourceFile
 from pipelines.sources.bitmaps import inspect_npy
+from pipelines.sources.directories import Place
 from pipelines.sources.files import (
     DANGLING,
     FileRanges,
@@ -35,9 +35,9 @@ from pipelines.sources.files import (
     list_files,
     why_absent,
 )
-from pipelines.sources.kinds import Place
 from pipelines.sources.strokes import open_strokes
 from pipelines.sources.unread import unread_files
+from pipelines.store.errors import reading
 
 # What browsers and tools make of "full/numpy_bitmap/bee.npy".
 _PREFIXES = tuple(

@@ -22,10 +22,10 @@ from pathlib import Path
 from typing import BinaryIO, NoReturn
 
 from pipelines.catalogue import ClassEntry, class_entry
-from pipelines.objects import sha256_of
+from pipelines.processes.progress import doing
 from pipelines.sources.base import BadFileError
 from pipelines.sources.files import content_digest, secrets_of, without_secrets
-from pipelines.watching import doing
+from pipelines.store.objects import sha256_of
 
 BASE_URL = "https://storage.googleapis.com/quickdraw_dataset/full/numpy_bitmap"
 URL_VARIABLE = "SKETCHMILL_QUICKDRAW_URL"

@@ -27,13 +27,13 @@ import obstore
 from obstore.exceptions import BaseError
 from obstore.store import from_url
 
-from pipelines import backends
-from pipelines.answers import whole
-from pipelines.backends import CLIENT_OPTIONS, RETRY_CONFIG, open_backend
-from pipelines.objects import sha256_of
-from pipelines.printable import printable, shown, without_user
+from pipelines.processes.progress import advance, doing
 from pipelines.sources.base import BadFileError
-from pipelines.watching import advance, doing
+from pipelines.store import backends
+from pipelines.store.answers import whole
+from pipelines.store.backends import CLIENT_OPTIONS, RETRY_CONFIG, open_backend
+from pipelines.store.objects import sha256_of
+from pipelines.store.printable import printable, shown, without_user
 
 if TYPE_CHECKING:
     from obstore import ObjectMeta

@@ -16,16 +16,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pipelines.drawings import Drawings
-from pipelines.errors import reading
-from pipelines.limits import DEFAULT, Limits
-from pipelines.official import render_drawings
-from pipelines.schema import digest_of
-from pipelines.simplify import CANVAS, LISTS, PAGE, RAW, Points, Reading, fills_page
+from pipelines.drawings.batch import Drawings
+from pipelines.drawings.limits import DEFAULT, Limits
+from pipelines.processes.progress import advance, doing
 from pipelines.sources.base import BadFileError, SourceFile
 from pipelines.sources.bitmaps import describe_content
+from pipelines.sources.cairo import render_drawings
 from pipelines.sources.files import FileRanges, content_digest, file_version, write_json
-from pipelines.stroke_formats import (
+from pipelines.sources.simplify import CANVAS, LISTS, PAGE, RAW, Points, Reading, fills_page
+from pipelines.sources.stroke_formats import (
     StrokeDrawing,
     columns_of,
     is_binary_head,
@@ -38,7 +37,8 @@ from pipelines.stroke_formats import (
     skip_strokes,
     unread,
 )
-from pipelines.watching import advance, doing
+from pipelines.store.errors import reading
+from pipelines.store.manifest import digest_of
 
 INDEX_ROWS = 256
 # Part of the name of a kept index: bumped when its meaning changes.

@@ -12,7 +12,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipelines.limits import Limits
+from pipelines.drawings.limits import Limits
 from pipelines.sources.base import BadFileError
 from pipelines.sources.files import FileRanges, RangeFile, is_remote, local_path
 from pipelines.sources.table_labels import Labels, is_text

@@ -21,9 +21,9 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from pipelines.errors import reading
-from pipelines.simplify import describe_value
 from pipelines.sources.base import BadFileError
+from pipelines.sources.simplify import describe_value
+from pipelines.store.errors import reading
 
 LABEL_COLUMNS = ("label", "labels", "class", "word", "class_name", "category")
 # Numbers in these are not names: a table partitioned by them does not hold the names.

@@ -29,12 +29,12 @@ from pathlib import Path
 import numpy as np
 from figures import print_figure
 
+from pipelines.drawings.parquet import shard_name, shard_schema, write_shard
+from pipelines.drawings.stored_png import png_bytes
 from pipelines.export.run import ExportOptions, export_dataset
 from pipelines.export.spec import ExportSpec
-from pipelines.schema import FileEntry, Manifest, artifact_digest, artifact_prefix
-from pipelines.shards import shard_name, shard_schema, write_shard
-from pipelines.store import Store, open_store
-from pipelines.stored_png import png_bytes
+from pipelines.store.artifacts import Store, open_store
+from pipelines.store.manifest import FileEntry, Manifest, artifact_digest, artifact_prefix
 
 DRAWINGS = int(os.environ.get("DRAWINGS", "1000000"))
 PEER_SEC = 6.0

@@ -8,7 +8,7 @@ against ours; so in forward_vs_tfp ours is compiled too, by torch.compile, where
 compiler, and forward_eager_vs_tfp is without. The peer "plain PyTorch" is plain_pixelcnn.py. Who
 asks for bfloat16 on a CPU that only emulates it is given float32, so forward_bf16_vs_tfp is a figure
 of float32 there. The share of the matmul's speed is that of direct convolutions' work, of which
-model.winograd needs half the products: it may exceed 1.
+model.network.kernels.winograd needs half the products: it may exceed 1.
 """
 
 import os
@@ -23,10 +23,10 @@ from figures import print_figure
 from plain_pixelcnn import PlainPixelCNN
 from torch import Tensor
 
-from model.config import ConditionConfig, PixelCNNConfig
-from model.pixelcnn import PixelCNN
+from model.network.config import ConditionConfig, PixelCNNConfig
+from model.network.pixelcnn import PixelCNN
 from model.tfp_import import export_weights
-from model.tfp_live import write_live
+from tests.model.tfp_live import write_live
 
 BATCH_SIZE = 32
 NUM_ROUNDS = 3

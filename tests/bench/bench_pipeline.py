@@ -129,7 +129,7 @@ def original(scratch: Path) -> Path:
     sample = os.environ.get("QUICKDRAW_SAMPLE")
     if sample:
         return Path(sample) / "rendered" / "numpy_bitmap"
-    from pipelines.doodles import write_doodles
+    from pipelines.sources.doodles.make import write_doodles
 
     return write_doodles(scratch) / "numpy_bitmap"
 

@@ -24,11 +24,11 @@ import torch
 import torch.utils.flop_counter
 from figures import print_figure
 
-from model.config import DEFAULT_GUIDANCE, ConditionConfig, PixelCNNConfig
-from model.likelihood import num_draws
-from model.pixelcnn import PixelCNN
+from model.network.config import DEFAULT_GUIDANCE, ConditionConfig, PixelCNNConfig
+from model.network.likelihood import num_draws
+from model.network.noise import draw_uniforms
+from model.network.pixelcnn import PixelCNN
 from model.sampling.cached import CachedSampler
-from model.sampling.noise import draw_uniforms
 
 BASELINES = Path(__file__).parent / "baselines"
 SEED = PixelCNNConfig(
@@ -53,7 +53,7 @@ def seed_model() -> PixelCNN:
 def gflop_per_image() -> float:
     """Return the multiply-adds of one forward pass of direct convolutions, times two."""
     counter = torch.utils.flop_counter.FlopCounterMode(display=False)
-    # On a CPU model.winograd needs fewer, which the counter does not know.
+    # On a CPU model.network.kernels.winograd needs fewer, which the counter does not know.
     with torch.device("meta"), torch.no_grad(), counter:
         seed_model().distribution_params(torch.zeros(1, 1, 28, 28), torch.zeros(1))
     return counter.get_total_flops() / 1e9

@@ -88,12 +88,12 @@ def serve_ours(answers: TextIO, *settings: str, compile: bool = False) -> None:
     """Take steps of this project's training; measure the loader's part and the peak memory."""
     from model.data import Drawings, batch_rows
     from model.options import RunOptions
-    from model.presets import preset
     from model.ranks import join_ranks
-    from model.run import Run
-    from model.spec import apply_overrides, fit_to_dataset
-    from model.train import torch_settings
-    from pipelines.schema import Manifest
+    from model.training.presets import preset
+    from model.training.run import Run
+    from model.training.spec import apply_overrides, fit_to_dataset
+    from model.training.train import torch_settings
+    from pipelines.store.manifest import Manifest
 
     names = tuple(f"class {index}" for index in range(20))
     summary = {"class_names": names, "image_shape": (28, 28)}

@@ -45,10 +45,10 @@ def cpu_seconds() -> float:
 
 def build(directory: Path, workers: int = 1, **options: object) -> tuple[dict, object, object]:
     """Build a dataset of a directory and return the measurement, manifest and store."""
-    from pipelines.build import build_dataset
-    from pipelines.sources.opening import open_source
-    from pipelines.spec import DatasetSpec
-    from pipelines.store import open_store
+    from pipelines.dataset.build import build_dataset
+    from pipelines.dataset.spec import DatasetSpec
+    from pipelines.sources.registry import open_source
+    from pipelines.store.artifacts import open_store
 
     with tempfile.TemporaryDirectory() as cache:
         source = open_source(str(directory), SEED_CLASSES, Path(cache))
@@ -172,7 +172,7 @@ def measure_beam_batched(directory: Path, _: int) -> dict:
 
 
 def measure_tfrecord(directory: Path, _: int) -> dict:
-    from pipelines.tfrecord import record_chunks
+    from pipelines.drawings.tfrecord import record_chunks
 
     images, labels = load(directory)
 
@@ -208,7 +208,7 @@ def measure_reader(directory: Path, _: int) -> dict:
     import torch
 
     from model.data import read_split
-    from pipelines.stored_png import copy_pixels
+    from pipelines.drawings.stored_png import copy_pixels
 
     _, manifest, store = build(directory)
     total = manifest.summary["splits"]["train"]

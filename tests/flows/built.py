@@ -9,9 +9,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from flows.cli import run_command_line
-from pipelines.schema import Manifest
-from pipelines.shards import read_images
-from pipelines.store import open_store
+from pipelines.drawings.parquet import read_images
+from pipelines.store.artifacts import open_store
+from pipelines.store.manifest import Manifest
 
 
 class Builder:

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-from pipelines.shards import shard_schema, write_shard
+from pipelines.drawings.parquet import shard_schema, write_shard
 
 ROWS = 6
 DEEP = 10_000

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
-from pipelines.stored_png import encode_pngs
-from pipelines.tfrecord import example, frame
+from pipelines.drawings.stored_png import encode_pngs
+from pipelines.drawings.tfrecord import example, frame
 
 CORE = "tensorflow_datasets.core.features."
 

@@ -13,7 +13,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 import servers
 
-from pipelines.store import Store, open_store
+from pipelines.store.artifacts import Store, open_store
 
 ROOT = Path(__file__).parents[2]
 MARK = "SKETCHMILL_TEST_SITE"
@@ -44,7 +44,7 @@ class Site:
         return open_store(self.store_url)
 
     def deploy(self) -> dict:
-        from flows.deploy import MIN_CPU, Target, deploy
+        from flows.deployments.deploy import MIN_CPU, Target, deploy
 
         values = {"STORE": self.store_url, "SOURCE": "doodles", "PRESET": "tiny"}
         return deploy(
@@ -123,16 +123,21 @@ class Site:
         }
 
     def wait_for_ranks(self) -> None:
-        servers.wait_until(lambda: self.processes("model.train"), LIMIT_SEC, "ranks")
+        servers.wait_until(lambda: self.processes("model.training.train"), LIMIT_SEC, "ranks")
         time.sleep(2)  # they import torch, or train: to be ended at any moment
-        assert self.processes("model.train")
+        assert self.processes("model.training.train")
 
     def flow_processes(self) -> list[int]:
         """Return the processes of flow runs, which workers have started."""
         return [pid for pid in self.processes("prefect") if "engine" in line_of(pid)]
 
     def wait_until_nothing_is_left(self) -> None:
-        words = ("flows.isolated", "model.train", "model.agent", "guard.py")
+        words = (
+            "flows.deployments.child",
+            "model.training.train",
+            "model.training.agent",
+            "guard.py",
+        )
         servers.wait_until(
             lambda: not [pid for word in words for pid in self.processes(word)],
             GONE_SEC,

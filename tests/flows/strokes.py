@@ -6,13 +6,13 @@ import hashlib
 import numpy as np
 import torch
 
-from model.config import ConditionConfig, PixelCNNConfig
-from model.init import initialize_from_data
-from model.pixelcnn import PixelCNN
-from model.weights import model_files
-from pipelines.schema import FileEntry, InputRef, Manifest, artifact_digest
-from pipelines.shards import shard_schema, write_shard
-from pipelines.store import Store
+from model.network.config import ConditionConfig, PixelCNNConfig
+from model.network.init import initialize_from_data
+from model.network.pixelcnn import PixelCNN
+from model.network.weights import model_files
+from pipelines.drawings.parquet import shard_schema, write_shard
+from pipelines.store.artifacts import Store
+from pipelines.store.manifest import FileEntry, InputRef, Manifest, artifact_digest
 
 CLASS_NAMES = ("row", "column")
 CONFIG = PixelCNNConfig(

@@ -5,9 +5,9 @@ import dataclasses
 import torch
 from torch import Tensor
 
-from model.conditioning import condition_shape
-from model.config import ConditionConfig, PixelCNNConfig
-from model.pixelcnn import PixelCNN
+from model.network.conditioning import condition_shape
+from model.network.config import ConditionConfig, PixelCNNConfig
+from model.network.pixelcnn import PixelCNN
 
 TINY = PixelCNNConfig(
     image_shape=(8, 8, 1), num_resnet=1, num_hierarchies=2, num_filters=4, num_logistic_mix=3

@@ -4,8 +4,15 @@ import hashlib
 from collections.abc import Mapping
 from typing import Any
 
-from pipelines.schema import FileEntry, InputRef, Kind, Manifest, artifact_digest, artifact_prefix
-from pipelines.store import Store
+from pipelines.store.artifacts import Store
+from pipelines.store.manifest import (
+    FileEntry,
+    InputRef,
+    Kind,
+    Manifest,
+    artifact_digest,
+    artifact_prefix,
+)
 
 Content = tuple[bytes, int | None, str | None]
 

@@ -6,9 +6,9 @@ import numpy as np
 import pyarrow as pa
 from published import publish_contents
 
-from pipelines.schema import InputRef, Manifest
-from pipelines.shards import shard_name, shard_schema, write_shard
-from pipelines.store import Store
+from pipelines.drawings.parquet import shard_name, shard_schema, write_shard
+from pipelines.store.artifacts import Store
+from pipelines.store.manifest import InputRef, Manifest
 
 NAMES = ("bee", "The Eiffel Tower", 'sea <turtle> & "co"')
 

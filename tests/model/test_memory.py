@@ -9,7 +9,7 @@ import pytest
 COUNT_PAGES = """
 import resource
 import torch
-from model.memory import keep_freed_memory
+from model.ranks import keep_freed_memory
 
 def faults() -> int:
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 import torch
 
-from model.config import ConditionConfig
-from model.pixelcnn import PixelCNN
+from model.network.config import ConditionConfig
+from model.network.pixelcnn import PixelCNN
 from model.tfp_import import (
     TfpWeights,
     config_from_tfp,
@@ -21,7 +21,7 @@ from model.tfp_import import (
     model_from_tfp,
     read_npz,
 )
-from model.tfp_live import read_live, write_live
+from tests.model.tfp_live import read_live, write_live
 
 # a_scalar_init is a TFP model before its first step: its kernels look at later pixels, which no
 # causal network can equal; test_unmasked_weights_are_refused has it.

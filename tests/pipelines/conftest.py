@@ -12,12 +12,11 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))
 
 import ceph
+from ceph import BUCKET
 from s3_faults import Faults, faulty
 
-from pipelines.doodles import google_npy
-from pipelines.store import Store, open_store
-
-BUCKET = "sketchmill"
+from pipelines.sources.doodles.make import google_npy
+from pipelines.store.artifacts import Store, open_store
 
 
 @pytest.fixture(scope="session")

@@ -13,9 +13,9 @@ from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any
 
-from pipelines.errors import BusyError
-from pipelines.objects import ObjectInfo
-from pipelines.store import Store
+from pipelines.store.artifacts import Store
+from pipelines.store.errors import BusyError
+from pipelines.store.objects import ObjectInfo
 
 # Of a store of memory and of files; `objects` and `list_dirs` count as one call each.
 CALLS = (

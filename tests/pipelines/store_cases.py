@@ -5,8 +5,8 @@ import hashlib
 from collections.abc import Callable
 from typing import Any
 
-from pipelines.schema import KINDS, FileEntry, InputRef, Kind, Manifest, artifact_digest
-from pipelines.store import Store
+from pipelines.store.artifacts import Store
+from pipelines.store.manifest import KINDS, FileEntry, InputRef, Kind, Manifest, artifact_digest
 
 FILES = {"README.md": b"drawings\n", "data/train-00000.parquet": b"PAR1" * 300}
 

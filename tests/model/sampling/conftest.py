@@ -7,12 +7,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from model.config import ConditionConfig, PixelCNNConfig
-from model.pixelcnn import PixelCNN
-from model.publish import artifact_entries
-from model.weights import CONFIG_NAME, WEIGHTS_NAME, load_model, model_files
-from pipelines.schema import InputRef, Manifest, artifact_digest
-from pipelines.store import Store, open_store
+from model.network.config import ConditionConfig, PixelCNNConfig
+from model.network.pixelcnn import PixelCNN
+from model.network.weights import CONFIG_NAME, WEIGHTS_NAME, load_model, model_files
+from pipelines.store.artifacts import Store, open_store
+from pipelines.store.manifest import InputRef, Manifest, artifact_digest, artifact_entries
 
 CLASS_NAMES = ("ant", "bee", "cat")
 TINY = PixelCNNConfig(

@@ -12,14 +12,14 @@ import pytest
 import torch
 from families import TINY
 
-from model.config import ConditionConfig
 from model.data import open_split
-from model.sampling.bulk import make_shards, publish_samples, sample_dataset
+from model.network.config import ConditionConfig
+from model.sampling.shards import make_shards, publish_samples, sample_dataset
 from model.sampling.spec import SampleSpec, spec_to_json
 from model.sampling.workers import WorkerError
-from pipelines.schema import Manifest
-from pipelines.shards import open_shard, read_images
-from pipelines.store import Store
+from pipelines.drawings.parquet import open_shard, read_images
+from pipelines.store.artifacts import Store
+from pipelines.store.manifest import Manifest
 
 SPEC = SampleSpec(
     class_names=("cat", "ant"), per_class=(3, 5), seed=7, batch_size=2, rows_per_shard=3

@@ -8,12 +8,12 @@ import pytest
 import torch
 from families import FAMILIES, TINY, build, condition, images
 
-from model.config import ConditionConfig, PixelCNNConfig
-from model.likelihood import num_draws
-from model.pixelcnn import PixelCNN
+from model.network.config import ConditionConfig, PixelCNNConfig
+from model.network.likelihood import num_draws
+from model.network.noise import draw_uniforms
+from model.network.pixelcnn import PixelCNN
 from model.sampling.cached import CachedSampler, Given, Sampled, sample_in_batches
 from model.sampling.naive import sample_naive
-from model.sampling.noise import draw_uniforms
 
 # What differs from one family to another may meet in one network.
 COMBINATIONS = {

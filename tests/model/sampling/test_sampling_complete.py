@@ -9,7 +9,7 @@ import torch
 from families import FAMILIES, TINY, build, condition, images
 from PIL import Image
 
-from model.pixelcnn import PixelCNN
+from model.network.pixelcnn import PixelCNN
 from model.sampling.cached import Given
 from model.sampling.complete import complete
 from model.sampling.given import (

@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 import torch
 
-from model.pixelcnn import PixelCNN
-from model.sampling.bulk import shard_bytes
-from model.sampling.draw import Drawer, Drawn
+from model.network.pixelcnn import PixelCNN
+from model.sampling.drawer import Drawer, Drawn
+from model.sampling.shards import shard_bytes
 from model.sampling.spec import SampleSpec
-from pipelines.schema import Manifest
-from pipelines.shards import open_shard
-from pipelines.store import Store
+from pipelines.drawings.parquet import open_shard
+from pipelines.store.artifacts import Store
+from pipelines.store.manifest import Manifest
 
 SPEC = SampleSpec(class_names=("a", "b"), per_class=5, batch_size=4, rows_per_shard=10)
 

@@ -7,11 +7,11 @@ import pytest
 import torch
 from families import FAMILIES, build, condition
 
-from model.likelihood import num_draws
+from model.network.likelihood import num_draws
+from model.network.noise import draw_uniforms
 from model.sampling.cached import CachedSampler
-from model.sampling.draw import Drawer
+from model.sampling.drawer import Drawer
 from model.sampling.naive import sample_naive
-from model.sampling.noise import draw_uniforms
 from model.sampling.spec import SampleSpec
 
 pytestmark = [

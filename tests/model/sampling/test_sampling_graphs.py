@@ -12,10 +12,10 @@ import torch
 from families import FAMILIES, build, condition
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from model.likelihood import num_draws
+from model.network.likelihood import num_draws
+from model.network.noise import draw_uniforms
 from model.sampling.cached import CachedSampler
-from model.sampling.graphs import graph_key
-from model.sampling.noise import draw_uniforms
+from model.sampling.evaluator import graph_key
 
 Operation = tuple[object, ...]
 
@@ -108,7 +108,7 @@ def fake_cuda_graphs(monkeypatch: pytest.MonkeyPatch, done: list[tuple[str, int]
     """Stand in for CUDA, which this machine may lack."""
     import contextlib
 
-    from model.sampling.graphs import RowGraphs
+    from model.sampling.evaluator import RowGraphs
 
     class Graph:
         row = -1

@@ -8,17 +8,16 @@ import pytest
 import torch
 from families import FAMILIES, TINY, build, condition, images
 
-from model.config import ConditionConfig, PixelCNNConfig, check_guidance
-from model.likelihood import LevelLogits, num_draws, num_params, read_params
-from model.pixelcnn import PixelCNN
-from model.sampling.cached import CachedSampler, Given
+from model.network.config import ConditionConfig, PixelCNNConfig, check_guidance
+from model.network.likelihood import LevelLogits, guide, num_draws, num_params, read_params
+from model.network.noise import draw_uniforms
+from model.network.pixelcnn import PixelCNN
+from model.sampling.cached import CachedSampler, Given, sample_images
 from model.sampling.complete import complete
-from model.sampling.draw import open_drawer
-from model.sampling.guidance import guide
+from model.sampling.drawer import open_drawer
 from model.sampling.naive import sample_naive
-from model.sampling.noise import draw_uniforms
 from model.sampling.spec import SampleSpec
-from pipelines.store import Store
+from pipelines.store.artifacts import Store
 
 KINDS = ("embedding", "embedding_map", "one_hot", "multi_label", "vector", "scalar", "spatial")
 
@@ -107,7 +106,9 @@ def test_guided_frequencies_are_the_guided_probabilities() -> None:
     )
     model, num = build(config), 4_000
     labels = torch.ones(num, dtype=torch.int64)
-    drawn = model.sample(num, labels, seed=3, guidance=1.5, batch_size=num).flatten(1).long()
+    drawn = (
+        sample_images(model, num, labels, seed=3, guidance=1.5, batch_size=num).flatten(1).long()
+    )
     every = torch.arange(16)[:, None].bitwise_right_shift(torch.arange(4)).bitwise_and(1)
     value = every.view(16, 1, 2, 2)
     with torch.no_grad():

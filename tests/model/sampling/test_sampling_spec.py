@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from model.sampling.draw import shard_rows
+from model.sampling.drawer import shard_rows
 from model.sampling.spec import (
     SampleSpec,
     find_row,

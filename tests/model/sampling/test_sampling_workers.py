@@ -10,13 +10,14 @@ import pytest
 import torch
 
 from model.ranks import Ranks
-from model.sampling import bulk, command, workers
-from model.sampling.bulk import make_shards, sample_dataset
+from model.sampling import command, workers
+from model.sampling import shards as bulk
 from model.sampling.command import sample_on_ranks
+from model.sampling.shards import make_shards, sample_dataset
 from model.sampling.spec import SampleSpec, shard_batches
 from model.sampling.workers import drawing_processes, visible_gpus
-from pipelines.schema import Manifest
-from pipelines.store import Store
+from pipelines.store.artifacts import Store
+from pipelines.store.manifest import Manifest
 
 SPEC = SampleSpec(
     class_names=("cat", "ant"), per_class=(3, 5), seed=7, batch_size=2, rows_per_shard=3

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from model.checkpoint import (
+from model.training.checkpoint import (
     COMPLETE_NAME,
     NUM_KEPT,
     Checkpoint,
@@ -19,8 +19,8 @@ from model.checkpoint import (
     latest_checkpoint,
     save_checkpoint,
 )
-from model.durable import naming_full
-from pipelines.errors import FullError
+from pipelines.store.errors import FullError
+from pipelines.store.local_files import naming_full
 
 
 def make_checkpoint(step: int, run_digest: str = "a" * 64) -> Checkpoint:
@@ -119,7 +119,7 @@ def test_kill_while_writing_leaves_a_whole_checkpoint(tmp_path: Path) -> None:
     script = (
         "import sys, itertools, torch\n"
         "from pathlib import Path\n"
-        "from model.checkpoint import Checkpoint, RunState, save_checkpoint\n"
+        "from model.training.checkpoint import Checkpoint, RunState, save_checkpoint\n"
         "weights = {'w': torch.zeros(200_000)}\n"
         "for step in itertools.count(1):\n"
         "    weights['w'] += 1\n"

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from model.data import batch_rows, count_rows, open_split, order_key, permute, rank_rows, read_split
-from pipelines.store import StoreError
+from pipelines.store.artifacts import StoreError
 
 
 @given(size=st.integers(1, 3_000), key=st.text(max_size=8))

@@ -3,11 +3,10 @@
 import pytest
 import torch
 
-from model.config import ConditionConfig, PixelCNNConfig
-from model.muon import Muon, orthogonal
-from model.optimizer import make_optimizers, set_learning_rate
-from model.pixelcnn import PixelCNN
-from model.spec import TrainSpec
+from model.network.config import ConditionConfig, PixelCNNConfig
+from model.network.pixelcnn import PixelCNN
+from model.training.optimizer import Muon, make_optimizers, orthogonal, set_learning_rate
+from model.training.spec import TrainSpec
 
 
 @pytest.mark.parametrize("shape", [(3, 8, 24), (2, 24, 8), (1, 7, 7)])

@@ -11,12 +11,11 @@ import pytest
 import torch
 from PIL import Image
 
-from model.config import ConditionConfig, PixelCNNConfig
-from model.curve import CURVE_NAME
-from model.grid import NUM_ROWS, grid_png, sample_grid
-from model.pixelcnn import PixelCNN
-from model.progress import JsonProgress
-from model.telemetry import LiveLine, Telemetry, read_curve
+from model.network.config import ConditionConfig, PixelCNNConfig
+from model.network.pixelcnn import PixelCNN
+from model.training.session import NUM_ROWS, grid_png, sample_grid
+from model.training.telemetry import CURVE_NAME, LiveLine, Telemetry, read_curve
+from pipelines.processes.progress import JsonProgress
 
 
 def row(step: int) -> dict[str, float]:
@@ -70,7 +69,7 @@ def test_event_files_load_no_tensorflow(tmp_path: Path) -> None:
     script = (
         "import sys\n"
         "from pathlib import Path\n"
-        "from model.events import EventFile\n"
+        "from model.training.telemetry import EventFile\n"
         "EventFile(Path(sys.argv[1]), step=0).close()\n"
         "assert 'tensorflow' not in sys.modules\n"
     )

@@ -13,19 +13,20 @@ import numpy as np
 import pytest
 import torch
 
-from model.checkpoint import open_checkpoint, save_checkpoint
-from model.config import ConditionConfig
 from model.data import open_split
-from model.evaluate import Evaluation, evaluate_model, open_model
-from model.histogram import histogram_nats
+from model.evaluation.evaluate import Evaluation, evaluate_model
+from model.evaluation.histogram import histogram_nats
+from model.network.config import ConditionConfig
+from model.network.weights import open_model
 from model.options import RunOptions, run_folder
-from model.progress import no_progress
-from model.publish import _learned_from
 from model.ranks import Interrupted, Ranks, StopSignal
-from model.run import NonFiniteError, Run
-from model.session import NON_FINITE_NAME, Session
-from model.spec import run_digest
-from model.train import train_model
+from model.training.checkpoint import open_checkpoint, save_checkpoint
+from model.training.publish import _learned_from
+from model.training.run import NonFiniteError, Run
+from model.training.session import NON_FINITE_NAME, Session
+from model.training.spec import run_digest
+from model.training.train import train_model
+from pipelines.processes.progress import no_progress
 
 OPTIONS = RunOptions(num_threads=1, tensorboard=False, num_grids=0)
 
@@ -113,7 +114,7 @@ def refuse(stage: str, done: int, total: int, message: str) -> None:
 def test_two_trainers_whose_bytes_differ_publish_one_model_whole(
     store, make_dataset, small_spec, monkeypatch, tmp_path
 ) -> None:
-    monkeypatch.setattr("model.telemetry.MIN_INTERVAL_SEC", 0.0)
+    monkeypatch.setattr("model.training.telemetry.MIN_INTERVAL_SEC", 0.0)
     dataset = make_dataset(store)
     spec = small_spec(dataset, "budget_nimg=24")
     elsewhere = dataclasses.replace(OPTIONS, work_dir=tmp_path / "two", micro_batch_size=3)
@@ -133,7 +134,7 @@ def test_two_trainers_whose_bytes_differ_publish_one_model_whole(
 def test_stopped_and_resumed_run_is_bitwise_the_undisturbed_one(
     store, make_dataset, small_spec, monkeypatch, stop_step: int
 ) -> None:
-    monkeypatch.setattr("model.telemetry.MIN_INTERVAL_SEC", 0.0)
+    monkeypatch.setattr("model.training.telemetry.MIN_INTERVAL_SEC", 0.0)
     dataset = make_dataset(store)
     spec = small_spec(dataset)
     whole = train_model(spec, dataset, store, "whole", options=OPTIONS)

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 
 from model.data import open_split
-from model.launch import train_in_processes
+from model.network.precision import cpu_has_bfloat16
 from model.options import RunOptions
-from model.precision import cpu_has_bfloat16
 from model.ranks import Ranks
-from model.run import Run
-from model.train import train_model
+from model.training.run import Run
+from model.training.torchrun import train_in_processes
+from model.training.train import train_model
 
 EAGER = RunOptions(num_threads=1, tensorboard=False)
 COMPILED = RunOptions(num_threads=1, tensorboard=False, compile=True)

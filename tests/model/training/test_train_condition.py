@@ -4,11 +4,11 @@ import math
 
 import pytest
 
-from model.evaluate import open_model
+from model.network.weights import open_model
 from model.options import RunOptions
-from model.presets import preset
-from model.spec import apply_overrides, fit_to_dataset
-from model.train import train_model
+from model.training.presets import preset
+from model.training.spec import apply_overrides, fit_to_dataset
+from model.training.train import train_model
 
 KINDS = ("none", "embedding", "embedding_map", "one_hot", "scalar")
 

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from flows.params import TrainParams
-from flows.stages import train_spec
+from flows.stages.base import train_spec
+from flows.stages.params import TrainParams
 from model.options import RunOptions
-from model.train import train_model
+from model.training.train import train_model
 
 pytestmark = pytest.mark.slow
 

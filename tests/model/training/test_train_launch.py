@@ -4,11 +4,11 @@ import dataclasses
 
 import pytest
 
-from model import launch
-from model.launch import default_processes, train_in_processes
 from model.options import RunOptions
-from model.presets import preset
-from model.spec import apply_overrides
+from model.training import torchrun
+from model.training.presets import preset
+from model.training.spec import apply_overrides
+from model.training.torchrun import default_processes, train_in_processes
 
 
 @pytest.mark.parametrize(
@@ -18,7 +18,7 @@ from model.spec import apply_overrides
 def test_ranks_follow_cores_and_share_the_batch_evenly(
     monkeypatch, cores: int, batch_size: int, expected: int
 ) -> None:
-    monkeypatch.setattr(launch, "threads_per_rank", lambda *_: cores)
+    monkeypatch.setattr(torchrun, "threads_per_rank", lambda *_: cores)
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     spec = apply_overrides(preset("tiny"), [f"batch_size={batch_size}"])
     assert default_processes(spec) == expected
@@ -43,7 +43,7 @@ def test_gpu_that_is_not_there_is_refused_before_a_rank_starts(
 def test_cpu_is_used_on_a_machine_with_gpus_if_it_is_wanted(monkeypatch) -> None:
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     monkeypatch.setattr("torch.cuda.device_count", lambda: 8)
-    monkeypatch.setattr(launch, "threads_per_rank", lambda *_: 2)
+    monkeypatch.setattr(torchrun, "threads_per_rank", lambda *_: 2)
     assert default_processes(preset("tiny"), device="cpu") == 2
 
 
@@ -54,7 +54,7 @@ def test_a_dataset_that_cannot_be_trained_on_is_refused_before_a_rank_starts(
     whole = make_dataset(store)
     files = tuple(entry for entry in whole.files if entry.split != split)
     dataset = dataclasses.replace(whole, files=files)
-    monkeypatch.setattr(launch, "_agent", pytest.fail)
+    monkeypatch.setattr(torchrun, "_agent", pytest.fail)
     with pytest.raises(ValueError, match=f"no drawings in {split}, .* build it with --splits"):
         train_in_processes(small_spec(whole), dataset, store, "tiny", num_processes=1)
     with pytest.raises(ValueError, match="the network takes images"):

@@ -8,10 +8,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from model.config import PixelCNNConfig
-from model.optimizer import WeightAverage, average_weight, clip_gradients, learning_rate
-from model.pixelcnn import PixelCNN
-from model.spec import TrainSpec
+from model.network.config import PixelCNNConfig
+from model.network.pixelcnn import PixelCNN
+from model.training.optimizer import WeightAverage, average_weight, clip_gradients, learning_rate
+from model.training.spec import TrainSpec
 
 NETWORK = PixelCNNConfig(
     image_shape=(4, 4, 1), num_resnet=1, num_hierarchies=1, num_filters=2, num_logistic_mix=1

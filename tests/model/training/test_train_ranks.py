@@ -13,15 +13,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from model.evaluate import Evaluation, evaluate_model
-from model.failure import read_failure, telling_failure
-from model.launch import LaunchError, train_in_processes
+from model.evaluation.evaluate import Evaluation, evaluate_model
 from model.options import RunOptions, options_to_json
-from model.ranks import Interrupted
-from model.spec import run_digest, spec_to_json
-from model.train import train_model
-from pipelines.errors import FinalError
-from pipelines.store import open_store
+from model.ranks import Interrupted, read_failure, telling_failure
+from model.training.spec import run_digest, spec_to_json
+from model.training.torchrun import LaunchError, train_in_processes
+from model.training.train import train_model
+from pipelines.store.artifacts import open_store
+from pipelines.store.errors import FinalError
 
 pytestmark = pytest.mark.slow
 
@@ -60,10 +59,10 @@ class Parent:
 
     SCRIPT = (
         "import json, sys\n"
-        "from model.launch import train_in_processes\n"
+        "from model.training.torchrun import train_in_processes\n"
         "from model.options import options_from_json\n"
-        "from model.spec import spec_from_json\n"
-        "from pipelines.store import open_store\n"
+        "from model.training.spec import spec_from_json\n"
+        "from pipelines.store.artifacts import open_store\n"
         "url, dataset, name, spec, options = sys.argv[1:]\n"
         "store = open_store(url)\n"
         "def show(stage, done, total, message): print(done, flush=True)\n"
@@ -244,7 +243,7 @@ def test_evaluation_sees_each_drawing_once_on_any_number_of_ranks(
     arguments += ["--split", "train", "--cache", str(tmp_path / "shared")]
     # 40 drawings on 3 ranks: the last has fewer.
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    command += ["--nproc-per-node=3", "-m", "model.evaluate", *arguments]
+    command += ["--nproc-per-node=3", "-m", "model.evaluation.evaluate", *arguments]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
@@ -275,8 +274,22 @@ def test_ranks_leave_no_thread_of_gloo_behind(
     (tmp_path / "say.py").write_text(SAY_THREADS)
     (tmp_path / "spec.json").write_text(json.dumps(spec_to_json(spec)))
     where = ["--store", store.url, "--dataset", f"{dataset.name}@{dataset.digest}"]
-    train = ["model.train", *where, "--name", "m", "--spec-json", str(tmp_path / "spec.json")]
-    evaluate = ["model.evaluate", *where, "--model", "m", "--cache", str(tmp_path / "cache")]
+    train = [
+        "model.training.train",
+        *where,
+        "--name",
+        "m",
+        "--spec-json",
+        str(tmp_path / "spec.json"),
+    ]
+    evaluate = [
+        "model.evaluation.evaluate",
+        *where,
+        "--model",
+        "m",
+        "--cache",
+        str(tmp_path / "cache"),
+    ]
     for command in (train, evaluate):
         threads = tmp_path / command[0]
         threads.mkdir()

@@ -4,8 +4,8 @@ import dataclasses
 
 import pytest
 
-from model.presets import preset
-from model.spec import apply_overrides, check_fit, spec_from_json, spec_to_json
+from model.training.presets import preset
+from model.training.spec import apply_overrides, check_fit, spec_from_json, spec_to_json
 
 
 def test_a_budget_of_drawings_takes_the_place_of_epochs_in_any_order() -> None:

@@ -8,10 +8,10 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from pipelines.credit import GOOGLES
-from pipelines.schema import FileEntry, InputRef, Manifest, artifact_digest, artifact_prefix
-from pipelines.shards import shard_name, shard_schema, write_shard
-from pipelines.store import Store, open_store
+from pipelines.drawings.credit import GOOGLES
+from pipelines.drawings.parquet import shard_name, shard_schema, write_shard
+from pipelines.store.artifacts import Store, open_store
+from pipelines.store.manifest import FileEntry, InputRef, Manifest, artifact_digest, artifact_prefix
 
 NAMES = ("bee", "The Eiffel Tower", "sea turtle")
 

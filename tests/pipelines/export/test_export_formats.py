@@ -12,11 +12,11 @@ import pyarrow as pa
 import pytest
 from PIL import Image
 
-from pipelines.export.idx import label_type
-from pipelines.export.numpy_bitmap import npy_header
+from pipelines.drawings.parquet import open_shard, read_images
+from pipelines.export.formats.idx import label_type
+from pipelines.export.formats.numpy_bitmap import npy_header
 from pipelines.export.run import export_dataset
 from pipelines.export.spec import ExportSpec
-from pipelines.shards import open_shard, read_images
 
 
 def leaves_files_open(test):
@@ -228,7 +228,7 @@ def test_idx_has_a_line_of_provenance_for_each_drawing(export, make_dataset, sto
 
 
 def test_numpy_bitmap_has_the_line_of_each_drawing(export, make_dataset, store, monkeypatch):
-    monkeypatch.setattr("pipelines.export.numpy_bitmap._ROWS_PER_GROUP", 4)
+    monkeypatch.setattr("pipelines.export.formats.numpy_bitmap._ROWS_PER_GROUP", 4)
     drawn = make_dataset(store, {"train": (7, 4), "test": (5,)}, kind="samples", extra=EXTRA)
     root = export(drawn, "numpy_bitmap")
     for label, name in enumerate(("bee", "The Eiffel Tower", "sea turtle")):

@@ -9,16 +9,16 @@ import pytest
 
 from model.audit.measures import measure
 from model.data import read_split
-from pipelines.build import build_dataset
-from pipelines.doodles import google_npy
+from pipelines.dataset.build import build_dataset
+from pipelines.dataset.spec import DatasetSpec
+from pipelines.drawings.parquet import open_shard, read_images
+from pipelines.drawings.reading import class_positions
 from pipelines.export.run import export_dataset
 from pipelines.export.spec import FORMATS, ExportSpec
-from pipelines.labels import class_positions
-from pipelines.schema import Manifest
-from pipelines.shards import open_shard, read_images
-from pipelines.sources.opening import open_directory
-from pipelines.spec import DatasetSpec
-from pipelines.store import Store, open_store
+from pipelines.sources.doodles.make import google_npy
+from pipelines.sources.registry import open_directory
+from pipelines.store.artifacts import Store, open_store
+from pipelines.store.manifest import Manifest
 
 CLASSES = ("sun", "bee", "sea turtle")
 

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipelines.catalogue import catalogue
-from pipelines.export.names import path_names
-from pipelines.objects import check_path
+from pipelines.drawings.class_paths import path_names
+from pipelines.store.objects import check_path
 
 TEXT = st.text(st.characters(codec="utf-8"), max_size=300)
 ODD = st.sampled_from(

@@ -7,12 +7,12 @@ import sys
 import pytest
 
 import pipelines.export.run as run
-from pipelines.export.inputs import Extras, make_job
+from pipelines.export.job import Extras, make_job
 from pipelines.export.run import ExportOptions, export_dataset
 from pipelines.export.spec import FORMATS, ExportSpec
 from pipelines.export.target import _PLACE as PLACE
 from pipelines.export.target import Target
-from pipelines.store import StoreError, open_store
+from pipelines.store.artifacts import StoreError, open_store
 
 ALL = ExportSpec(formats=FORMATS, rows_per_file=4)
 
@@ -41,7 +41,7 @@ def test_what_is_kept_between_steps_is_where_the_files_go_and_not_left_there(
 def test_pictures_beyond_a_manifest_go_elsewhere_with_checksums(
     store, dataset, monkeypatch, tmp_path
 ):
-    monkeypatch.setattr("pipelines.export.png_tree.MAX_LISTED", 10)
+    monkeypatch.setattr("pipelines.export.formats.png_tree.MAX_LISTED", 10)
     spec = ExportSpec(formats=("png",))
     with pytest.raises(ValueError, match="do not fit a manifest"):
         export_dataset(dataset.manifest, store, spec, name="small")
@@ -59,7 +59,7 @@ def test_pictures_beyond_a_manifest_go_elsewhere_with_checksums(
 def test_a_picture_that_no_manifest_lists_is_missed_at_publish(
     store, dataset, monkeypatch, tmp_path, fault
 ):
-    monkeypatch.setattr("pipelines.export.png_tree.MAX_LISTED", 10)
+    monkeypatch.setattr("pipelines.export.formats.png_tree.MAX_LISTED", 10)
     real = run.run_stage
 
     def spoil(*arguments):
@@ -124,7 +124,7 @@ def test_two_writers_of_one_file_with_one_pid_write_a_file_each(tmp_path):
 SLOW_WRITER = """
 import os, sys
 from pipelines.export.target import Target
-from pipelines.store import open_store
+from pipelines.store.artifacts import open_store
 with Target(open_store(sys.argv[1]), "").open("idx/x") as sink:
     sink.write(b"half")
     print(os.getpid(), flush=True)
@@ -134,7 +134,7 @@ with Target(open_store(sys.argv[1]), "").open("idx/x") as sink:
 SWEEPER = """
 import sys
 from pipelines.export.target import Target
-from pipelines.store import open_store
+from pipelines.store.artifacts import open_store
 Target(open_store(sys.argv[1]), "")._sweep()
 """
 # As in a container: PIDs of its own, under the same host name.

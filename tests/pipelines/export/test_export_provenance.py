@@ -9,8 +9,8 @@ import pytest
 
 from pipelines.export.run import export_dataset
 from pipelines.export.spec import ExportSpec
-from pipelines.provenance import ancestors, lineage_text, provenance_json, trace
-from pipelines.schema import InputRef, Manifest, artifact_digest
+from pipelines.store.lineage import ancestors, lineage_text, provenance_json, trace
+from pipelines.store.manifest import InputRef, Manifest, artifact_digest
 
 SPEC = ExportSpec(formats=("hf", "idx"))
 

@@ -19,7 +19,7 @@ from urllib.parse import unquote
 import numpy as np
 import pytest
 
-from pipelines.doodles import google_npy
+from pipelines.sources.doodles.make import google_npy
 
 # Names with a blank, a letter beyond ASCII, what pandas takes for nothing or for a number, what a
 # file system or a reader takes for something else; numbers of drawings that differ.

@@ -5,13 +5,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipelines.build import build_dataset
-from pipelines.export.numpy_bitmap import npy_header
+from pipelines.dataset.build import build_dataset
+from pipelines.dataset.spec import DatasetSpec
+from pipelines.export.formats.numpy_bitmap import npy_header
 from pipelines.export.run import export_dataset
 from pipelines.export.spec import FORMATS, ExportSpec
-from pipelines.sources.opening import open_directory
-from pipelines.spec import DatasetSpec
-from pipelines.store import Store, open_store
+from pipelines.sources.registry import open_directory
+from pipelines.store.artifacts import Store, open_store
 
 CLASSES = ("bee", "sea turtle", "The Eiffel Tower")
 

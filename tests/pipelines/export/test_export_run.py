@@ -10,16 +10,15 @@ import numpy as np
 import pytest
 
 import pipelines.export.run as run
-from pipelines.export.inputs import Extras, make_job
-from pipelines.export.job import read_record, record_path
-from pipelines.export.parts import export_part, export_range
-from pipelines.export.registry import FORMATS as WRITERS
+from pipelines.drawings.parquet import open_shard, read_images
+from pipelines.export.formats.registry import FORMATS as WRITERS
+from pipelines.export.job import Extras, make_job, read_record, record_path
+from pipelines.export.ranges import export_part, export_range
 from pipelines.export.run import ExportOptions, ExportWork, export_dataset
 from pipelines.export.spec import FORMATS, ExportSpec
 from pipelines.export.target import Target
-from pipelines.schema import FileEntry
-from pipelines.shards import open_shard, read_images
-from pipelines.store import open_store
+from pipelines.store.artifacts import open_store
+from pipelines.store.manifest import FileEntry
 
 ALL = ExportSpec(formats=FORMATS, rows_per_file=4)
 
@@ -142,7 +141,7 @@ KILLED = """
 import sys
 from pipelines.export.run import ExportOptions, export_dataset
 from pipelines.export.spec import ExportSpec
-from pipelines.store import open_store
+from pipelines.store.artifacts import open_store
 
 store = open_store(sys.argv[1])
 spec = ExportSpec(formats=("webdataset", "numpy_bitmap", "png"), rows_per_file=10)
@@ -186,7 +185,7 @@ def test_a_damaged_file_is_made_again(store, dataset, name):
 
 @pytest.mark.parametrize("max_listed", [10, 1000])
 def test_a_missing_picture_is_made_again(store, dataset, monkeypatch, max_listed):
-    monkeypatch.setattr("pipelines.export.png_tree.MAX_LISTED", max_listed)
+    monkeypatch.setattr("pipelines.export.formats.png_tree.MAX_LISTED", max_listed)
     job = make_job(dataset.manifest, store, ExportSpec(formats=("png",)), name="small")
     target = Target(store, f"exports/small/{job.digest}")
     work = ExportWork(job, "", target.prefix)

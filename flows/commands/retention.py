@@ -1,0 +1,144 @@
+"""`sketchmill gc | pin | unpin | pull | push`: keep what is needed, where it is needed."""
+
+import dataclasses
+from datetime import timedelta
+from typing import Annotated
+
+from cyclopts import Parameter
+from cyclopts.validators import Number
+
+from flows.commands.artifacts import resolve_any
+from flows.options import Common, NotNegative
+from flows.terminal import current, print_result, session
+from pipelines.store.artifacts import existing_store, open_store
+from pipelines.store.leases import check_writable
+
+ALL = Common()
+# A century; a span of time has an end somewhere.
+MAX_DAYS = 36_525
+
+
+def gc(
+    *,
+    delete: Annotated[bool, Parameter(negative=())] = False,
+    grace_days: Annotated[float, Parameter(validator=Number(gte=0, lte=MAX_DAYS))] = 14.0,
+    keep: NotNegative = 3,
+    common: Annotated[Common, Parameter(name="*")] = ALL,
+) -> None:
+    """Say what no ref, pin or running attempt needs; with --delete, sweep it.
+
+    Parameters
+    ----------
+    delete
+        Sweep what is found; without it nothing changes.
+    grace_days
+        How long something must have been unneeded. Work that runs keeps what it needs.
+    keep
+        How many of the latest versions of each name are needed.
+    """
+    from pipelines.store.collect import Collector
+
+    store = existing_store(common.store)
+    collector = Collector(store, grace=timedelta(days=grace_days), keep_refs=keep)
+    sweep = delete and not common.dry_run
+    found = collector.collect() if sweep else collector.plan()
+    result = dataclasses.asdict(found)
+    if not common.json:
+        result = {name: _counted(value) for name, value in result.items()}
+    print_result(result | {"deleted": sweep}, as_json=common.json)
+    if found.unreadable:
+        what = "no artifact can go while" if found.is_blocked else "all others were looked at, but"
+        raise RuntimeError(
+            f"{what} manifests are damaged: {', '.join(found.unreadable)}; `sketchmill verify` "
+            "says what to do"
+        )
+
+
+def pin(
+    ref: str, /, *, reason: str = "", common: Annotated[Common, Parameter(name="*")] = ALL
+) -> None:
+    """Keep an artifact and all it was made of, whatever is published after it.
+
+    Parameters
+    ----------
+    ref
+        Name, kind/name, name@digest, or the first characters of a digest.
+    reason
+        Why, for the next reader.
+    """
+    from pipelines.store.collect import pin as pin_artifact
+
+    store = existing_store(common.store)
+    manifest = resolve_any(store, ref)
+    if common.dry_run:
+        print_result({"would pin": manifest.prefix}, as_json=common.json)
+        return
+    pin_artifact(store, manifest, reason)
+    print_result({"pinned": manifest.prefix}, as_json=common.json)
+
+
+def unpin(ref: str, /, *, common: Annotated[Common, Parameter(name="*")] = ALL) -> None:
+    """Leave an artifact to its refs again.
+
+    Parameters
+    ----------
+    ref
+        Name, kind/name, name@digest, or the first characters of a digest.
+    """
+    from pipelines.store.collect import unpin as unpin_artifact
+
+    store = existing_store(common.store)
+    manifest = resolve_any(store, ref)
+    if common.dry_run:
+        print_result({"would unpin": manifest.prefix}, as_json=common.json)
+        return
+    unpin_artifact(store, manifest)
+    print_result({"unpinned": manifest.prefix}, as_json=common.json)
+
+
+def pull(ref: str, /, *, origin: str, common: Annotated[Common, Parameter(name="*")] = ALL) -> None:
+    """Copy an artifact and what it was made of from another store into this one.
+
+    Parameters
+    ----------
+    ref
+        Name, kind/name, name@digest, or the first characters of a digest, in the other store.
+    origin
+        URL of the other store.
+    """
+    _copy(ref, origin, common.store, common)
+
+
+def push(ref: str, /, *, to: str, common: Annotated[Common, Parameter(name="*")] = ALL) -> None:
+    """Copy an artifact and what it was made of from this store into another.
+
+    Parameters
+    ----------
+    ref
+        Name, kind/name, name@digest, or the first characters of a digest, in this store.
+    to
+        URL of the other store.
+    """
+    _copy(ref, common.store, to, common)
+
+
+def _copy(ref: str, origin: str, target: str, common: Common) -> None:
+    from pipelines.store.transfer import copy_artifact
+
+    source = existing_store(origin)
+    manifest = resolve_any(source, ref)
+    if common.dry_run:
+        print_result({"would copy": manifest.prefix}, as_json=common.json)
+        return
+    with session(common):
+        into = open_store(target)
+        check_writable(into)
+        done = copy_artifact(manifest, source, into, progress=current())
+    print_result(dataclasses.asdict(done), as_json=common.json)
+
+
+def _counted(value: object) -> object:
+    """Return a long list as its length and first entries."""
+    if not isinstance(value, tuple) or len(value) <= 3:
+        return value if not isinstance(value, tuple) else list(value)
+    return f"{len(value)}: {', '.join(map(str, value[:3]))}, ..."

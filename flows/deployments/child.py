@@ -1,0 +1,259 @@
+"""Stages as processes of their own, for flows that a worker runs unattended.
+
+    flow: run_isolated("train", params) --> guard --> python -m flows.deployments.child train < JSON
+
+The child reads its parameters from standard input, since every user of a machine can read command
+lines. It never talks to Prefect: it writes progress as JSON lines on standard output, and as its
+last line the result. A cancelled or killed flow ends it through the guard, its memory goes with
+it, and a server that is down does not disturb it. While it works, leases in the store keep its
+inputs from garbage collection (pipelines.store.held).
+"""
+
+import dataclasses
+import json
+import signal
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from types import FrameType
+from typing import Any, NoReturn, cast
+
+from flows.stages.export import ExportParams
+from flows.stages.params import BuildParams, ReportParams, SampleParams, TrainParams
+from flows.stages.parts import ExportPartParams, ShardsParams
+from flows.terminal import ProgressCallback
+from pipelines.processes.supervise import ChildError, launch
+from pipelines.store.artifacts import open_store
+from pipelines.store.backends import one_line
+from pipelines.store.errors import INPUT_ERRORS, BusyError, FinalError
+from pipelines.store.held import working_store
+from pipelines.store.leases import holding
+from pipelines.store.manifest import Manifest
+from pipelines.store.printable import shown, shown_trace
+
+# What the command line says too: the input is wrong, trying again cannot help.
+BAD_INPUT_CODE = 2
+# What was asked ends the same however often it is tried: a gate that does not open, divergence.
+FINAL_CODE = 71
+# A mistake in the program: trying again cannot help either.
+MISTAKE_CODE = 70
+MISTAKES = (LookupError, TypeError, AttributeError, AssertionError)
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """What a child can do: the parameters it takes, and what does it."""
+
+    params: type
+    work: Callable[[Any], Mapping[str, Any]]
+
+
+def run_isolated(
+    job: str,
+    params: Any,
+    *,
+    deadline_sec: float | None = None,
+    progress: ProgressCallback | None = None,
+) -> dict[str, Any]:
+    """Do a job in a process of its own and return its result.
+
+    Raises ValueError if the input is wrong, DeadlineError if its time was up, ChildError if it
+    failed; whatever happens, none of its processes is left.
+    """
+    result: dict[str, Any] = {}
+
+    def read(line: str) -> None:
+        event = _event(line)
+        if "result" in event:
+            result.update(event["result"])
+        elif "stage" in event and progress:
+            progress(event["stage"], event["done"], event["total"], event["message"])
+
+    command = [sys.executable, "-m", "flows.deployments.child", job]
+    given = json.dumps(dataclasses.asdict(params))
+    try:
+        launch(command, given=given, on_line=read, deadline_sec=deadline_sec)
+    except ChildError as error:
+        if error.code == BAD_INPUT_CODE:
+            raise ValueError(str(error)) from error
+        raise
+    return result
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Do one job: its name; its parameters are JSON on standard input.
+
+    SIGTERM ends it as an exception does: ranks that train get time to save. If we only died, their
+    output would have no reader, and they would end by that before they have saved.
+    """
+    from flows.terminal import showing
+
+    signal.signal(signal.SIGTERM, _stop)
+    job = jobs()[arguments[0]]
+    params = from_json(job.params, json.load(sys.stdin))
+    try:
+        with showing(_print_progress, arguments[0]):
+            result = job.work(params)
+    except INPUT_ERRORS as error:
+        sys.stderr.write(f"{type(error).__name__}: {one_line(error)}\n")
+        return BAD_INPUT_CODE
+    except FinalError as error:
+        sys.stderr.write(f"{type(error).__name__}: {shown(str(error))}\n")
+        return FINAL_CODE
+    except MISTAKES as error:
+        sys.stderr.write(shown_trace(error))
+        return MISTAKE_CODE
+    _print({"result": result})
+    return 0
+
+
+def _stop(number: int, _frame: FrameType | None) -> NoReturn:
+    sys.exit(128 + number)
+
+
+def jobs() -> dict[str, Job]:
+    """Return what a child can do, by name."""
+    from flows.stages import base as stages
+
+    return {
+        "build": Job(BuildParams, lambda params: published(params.store, stages.build(params))),
+        "train": Job(TrainParams, lambda params: published(params.store, stages.train(params))),
+        "report": Job(ReportParams, lambda params: published(params.store, stages.report(params))),
+        "plan-sample": Job(SampleParams, _plan_sample),
+        "sample-shards": Job(ShardsParams, _sample_shards),
+        "sample": Job(SampleParams, lambda params: published(params.store, stages.sample(params))),
+        "audit": Job(ExportParams, _audit),
+        "export-part": Job(ExportPartParams, _export_part),
+        "export": Job(ExportParams, _export),
+    }
+
+
+def published(url: str, manifest: Manifest) -> dict[str, Any]:
+    """Return what a flow shows of an artifact; make it the latest of its name.
+
+    Raises BusyError if it has been deleted.
+    """
+    from flows.stages.lookup import where
+
+    store = open_store(url)
+    if store.reuse(manifest.kind, manifest.name, manifest.digest) is None:
+        raise BusyError(f"{manifest.prefix} was deleted from {url} meanwhile: run it again")
+    return {
+        "kind": manifest.kind,
+        "name": manifest.name,
+        "digest": manifest.digest,
+        "place": where(store, manifest),
+        "files": [entry.path for entry in manifest.files][:200],
+        "bytes": sum(entry.bytes for entry in manifest.files),
+        "summary": _shown(manifest.summary),
+    }
+
+
+def from_json(params: type, raw: Mapping[str, Any]) -> Any:
+    """Return the parameters that `dataclasses.asdict` and JSON made of them."""
+    values = {}
+    for field in dataclasses.fields(params):
+        value = raw[field.name]
+        if dataclasses.is_dataclass(field.type):
+            value = from_json(cast(type, field.type), value)
+        values[field.name] = _tuples(value)
+    return params(**values)
+
+
+def _tuples(value: Any) -> Any:
+    return tuple(map(_tuples, value)) if isinstance(value, list) else value
+
+
+def _plan_sample(params: SampleParams) -> dict[str, Any]:
+    """Return how many shards there are, how many the store lacks, and ranges that hold these."""
+    from flows.stages.base import sample_spec
+    from flows.stages.ranges import ranges_of
+    from model.sampling.shards import missing_shards
+
+    store = open_store(params.store)
+    model = store.resolve("models", params.model)
+    spec = sample_spec(params, model)
+    missing = missing_shards(spec, model, store, params.name)
+    return {
+        "shards": spec.num_shards,
+        "missing": len(missing),
+        "ranges": ranges_of(missing, spec.num_shards),
+    }
+
+
+def _sample_shards(params: ShardsParams) -> dict[str, Any]:
+    from flows.stages.base import sample_spec
+    from flows.terminal import current
+    from model.sampling.shards import make_shards, samples_prefix
+
+    wanted, sample = range(params.start, params.stop), params.sample
+    with working_store(sample.store, "sample") as store:
+        model = store.resolve("models", sample.model)
+        spec = sample_spec(sample, model)
+        with holding(store, [samples_prefix(spec, model, sample.name)], "sample"):
+            make_shards(
+                spec,
+                model,
+                store,
+                sample.name,
+                shards=wanted,
+                processes=sample.processes,
+                progress=current(),
+            )
+    return {"shards": len(wanted)}
+
+
+def _audit(params: ExportParams) -> dict[str, Any]:
+    """Audit samples, check the gate and draw the page, where there is torch."""
+    from flows.stages.export import work_audited_report
+
+    return published(params.store, work_audited_report(params, per_class=8))
+
+
+def _export_part(params: ExportPartParams) -> dict[str, Any]:
+    from flows.stages.export import work_export_part
+
+    return dict(work_export_part(params.export, params.part, params.parts))
+
+
+def _export(params: ExportParams) -> dict[str, Any]:
+    from flows.stages.export import work_export
+
+    done = dict(work_export(params))
+    if params.out:
+        return done
+    store = open_store(params.store)
+    manifest = store.find("exports", done["name"], done["export"])
+    if manifest is None:
+        raise BusyError(f"export {done['name']} was deleted from {store.url}: run it again")
+    return published(params.store, manifest)
+
+
+def _shown(summary: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the numbers of a summary that fit a page."""
+    names = ("counts", "num_drawings", "dropped", "bits_per_dim_by_class", "page", "class_names")
+    names += tuple(name for name in summary if name.endswith("bits_per_dim"))
+    return {name: summary[name] for name in dict.fromkeys(names) if name in summary}
+
+
+def _print_progress(stage: str, done: int, total: int, message: str = "") -> None:
+    _print({"stage": stage, "done": done, "total": total, "message": message})
+
+
+def _print(event: Mapping[str, Any]) -> None:
+    sys.stdout.write(json.dumps(event) + "\n")
+    sys.stdout.flush()
+
+
+def _event(line: str) -> Mapping[str, Any]:
+    try:
+        event = json.loads(line)
+    except ValueError:
+        return {}
+    return event if isinstance(event, dict) else {}
+
+
+if __name__ == "__main__":
+    from flows.deployments.child import main as importable_main  # pyrefly: ignore
+
+    sys.exit(importable_main(sys.argv[1:]))

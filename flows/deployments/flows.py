@@ -1,0 +1,156 @@
+"""The flows that a worker runs unattended; infra/prefect.yaml deploys them.
+
+    build, train, sample, report, audit, export    one stage each, in a process of its own
+    plan, sample-shards, export-part               what is to draw, and parts of two stages
+    rebuild        the chain for every class list; what the store has is answered at once
+    bulk_export    sampling by ranges of shards over tasks or workers, then export
+
+Only digests pass between them, and every stage asks the store first: any run may be killed and
+run again, by hand, by schedule or by two workers at once. A flow of one stage ends with a state
+that says its result, for the run that waits for it on another machine.
+"""
+
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from functools import partial
+from typing import Any
+
+from prefect import flow, get_run_logger
+from prefect.client.schemas.objects import State
+from prefect.variables import Variable
+
+from flows.deployments.dashboard import few, name_run, rebuild_name, run_name
+from flows.deployments.remote_run import HERE, Places, cancelling_runs, ended_with
+from flows.deployments.tasks import export_part_task, plan_task, shards_task, stage_task
+from flows.stages.export import ExportParams
+from flows.stages.params import BuildParams, ChainParams, ReportParams, SampleParams, TrainParams
+from flows.stages.parts import BulkParams, ExportPartParams, ShardsParams
+from flows.stages.ranges import results_of_all, run_window
+from pipelines.processes.supervise import end_with_worker, stopping_children
+from pipelines.store.manifest import slug
+
+CLASS_LISTS = "sketchmill_class_lists"
+
+
+@flow(name="build", flow_run_name=run_name)
+def build(params: BuildParams, places: Places = HERE) -> State[Any]:
+    """Make a dataset of the chosen classes; end with its digest."""
+    return ended_with({"digest": stage_task("build", params, places)})
+
+
+@flow(name="train", flow_run_name=run_name)
+def train(params: TrainParams, places: Places = HERE) -> State[Any]:
+    """Train a conditional PixelCNN++ on a dataset; end with its digest."""
+    return ended_with({"digest": stage_task("train", params, places)})
+
+
+@flow(name="sample", flow_run_name=run_name)
+def sample(params: SampleParams, places: Places = HERE) -> State[Any]:
+    """Draw new labelled drawings from a model; end with the samples' digest."""
+    return ended_with({"digest": stage_task("sample", params, places)})
+
+
+@flow(name="report", flow_run_name=run_name)
+def report(params: ReportParams, places: Places = HERE) -> State[Any]:
+    """Show real above generated drawings in one page; end with its digest."""
+    return ended_with({"digest": stage_task("report", params, places)})
+
+
+@flow(name="export", flow_run_name=run_name)
+def export(params: ExportParams, places: Places = HERE) -> State[Any]:
+    """Write drawings in the formats of other tools; end with the export's digest."""
+    return ended_with({"digest": stage_task("export", params, places)})
+
+
+@flow(name="audit", flow_run_name=run_name)
+def audit(params: ExportParams, places: Places = HERE) -> State[Any]:
+    """Audit samples and check a gate; end with the digest of the report that shows it."""
+    return ended_with({"digest": stage_task("audit", params, places)})
+
+
+@flow(name="plan", flow_run_name=run_name)
+def plan(params: SampleParams, places: Places = HERE) -> State[Any]:
+    """Find the shards of samples that the store lacks; end with ranges of them."""
+    return ended_with(plan_task(params, places))
+
+
+@flow(name="sample-shards", flow_run_name=run_name)
+def sample_shards(params: ShardsParams, places: Places = HERE) -> State[Any]:
+    """Draw a range of shards; the flow that asked for it publishes."""
+    return ended_with({"shards": shards_task(params, places)})
+
+
+@flow(name="export-part", flow_run_name=run_name)
+def export_part(params: ExportPartParams, places: Places = HERE) -> State[Any]:
+    """Write one part of an export's files; the flow that asked for it publishes."""
+    return ended_with({"part": export_part_task(params, places)})
+
+
+@flow(name="rebuild", flow_run_name="rebuild")  # named once the class lists are known
+def rebuild(
+    chain: ChainParams, places: Places = HERE, class_lists: dict[str, list[str]] | None = None
+) -> dict[str, str]:
+    """Run the chain for every class list; return the report's digest of each.
+
+    class_lists: names and classes; by default the variable "sketchmill_class_lists", and
+    without that the classes of `chain`. A list that has not changed costs a look at the store,
+    and one that fails does not keep the others from being made.
+    """
+    lists = class_lists or Variable.get(CLASS_LISTS)
+    name_run(rebuild_name(chain, lists))
+    if not lists:
+        reports = {chain.model_name: _chain(chain, places)}
+    elif not isinstance(lists, dict):
+        raise ValueError(f"variable {CLASS_LISTS} must be an object of lists, found {lists!r}")
+    else:
+        chains = [_of_list(chain, name, classes) for name, classes in lists.items()]
+        made = results_of_all([partial(_chain, params, places) for params in chains])
+        reports = dict(zip(lists, made, strict=True))
+    name_run(f"rebuild {few([f'{name} @{each[:12]}' for name, each in reports.items()])}")
+    return reports
+
+
+@flow(name="bulk-export", flow_run_name=run_name)
+def bulk_export(params: BulkParams, places: Places = HERE) -> dict[str, str]:
+    """Draw a dataset by ranges of shards and export it; return both digests.
+
+    Shards that are there are not drawn again, so a run that failed or was cancelled is
+    continued by running it again.
+    """
+    end_with_worker()
+    with cancelling_runs(), stopping_children():
+        found = plan_task(params.sample, places)
+        get_run_logger().info("%d of %d shards to draw", found["missing"], found["shards"])
+        asked = [ShardsParams(sample=params.sample, start=a, stop=b) for a, b in found["ranges"]]
+        run_window(shards_task, asked, places, at_once=params.tasks)
+        samples = stage_task("sample", params.sample, places)
+        exported = _export(params, samples, places)
+    name_run(f"bulk-export {params.sample.name} @{samples[:12]} @{exported[:12]}")
+    return {"samples": samples, "export": exported}
+
+
+def _export(params: BulkParams, samples: str, places: Places) -> str:
+    """Audit if that is wanted, write the parts side by side, publish."""
+    name, store = params.sample.name, params.sample.store
+    wanted = ExportParams(
+        **asdict(params.export), ref=f"samples/{name}@{samples}", name=name, store=store
+    )
+    if wanted.with_audit or wanted.filters or wanted.gate:
+        stage_task("audit", wanted, places)
+    if params.tasks > 1:
+        parts = range(params.tasks)
+        cut = [ExportPartParams(export=wanted, part=k, parts=len(parts)) for k in parts]
+        run_window(export_part_task, cut, places, at_once=params.tasks)
+    return stage_task("export", wanted, places)
+
+
+def _of_list(chain: ChainParams, name: str, classes: Sequence[str]) -> ChainParams:
+    return replace(chain, name=slug(name), classes=tuple(classes))
+
+
+def _chain(params: ChainParams, places: Places) -> str:
+    """Run the stages one after the other; return the report's digest."""
+    dataset = stage_task("build", params.build(), places)
+    model = stage_task("train", params.train(dataset), places)
+    samples = stage_task("sample", params.sample(model), places)
+    return stage_task("report", params.report(samples), places)

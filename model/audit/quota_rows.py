@@ -1,0 +1,244 @@
+"""The accepted drawings of a quota's rounds as a samples dataset: shards, card and manifest.
+
+Everything of a samples dataset is there, so that it exports, reports and is held against its
+source like one drawn at once. The rounds are no inputs: `rounds` in the summary has the spec of
+each, and with the model that makes every row again.
+"""
+
+import hashlib
+import math
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from model.audit.filters import Filters
+from model.audit.hashes import drawing_hashes, in_sorted
+from model.audit.measures import Images
+from model.audit.nearness import nearest
+from model.network.weights import library_versions
+from model.sampling.card import CARD_NAME, COLUMNS, dataset_card, summarize
+from pipelines.drawings.parquet import (
+    open_shard,
+    read_images,
+    shard_name,
+    shard_schema,
+    shard_writer,
+)
+from pipelines.store.artifacts import Store
+from pipelines.store.manifest import FileEntry, InputRef, Manifest, artifact_digest, artifact_prefix
+
+SPLIT = "train"
+ROWS_PER_SHARD = 8_192
+
+
+@dataclass(frozen=True, slots=True)
+class Pick:
+    """Rows that are taken from a shard of a round."""
+
+    drawn: Manifest
+    path: str
+    rows: npt.NDArray[np.int32]
+
+    def read(self, store: Store, columns: Sequence[str] | None = None) -> pa.Table:
+        """Return the rows."""
+        table = open_shard(store.read(self.drawn, self.path)).read(columns)
+        return table.take(pa.array(self.rows))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Filled:
+    """A quota that is filled: its address, the model, what was wanted and what was drawn.
+
+    how       the drawing in words, for the card
+    details   fields of the summary that other samples have not
+    """
+
+    name: str
+    spec: Mapping[str, Any]
+    inputs: tuple[InputRef, ...]
+    model: Manifest
+    class_names: tuple[str, ...]
+    picks: Sequence[Pick]
+    how: str
+    details: Mapping[str, Any]
+
+    @property
+    def prefix(self) -> str:
+        """The directory in the store."""
+        return artifact_prefix("samples", self.name, self.digest)
+
+    @property
+    def digest(self) -> str:
+        """The address of the work."""
+        return artifact_digest("samples", self.spec, self.inputs)
+
+
+def put_samples(filled: Filled, store: Store) -> Manifest:
+    """Put shards and card into the store and return the manifest, which is not published."""
+    num_classes = len(filled.class_names)
+    counts, bits = np.zeros(num_classes, np.int64), np.zeros(num_classes)
+    shards = []
+    for path, table in _shard_tables(filled, store):
+        labels = table["label"].to_numpy()
+        counts += np.bincount(labels, minlength=num_classes)
+        weights = table["bits_per_dim"].to_numpy().astype(np.float64)
+        bits += np.bincount(labels, weights, minlength=num_classes)
+        entry = _put(store, filled, path, _encode(table), rows=table.num_rows, split=SPLIT)
+        shards.append(entry)
+    summary = summarize(filled.class_names, filled.model, counts=counts, bits_per_dim=bits)
+    summary |= filled.details
+    card = dataset_card(filled.model, filled.name, summary, shards, how=filled.how)
+    return Manifest(
+        kind="samples",
+        name=filled.name,
+        digest=filled.digest,
+        spec=filled.spec,
+        inputs=filled.inputs,
+        files=(_put(store, filled, CARD_NAME, card.encode()), *shards),
+        summary=summary,
+        versions=library_versions(),
+    )
+
+
+def _shard_tables(filled: Filled, store: Store) -> Iterator[tuple[str, pa.Table]]:
+    """Yield each shard's path and rows, ROWS_PER_SHARD but for the last."""
+    shape = tuple(filled.model.summary["image_shape"][:2])
+    schema = shard_schema(filled.class_names, (shape[0], shape[1]), COLUMNS)
+    count = math.ceil(sum(len(pick.rows) for pick in filled.picks) / ROWS_PER_SHARD)
+    joined, index = schema.empty_table(), 0
+    for pick in filled.picks:
+        joined = pa.concat_tables([joined, _relabel(pick.read(store), pick.drawn, schema, filled)])
+        while joined.num_rows >= ROWS_PER_SHARD:
+            yield shard_name(SPLIT, index, count), joined.slice(0, ROWS_PER_SHARD)
+            joined, index = joined.slice(ROWS_PER_SHARD), index + 1
+    if joined.num_rows:
+        yield shard_name(SPLIT, index, count), joined
+
+
+def _relabel(table: pa.Table, drawn: Manifest, schema: pa.Schema, filled: Filled) -> pa.Table:
+    """Return the table with labels and class names of the result."""
+    names = drawn.summary["class_names"]
+    places = np.array([filled.class_names.index(name) for name in names], np.int64)
+    labels = pa.chunked_array([pa.array(places[table["label"].to_numpy()])])
+    columns = [labels if name == "label" else table[name] for name in schema.names]
+    return pa.Table.from_arrays(columns, schema=schema)
+
+
+def _encode(table: pa.Table) -> bytes:
+    sink = pa.BufferOutputStream()
+    with shard_writer(sink, table.schema) as writer:
+        writer.write_table(table, row_group_size=ROWS_PER_SHARD)
+    return sink.getvalue().to_pybytes()
+
+
+def _put(store: Store, filled: Filled, path: str, content: bytes, **entry: Any) -> FileEntry:
+    store.put(f"{filled.prefix}/{path}", content)
+    digest = hashlib.sha256(content).hexdigest()
+    return FileEntry(path=path, bytes=len(content), sha256=digest, **entry)
+
+
+@dataclass(slots=True)
+class Tally:
+    """How far the quotas are filled: accepted and drawn by class, reasons, rounds, picks.
+
+    hashes   of the picked drawings of earlier rounds, in order
+    """
+
+    accepted: Counter[str] = field(default_factory=Counter)
+    drawn: Counter[str] = field(default_factory=Counter)
+    reasons: dict[str, Counter[str]] = field(default_factory=dict)
+    rounds: list[dict[str, Any]] = field(default_factory=list)
+    picks: list[Pick] = field(default_factory=list)
+    hashes: npt.NDArray[np.uint64] = field(default_factory=lambda: np.zeros(0, np.uint64))
+
+    def reject(self, class_name: str, reason: str, count: int) -> None:
+        """Count drawings that are not taken."""
+        if count:
+            self.reasons.setdefault(class_name, Counter())[reason] += count
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shard:
+    """The drawings of a round's shard; labels are positions in `class_names`."""
+
+    class_names: list[str]
+    images: Images
+    labels: npt.NDArray[np.int64]
+    hashes: npt.NDArray[np.uint64]
+
+
+def read_drawn(drawn: Manifest, path: str, store: Store) -> Shard:
+    """Read a shard of a round."""
+    table = open_shard(store.read(drawn, path)).read(["image", "label"])
+    images = read_images(table["image"])
+    return Shard(
+        class_names=list(drawn.summary["class_names"]),
+        images=images,
+        labels=table["label"].to_numpy(),
+        hashes=drawing_hashes(images),
+    )
+
+
+def reject_known(
+    filters: Filters,
+    tally: Tally,
+    shard: Shard,
+    mask: npt.NDArray[np.bool_],
+    *,
+    earlier: Sequence[Pick],
+    store: Store,
+) -> None:
+    """Take what is equal or near to a drawing of an earlier round out of the mask.
+
+    Within a round the audit has done so.
+    """
+    if filters.drop_duplicates:
+        found = mask & in_sorted(shard.hashes, tally.hashes)
+        _reject(tally, shard, found, "duplicate")
+        mask &= ~found
+    if (below := filters.min_twin_distance) is not None:
+        found = mask & _near_picked(shard, mask, earlier, store, below=below)
+        _reject(tally, shard, found, "near_duplicate")
+        mask &= ~found
+
+
+def _reject(tally: Tally, shard: Shard, found: npt.NDArray[np.bool_], reason: str) -> None:
+    for label, class_name in enumerate(shard.class_names):
+        tally.reject(class_name, reason, int((shard.labels[found] == label).sum()))
+
+
+def _near_picked(
+    shard: Shard,
+    mask: npt.NDArray[np.bool_],
+    earlier: Sequence[Pick],
+    store: Store,
+    *,
+    below: float,
+) -> npt.NDArray[np.bool_]:
+    near = np.zeros(len(mask), bool)
+    for pick in earlier:
+        table = pick.read(store, ["image", "class_name"])
+        images, names = read_images(table["image"]), np.array(table["class_name"].to_pylist())
+        for label, class_name in enumerate(shard.class_names):
+            rows = np.flatnonzero(mask & (shard.labels == label))
+            near[rows] |= nearest(shard.images[rows], images[names == class_name])[0] < below
+    return near
+
+
+def wanted_rows(
+    counts: Mapping[str, int], tally: Tally, shard: Shard, mask: npt.NDArray[np.bool_]
+) -> npt.NDArray[np.int32]:
+    """Return the first rows of the mask that each class still lacks, and count them."""
+    taken = []
+    for label, class_name in enumerate(shard.class_names):
+        rows = np.flatnonzero(mask & (shard.labels == label))
+        room = counts[class_name] - tally.accepted[class_name]
+        taken.append(rows[:room])
+        tally.accepted[class_name] += len(taken[-1])
+        tally.reject(class_name, "more_than_wanted", len(rows) - len(taken[-1]))
+    return np.sort(np.concatenate(taken)).astype(np.int32)

@@ -1,0 +1,203 @@
+"""Complete one half drawing many times with a published model: what `sketchmill complete` does.
+
+The drawing comes from a picture or from a dataset; what is given of it, from the picture's
+transparency, a mask, or a number of upper rows.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from model.data import open_split
+from model.network.conditioning import label_condition
+from model.network.config import PixelCNNConfig
+from model.network.weights import open_model
+from model.sampling.cached import Given
+from model.sampling.complete import complete
+from model.sampling.given import (
+    check_given,
+    check_opaque,
+    given_from_png,
+    given_rows,
+    is_prefix,
+    mask_from_png,
+    picture_from_png,
+)
+from model.sampling.spec import Dtype, SampleSpec, model_labels
+from pipelines.drawings.grids import PAPER, grid
+from pipelines.processes.progress import doing
+from pipelines.store.artifacts import Store
+from pipelines.store.manifest import Manifest
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HalfDrawing:
+    """Where a half drawing is found: in a picture, or in a row of a dataset's split.
+
+    png         content of a picture
+    name        of its file, for errors
+    dataset     the dataset, with split and row
+    mask        content of a picture, white where given
+    mask_name   of its file
+    rows_given  how many upper rows are given
+    """
+
+    png: bytes | None = None
+    name: str = "the half drawing"
+    dataset: Manifest | None = None
+    split: str = "test"
+    row: int = 0
+    mask: bytes | None = None
+    mask_name: str = "the mask"
+    rows_given: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wish:
+    """How often to complete a drawing, and how.
+
+    class_names  what it is a drawing of: one class, more with a model of several labels, none
+                 for what the dataset says
+    """
+
+    class_names: Sequence[str] = ()
+    num: int = 8
+    seed: int = 0
+    temperature: float = 1.0
+    guidance: float = 0.0
+    num_candidates: int = 1
+    dtype: Dtype = "float32"
+
+
+@doing("complete", "drawing the rest")
+def complete_half(
+    half: HalfDrawing,
+    wish: Wish,
+    model: Manifest,
+    store: Store,
+    *,
+    cache_dir: Path,
+    device: torch.device | None = None,
+) -> tuple[np.ndarray, dict[str, Any]]:
+    """Return a picture, what is given and then the completions, and what was done as JSON values.
+
+    Raises ValueError if the drawing, the classes or the wish do not fit the model.
+    """
+    if wish.num < 1:
+        raise ValueError(f"the number of completions must be at least 1, found {wish.num}")
+    network = open_model(store, model)
+    check_takes_classes(network.config)
+    given, own_class = read_half(half, network.config, store, cache_dir=cache_dir)
+    names = tuple(wish.class_names) or ((own_class,) if own_class else ())
+    condition = classes_condition(names, model.summary["class_names"], network.config)
+    wide = torch.float64 if wish.dtype == "float64" else torch.float32
+    images = complete(
+        network.to(device or torch.device("cpu"), wide),
+        Given(given.value.expand(wish.num, -1, -1, -1), given.mask.expand(wish.num, -1, -1)),
+        None if condition is None else condition.expand(wish.num, *condition.shape[1:]),
+        seed=wish.seed,
+        num_candidates=wish.num_candidates,
+        temperature=wish.temperature,
+        guidance=wish.guidance,
+        dtype=getattr(torch, wish.dtype),
+    )
+    shown = torch.where(given.mask[:, None], given.value.long(), network.config.low)
+    is_exact = not wish.guidance and wish.temperature == 1.0
+    done = {
+        "class_names": list(names) if condition is not None else [],
+        "completions": wish.num,
+        "given_pixels": int(given.mask.sum()),
+        "is_exact": is_exact and bool(is_prefix(given.mask).all()),
+    }
+    return _picture([shown, images.cpu().long()], network.config), done
+
+
+def read_half(
+    half: HalfDrawing, config: PixelCNNConfig, store: Store, *, cache_dir: Path
+) -> tuple[Given, str | None]:
+    """Return a half drawing as a batch of one, and its class if a dataset says so.
+
+    Raises ValueError for two sources or none, two ways to say what is given, or what does not
+    fit the model.
+    """
+    if (half.png is None) == (half.dataset is None):
+        raise ValueError("expected a picture or a row of a dataset, one of the two")
+    if half.mask is not None and half.rows_given is not None:
+        raise ValueError("a mask or a number of given rows says what is given, not both")
+    class_name = alpha = None
+    if half.dataset is not None:
+        value, class_name = _dataset_row(half, half.dataset, store, cache_dir)
+    else:
+        assert half.png is not None
+        value, alpha = picture_from_png(half.png, config, half.name)
+    if half.mask is not None:
+        given = Given(value, mask_from_png(half.mask, config, half.mask_name))
+    elif half.rows_given is not None:
+        given = given_rows(value, half.rows_given)
+    elif half.png is not None:
+        given = given_from_png(half.png, config, half.name)
+    else:
+        given = given_rows(value, value.shape[2] // 2)
+    check_given(given, config)
+    if alpha is not None:
+        check_opaque(alpha, given, half.name)
+    return given, class_name
+
+
+def check_takes_classes(config: PixelCNNConfig) -> None:
+    """Raise ValueError if the model is conditioned on something that no class name states."""
+    if config.condition.kind in ("vector", "spatial"):
+        raise ValueError(
+            f"the model is conditioned on a {config.condition.kind}, not on a class: complete "
+            "drawings with model.sampling.complete, which takes any condition"
+        )
+
+
+def classes_condition(
+    class_names: Sequence[str], known: Sequence[str], config: PixelCNNConfig
+) -> Tensor | None:
+    """Return the condition of one drawing of these classes, None for a model without classes.
+
+    Raises ValueError for an unknown class, for none, or for several where the model takes one.
+    """
+    if config.condition.kind == "none":
+        return None
+    if not class_names:
+        raise ValueError("the model is conditioned on a class: say of what it is a drawing")
+    if len(class_names) > 1 and config.condition.kind != "multi_label":
+        raise ValueError(
+            f"the model takes one class, found {len(class_names)}: {', '.join(class_names)}"
+        )
+    labels = model_labels(SampleSpec(class_names=tuple(class_names), per_class=1), known)
+    condition = label_condition(config, labels)
+    assert condition is not None
+    return condition.sum(0, keepdim=True) if config.condition.kind == "multi_label" else condition
+
+
+def _dataset_row(
+    half: HalfDrawing, dataset: Manifest, store: Store, cache_dir: Path
+) -> tuple[Tensor, str]:
+    drawings = open_split(store, dataset, split=half.split, cache_dir=cache_dir)
+    if not 0 <= half.row < len(drawings):
+        raise ValueError(
+            f"row must be in 0..{len(drawings) - 1}, the {half.split} split of "
+            f"{dataset.name}; found {half.row}"
+        )
+    value, label = drawings.tensors(np.array([half.row], np.int64))
+    return value, drawings.class_names[int(label)]
+
+
+def _picture(parts: Sequence[Tensor], config: PixelCNNConfig) -> np.ndarray:
+    """Return rows of drawings, ink dark on paper; colors as they are, three channels last."""
+    scale = 255 / (config.high - config.low)
+    bytes_of = [((part - config.low) * scale).round().to(torch.uint8).numpy() for part in parts]
+    if config.num_channels == 1:
+        return grid([part[:, 0] for part in bytes_of])
+    # `grid` shows 0 as paper.
+    channels = [grid([PAPER - part[:, i] for part in bytes_of]) for i in range(3)]
+    return np.stack(channels, axis=-1)

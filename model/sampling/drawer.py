@@ -1,0 +1,148 @@
+"""A model of the store made ready to draw the rows of a spec, on one device."""
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from model.network.conditioning import label_condition
+from model.network.config import PixelCNNConfig, check_guidance
+from model.network.likelihood import num_draws
+from model.network.noise import class_uniforms
+from model.network.pixelcnn import PixelCNN
+from model.network.precision import default_device
+from model.network.weights import CONFIG_NAME, WEIGHTS_NAME, load_model, read_config
+from model.sampling.cached import CachedSampler
+from model.sampling.spec import Rows, SampleSpec, model_labels, shard_size, spec_rows
+from pipelines.store.artifacts import Store
+from pipelines.store.manifest import Manifest
+
+
+@dataclass(frozen=True, slots=True)
+class Drawn:
+    """Drawings (n, h, w) uint8 and their log-likelihoods (n,) in nats under the model."""
+
+    images: npt.NDArray[np.uint8]
+    nats: npt.NDArray[np.float64]
+
+
+class Drawer:
+    """Draws the rows of one spec with one model."""
+
+    def __init__(self, model: PixelCNN, labels: npt.NDArray[np.int64], spec: SampleSpec) -> None:
+        """Take the model's label of each of the spec's classes."""
+        check_drawable(model.config)
+        check_guidance(spec.guidance, model.config)
+        self.spec, self.labels, self.model = spec, labels, model
+        self._samplers: dict[int, CachedSampler] = {}
+
+    def draw(self, batch: slice) -> Drawn:
+        """Draw one batch of the spec's rows; raise ValueError if the model's numbers are NaN."""
+        rows = spec_rows(self.spec, batch)
+        labels = self.labels[rows.labels]
+        sampler = self._sampler_of(len(rows))
+        height, width, _ = self.model.config.image_shape
+        shape = (num_draws(self.model.config), height, width)
+        indices, labels = _padded(rows.indices, sampler.batch), _padded(labels, sampler.batch)
+        sampled = sampler.sample(
+            class_uniforms(labels, indices, shape, seed=self.spec.seed),
+            label_condition(self.model.config, labels),
+            temperature=self.spec.temperature,
+        )
+        nats = sampled.log_prob_map[: len(rows)].double().sum((1, 2)).cpu().numpy()
+        if not np.isfinite(nats).all():
+            raise ValueError(
+                f"the model gives {int((~np.isfinite(nats)).sum())} of {len(nats)} drawings a "
+                "likelihood that is not finite: its weights are broken (NaN or far too large); "
+                "evaluate it, and train it again with a lower learning rate"
+            )
+        return Drawn(sampled.images[: len(rows), 0].cpu().numpy(), nats)
+
+    def _sampler_of(self, batch: int) -> CachedSampler:
+        """Return a sampler for a batch of this size or a larger one.
+
+        On a GPU one sampler of the largest size serves all, and a shard's last batch is filled
+        up: its memory and graphs are dear. On a CPU each size has its own, of which a spec has
+        three at most.
+        """
+        if self.model.network.output.bias.device.type == "cuda":
+            batch = min(self.spec.batch_size, self.spec.rows_per_shard, self.spec.num_rows)
+        if batch not in self._samplers:
+            dtype = getattr(torch, self.spec.dtype)
+            self._samplers[batch] = CachedSampler(
+                self.model, batch=batch, dtype=dtype, guidance=self.spec.guidance
+            )
+        return self._samplers[batch]
+
+
+def _padded(values: npt.NDArray[np.int64], size: int) -> npt.NDArray[np.int64]:
+    """Return `size` values, the last one repeated."""
+    return np.pad(values, (0, size - len(values)), mode="edge")
+
+
+def open_drawer(store: Store, manifest: Manifest, spec: SampleSpec) -> Drawer:
+    """Load a model and check that it can draw the spec.
+
+    Raises ValueError for a class that the model does not know or a model that is none.
+    """
+    saved = load_model({name: store.read(manifest, name) for name in (WEIGHTS_NAME, CONFIG_NAME)})
+    labels = spec_labels(spec, saved.class_names, saved.model.config)
+    dtype = torch.float64 if spec.dtype == "float64" else torch.float32
+    device = default_device()
+    return Drawer(saved.model.to(device, dtype), labels, spec)
+
+
+def check_model(store: Store, manifest: Manifest, spec: SampleSpec) -> None:
+    """Raise ValueError if a published model cannot draw the spec; its weights are not read."""
+    config = read_config(store.read(manifest, CONFIG_NAME))
+    check_drawable(config)
+    check_guidance(spec.guidance, config)
+    spec_labels(spec, manifest.summary["class_names"], config)
+
+
+@contextlib.contextmanager
+def one_thread() -> Iterator[None]:
+    """Compute as every process that draws does: the last bit may depend on the threads."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+def spec_labels(
+    spec: SampleSpec, known: Sequence[str], config: PixelCNNConfig
+) -> npt.NDArray[np.int64]:
+    """Return the model's labels; a model without a condition draws one class of any name."""
+    if config.condition.kind != "none":
+        return model_labels(spec, known)
+    if len(spec.class_names) > 1:
+        raise ValueError(
+            f"the model is unconditional, so it cannot draw {len(spec.class_names)} classes: "
+            "give one class name, which all drawings get"
+        )
+    return np.zeros(1, np.int64)
+
+
+def check_drawable(config: PixelCNNConfig) -> None:
+    """Raise ValueError unless the model makes gray 8-bit pictures of a class."""
+    if config.condition.kind in ("vector", "spatial"):
+        raise ValueError(
+            f"the model is conditioned on a {config.condition.kind}, not on a class: a dataset "
+            "of classes cannot be drawn from it; use model.sampling.cached"
+        )
+    if config.num_channels != 1 or config.low < 0 or config.high > 255:
+        raise ValueError(
+            "a dataset holds gray pictures of 8 bits, the model makes "
+            f"{config.num_channels} channels of {config.low}..{config.high}"
+        )
+
+
+def shard_rows(spec: SampleSpec, shard: int) -> Rows:
+    """Return which drawings a shard holds."""
+    start = shard * spec.rows_per_shard
+    return spec_rows(spec, slice(start, start + shard_size(spec, shard)))

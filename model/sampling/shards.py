@@ -1,0 +1,237 @@
+"""Draw a dataset from a model: shards of Parquet in the standard layout, each made once.
+
+    samples/<name>/<digest>/data/train-00000-of-00004.parquet ...   README.md   manifest.json
+
+A shard is created under its final name when it is whole, and never replaced, so whatever is
+there after an interruption is good; its bytes follow from the spec and the shard's number. A
+second run makes what is missing and publishes. Columns: image, label, class_name, sample_index,
+seed, bits_per_dim (of the model's own likelihood at temperature 1 and guidance 0), model and
+dataset (the digests of the model and of the dataset that it learned from, empty if it names none).
+"""
+
+import contextlib
+import hashlib
+import os
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from model.network.weights import library_versions
+from model.sampling.card import CARD_NAME, COLUMNS, dataset_card, manner, summarize
+from model.sampling.drawer import Drawn, check_model, one_thread, open_drawer, shard_rows
+from model.sampling.spec import (
+    SampleSpec,
+    model_ref,
+    samples_digest,
+    shard_batches,
+    shard_size,
+    spec_to_json,
+)
+from model.sampling.workers import drawing_processes, visible_gpus
+from pipelines.drawings.parquet import open_shard, shard_name, shard_schema, write_shard
+from pipelines.processes.progress import Progress, doing, no_progress
+from pipelines.store.artifacts import Store
+from pipelines.store.leases import holding
+from pipelines.store.manifest import FileEntry, Manifest, artifact_prefix
+
+SPLIT = "train"
+
+
+@dataclass(frozen=True, slots=True)
+class ShardRecord:
+    """A shard that is in the store; of each class its rows and the sum of their bits/dim."""
+
+    entry: FileEntry
+    counts: npt.NDArray[np.int64]
+    bits_per_dim: npt.NDArray[np.float64]
+
+
+def sample_dataset(
+    spec: SampleSpec,
+    model: Manifest,
+    store: Store,
+    name: str,
+    *,
+    processes: int = 0,
+    progress: Progress = no_progress,
+) -> Manifest:
+    """Return the drawings that `spec` makes with `model`, drawn now unless the store has them.
+
+    processes: 0 is one a GPU, or without GPUs one a core. Shards that an interrupted run has
+    put are kept. Raises ValueError if the model cannot draw the spec, WorkerError if a process
+    fails.
+    """
+    if found := store.reuse("samples", name, samples_digest(spec, model)):
+        return found
+    with holding(store, [samples_prefix(spec, model, name)], "sample"):
+        make_shards(spec, model, store, name, processes=processes, progress=progress)
+        return publish_samples(spec, model, store, name)
+
+
+def make_shards(
+    spec: SampleSpec,
+    model: Manifest,
+    store: Store,
+    name: str,
+    *,
+    shards: Sequence[int] | None = None,
+    processes: int = 0,
+    progress: Progress = no_progress,
+) -> None:
+    """Draw those of `shards` (None: of all) that the store lacks; nothing is published.
+
+    Raises as `sample_dataset` does.
+    """
+    prefix = samples_prefix(spec, model, name)
+    missing = missing_shards(spec, model, store, name, shards=shards)
+    if not missing:
+        return
+    check_model(store, model, spec)
+    meter = _Meter(progress, sum(shard_size(spec, shard) for shard in missing))
+    batches = [batch for shard in missing for batch in shard_batches(spec, shard)]
+    with _drawing(spec, model, store, batches, processes=processes) as drawn:
+        for shard in missing:
+            parts = [meter.count(next(drawn)) for _ in shard_batches(spec, shard)]
+            content = shard_bytes(spec, model, shard, parts)
+            store.create(shard_path(spec, prefix, shard), content)
+
+
+def missing_shards(
+    spec: SampleSpec,
+    model: Manifest,
+    store: Store,
+    name: str,
+    *,
+    shards: Sequence[int] | None = None,
+) -> list[int]:
+    """Return those of `shards` (None: of all) that the store lacks."""
+    prefix = samples_prefix(spec, model, name)
+    wanted = range(spec.num_shards) if shards is None else shards
+    return [shard for shard in wanted if store.size(shard_path(spec, prefix, shard)) is None]
+
+
+@doing("sample", "describing the shards")
+def publish_samples(spec: SampleSpec, model: Manifest, store: Store, name: str) -> Manifest:
+    """Publish shards that are all in the store; raise FileNotFoundError if one is not."""
+    prefix = samples_prefix(spec, model, name)
+    records = [read_record(spec, store, prefix, shard) for shard in range(spec.num_shards)]
+    summary = summarize(
+        spec.class_names,
+        model,
+        counts=np.sum([record.counts for record in records], axis=0),
+        bits_per_dim=np.sum([record.bits_per_dim for record in records], axis=0),
+    )
+    entries = tuple(record.entry for record in records)
+    how = f"with seed {spec.seed} {manner(spec.temperature, spec.guidance)}"
+    card = dataset_card(model, name, summary, entries, how=how).encode()
+    store.put(f"{prefix}/{CARD_NAME}", card)
+    digest = hashlib.sha256(card).hexdigest()
+    manifest = Manifest(
+        kind="samples",
+        name=name,
+        digest=samples_digest(spec, model),
+        spec=spec_to_json(spec),
+        inputs=(model_ref(model),),
+        files=(FileEntry(path=CARD_NAME, bytes=len(card), sha256=digest), *entries),
+        summary=summary,
+        versions=library_versions(),
+    )
+    return store.publish(manifest)
+
+
+def shard_bytes(spec: SampleSpec, model: Manifest, shard: int, parts: Sequence[Drawn]) -> bytes:
+    """Return a shard's Parquet file from the drawings of its batches."""
+    rows = shard_rows(spec, shard)
+    images = np.concatenate([part.images for part in parts])
+    nats = np.concatenate([part.nats for part in parts])
+    num_dims = images.shape[1] * images.shape[2]
+    columns = {
+        "label": rows.labels,
+        "class_name": np.array(spec.class_names, object)[rows.labels],
+        "sample_index": rows.indices,
+        "seed": np.full(len(rows), spec.seed),
+        "bits_per_dim": nats / (-np.log(2) * num_dims),
+        "model": pa.repeat(model.digest, len(rows)),
+        "dataset": pa.repeat(_dataset_digest(model), len(rows)),
+    }
+    return write_shard(images, columns, shard_schema(spec.class_names, images.shape[1:], COLUMNS))
+
+
+def _dataset_digest(model: Manifest) -> str:
+    """Return the dataset that a model learned from; empty for a model that was imported."""
+    return next((ref.digest for ref in model.inputs if ref.role == "dataset"), "")
+
+
+def read_record(spec: SampleSpec, store: Store, prefix: str, shard: int) -> ShardRecord:
+    """Describe a shard of the store by what it holds."""
+    content = store.get(shard_path(spec, prefix, shard))
+    table = open_shard(content).read(["label", "bits_per_dim"])
+    entry = FileEntry(
+        path=shard_name(SPLIT, shard, spec.num_shards),
+        bytes=len(content),
+        sha256=hashlib.sha256(content).hexdigest(),
+        rows=table.num_rows,
+        split=SPLIT,
+    )
+    labels, num_classes = table["label"].to_numpy(), len(spec.class_names)
+    counts = np.bincount(labels, minlength=num_classes)
+    weights = table["bits_per_dim"].to_numpy().astype(np.float64)
+    bits = np.bincount(labels, weights, minlength=num_classes).astype(np.float64)
+    return ShardRecord(entry, counts, bits)
+
+
+def samples_prefix(spec: SampleSpec, model: Manifest, name: str) -> str:
+    """Return the artifact's directory in its store."""
+    return artifact_prefix("samples", name, samples_digest(spec, model))
+
+
+def shard_path(spec: SampleSpec, prefix: str, shard: int) -> str:
+    """Return a shard's path in the store."""
+    return f"{prefix}/{shard_name(SPLIT, shard, spec.num_shards)}"
+
+
+@contextlib.contextmanager
+def _drawing(
+    spec: SampleSpec, model: Manifest, store: Store, batches: Sequence[slice], *, processes: int
+) -> Iterator[Iterator[Drawn]]:
+    """Yield drawings batch by batch, from processes or, for one or a memory store, from here."""
+    gpus = visible_gpus()
+    wanted = min(processes or len(gpus), len(gpus)) if gpus else processes or num_cores()
+    num = min(wanted, len(batches))
+    if num > 1 and not store.url.startswith("memory://"):
+        with drawing_processes(spec, model, store, batches, num=num, gpus=gpus) as drawn:
+            yield drawn
+        return
+    with one_thread():
+        drawer = open_drawer(store, model, spec)
+        yield (drawer.draw(batch) for batch in batches)
+
+
+def num_cores() -> int:
+    """Return the cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+class _Meter:
+    """Counts drawings and tells how fast they come."""
+
+    def __init__(self, progress: Progress, total: int) -> None:
+        self._progress, self._total, self._done = progress, total, 0
+        self._started = time.monotonic()
+        progress("sample", 0, total, "starting")
+
+    def count(self, drawn: Drawn) -> Drawn:
+        """Report a batch and hand it on."""
+        self._done += len(drawn.nats)
+        rate = self._done / max(time.monotonic() - self._started, 1e-9)
+        left = round((self._total - self._done) / rate)
+        clock = f"{left // 3600}:{left // 60 % 60:02}:{left % 60:02}"
+        message = f"{rate:.3g} images/s, {clock} left"
+        self._progress("sample", self._done, self._total, message)
+        return drawn

@@ -1,0 +1,215 @@
+"""From a finished run to a model in the store: weights, curve, evaluation, card.
+
+    weights.safetensors  the averaged weights        config.json  what is needed to load them
+    spec.json            the training spec           curve.jsonl  loss by drawings seen
+    evaluation.json      likelihood of the splits, over all and by class, and what a histogram has
+    README.md            model card
+
+Files hold nothing of the clock, but rounding depends on processes, batches and hardware: the
+store publishes the files of one of two trainers, never some of each.
+"""
+
+import json
+import platform
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from model.data import Drawings, batch_rows
+from model.evaluation.evaluate import split_nats, summarize
+from model.evaluation.histogram import ALPHA as HISTOGRAM_ALPHA
+from model.evaluation.histogram import fitted_rows, histogram_nats
+from model.network.config import ConditionConfig
+from model.network.weights import library_versions, model_files
+from model.training.run import Run
+from model.training.spec import run_digest, spec_to_json
+from model.training.telemetry import CURVE_NAME
+from pipelines.drawings.credit import credit_of
+from pipelines.processes.progress import doing
+from pipelines.store.artifacts import Store
+from pipelines.store.manifest import Manifest, artifact_entries, artifact_label, dataset_ref
+
+# The test split is evaluated whole; of the others, which show overfitting, this many.
+GUIDE_ROWS = 2_048
+
+
+@doing("train", "measuring the model on all splits")
+def publish_model(
+    run: Run,
+    dataset: Manifest,
+    store: Store,
+    name: str,
+    *,
+    folder: Path,
+    splits: Mapping[str, Drawings],
+) -> Manifest:
+    """Evaluate the averaged weights, publish them, and delete what only resuming needs.
+
+    All ranks call it; the first one writes. Returns the manifest that is in the store.
+    """
+    guides = ("train", "validation")
+    evaluation = {split: _evaluate(run, splits[split], at_most=GUIDE_ROWS) for split in guides}
+    evaluation["test"] = _evaluate(run, splits["test"])
+    if run.ranks.is_first:
+        evaluation["test_histogram"] = _evaluate_histogram(run, splits)
+        files = _artifact_files(run, dataset, evaluation, folder)
+        store.publish_files(_manifest(run, dataset, name, files, evaluation), files)
+        shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+    run.ranks.barrier()
+    found = store.find("models", name, run_digest(run.spec, dataset))
+    assert found is not None
+    return found
+
+
+def _evaluate(run: Run, drawings: Drawings, *, at_most: int | None = None) -> dict[str, Any]:
+    rows = np.arange(len(drawings))
+    if at_most is not None and at_most < len(rows):
+        rows = np.sort(batch_rows(len(rows), at_most, key="validation", step=0))
+    nats = split_nats(run.average.network, drawings, ranks=run.ranks, rows=rows)
+    labels = drawings.labels[rows]
+    return summarize(nats, labels, class_names=drawings.class_names, num_dims=run.num_dims)
+
+
+def _evaluate_histogram(run: Run, splits: Mapping[str, Drawings]) -> dict[str, Any]:
+    train, test = splits["train"], splits["test"]
+    nats = histogram_nats(train, test)
+    names = test.class_names
+    found = summarize(nats, test.labels, class_names=names, num_dims=run.num_dims)
+    return found | {"alpha": HISTOGRAM_ALPHA, "num_fitted": len(fitted_rows(train))}
+
+
+def _artifact_files(
+    run: Run, dataset: Manifest, evaluation: Mapping[str, Any], folder: Path
+) -> dict[str, bytes]:
+    files = model_files(
+        run.average.network,
+        class_names=dataset.summary["class_names"],
+        dataset_digest=dataset.digest,
+    )
+    files["spec.json"] = _json(spec_to_json(run.spec))
+    files["curve.jsonl"] = (folder / CURVE_NAME).read_bytes()
+    files["evaluation.json"] = _json(evaluation)
+    files["README.md"] = model_card(run, dataset, evaluation).encode()
+    return files
+
+
+def _manifest(
+    run: Run,
+    dataset: Manifest,
+    name: str,
+    files: Mapping[str, bytes],
+    evaluation: Mapping[str, Any],
+) -> Manifest:
+    summary = {
+        "class_names": list(dataset.summary["class_names"]),
+        "image_shape": list(dataset.summary["image_shape"]),
+        "num_parameters": num_parameters(run),
+        "trained_nimg": run.nimg,
+        "test_bits_per_dim": evaluation["test"]["bits_per_dim"],
+        "validation_bits_per_dim": evaluation["validation"]["bits_per_dim"],
+        "train_bits_per_dim": evaluation["train"]["bits_per_dim"],
+        "histogram_bits_per_dim": evaluation["test_histogram"]["bits_per_dim"],
+        "train_sec": round(run.elapsed_sec, 1),
+        "images_per_sec": round(run.nimg / max(run.elapsed_sec, 1e-9), 1),
+        "num_ranks": run.ranks.size,
+        "hardware": _hardware(run),
+        **credit_of(dataset.summary).to_json(),
+    }
+    return Manifest(
+        kind="models",
+        name=name,
+        digest=run_digest(run.spec, dataset),
+        spec=spec_to_json(run.spec),
+        inputs=(dataset_ref(dataset),),
+        files=artifact_entries(files),
+        summary=summary,
+        versions=library_versions(),
+    )
+
+
+def model_card(run: Run, dataset: Manifest, evaluation: Mapping[str, Any]) -> str:
+    """Return the model's README.md, a Hugging Face model card."""
+    test, train = evaluation["test"], evaluation["train"]
+    histogram = evaluation["test_histogram"]
+    network = run.spec.network
+    is_conditional = network.condition.kind != "none"
+    classes = "\n".join(
+        f"| {name} | {found['num_drawings']} | {found['bits_per_dim']:.4f} |"
+        for name, found in test["classes"].items()
+    )
+    return f"""---
+library_name: pytorch
+tags: [pixelcnn, autoregressive, sketches, unconditional-image-generation]
+---
+# {"Conditional" if is_conditional else "Unconditional"} PixelCNN++ of drawings in \
+{len(dataset.summary["class_names"])} classes
+
+Test likelihood: **{test["bits_per_dim"]:.4f} bits/dim** (standard error
+{test["bits_per_dim_stderr"]:.4f}, {test["nats"]:.2f} nats a drawing) on {test["num_drawings"]}
+drawings that training never saw. On {train["num_drawings"]} drawings of the training split:
+{train["bits_per_dim"]:.4f}. A model without a network (histogram of gray levels by pixel and class)
+has {histogram["bits_per_dim"]:.4f} on the test drawings.
+
+| | |
+| --- | --- |
+| dataset | {artifact_label(dataset)} |
+| drawings seen in training | {run.nimg} |
+| parameters | {num_parameters(run)} |
+| network | {network.num_resnet} resnets, {network.num_hierarchies} hierarchies, \
+{network.num_filters} filters, {network.num_logistic_mix} mixtures |
+| withheld labels | {_withheld(network.condition)} |
+| published weights | exponential moving average, half-life {run.spec.ema_halflife_nimg} drawings |
+
+Pixels are uint8 with 0 for paper and 255 for ink; the label is a position in `class_names` of
+`config.json`. Bits/dim is -log2 p(drawing{" | class" * is_conditional}) / {run.num_dims}, each
+drawing counted once.
+
+| class | test drawings | bits/dim |
+| --- | ---: | ---: |
+{classes}
+
+## Limits
+The model knows the classes above and drawings of {network.image_shape[0]}x\
+{network.image_shape[1]} pixels. {_learned_from(dataset)}
+
+## Attribution
+{credit_of(dataset.summary).statement}
+"""
+
+
+def _learned_from(dataset: Manifest) -> str:
+    """Return in words whose drawings the model imitates, and what that means."""
+    if dataset.summary.get("is_synthetic", False):
+        return "It learned from drawings that a program made, and says nothing of how people draw."
+    whose = "the drawings of its dataset"
+    if credit_of(dataset.summary).is_quickdraw:
+        whose = "hasty drawings by anonymous people"
+    return (
+        f"It learned from {whose};\nwhat it draws can be wrong, crude or offensive as theirs are."
+    )
+
+
+def _withheld(condition: ConditionConfig) -> str:
+    """Return in words for how many drawings the model was not told the class."""
+    if not condition.dropout_p:
+        return "none: it cannot be guided"
+    return f"of {condition.dropout_p:.0%} of the drawings in training, so it can be guided"
+
+
+def num_parameters(run: Run) -> int:
+    """Return the number of trained numbers."""
+    return sum(parameter.numel() for parameter in run.network.parameters())
+
+
+def _hardware(run: Run) -> str:
+    if run.ranks.device.type == "cuda":
+        return torch.cuda.get_device_name(run.ranks.device)
+    return f"{platform.machine()} CPU, {torch.get_num_threads()} threads a rank"
+
+
+def _json(value: Any) -> bytes:
+    return (json.dumps(value, indent=1, sort_keys=True, allow_nan=False) + "\n").encode()

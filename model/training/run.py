@@ -1,0 +1,279 @@
+"""One training run in memory: the network, its average, the optimizer and the step they are at.
+
+A step is a function of the state and the step number alone: rows of the global batch, dropout
+masks, learning rate and averaging weight all follow from it. Ranks take equal parts of the
+batch, and DistributedDataParallel averages their gradients.
+"""
+
+import contextlib
+import logging
+import math
+import time
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from model.data import Drawings, batch_rows, order_key, rank_rows
+from model.network.dropout import DropoutKey
+from model.network.init import initialize_from_data
+from model.network.pixelcnn import PixelCNN
+from model.network.precision import cpu_has_bfloat16
+from model.network.weights import config_file
+from model.options import RunOptions
+from model.ranks import Ranks, StopSignal
+from model.training.checkpoint import Checkpoint, RunState
+from model.training.optimizer import (
+    WeightAverage,
+    average_weight,
+    clip_gradients,
+    learning_rate,
+    make_optimizers,
+    set_learning_rate,
+)
+from model.training.spec import TrainSpec
+from pipelines.processes.progress import doing
+
+_LOG = logging.getLogger(__name__)
+_CPU_MICRO_BATCH = 16
+
+
+class NonFiniteError(ArithmeticError):
+    """A loss or gradient is not a finite number; the weights before this step are intact."""
+
+    def __init__(self, step: int, nats: float, norm: float, rows: npt.NDArray[np.int64]) -> None:
+        """Say where it happened; `rows` are the batch's rows of the training split."""
+        super().__init__(
+            f"loss {nats} nats with gradient norm {norm} at step {step}: lower learning_rate or "
+            "set clip_norm"
+        )
+        self.step, self.nats, self.norm, self.rows = step, nats, norm, rows
+
+
+@dataclass(frozen=True, slots=True)
+class StepResult:
+    """What one step found: mean loss in nats a drawing, gradient norm, wishes of any rank."""
+
+    nats: float
+    grad_norm: float
+    learning_rate: float
+    num_stop: int
+    num_save: int
+
+
+class Run:
+    """The state of a run and the one thing it does: the next step."""
+
+    def __init__(
+        self,
+        spec: TrainSpec,
+        drawings: Drawings,
+        *,
+        dataset_digest: str,
+        ranks: Ranks,
+        options: RunOptions,
+    ) -> None:
+        """Build the network of a spec, the same on every rank, and initialize it from data."""
+        self.spec, self.ranks, self.options = spec, ranks, options
+        self.drawings = drawings
+        self.total_nimg = spec.total_nimg(len(drawings))
+        self.num_dims = math.prod(spec.network.image_shape)
+        self.step = 0
+        self.elapsed_sec = 0.0
+        self.pending_nats: list[float] = []
+        _warn_of_emulation(spec, ranks.device)
+        self._order = order_key(dataset_digest, split="train", seed=spec.seed)
+        self.network = build_network(spec, ranks.device)
+        self._initialize()
+        self.average = WeightAverage(self.network)
+        self._config = config_file(
+            spec.network, class_names=drawings.class_names, dataset_digest=dataset_digest
+        )
+        self.optimizers = make_optimizers(spec, self.network)
+        self._forward: nn.Module = self.network
+        if options.compile:
+            self._forward = self._compiled()
+        self._forward = parallel(self._forward, ranks)
+
+    @property
+    def num_steps(self) -> int:
+        """Return the number of steps of the whole run."""
+        return self.total_nimg // self.spec.batch_size
+
+    @property
+    def nimg(self) -> int:
+        """Return the number of drawings seen."""
+        return self.step * self.spec.batch_size
+
+    def next_rows(self) -> npt.NDArray[np.int64]:
+        """Return the rows of the next global batch."""
+        return batch_rows(len(self.drawings), self.spec.batch_size, key=self._order, step=self.step)
+
+    def advance(self, *, signal: StopSignal | None = None, save: bool = False) -> StepResult:
+        """Do one step; `signal` and `save` are this rank's wishes, the result counts all ranks'.
+
+        A signal counts if it comes before the ranks exchange their losses, not before the step:
+        a step may take long, and who is told to stop has little time.
+        Raises NonFiniteError, on all ranks alike, before anything is changed.
+        """
+        started = time.monotonic()
+        rows = self.next_rows()
+        nats = self._backward(rows)
+        norm = clip_gradients(self.network.parameters(), max_norm=self.spec.clip_norm)
+        stop = signal is not None and signal.number != 0
+        nats, num_stop, num_save = self.ranks.sum([nats, float(stop), float(save)])
+        nats /= self.spec.batch_size
+        if not (math.isfinite(nats) and math.isfinite(norm)):
+            raise NonFiniteError(self.step, nats, norm, rows)
+        rate = learning_rate(self.spec, seen_nimg=self.nimg, total_nimg=self.total_nimg)
+        set_learning_rate(self.spec, self.optimizers, rate)
+        for optimizer in self.optimizers:
+            optimizer.step()
+        self.average.update(average_weight(self.spec, seen_nimg=self.nimg))
+        self.network.zero_grad(set_to_none=True)
+        self.step += 1
+        self.pending_nats.append(nats)
+        self.elapsed_sec += time.monotonic() - started
+        return StepResult(nats, norm, rate, round(num_stop), round(num_save))
+
+    def checkpoint(self, run_digest: str) -> Checkpoint:
+        """Return the state as it is now."""
+        state = RunState(
+            step=self.step,
+            run_digest=run_digest,
+            elapsed_sec=self.elapsed_sec,
+            pending_nats=list(self.pending_nats),
+            versions={"torch": torch.__version__, "numpy": np.__version__},
+        )
+        return Checkpoint(
+            state,
+            self.network.state_dict(),
+            self.average.network.state_dict(),
+            {"optimizers": [optimizer.state_dict() for optimizer in self.optimizers]},
+            self._config,
+        )
+
+    def restore(self, checkpoint: Checkpoint) -> None:
+        """Go on where a checkpoint was taken."""
+        self.network.load_state_dict(checkpoint.weights)
+        self.average.network.load_state_dict(checkpoint.average)
+        for optimizer, state in zip(
+            self.optimizers, checkpoint.optimizer["optimizers"], strict=True
+        ):
+            optimizer.load_state_dict(state)
+        self.step = checkpoint.state.step
+        self.elapsed_sec = checkpoint.state.elapsed_sec
+        self.pending_nats = list(checkpoint.state.pending_nats)
+
+    def _initialize(self) -> None:
+        """Set scales and biases from the first drawings of the order, the same on every rank."""
+        rows = batch_rows(len(self.drawings), self.spec.init_nimg, key=self._order, step=0)
+        mine = np.array_split(rows, self.ranks.size)[self.ranks.rank]
+        images, labels = self._tensors(mine)
+        initialize_from_data(self.network, images, labels)
+
+    @doing("train", "compiling")
+    def _compiled(self) -> nn.Module:
+        """Return the network compiled; as it is if that fails on any rank.
+
+        What a machine lacks for it (a compiler, its headers, Triton, a temporary folder that may
+        be executed) shows only when it compiles, so a batch is tried, without a step.
+        """
+        compiled = torch.compile(self.network)
+        assert isinstance(compiled, nn.Module)
+        problem = ""
+        try:
+            self._forward = compiled
+            self._backward(self.next_rows())
+        except Exception as error:
+            problem = f"{type(error).__name__}: {error}".splitlines()[0]
+        self.network.zero_grad(set_to_none=True)
+        (num_failed,) = self.ranks.sum([float(bool(problem))])
+        if not num_failed:
+            return compiled
+        _LOG.warning("training runs without torch.compile: %s", problem or "another rank failed")
+        return self.network
+
+    def _backward(self, rows: npt.NDArray[np.int64]) -> float:
+        """Add up the gradients of this rank's part of a batch; return its loss in nats."""
+        mine = rank_rows(rows, rank=self.ranks.rank, num_ranks=self.ranks.size)
+        first_image = self.ranks.rank * len(mine)
+        size = micro_batch_size(
+            len(mine), wanted=self.options.micro_batch_size, device=self.ranks.device
+        )
+        total = torch.zeros((), dtype=torch.float64, device=self.ranks.device)
+        for start in range(0, len(mine), size):
+            key = DropoutKey(seed=self.spec.seed, step=self.step, first_image=first_image + start)
+            self.network.set_dropout_key(key)
+            images, labels = self._tensors(mine[start : start + size])
+            with self._synchronized(start + size >= len(mine)):
+                with self._autocast():
+                    nats = -self._forward(images, labels).sum()
+                # Gradients are averaged over ranks, so each rank divides by its own share.
+                (nats / len(mine)).backward()
+            total += nats.detach()
+        return total.item()
+
+    def _tensors(self, rows: npt.NDArray[np.int64]) -> tuple[Tensor, Tensor | None]:
+        """Return images and labels on the device; no labels if the network takes none."""
+        images, labels = self.drawings.tensors(rows)
+        images = images.to(self.ranks.device, non_blocking=True)
+        if self.spec.network.condition.kind == "none":
+            return images, None
+        return images, labels.to(self.ranks.device, non_blocking=True)
+
+    def _synchronized(self, is_last: bool) -> contextlib.AbstractContextManager[None]:
+        """Let ranks exchange gradients after the last micro-batch only."""
+        if is_last or not isinstance(self._forward, DistributedDataParallel):
+            return contextlib.nullcontext()
+        return self._forward.no_sync()
+
+    def _autocast(self) -> torch.autocast:
+        enabled = self.spec.precision == "bfloat16"
+        return torch.autocast(self.ranks.device.type, torch.bfloat16, enabled=enabled)
+
+
+def build_network(spec: TrainSpec, device: torch.device) -> PixelCNN:
+    """Return the network of a spec with random weights that the seed decides."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(spec.seed)
+        network = PixelCNN(spec.network)
+    kind = torch.float64 if spec.precision == "float64" else torch.float32
+    return network.to(device=device, dtype=kind).train()
+
+
+def parallel(forward: nn.Module, ranks: Ranks) -> nn.Module:
+    """Return the callable that computes log p and averages gradients over ranks."""
+    if ranks.size == 1:
+        return forward
+    ids = [ranks.device] if ranks.device.type == "cuda" else None
+    return DistributedDataParallel(forward, device_ids=ids, gradient_as_bucket_view=True)
+
+
+def micro_batch_size(num_images: int, *, wanted: int, device: torch.device) -> int:
+    """Return how many of a rank's images go through the network at a time, `wanted` if not 0.
+
+    A CPU is as fast with 16 as with more (the seed's network, batch 32: 20.0 and 19.7 s a step)
+    and needs memory for those alone (5.2 and 7.2 GB); a GPU is faster with all.
+
+    >>> micro_batch_size(24, wanted=0, device=torch.device("cpu"))
+    12
+    >>> micro_batch_size(24, wanted=0, device=torch.device("cuda"))
+    24
+    """
+    if wanted:
+        return wanted
+    if device.type != "cpu":
+        return num_images
+    return math.ceil(num_images / math.ceil(num_images / _CPU_MICRO_BATCH))
+
+
+def _warn_of_emulation(spec: TrainSpec, device: torch.device) -> None:
+    if spec.precision == "bfloat16" and device.type == "cpu" and not cpu_has_bfloat16():
+        _LOG.warning(
+            "this CPU only emulates bfloat16, so training computes in float32: the model has the "
+            "address of a bfloat16 one, its weights are a little more exact"
+        )

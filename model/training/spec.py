@@ -1,0 +1,292 @@
+"""All that decides a model's weights: the network, the optimizer, the order, the budget.
+
+A TrainSpec with a dataset's digest is the address of a model. How it is run (processes,
+threads, devices, intervals, folders) is in model.options and changes no more than rounding.
+"""
+
+import dataclasses
+import difflib
+import json
+import math
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from model.network.config import LABEL_KINDS, ConditionConfig, PixelCNNConfig
+from pipelines.store.manifest import Manifest, artifact_digest, dataset_ref
+
+Decay = Literal["constant", "cosine"]
+Precision = Literal["float32", "float64", "bfloat16"]
+
+_CONDITION_FIELDS = ["condition.kind", "condition.embedding_dim", "condition.dropout_p"]
+# What torch takes.
+_MAX_SEED = 2**63
+# What one label, or none, can state.
+_TRAINABLE_KINDS = ("none", *LABEL_KINDS, "scalar")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainSpec:
+    """What to train and how long. Budgets and intervals are in drawings (_nimg).
+
+    network           the model; its image shape and classes come from the dataset
+    budget_nimg       drawings to train on, counted with repeats; 0 means num_epochs decides
+    num_epochs        passes over the training split; only if budget_nimg is 0
+    batch_size        drawings in one optimizer step over all ranks together
+    learning_rate     Adam's peak, reached after warmup_nimg drawings
+    muon_learning_rate  Muon's peak for the directions of inner layers; 0 leaves them to Adam
+    decay             "cosine" falls to final_ratio of the peak at the budget's end
+    clip_norm         largest Euclidean norm of all gradients together; 0 does not clip
+    ema_halflife_nimg half-life of the weight average that is published
+    ema_rampup_ratio  ... but at most this part of the drawings seen so far
+    init_nimg         drawings that the data-dependent initialization looks at
+    precision         bfloat16 means autocast: float32 weights, sums in float32
+    seed              decides initialization, order and dropout
+    """
+
+    network: PixelCNNConfig
+    budget_nimg: int = 0
+    num_epochs: float = 0.0
+    batch_size: int = 32
+    learning_rate: float = 1e-3
+    muon_learning_rate: float = 0.0
+    warmup_nimg: int = 0
+    decay: Decay = "constant"
+    final_ratio: float = 0.0
+    beta1: float = 0.9
+    beta2: float = 0.999
+    adam_eps: float = 1e-8
+    clip_norm: float = 0.0
+    ema_halflife_nimg: int = 10_000
+    ema_rampup_ratio: float = 0.05
+    init_nimg: int = 64
+    precision: Precision = "float32"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Raise ValueError if a field is out of range."""
+        _check_spec(self)
+        _check_choices(self)
+
+    def total_nimg(self, num_rows: int) -> int:
+        """Return the budget in drawings, whole batches, for a training split of `num_rows`."""
+        wanted = self.budget_nimg or round(self.num_epochs * num_rows)
+        return max(1, round(wanted / self.batch_size)) * self.batch_size
+
+
+def spec_to_json(spec: TrainSpec) -> dict[str, Any]:
+    """Return the spec as JSON values, for a manifest or a file."""
+    return json.loads(json.dumps(dataclasses.asdict(spec)))
+
+
+def spec_from_json(raw: Mapping[str, Any]) -> TrainSpec:
+    """Read a spec; raise ValueError for an unknown or missing field."""
+    try:
+        return _build(TrainSpec, raw)
+    except TypeError as error:
+        raise ValueError(f"the training spec has unexpected or missing fields: {error}") from error
+
+
+def run_digest(spec: TrainSpec, dataset: Manifest) -> str:
+    """Return the address of the model that this spec makes of this dataset."""
+    return artifact_digest("models", spec_to_json(spec), (dataset_ref(dataset),))
+
+
+def fit_to_dataset(spec: TrainSpec, dataset: Manifest) -> TrainSpec:
+    """Return the spec with the dataset's image shape and number of classes."""
+    height, width = dataset.summary["image_shape"][:2]
+    condition = spec.network.condition
+    if condition.kind in LABEL_KINDS:
+        num_classes = len(dataset.summary["class_names"])
+        condition = dataclasses.replace(condition, num_classes=num_classes)
+    network = dataclasses.replace(spec.network, image_shape=(height, width, 1), condition=condition)
+    return dataclasses.replace(spec, network=network)
+
+
+def check_fit(spec: TrainSpec, dataset: Manifest, *, num_ranks: int) -> None:
+    """Raise ValueError if the spec's network does not fit the dataset or the ranks."""
+    if spec != fit_to_dataset(spec, dataset):
+        network, summary = spec.network, dataset.summary
+        raise ValueError(
+            f"the network takes images {network.image_shape} of {network.condition.num_classes} "
+            f"classes, the dataset has {summary['image_shape']} and "
+            f"{len(summary['class_names'])}: use fit_to_dataset"
+        )
+    if spec.network.low > 0 or spec.network.high < 255:
+        raise ValueError(
+            "the dataset's pixels are 0 to 255, the network knows "
+            f"{spec.network.low} to {spec.network.high}: leave low and high as they are"
+        )
+    if spec.batch_size % num_ranks:
+        raise ValueError(
+            f"batch_size {spec.batch_size} does not divide among {num_ranks} processes"
+        )
+
+
+def check_splits(dataset: Manifest) -> None:
+    """Raise ValueError unless the dataset has what training, choosing and testing need."""
+    found = {entry.split for entry in dataset.files if entry.rows}
+    missing = [split for split in ("train", "validation", "test") if split not in found]
+    if missing:
+        raise ValueError(
+            f"dataset {dataset.name}@{dataset.digest[:12]} has no drawings in "
+            f"{' and '.join(missing)}, and training needs train, validation and test: build it "
+            "with --splits train=0.9,validation=0.05,test=0.05, or with more drawings"
+        )
+
+
+def apply_overrides(spec: TrainSpec, assignments: Sequence[str]) -> TrainSpec:
+    """Return the spec with each "field=value" applied, the network's fields included.
+
+    Values are read as the field's type says: 1e-3, true, cosine, 28,28,1. The condition's
+    fields are condition.kind, condition.embedding_dim and condition.dropout_p. Raises
+    ValueError that names the field and what was expected, with the nearest names for an unknown
+    one.
+    """
+    own, values, network = _fields(TrainSpec), {}, spec.network
+    for assignment in assignments:
+        name, separator, text = (part.strip() for part in assignment.partition("="))
+        if not separator:
+            raise ValueError(f"expected field=value, found {assignment!r}")
+        if name in own and name != "network":
+            values[name] = _parse(name, text, own[name])
+        else:
+            network = _override_network(network, name, text)
+    # All at once: budget_nimg takes the place of num_epochs by two assignments.
+    return dataclasses.replace(spec, network=network, **values)
+
+
+def _override_network(network: PixelCNNConfig, name: str, text: str) -> PixelCNNConfig:
+    inner = _fields(PixelCNNConfig)
+    if name in inner and name not in ("condition", "image_shape"):
+        return _replace_network(network, name, _parse(name, text, inner[name]))
+    if name in _CONDITION_FIELDS:
+        condition = _override_condition(network.condition, name, text)
+        return _replace_network(network, "condition", condition)
+    known = sorted((set(_fields(TrainSpec)) | set(inner)) - {"network", "condition", "image_shape"})
+    known += _CONDITION_FIELDS
+    close = difflib.get_close_matches(name, known, n=3)
+    hint = f"did you mean {' or '.join(close)}?" if close else f"fields: {', '.join(known)}"
+    raise ValueError(f"unknown training field {name!r}; {hint}")
+
+
+def _override_condition(condition: ConditionConfig, name: str, text: str) -> ConditionConfig:
+    if name == "condition.embedding_dim":
+        return dataclasses.replace(condition, embedding_dim=_parse_number(name, text, int))
+    if name == "condition.dropout_p":
+        return dataclasses.replace(condition, dropout_p=_parse_number(name, text, float))
+    if text not in _TRAINABLE_KINDS:
+        expected = ", ".join(_TRAINABLE_KINDS)
+        raise ValueError(
+            f"{name}={text}: a dataset's drawings have one label each, so expected one of {expected}"
+        )
+    # How many classes there are the dataset says (fit_to_dataset).
+    num_classes = 1 if text in LABEL_KINDS else None
+    dropout_p = condition.dropout_p if text != "none" else 0.0
+    return ConditionConfig(
+        kind=text,
+        num_classes=num_classes,
+        embedding_dim=condition.embedding_dim,
+        dropout_p=dropout_p,
+    )
+
+
+def _replace_network(network: PixelCNNConfig, name: str, value: Any) -> PixelCNNConfig:
+    return dataclasses.replace(network, **{name: value})
+
+
+def _parse(name: str, text: str, kind: Any) -> Any:
+    """Read `text` as a field's annotated type."""
+    if typing.get_origin(kind) is Literal:
+        options = typing.get_args(kind)
+        if text in options:
+            return text
+        raise ValueError(f"{name}={text}: expected one of {', '.join(map(str, options))}")
+    if typing.get_origin(kind) is tuple:
+        return tuple(_parse(name, part, typing.get_args(kind)[0]) for part in text.split(","))
+    if isinstance(kind, types.UnionType):
+        if text.lower() == "none" and types.NoneType in typing.get_args(kind):
+            return None
+        return _parse(name, text, typing.get_args(kind)[0])
+    if kind is bool:
+        if text.lower() in ("true", "false"):
+            return text.lower() == "true"
+        raise ValueError(f"{name}={text}: expected true or false")
+    return _parse_number(name, text, kind)
+
+
+def _parse_number(name: str, text: str, kind: type) -> Any:
+    try:
+        if kind is int:
+            return _parse_integer(text)
+        value = kind(text)
+        if not math.isfinite(value):
+            raise ValueError
+        return value
+    except (ValueError, OverflowError) as error:
+        raise ValueError(f"{name}={text}: expected a value of type {kind.__name__}") from error
+
+
+def _parse_integer(text: str) -> int:
+    """Read an integer, 1e6 and 2.0 included; every digit of a long one counts."""
+    try:
+        return int(text)
+    except ValueError:
+        value = float(text.replace("_", ""))
+        if value != int(value):
+            raise
+        return int(value)
+
+
+def _fields(kind: type) -> dict[str, Any]:
+    hints = typing.get_type_hints(kind)
+    return {field.name: hints[field.name] for field in dataclasses.fields(kind)}
+
+
+def _build(kind: Any, raw: Mapping[str, Any]) -> Any:
+    """Make a dataclass of JSON values: objects to dataclasses, arrays to tuples."""
+    hints = typing.get_type_hints(kind)
+    values = {}
+    for name, value in raw.items():
+        hint = hints.get(name)
+        if isinstance(value, Mapping) and dataclasses.is_dataclass(hint):
+            value = _build(hint, value)
+        values[name] = tuple(value) if isinstance(value, list) else value
+    return kind(**values)
+
+
+def _check_spec(spec: TrainSpec) -> None:
+    if (spec.budget_nimg > 0) == (spec.num_epochs > 0):
+        raise ValueError(
+            "exactly one of budget_nimg and num_epochs must be positive, found "
+            f"budget_nimg={spec.budget_nimg} and num_epochs={spec.num_epochs}: set the other to 0"
+        )
+    positive = ("batch_size", "learning_rate", "adam_eps", "init_nimg")
+    for name in positive:
+        if not getattr(spec, name) > 0:
+            raise ValueError(f"{name} must be positive, found {getattr(spec, name)}")
+    nonnegative = (
+        "muon_learning_rate",
+        "warmup_nimg",
+        "clip_norm",
+        "ema_halflife_nimg",
+        "ema_rampup_ratio",
+        "seed",
+    )
+    for name in nonnegative:
+        if not getattr(spec, name) >= 0:
+            raise ValueError(f"{name} must not be negative, found {getattr(spec, name)}")
+    for name in ("beta1", "beta2", "final_ratio"):
+        if not 0 <= getattr(spec, name) <= 1:
+            raise ValueError(f"{name} must be within 0 and 1, found {getattr(spec, name)}")
+
+
+def _check_choices(spec: TrainSpec) -> None:
+    for name, kind in (("decay", Decay), ("precision", Precision)):
+        if getattr(spec, name) not in typing.get_args(kind):
+            options = ", ".join(typing.get_args(kind))
+            raise ValueError(f"{name} must be one of {options}, found {getattr(spec, name)!r}")
+    if spec.seed >= _MAX_SEED:
+        raise ValueError(f"seed must be below {_MAX_SEED}, found {spec.seed}")

@@ -1,0 +1,176 @@
+"""Train a model and publish it: `train_model`, and `main` for torchrun.
+
+    torchrun --nproc-per-node 2 -m pipelines.processes.parent model.training.train --store URL \
+        --dataset NAME@DIGEST --name NAME --spec-json FILE
+
+Running it again resumes from the last checkpoint or, once the model is in the store, answers at
+once. SIGTERM finishes the step on all ranks, saves, and exits with 143.
+"""
+
+import argparse
+import contextlib
+import importlib
+import json
+import logging
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.distributed.elastic.multiprocessing.errors import record
+
+from model.data import SPLITS, open_split_on_ranks
+from model.network.precision import denormals_as_zero
+from model.options import (
+    RunOptions,
+    drawings_folder,
+    options_from_json,
+    run_folder,
+    threads_per_rank,
+)
+from model.ranks import Ranks, StopSignal, join_ranks, telling_failure
+from model.training.lock import only_trainer
+from model.training.publish import publish_model
+from model.training.run import Run
+from model.training.session import Session
+from model.training.spec import TrainSpec, check_fit, check_splits, run_digest, spec_from_json
+from pipelines.processes.progress import (
+    JsonProgress,
+    JsonWarnings,
+    Progress,
+    doing,
+    no_progress,
+    telling,
+)
+from pipelines.store.artifacts import Store, open_store
+from pipelines.store.collect import needing
+from pipelines.store.local_files import naming_full
+from pipelines.store.manifest import Manifest
+
+
+def train_model(
+    spec: TrainSpec,
+    dataset: Manifest,
+    store: Store,
+    name: str,
+    *,
+    options: RunOptions | None = None,
+    progress: Progress = no_progress,
+    ranks: Ranks | None = None,
+) -> Manifest:
+    """Return the model that `spec` makes of `dataset`, trained now unless the store has it.
+
+    All ranks call it with the same arguments; if another process trains the same model in the
+    same place, its model is waited for. Raises Interrupted after SIGTERM or SIGINT with the state
+    saved, NonFiniteError if training diverges, ValueError if the spec does not fit the dataset
+    or the number of ranks.
+    """
+    options, ranks = options or RunOptions(), ranks or Ranks()
+    check_fit(spec, dataset, num_ranks=ranks.size)
+    check_splits(dataset)
+    digest = run_digest(spec, dataset)
+    folder, cache = run_folder(options, store, digest), drawings_folder(options, store)
+    with (
+        torch_settings(options, ranks),
+        StopSignal() as signal,
+        naming_full(folder),
+        only_trainer(folder, ranks=ranks, signal=signal, progress=progress),
+    ):
+        if found := _published(store, name, digest, ranks=ranks):
+            return found
+        with doing("train", "getting ready for the first step"):
+            splits = {
+                split: open_split_on_ranks(
+                    store, dataset, split=split, cache_dir=cache, ranks=ranks
+                )
+                for split in SPLITS
+            }
+            run = Run(
+                spec, splits["train"], dataset_digest=dataset.digest, ranks=ranks, options=options
+            )
+            session = Session(run, digest=digest, folder=folder, signal=signal, progress=progress)
+        session.train(splits["validation"])
+        return publish_model(run, dataset, store, name, folder=folder, splits=splits)
+
+
+@record
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Train as one rank among those that torchrun started, or alone."""
+    options = _parse(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s")
+    store = open_store(options.store)
+    spec = spec_from_json(json.loads(options.spec_json.read_text()))
+    run_options = options_from_json(options.options_json)
+    with (
+        join_ranks(run_options.device) as ranks,
+        telling_failure(options.failure_file, rank=ranks.rank),
+    ):
+        shows = options.progress_json and ranks.is_first
+        if shows:
+            logging.getLogger("model").addHandler(JsonWarnings(sys.stdout))
+        dataset = store.resolve("datasets", options.dataset)
+        # For ranks that were started by hand too; one lease is enough for all.
+        need = needing(store, [dataset], "train") if ranks.is_first else contextlib.nullcontext()
+        display = JsonProgress(sys.stdout) if shows else no_progress
+        with need, telling(display, "train") as progress:
+            manifest = train_model(
+                spec,
+                dataset,
+                store,
+                options.name,
+                options=run_options,
+                progress=progress,
+                ranks=ranks,
+            )
+        if shows:
+            sys.stdout.write(json.dumps({"model": manifest.digest, "name": manifest.name}) + "\n")
+    return 0
+
+
+def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m model.training.train", description=__doc__)
+    parser.add_argument("--store", required=True, help="URL of the artifact store")
+    parser.add_argument("--dataset", required=True, help="name@digest of the dataset")
+    parser.add_argument("--name", required=True, help="name of the model to publish")
+    parser.add_argument("--spec-json", required=True, type=Path, help="file with the TrainSpec")
+    parser.add_argument("--options-json", default="{}", help="RunOptions as a JSON object")
+    parser.add_argument("--failure-file", type=Path, help="where the first rank to fail says why")
+    parser.add_argument("--progress-json", action="store_true", help="progress lines on stdout")
+    return parser.parse_args(arguments)
+
+
+def _published(store: Store, name: str, digest: str, *, ranks: Ranks) -> Manifest | None:
+    """Return the model if the store had it when the first rank looked: all ranks agree."""
+    found = store.reuse("models", name, digest) if ranks.is_first else None
+    (is_there,) = ranks.sum([float(found is not None)])
+    return store.find("models", name, digest) if is_there else None
+
+
+@contextlib.contextmanager
+def torch_settings(options: RunOptions, ranks: Ranks) -> Iterator[None]:
+    """Set torch up for a run, and back: threads and, on a CPU, denormals and repeatable bits."""
+    threads = torch.get_num_threads()
+    deterministic = torch.are_deterministic_algorithms_enabled()
+    fill = _deterministic().fill_uninitialized_memory
+    torch.set_num_threads(threads_per_rank(options, ranks.local_size))
+    if ranks.device.type == "cpu":
+        torch.use_deterministic_algorithms(True)
+        # Filling fresh memory only helps to find bugs, and costs a pass over it.
+        _deterministic().fill_uninitialized_memory = False
+    try:
+        with denormals_as_zero():
+            yield
+    finally:
+        torch.set_num_threads(threads)
+        torch.use_deterministic_algorithms(deterministic)
+        _deterministic().fill_uninitialized_memory = fill
+
+
+def _deterministic() -> Any:
+    """Return torch's settings module, whose attributes are made when it is imported."""
+    return importlib.import_module("torch.utils.deterministic")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

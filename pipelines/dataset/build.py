@@ -1,0 +1,194 @@
+"""Build a dataset: scan, plan, build shards, publish; answer at once if it is there.
+
+    source + spec -> digest -> in the store? -> attributes -> plan -> shards -> manifest
+
+Everything is a pure function of source and spec, so an interrupted build is continued by
+running it again: what is done is found by its key, and the result is the same to the byte.
+"""
+
+import contextlib
+import platform
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from importlib import metadata
+
+from pipelines.beam import runner_flags, runner_name
+from pipelines.dataset.class_shards import class_jobs, link_parts
+from pipelines.dataset.credit import source_credit
+from pipelines.dataset.describe import Described, describe, publish_files
+from pipelines.dataset.jobs import (
+    Built,
+    Job,
+    Run,
+    build_jobs,
+    dataset_digest,
+    places,
+    source_inputs,
+)
+from pipelines.dataset.packing import num_shards
+from pipelines.dataset.shards import dataset_schema
+from pipelines.dataset.spec import DatasetSpec
+from pipelines.dataset.tfds_slice import check_slice
+from pipelines.processes.progress import ProgressCallback
+from pipelines.sources.base import BadFileError, Source
+from pipelines.sources.cairo import cairo_version
+from pipelines.store.artifacts import Store
+from pipelines.store.errors import BusyError
+from pipelines.store.leases import holding
+from pipelines.store.manifest import Manifest
+
+__all__ = ["DatasetPlan", "build_dataset", "dataset_digest", "library_versions", "plan_dataset"]
+
+# Measured on the twenty classes of the seed; used to tell the size before the work.
+_PARQUET_BYTES = 298
+_TFRECORD_BYTES = {"png": 450, "raw": 838}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DatasetPlan:
+    """What building would do, known from the sizes of the files.
+
+    rows_by_class  drawings the source has; None for files that mix classes
+    shards         about how many, before anything is dropped
+    bytes          about how many, in all formats
+    is_built       whether the store has it
+    """
+
+    digest: str
+    rows: int
+    rows_by_class: dict[str, int] | None
+    source_bytes: int
+    shards: int
+    bytes: int
+    is_built: bool
+
+
+def plan_dataset(spec: DatasetSpec, source: Source, store: Store, name: str) -> DatasetPlan:
+    """Say what `build_dataset` would do, without reading a drawing."""
+    _check(spec, source)
+    digest = dataset_digest(spec, source)
+    by_class = source.rows_by_class()
+    rows = source.rows
+    row_bytes = _PARQUET_BYTES * ("parquet" in spec.formats)
+    row_bytes += _TFRECORD_BYTES[spec.tfrecord_images] * ("tfrecord" in spec.formats)
+    return DatasetPlan(
+        digest=digest,
+        rows=rows,
+        rows_by_class=by_class or None,
+        source_bytes=source.bytes,
+        shards=sum(num_shards(round(rows * f), spec.rows_per_shard) for _, f in spec.splits),
+        bytes=rows * row_bytes,
+        is_built=store.find("datasets", name, digest) is not None,
+    )
+
+
+def build_dataset(
+    spec: DatasetSpec,
+    source: Source,
+    store: Store,
+    name: str,
+    *,
+    beam_args: Sequence[str] = (),
+    workers: int = 1,
+    progress: ProgressCallback | None = None,
+) -> Manifest:
+    """Build the dataset unless the store has it, and return its manifest.
+
+    beam_args  flags for Beam, passed on untouched; none: FnApiRunner in this process, or in
+               `workers` processes
+    progress   called as progress(stage, done, total, note) in drawings
+
+    Raises ValueError for what the source cannot give, BadFileError for a file that is not what
+    it should be, under on_bad_file="fail".
+    """
+    _check(spec, source)
+    flags = runner_flags(beam_args, workers)
+    job = Job(spec=spec, source=source, name=name)
+    if manifest := store.reuse("datasets", name, job.digest):
+        return manifest
+    run = Run(store=store, beam_args=beam_args, workers=workers, progress=progress)
+    versions = library_versions() | {"runner": runner_name(flags) or "FnApiRunner"}
+    parts = class_jobs(job) if spec.layout == "linked" else []
+    # No ref leads to an unfinished dataset or to parts that are not linked yet.
+    with holding(store, places([job, *parts]), "build"), _scratch_needed():
+        if spec.layout == "linked":
+            return _publish(job, store, _linked(job, parts, run, versions), versions)
+        (built,) = build_jobs([job], run)
+        return _publish(job, store, _described(built), versions)
+
+
+@contextlib.contextmanager
+def _scratch_needed() -> Iterator[None]:
+    """Say what helps where scratch is gone: after a stop of longer than a lease counts."""
+    try:
+        yield
+    except FileNotFoundError as error:
+        if "attempts/" not in str(error):  # a file of the source's
+            raise
+        raise BusyError(
+            f"a garbage collection took what was built, run it again: {error}"
+        ) from error
+
+
+def _linked(job: Job, jobs: Sequence[Job], run: Run, versions: dict[str, str]) -> Described:
+    """Build the classes that are missing, all in one graph, and link what there is of all."""
+    store = run.store
+    found = [store.reuse("datasets", each.name, each.digest) for each in jobs]
+    missing = [each for each, part in zip(jobs, found, strict=True) if part is None]
+    built = {each.job.name: each for each in build_jobs(missing, run)}
+    parts, bad_files = [], list(job.source.bad_files)
+    for each, part in zip(jobs, found, strict=True):
+        if part is None:
+            one = built[each.name]
+            if not one.plan.shards:  # its only file is bad, and bad files are skipped
+                bad_files += one.plan.tally.bad_files
+                continue
+            part = _publish(each, store, _described(one), versions)
+        parts.append(part)
+    return link_parts(job, parts, bad_files, store)
+
+
+def _described(built: Built) -> Described:
+    return describe(built.job.spec, built.job.source, built.plan, built.records, built.sheets)
+
+
+def library_versions() -> dict[str, str]:
+    """Return the versions of what makes the bytes."""
+    names = ("sketchmill", "apache-beam", "numpy", "pyarrow", "xxhash", "zlib-ng", "pillow")
+    found = {"python": platform.python_version()}
+    for name in names:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            found[name] = "unknown"
+    return found | cairo_version()
+
+
+def _publish(job: Job, store: Store, described: Described, versions: dict[str, str]) -> Manifest:
+    manifest = Manifest(
+        kind="datasets",
+        name=job.name,
+        digest=job.digest,
+        spec=job.spec.to_json(),
+        inputs=source_inputs(job.source),
+        files=publish_files(job.spec, job.name, job.prefix, described, store),
+        summary=described.summary,
+        versions=versions,
+    )
+    return store.publish(manifest)
+
+
+def _check(spec: DatasetSpec, source: Source) -> None:
+    if source.bad_files and spec.on_bad_file == "fail":
+        raise BadFileError(source.bad_files[0][1])
+    if source.image_size != spec.image_size:
+        raise ValueError(
+            f"the source gives {source.image_size}x{source.image_size} pixels, the dataset wants "
+            f"{spec.image_size}x{spec.image_size}"
+        )
+    missing = [name for name in spec.class_names if name not in source.class_names]
+    if missing and not source.bad_files:
+        raise ValueError(f"source {source.name} has no drawings of {', '.join(missing)}")
+    check_slice(spec, source)
+    source_credit(spec, source)
+    dataset_schema(spec)

@@ -1,0 +1,232 @@
+"""What a dataset says of itself: manifest summary, dataset card, Croissant, TFDS metadata."""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import PurePosixPath
+from typing import Any
+
+from pipelines.catalogue import tfds_id
+from pipelines.dataset.bad_rows import bad_row_entry
+from pipelines.dataset.credit import source_credit
+from pipelines.dataset.croissant import croissant_json
+from pipelines.dataset.plan import BuildPlan, Tally
+from pipelines.dataset.shards import ShardRecord, dataset_schema
+from pipelines.dataset.spec import DatasetSpec
+from pipelines.dataset.tfds_files import tfds_files
+from pipelines.dataset.tfds_slice import slice_note
+from pipelines.drawings.credit import credit_of
+from pipelines.drawings.hashing import add_sums
+from pipelines.drawings.huggingface import loader_lines
+from pipelines.sources.base import Source
+from pipelines.store.artifacts import Store
+from pipelines.store.manifest import FileEntry, digest_of
+
+CARD_NAME = "README.md"
+CROISSANT_NAME = "croissant.json"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Described:
+    """A dataset's summary for the manifest, its shards' file entries, its contact sheets."""
+
+    summary: dict[str, Any]
+    shards: tuple[FileEntry, ...]
+    records: tuple[ShardRecord, ...]
+    sheets: dict[str, bytes] = field(default_factory=dict)
+
+
+def describe(
+    spec: DatasetSpec,
+    source: Source,
+    plan: BuildPlan,
+    records: Sequence[ShardRecord],
+    sheets: dict[str, bytes],
+) -> Described:
+    """Gather what is known of a built dataset."""
+    tally = plan.tally
+    summary = {
+        "class_names": list(spec.class_names),
+        "tfds_ids": [tfds_id(name) for name in spec.class_names],
+        "image_shape": list(spec.image_shape),
+        "num_drawings": sum(record.rows for record in records),
+        "splits": {name: sum(tally.counts[name].values()) for name in spec.split_names},
+        "counts": tally.counts,
+        "dropped": tally.dropped,
+        "bad_files": [without_folder(file, reason) for file, reason in tally.bad_files],
+        "repairs": dict(source.repairs),
+        **_row_notes(tally),
+        "content_digest": content_digest(
+            spec, {s: sum(c.values()) for s, c in tally.counts.items()}, content_total(records)
+        ),
+        "content_sum": f"{content_total(records):032x}",
+        "statistics": statistics(
+            spec,
+            sum(record.rows for record in records),
+            sum(record.pixel_sum for record in records),
+            sum(record.pixel_square_sum for record in records),
+        )
+        | {"ink_histogram": tally.ink},
+        "is_synthetic": source.is_synthetic,
+        "source": source.name,
+        "source_files": source_files(source),
+        **source_credit(spec, source).to_json(),
+        **slice_note(spec, source),
+        **splits_note(source),
+    }
+    shards = tuple(
+        FileEntry(path=path, bytes=size, sha256=digest, rows=record.rows, split=record.split)
+        for record in records
+        for path, size, digest in record.files
+    )
+    return Described(summary=summary, shards=shards, records=tuple(records), sheets=sheets)
+
+
+def splits_note(source: Source) -> dict[str, object]:
+    """Return that the files' own splits were merged, for plans and manifests; empty if not."""
+    merged = source.merged_splits()
+    return {"merged_splits": merged} if merged else {}
+
+
+def _row_notes(tally: Tally) -> dict[str, Any]:
+    """Return what is said of single rows; nothing where all are as they should be."""
+    notes: dict[str, Any] = {}
+    if tally.bad_rows.number:
+        notes["bad_rows"] = [bad_row_entry(row) for row in tally.bad_rows.named]
+        notes["num_bad_rows"] = tally.bad_rows.number
+    if tally.repaired:
+        notes["repaired"] = tally.repaired
+    return notes
+
+
+def without_folder(file: str, reason: str) -> dict[str, str]:
+    """Return a bad file's entry; its folder differs from machine to machine."""
+    name = PurePosixPath(file).name
+    return {"file": name, "reason": reason.replace(file, name)}
+
+
+def source_files(source: Source) -> list[dict[str, Any]]:
+    """Return what identifies each file that was read: name, class, rows, size, digest.
+
+    Without its folder, which differs from machine to machine.
+    """
+    read = [each for file in source.files for each in (file, file.metadata) if each is not None]
+    described = [
+        {
+            "file": PurePosixPath(each.url).name,
+            "class_name": each.class_name,
+            "rows": each.rows,
+            "bytes": each.bytes,
+            "digest": each.digest,
+        }
+        for each in read
+    ]
+    return sorted(described, key=lambda each: (each["class_name"] or "", each["file"]))
+
+
+def content_total(records: Sequence[ShardRecord]) -> int:
+    """Return the 128-bit sum over the drawings of all shards."""
+    return add_sums(*(int(record.content, 16) for record in records))
+
+
+def content_digest(spec: DatasetSpec, rows: Mapping[str, int], total: int) -> str:
+    """Return the digest of drawings, classes and splits: the same whatever format or layout.
+
+    rows   drawings by split
+    total  the sum that `content_total` gives
+    """
+    return digest_of(
+        {
+            "class_names": sorted(spec.class_names),
+            "image_shape": spec.image_shape,
+            "rows": rows,
+            "sum": f"{total:032x}",
+        }
+    )
+
+
+def statistics(
+    spec: DatasetSpec, rows: int, pixel_sum: int, pixel_square_sum: int
+) -> dict[str, float]:
+    """Return mean and variance of all pixels, in 0..255, with the exact sums they come from."""
+    height, width = spec.image_shape
+    pixels = rows * height * width
+    mean = pixel_sum / pixels
+    return {
+        "pixel_mean": mean,
+        "pixel_variance": pixel_square_sum / pixels - mean * mean,
+        "pixel_sum": pixel_sum,
+        "pixel_square_sum": pixel_square_sum,
+    }
+
+
+def publish_files(
+    spec: DatasetSpec, name: str, prefix: str, described: Described, store: Store
+) -> tuple[FileEntry, ...]:
+    """Put everything but the shards and return the entries of all files, shards included."""
+    texts: dict[str, str] = {CARD_NAME: dataset_card(spec, name, described)}
+    if "parquet" in spec.formats:
+        texts[CROISSANT_NAME] = croissant_json(spec, name, described.summary, described.shards)
+    if "tfrecord" in spec.formats:
+        texts |= tfds_files(spec, name, described.summary, described.records)
+    entries = []
+    contents = {path: text.encode() for path, text in texts.items()} | described.sheets
+    for path, content in sorted(contents.items()):
+        store.put(f"{prefix}/{path}", content)
+        digest = hashlib.sha256(content).hexdigest()
+        entries.append(FileEntry(path=path, bytes=len(content), sha256=digest))
+    return tuple(entries) + described.shards
+
+
+def dataset_card(spec: DatasetSpec, name: str, described: Described) -> str:
+    """Return README.md: Hugging Face's YAML with exact sizes, then a page for people."""
+    return f"---\n{_card_yaml(spec, described)}---\n{_card_text(name, described.summary)}"
+
+
+def _card_yaml(spec: DatasetSpec, described: Described) -> str:
+    credit = credit_of(described.summary)
+    lines = [*credit.hub_lines(), "task_categories:", "- image-classification", "tags:"]
+    lines += [f"- {tag}" for tag in credit.hub_tags()]
+    lines += ["- synthetic"] if described.summary["is_synthetic"] else []
+    if "parquet" not in spec.formats:
+        return "\n".join(lines) + "\n"
+    files = [entry for entry in described.shards if entry.path.startswith("data/")]
+    splits = {
+        split: [entry for entry in files if entry.split == split]
+        for split in spec.split_names
+        if described.summary["splits"][split]
+    }
+    return "\n".join([*lines, *loader_lines(dataset_schema(spec), splits)]) + "\n"
+
+
+def _card_text(name: str, summary: dict[str, Any]) -> str:
+    splits, height = summary["splits"], summary["image_shape"][0]
+    kind = "Synthetic drawings, made by a program" if summary["is_synthetic"] else "Drawings"
+    counts = "\n".join(
+        f"| {class_name} | "
+        + " | ".join(str(summary["counts"][s][class_name]) for s in splits)
+        + " |"
+        for class_name in summary["class_names"]
+    )
+    dropped = {reason: sum(by.values()) for reason, by in summary["dropped"].items()}
+    gone = ", ".join(f"{reason} {number:,}" for reason, number in sorted(dropped.items())) or "none"
+    return f"""
+# {name}
+
+{kind}, {height}x{height} pixels, gray, white on black (0 is paper, 255 ink):
+{summary["num_drawings"]:,} of {len(summary["class_names"])} classes.
+
+| class | {" | ".join(splits)} |
+|---|{"---|" * len(splits)}
+{counts}
+
+Dropped: {gone}. A drawing's split follows from its pixels, so equal drawings are in one split
+and adding classes moves none.
+
+Content digest: `{summary["content_digest"]}`
+
+The pictures are PNGs without compression inside compressed Parquet. `load_dataset` without
+`streaming=True` unpacks them into a cache of about 900 bytes a drawing.
+
+{credit_of(summary).statement}
+"""

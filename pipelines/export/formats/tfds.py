@@ -1,0 +1,141 @@
+"""TensorFlow Datasets: TFRecord files and the three text files that make them a TFDS dataset.
+
+The pictures are stored PNGs, so all records of a file are one template. TFDS decodes them like
+its own; they take 918 bytes a drawing where compressed ones take 450. If the rows have more than
+a TFDS id (Google's columns, or seed, index and digests of samples), each is a feature, and the
+class's name too; such records are made one by one.
+"""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from pipelines.dataset.tfds_files import scalar_feature
+from pipelines.drawings.tfrecord import TFDS_VERSION, example_of, fixed_records, frame, tfds_name
+from pipelines.export.job import Format, Job, Record, Unit, range_units
+from pipelines.export.rows import Batch, count_labels, read_rows
+from pipelines.export.target import Target
+from pipelines.store.artifacts import Store
+
+# 60 MB a file, TFDS's own lower bound.
+ROWS_PER_FILE = 65_536
+_TEMPLATE_ROWS = 1_024
+_CORE = "tensorflow_datasets.core.features."
+_FLOATS = ("halffloat", "float", "double")
+
+
+class Tfds(Format):
+    """The format's entry in the registry."""
+
+    name = "tfds"
+
+    def units(self, job: Job, stage: int, records: Sequence[Record]) -> list[Unit]:
+        """Plan files of equal size."""
+        del stage, records
+        rows = job.spec.rows_per_file or ROWS_PER_FILE
+        name = tfds_name(job.name)
+        path = f"{tfds_directory(job)}/{name}-{{split}}.tfrecord-{{index:05d}}-of-{{count:05d}}"
+        return range_units(job, format=self.name, task="records", rows_per_file=rows, path=path)
+
+    def make(self, unit: Unit, job: Job, source: Store, target: Target) -> Record:
+        """Write one TFRecord file."""
+        counts = np.zeros(len(job.class_names), np.int64)
+        columns = ["image", "label", *job.provenance]
+        with target.open(unit.outputs[0]) as sink:
+            for batch in read_rows(source, job, unit.pieces, first_row=0, columns=columns):
+                counts += count_labels(batch, job)
+                for start in range(0, len(batch), _TEMPLATE_ROWS):
+                    sink.write(_records(batch, slice(start, start + _TEMPLATE_ROWS), job))
+        entry = sink.entry(rows=unit.rows, split=unit.split)
+        return Record(name=unit.name, stage=0, files=(entry,), counts=tuple(counts.tolist()))
+
+    def closing_files(self, job: Job, records: Sequence[Record]) -> Mapping[str, bytes]:
+        """Describe splits and features, and name the classes."""
+        texts = {
+            "dataset_info.json": json.dumps(_dataset_info(job, records), indent=1) + "\n",
+            "features.json": json.dumps(_features(job), indent=1) + "\n",
+            "label.labels.txt": "\n".join(job.class_names) + "\n",
+        }
+        return {f"{tfds_directory(job)}/{name}": text.encode() for name, text in texts.items()}
+
+
+def _records(batch: Batch, part: slice, job: Job) -> bytes:
+    pngs, labels = batch.pngs(job.image_shape)[part], batch.labels[part]
+    if not job.provenance:
+        return fixed_records(pngs, labels)
+    table = batch.table.slice(part.start, len(labels))
+    columns = [_values(table[name], kind) for name, kind in job.provenance.items()]
+    rows = zip(pngs, labels.tolist(), zip(*columns, strict=True), strict=True)
+    return frame(
+        [
+            example_of(
+                png.tobytes(),
+                label,
+                {"class_name": job.class_names[label]}
+                | dict(zip(job.provenance, values, strict=True)),
+            )
+            for png, label, values in rows
+        ]
+    )
+
+
+def _values(column: pa.ChunkedArray, kind: str) -> list[Any]:
+    """Return a column's values; TFDS knows no missing ones: those are 0, not a number or ""."""
+    missing = {"string": "", "bool": False}.get(kind, math.nan if kind in _FLOATS else 0)
+    return [missing if value is None else value for value in column.to_pylist()]
+
+
+def tfds_directory(job: Job) -> str:
+    """Return the directory that `tfds.builder_from_directory` takes."""
+    return f"tfds/{tfds_name(job.name)}/{TFDS_VERSION}"
+
+
+def _dataset_info(job: Job, records: Sequence[Record]) -> dict[str, object]:
+    entries = [entry for record in records for entry in record.files]
+    splits = []
+    for split in job.splits:
+        files = sorted((e for e in entries if e.split == split), key=lambda entry: entry.path)
+        splits.append(
+            {
+                "name": split,
+                "numBytes": str(sum(entry.bytes for entry in files)),
+                "shardLengths": [str(entry.rows) for entry in files],
+                "filepathTemplate": "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}",
+            }
+        )
+    keys = {"items": [{"featureKey": "image"}, {"featureKey": "label"}]}
+    return {
+        "name": tfds_name(job.name),
+        "version": TFDS_VERSION,
+        "fileFormat": "tfrecord",
+        "description": f"Drawings of {len(job.class_names)} classes.",
+        **job.credit.tfds(),
+        "splits": splits,
+        "supervisedKeys": {"tuple": keys},
+    }
+
+
+def _features(job: Job) -> dict[str, object]:
+    height, width = job.image_shape
+    shape = {"dimensions": [str(height), str(width), "1"]}
+    features: dict[str, object] = {
+        "image": {
+            "pythonClassName": _CORE + "image_feature.Image",
+            "image": {"dtype": "uint8", "shape": shape},
+        },
+        "label": {
+            "pythonClassName": _CORE + "class_label_feature.ClassLabel",
+            "classLabel": {"numClasses": str(len(job.class_names))},
+        },
+    }
+    if job.provenance:
+        features |= {"class_name": scalar_feature("string")}
+        features |= {name: scalar_feature(kind) for name, kind in job.provenance.items()}
+    return {
+        "pythonClassName": _CORE + "features_dict.FeaturesDict",
+        "featuresDict": {"features": features},
+    }

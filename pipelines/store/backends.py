@@ -1,0 +1,165 @@
+"""Where a store's objects are: a directory, S3, GCS or memory, by its URL.
+
+Credentials and endpoints of remote stores come from the environment alone.
+"""
+
+import os
+import shutil
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import unquote, urlsplit
+
+import obstore
+from obstore.store import LocalStore, MemoryStore, from_url
+
+from pipelines.store.errors import FullError
+from pipelines.store.objects import NO_ROOM, StoreError
+from pipelines.store.printable import printable, shown
+
+if TYPE_CHECKING:  # obstore has these for type checkers alone
+    from obstore.store import ClientConfig, RetryConfig
+
+# obstore's own retries: 5xx answers, lost connections and time-outs; full jitter. Answers that are
+# cut are asked for again by pipelines/store/answers.py. Two minutes stay below the five after which a
+# signed request expires.
+RETRY_CONFIG: "RetryConfig" = {
+    "max_retries": 8,
+    "retry_timeout": timedelta(seconds=120),
+    "backoff": {
+        "init_backoff": timedelta(milliseconds=100),
+        "max_backoff": timedelta(seconds=15),
+        "base": 2,
+    },
+}
+# The default of 30 s for a whole request is less than 8 MiB take on a slow line.
+CLIENT_OPTIONS: "ClientConfig" = {
+    "timeout": timedelta(seconds=300),
+    "connect_timeout": timedelta(seconds=10),
+}
+REMOTE = ("s3", "gs")
+_NEXT_TO_NONE_BYTES = 1 << 20
+# Characters of a name that is wrong as a whole.
+_SHOWN_NAME = 300
+# Characters of an error: a name in it may be a whole file.
+_MAX_LINE = 4_000
+_ENDPOINTS = ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT")
+# Where clients without credentials ask for those of the machine they run on.
+_METADATA_SERVERS = ("169.254.169.254", "metadata.google.internal")
+
+
+def open_backend(url: str) -> tuple[obstore.store.ObjectStore, str]:
+    """Return the backend of a directory path, `file://`, `s3://`, `gs://` or `memory://` URL.
+
+    A local directory is made if needed. Credentials and endpoints of remote stores come from
+    the environment alone (AWS_*, GOOGLE_*): a user and a password in a URL are left out of it.
+    Also returns the URL, absolute for directories. Raises StoreError for any other URL, and where
+    no directory can be made.
+    """
+    if (root := local_root(url)) is not None:
+        try:
+            root.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            kind = FullError if error.errno in NO_ROOM else StoreError
+            raise kind(f"{root} cannot be a store: {error.strerror}") from error
+        return LocalStore(root), str(root)
+    if "?" in url or "#" in url:
+        raise StoreError(
+            f"{printable(url)!r} is no store as written: its URL has no query and no fragment "
+            "(? and #)"
+        )
+    url = printable(url)
+    _clean_endpoints()
+    if url.startswith("memory://"):
+        return MemoryStore(), url
+    scheme, _, place = url.partition("://")
+    if scheme not in REMOTE or not place.partition("/")[0]:
+        raise StoreError(
+            f"{url!r} is no store: expected a directory, s3://BUCKET/PREFIX, gs://BUCKET/PREFIX "
+            "or memory://"
+        )
+    # Whoever writes http:// into the endpoint has chosen it.
+    is_plain = os.environ.get("AWS_ENDPOINT_URL", "").startswith("http://")
+    options: ClientConfig = {**CLIENT_OPTIONS, **({"allow_http": True} if is_plain else {})}
+    return from_url(url, client_options=options, retry_config=RETRY_CONFIG), url
+
+
+def local_root(url: str) -> Path | None:
+    """Return the directory that a path or a `file://` URL means, None for a URL of another sort.
+
+    Raises StoreError for no address, and as `local_path` does.
+    """
+    if not url.strip():
+        raise StoreError("the store's address is empty: expected a directory or a URL")
+    path = local_path(url)
+    return path and path.resolve()
+
+
+def local_path(url: str) -> Path | None:
+    """Return the path that a path or a `file://` URL means, None for a URL of another sort.
+
+    >>> str(local_path("file:///data/my%20store")), str(local_path("file://localhost/data"))
+    ('/data/my store', '/data')
+
+    Raises StoreError for a file URL of another host or with a query or fragment.
+    """
+    if "://" not in url:
+        return Path(url).expanduser().absolute()
+    parts = urlsplit(url)
+    if parts.scheme != "file":
+        return None
+    if parts.netloc not in ("", "localhost") or not parts.path or parts.query or parts.fragment:
+        raise StoreError(
+            f"{printable(url)!r} is no path of this machine: expected file:///ABSOLUTE/PATH, with %20 "
+            "for a space, %3F for ? and %23 for #"
+        )
+    return Path(unquote(parts.path))
+
+
+def _full_folders() -> list[str]:
+    """Return which of the folders that work writes to have next to no room, by their paths."""
+    known = [Path.cwd(), Path(os.environ.get("TMPDIR", "/tmp")), Path(os.path.expanduser("~"))]  # noqa: PTH111
+    there = [folder for folder in dict.fromkeys(known) if folder.is_dir()]
+    return [str(folder) for folder in there if shutil.disk_usage(folder).free < _NEXT_TO_NONE_BYTES]
+
+
+def _clean_endpoints() -> None:
+    """Take user and password off the endpoint: no request has them, and every error would."""
+    for name in _ENDPOINTS:
+        endpoint = os.environ.get(name, "")
+        if endpoint != printable(endpoint):
+            os.environ[name] = printable(endpoint)
+
+
+def one_line(error: BaseException) -> str:
+    """Return what a person needs of an error, as it may be printed, and no more than a page.
+
+    obstore's have pages of debugging output.
+
+    >>> one_line(ValueError("Generic S3 error: no\\n\\nDebug source:\\nGeneric {}"))
+    'Generic S3 error: no'
+    >>> one_line(IsADirectoryError(21, "Is a directory", "/data"))
+    '/data: Is a directory'
+    """
+    text = _whole_line(error)
+    return text if len(text) <= _MAX_LINE else f"{text[:_MAX_LINE]}..."
+
+
+def _whole_line(error: BaseException) -> str:
+    if isinstance(error, OSError) and error.errno in NO_ROOM:
+        place = error.filename or ", ".join(_full_folders()) or "a disk"
+        return shown(
+            f"{place} is full ({error.strerror}): free some of its disk, then run it again"
+        )
+    if isinstance(error, OSError) and error.filename is not None and error.strerror:
+        return shown(f"{error.filename}: {error.strerror}")
+    if isinstance(error, UnicodeEncodeError):
+        return shown(f"{error.object[:_SHOWN_NAME]}: this name is not UTF-8: give it another one")
+    text = shown(str(error).partition("\n\nDebug source:")[0].strip())
+    if not any(server in text for server in _METADATA_SERVERS):
+        return text
+    return (
+        "no credentials for the store: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY for s3:// "
+        "(and AWS_ENDPOINT_URL for a server of your own), GOOGLE_APPLICATION_CREDENTIALS for "
+        f"gs://; this machine offers none either: {text}"
+    )

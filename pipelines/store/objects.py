@@ -1,0 +1,480 @@
+"""Objects under one root: what the artifact store needs of a directory, S3, GCS or memory.
+
+Whole objects only: a write is visible entirely or not at all. `create` is put-if-absent with one
+winner, the only coordination there is. On a local directory a created object is on disk before it
+is visible, and `sync` puts the rest there; obstore does neither. Names come from an allow-list
+and symbolic links that leave the root are refused, because obstore follows them.
+"""
+
+import contextlib
+import errno
+import fcntl
+import functools
+import hashlib
+import mmap
+import os
+import re
+import secrets
+import stat
+import tempfile
+import unicodedata
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import IO, TypeVar
+from urllib.parse import unquote
+
+import obstore
+from obstore.exceptions import AlreadyExistsError, BaseError, PermissionDeniedError
+from obstore.store import LocalStore
+
+from pipelines.processes.progress import advance, doing
+from pipelines.store.answers import Upload, whole
+from pipelines.store.errors import FullError
+
+CHUNK_BYTES = 4 << 20
+_UPLOADS = 4
+# S3 allows keys of 1024 bytes, file systems names of 255.
+MAX_PATH_BYTES = 1024
+MAX_NAME_BYTES = 255
+_MAX_IN_MEMORY_BYTES = 64 << 20
+# Beyond so many files one sync of all file systems is faster than one fsync each.
+_MAX_FSYNCS = 1000
+
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_NO_WRITING = (errno.EPERM, errno.EACCES, errno.EROFS)
+# What file systems without hard links answer, as FAT, exFAT and some of FUSE and SMB.
+_NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
+# In the root of a store without hard links; names like this one are hidden from listings.
+_LOCK_NAME = "lock#0"
+# How obstore words the answers of an operating system.
+_OS_ERROR = re.compile(r"\(os error ([0-9]+)\)")
+
+_NAME = re.compile(r"[\w.+=@,~()'%-][\w .+=@,~()'%-]*")
+
+Content = bytes | mmap.mmap
+Read = TypeVar("Read")
+
+
+class StoreError(ValueError):
+    """The store or a name in it is not as it must be; the message says what to do."""
+
+
+class AbsentError(StoreError):
+    """Nothing in the store is what was asked for."""
+
+
+class ReadOnlyError(StoreError):
+    """Something must be written to a store that may only be read."""
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectInfo:
+    """One stored object: its path under the root, its size, when it was last written."""
+
+    path: str
+    bytes: int
+    modified: datetime
+
+
+class Objects:
+    """Objects under one root. All paths are relative to it, with forward slashes."""
+
+    def __init__(self, backend: obstore.store.ObjectStore, url: str) -> None:
+        """Wrap an obstore backend; `pipelines.store.backends` makes one from a URL."""
+        self.backend = backend
+        self.url = url
+
+    def local_path(self, path: str = "") -> Path | None:
+        """Return the file behind `path` if the store is a local directory, else None.
+
+        Raises StoreError if the path is not allowed, or leads out of the root by a link.
+        """
+        if path:
+            return self._file(path)
+        return Path(self.url) if isinstance(self.backend, LocalStore) else None
+
+    def _asked(self, ask: Callable[[], Read]) -> Read:
+        with self._waiting():
+            return whole(ask)
+
+    def _waiting(self) -> AbstractContextManager[None]:
+        return doing("store", f"waiting for {self.url}", is_detail=True)
+
+    def put(self, path: str, content: bytes) -> None:
+        """Write an object, replacing what is there; visible whole or not at all.
+
+        As all that write: raises FullError if there is no room, ReadOnlyError if nothing may be
+        written.
+        """
+        self._file(path)
+        with writing(self.url):
+            self._asked(lambda: obstore.put(self.backend, path, content))
+
+    def put_chunks(self, path: str, chunks: Iterable[bytes]) -> tuple[int, str]:
+        """Write an object piece by piece, never whole in memory; return its size and SHA-256."""
+        self._file(path)
+        tally = _Tally(chunks)
+        # Not obstore.put(iterator): it panics if the iterator itself reads from obstore.
+        upload = Upload(self.backend, path, buffer_size=2 * CHUNK_BYTES, max_concurrency=_UPLOADS)
+        with self._waiting():
+            for chunk in tally:
+                with writing(self.url):
+                    upload.write(chunk)
+        with self._waiting(), writing(self.url):
+            upload.close(lambda: self.holds(path, tally.bytes, tally.sha256.hexdigest()))
+        return tally.bytes, tally.sha256.hexdigest()
+
+    def put_file(self, path: str, source: Path) -> tuple[int, str]:
+        """Write a file's content as an object of any size; return its size and SHA-256."""
+        return self.put_chunks(path, file_chunks(source))
+
+    def create(self, path: str, content: bytes) -> bool:
+        """Write an object unless it exists; return whether this call wrote it.
+
+        Of any number of callers at once one gets True. If the answer of a remote store is lost
+        and the request repeated, the one that wrote may get False.
+        """
+        if (local := self._file(path)) is not None:
+            with writing(self.url):
+                created = _create_file(local, content, Path(self.url) / _LOCK_NAME)
+            # A concurrent process may have deleted it, as one collection does another's mark.
+            with contextlib.suppress(FileNotFoundError):
+                self.sync([path])
+            return created
+        put = functools.partial(obstore.put, mode="create", use_multipart=False)
+        try:
+            with writing(self.url):
+                self._asked(lambda: put(self.backend, path, content))
+        except AlreadyExistsError:
+            return False
+        return True
+
+    def get(self, path: str) -> bytes:
+        """Return an object's content; raise FileNotFoundError if there is none."""
+        self._file(path)
+        return self._asked(lambda: bytes(obstore.get(self.backend, path).bytes()))
+
+    def surely(self, read: Callable[[], Read]) -> Read:
+        """Return what `read` does; of a remote store, do it again if it raises ValueError.
+
+        What was damaged on its way here is not damaged in the store.
+        """
+        if self.local_path() is None:
+            with contextlib.suppress(ValueError):
+                return read()
+        return read()
+
+    def get_range(self, path: str, start: int, length: int) -> bytes:
+        """Return `length` bytes of an object from `start`; FileNotFoundError if there is none."""
+        self._file(path)
+        if length == 0:
+            return b""
+        return self._asked(
+            lambda: bytes(obstore.get_range(self.backend, path, start=start, length=length))
+        )
+
+    def view(self, path: str) -> Content:
+        """Return an object's content as `get` does, mapped where it need not be in memory.
+
+        That is where it is a local file, and where it is large: then it goes to a temporary file.
+        """
+        if (local := self._file(path)) is not None:
+            with self._waiting(), local.open("rb") as file:
+                return _mapped(file)
+        return self._asked(lambda: self._fetched(path))
+
+    def _fetched(self, path: str) -> Content:
+        found = obstore.get(self.backend, path)
+        if found.meta["size"] <= _MAX_IN_MEMORY_BYTES:
+            return bytes(found.bytes())
+        with tempfile.TemporaryFile() as file:
+            for chunk in found.stream(min_chunk_size=CHUNK_BYTES):
+                file.write(chunk)
+            return _mapped(file)
+
+    def chunks(self, path: str) -> Iterator[bytes]:
+        """Yield an object's content in pieces of some MiB; FileNotFoundError if there is none."""
+        self._file(path)
+        for chunk in obstore.get(self.backend, path).stream(min_chunk_size=CHUNK_BYTES):
+            yield bytes(chunk)
+
+    def sha256(self, path: str) -> str:
+        """Return the SHA-256 of an object's content; FileNotFoundError if there is none."""
+        with self._waiting():
+            if (local := self._file(path)) is not None:
+                return sha256_of(local)
+            digest = hashlib.sha256()
+            for chunk in self.chunks(path):
+                digest.update(chunk)
+                advance(len(chunk))
+            return digest.hexdigest()
+
+    def holds(self, path: str, size: int, sha256: str) -> bool:
+        """Return whether an object has this size and this SHA-256; it is read if the size fits."""
+        return self.size(path) == size and self.sha256(path) == sha256
+
+    def size(self, path: str) -> int | None:
+        """Return an object's size in bytes, None if there is none."""
+        self._file(path)
+        try:
+            return self._asked(lambda: obstore.head(self.backend, path)["size"])
+        except FileNotFoundError:
+            return None
+
+    def objects(self, prefix: str = "") -> Iterator[ObjectInfo]:
+        """Yield all objects under a directory-like prefix, in the order of their paths."""
+        if prefix:
+            check_path(prefix)
+        with _listing(self.url):
+            found = self._asked(
+                lambda: [
+                    item for batch in obstore.list(self.backend, prefix or None) for item in batch
+                ]
+            )
+        found.sort(key=lambda item: item["path"])
+        self._refuse_links(item["path"] for item in found)
+        for item in found:
+            yield ObjectInfo(item["path"], item["size"], item["last_modified"])
+
+    def list_dirs(self, prefix: str) -> list[str]:
+        """Return the names of the directories right under `prefix` that hold objects, sorted."""
+        if prefix:
+            check_path(prefix)
+        with _listing(self.url):
+            listing = self._asked(lambda: obstore.list_with_delimiter(self.backend, prefix or None))
+        found = listing["common_prefixes"]
+        if isinstance(self.backend, LocalStore):  # lists empty directories as well
+            found = [
+                path for path in found if any(names for *_, names in os.walk(f"{self.url}/{path}"))
+            ]
+        return sorted(path.rsplit("/", 1)[-1] for path in found)
+
+    def delete(self, path: str) -> None:
+        """Delete an object; nothing happens if it is not there."""
+        self._file(path)
+        with contextlib.suppress(FileNotFoundError), writing(self.url):
+            self._asked(lambda: obstore.delete(self.backend, path))
+
+    def sync(self, paths: Iterable[str]) -> None:
+        """Make written objects outlast a power failure; remote stores do so by themselves."""
+        files = [local for path in paths if (local := self._file(path)) is not None]
+        root = Path(self.url)
+        folders = {above for file in files for above in file.parents if above.is_relative_to(root)}
+        with self._waiting(), writing(self.url):
+            if len(files) > _MAX_FSYNCS:
+                os.sync()
+                return
+            for target in (*files, *sorted(folders, reverse=True)):
+                fsync(target)
+
+    def _file(self, path: str) -> Path | None:
+        """Return the local file behind an allowed path, None in another store."""
+        check_path(path)
+        if not isinstance(self.backend, LocalStore):
+            return None
+        root = Path(self.url)
+        local = root / path
+        if _leads_out(local, root):
+            raise StoreError(f"{path!r} leads out of the store {root} through a symbolic link")
+        if _is_odd(local):
+            raise StoreError(f"{path!r} in {root} is neither a file nor a folder: delete it")
+        return local
+
+    def _refuse_links(self, paths: Iterable[str]) -> None:
+        """Raise StoreError for objects that a symbolic link brings in from outside."""
+        if (root := self.local_path()) is None:
+            return
+        seen: set[Path] = set()
+        for path in paths:
+            local = root / path
+            if local.parent not in seen or local.is_symlink():
+                seen.add(local.parent)
+                if _leads_out(local, root):
+                    raise StoreError(f"{path!r} is in {root} only through a symbolic link")
+
+
+class _Tally:
+    """Chunks that are counted and hashed as they pass."""
+
+    def __init__(self, chunks: Iterable[bytes]) -> None:
+        self._chunks = chunks
+        self.sha256 = hashlib.sha256()
+        self.bytes = 0
+
+    def __iter__(self) -> Iterator[bytes]:
+        for chunk in self._chunks:
+            self.sha256.update(chunk)
+            self.bytes += len(chunk)
+            yield chunk
+
+
+def _mapped(file: IO[bytes]) -> Content:
+    file.flush()
+    if not os.fstat(file.fileno()).st_size:  # which mmap refuses
+        return b""
+    return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+
+
+def _leads_out(local: Path, root: Path) -> bool:
+    try:
+        return not local.resolve().is_relative_to(root)
+    except (OSError, RuntimeError):  # a link that leads to itself
+        return True
+
+
+@contextlib.contextmanager
+def _listing(url: str) -> Iterator[None]:
+    """Say what to do about a name that no object can have, and a link that leads to itself."""
+    try:
+        yield
+    except BaseError as error:
+        if not any(reason in str(error) for reason in ("invalid path", "Unable to walk dir")):
+            raise
+        said = str(error).partition("\n")[0]
+        raise StoreError(f"{url} has what no store has, delete it: {said}") from error
+
+
+def _is_odd(local: Path) -> bool:
+    """Return whether a pipe, a device or a socket is there: opening one may block forever."""
+    try:
+        mode = local.stat().st_mode
+    except OSError:
+        return False
+    return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
+
+
+def check_path(path: str) -> None:
+    """Raise StoreError unless `path` is relative, stays inside and is portable.
+
+    Every part is of letters, digits, space and ._+=@,~()'%- in Unicode's form NFC, up to 255 bytes,
+    does not end in a dot or space, and is neither "." nor "..", not even percent-decoded.
+    """
+    parts = path.split("/")
+    if not all(is_name(part) for part in parts) or len(path.encode()) > MAX_PATH_BYTES:
+        shown = path if len(path) < 100 else f"{path[:97]}..."
+        raise StoreError(f"{shown!r} is not a path inside a store")
+
+
+def is_name(part: str) -> bool:
+    """Return whether a text can be one part of a path: see `check_path`."""
+    if not _NAME.fullmatch(part) or len(part.encode()) > MAX_NAME_BYTES or part[-1] in ". ":
+        return False
+    # A program that percent-decodes names, such as a web server, must stay inside as well.
+    decoded = unquote(part)
+    inside = not {"", ".", ".."}.intersection(re.split(r"[/\\]", decoded))
+    return inside and decoded.isprintable() and unicodedata.is_normalized("NFC", part)
+
+
+def file_chunks(source: Path) -> Iterator[bytes]:
+    """Yield a file's content in pieces of some MiB."""
+    with source.open("rb") as file:
+        while chunk := file.read(CHUNK_BYTES):
+            yield chunk
+
+
+@contextlib.contextmanager
+def writing(url: str) -> Iterator[None]:
+    """Say what to do where a store refuses to be written: it is full, or may only be read.
+
+    Raises FullError or ReadOnlyError in place of the refusal.
+    """
+    try:
+        yield
+    except (BaseError, OSError) as error:
+        number = os_error(error)
+        if number in NO_ROOM:
+            raise FullError(
+                f"{url} is full ({os.strerror(number)}): free some of its disk, then run it again; "
+                "of a store `sketchmill gc --delete` frees what nothing needs"
+            ) from error
+        if number in _NO_WRITING or isinstance(error, PermissionDeniedError):
+            why = os.strerror(number) if number else _code(error)
+            raise ReadOnlyError(
+                f"{url} may only be read ({why}): name a place that may be written; `sketchmill "
+                "pull` copies into a store of your own what is needed of this one"
+            ) from error
+        raise
+
+
+def os_error(error: BaseException) -> int:
+    """Return the number of the operating system's error behind an exception, 0 if there is none."""
+    if isinstance(error, OSError) and error.errno:
+        return error.errno
+    found = _OS_ERROR.search(str(error))
+    return int(found[1]) if found else 0
+
+
+def _code(error: Exception) -> str:
+    found = re.search(r"<Code>(\w+)</Code>", str(error))
+    return found[1] if found else "permission denied"
+
+
+def sha256_of(path: Path) -> str:
+    """Return the SHA-256 of a local file's content; its bytes are counted as progress."""
+    digest, buffer = hashlib.sha256(), bytearray(1 << 18)  # one buffer: five times as fast
+    view = memoryview(buffer)
+    with path.open("rb", buffering=0) as file:
+        while size := file.readinto(buffer):
+            digest.update(view[:size])
+            advance(size)
+    return digest.hexdigest()
+
+
+def _create_file(target: Path, content: bytes, lock: Path) -> bool:
+    """Write a file that is on disk before it is visible; return False if it exists."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    # obstore hides names ending in "#" and digits from listings, as its own partial files.
+    partial = target.with_name(f"{target.name}#{secrets.randbits(63)}")
+    try:
+        with partial.open("xb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        _publish_file(partial, target, lock)
+    except FileExistsError:
+        return False
+    finally:
+        partial.unlink(missing_ok=True)
+    return True
+
+
+def _publish_file(partial: Path, target: Path, lock: Path) -> None:
+    """Give a file its name; raise FileExistsError if there is one of that name."""
+    try:
+        target.hardlink_to(partial)
+    except OSError as error:
+        if error.errno not in _NO_LINKS:
+            raise
+        with _locked(lock):
+            if target.exists():
+                raise FileExistsError(target) from error
+            partial.rename(target)
+
+
+@contextlib.contextmanager
+def _locked(lock: Path) -> Iterator[None]:
+    """Keep all others out of this block that take the same lock; the kernel frees that of the dead.
+
+    Raises StoreError where files cannot be locked.
+    """
+    with lock.open("ab") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX)
+        except OSError as error:
+            raise StoreError(
+                f"{lock.parent} cannot be a store: its file system has neither hard links nor "
+                f"locks ({error.strerror}), and publishing needs one of them; choose another disk"
+            ) from error
+        yield
+
+
+def fsync(target: Path) -> None:
+    """Make a file or folder outlast a power failure."""
+    handle = os.open(target, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
