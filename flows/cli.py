@@ -58,12 +58,14 @@ def make_app():
     """Return the command line; no sub-command's module is imported yet."""
     from cyclopts import App, CycloptsPanel
 
+    from flows.options import FIRST
     from pipelines.store.printable import shown
 
     app = App(
         name="sketchmill",
         help=__doc__.splitlines()[0],
         version_flags=["--version"],
+        group_parameters=FIRST,
         error_formatter=lambda error: CycloptsPanel(shown(str(error))),
     )
     for name, text in COMMANDS.items():

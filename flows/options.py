@@ -1,26 +1,106 @@
-"""Options that every sub-command takes."""
+"""Options of the command line that parameters of stages do not have, and how they are written.
 
+A stage's parameters are its options: one frozen dataclass, whose docstring is the help. Types
+here say how a field that is no plain value is written on the command line.
+"""
+
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any
 
-from cyclopts import Parameter
+from cyclopts import Group, Parameter, Token
 from cyclopts.validators import Number
 
 from pipelines.catalogue import SEED_CLASSES, class_lines, read_classes_file, split_names
-from pipelines.drawings.limits import DEFAULT
+from pipelines.dataset.spec import parse_splits
+
+DEFAULT_STORE = "./store"
+# Panels of the help, in this order.
+FIRST = Group("Parameters", sort_key=0)
+MAIN = Parameter(group=FIRST)
+OUTPUT = Group("Output", sort_key=9)
+# A field that the command line does not offer, or takes in a way of its own.
+HIDDEN = Parameter(parse=False)
+
+# Numbers that count something; 0 mostly means what suits.
+NotNegative = Annotated[int, Parameter(validator=Number(gte=0))]
+Positive = Annotated[int, Parameter(validator=Number(gte=1))]
+
+
+def listed(text: str) -> tuple[str, ...]:
+    """Return the parts of a comma-separated option.
+
+    >>> listed("hf, png,")
+    ('hf', 'png')
+    """
+    return tuple(part.strip() for part in text.split(",") if part.strip())
+
+
+def _written(parse: Callable[[str], Any], show: Callable[[Any], str]) -> Parameter:
+    """Return how a tuple is written as one text."""
+
+    def convert(_type: Any, tokens: Sequence[Token]) -> Any:
+        return parse(tokens[0].value)
+
+    return Parameter(converter=convert, n_tokens=1, negative=(), show_default=show)
+
+
+Listed = Annotated[tuple[str, ...], _written(listed, ",".join)]
+Splits = Annotated[
+    tuple[tuple[str, float], ...],
+    _written(parse_splits, lambda splits: ",".join(f"{name}={part:g}" for name, part in splits)),
+]
+Repeated = Annotated[tuple[str, ...], Parameter(allow_leading_hyphen=True, negative=())]
+
+
+@Parameter(name="*", group=OUTPUT)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Output:
+    """How a command speaks.
+
+    Parameters
+    ----------
+    json
+        Print one JSON object on the last line of stdout.
+    quiet
+        Show no progress.
+    dry_run
+        Print the resolved spec and the plan, then stop.
+    debug
+        Show tracebacks and logs.
+    """
+
+    json: Annotated[bool, Parameter(negative=(), show_default=False)] = False
+    quiet: Annotated[bool, Parameter(negative=(), show_default=False)] = False
+    dry_run: Annotated[bool, Parameter(negative=(), show_default=False)] = False
+    debug: Annotated[bool, Parameter(negative=(), show_default=False)] = False
+
+
+@Parameter(name="*", group=OUTPUT)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Common(Output):
+    """How a command speaks, and the store that it works on.
+
+    Parameters
+    ----------
+    store
+        Artifact store: a directory or an object-store URL.
+    """
+
+    store: Annotated[str, MAIN] = DEFAULT_STORE
 
 
 @Parameter(name="*")
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Classes:
-    """Which classes: a list on the command line, a file, or the twenty of the seed."""
+    """Which classes: a list on the command line, a file, or the twenty of the article."""
 
     classes: Annotated[
         str | None,
         Parameter(
             help='Class names, e.g. "bee,sea turtle,tfds:308", or all; a name with a comma in '
-            "quotes. Default: the seed's 20."
+            "quotes. Default: the article's 20."
         ),
     ] = None
     classes_file: Annotated[
@@ -54,67 +134,6 @@ class ModelClasses(Classes):
     ] = None
 
 
-@Parameter(name="*")
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Stated:
-    """What the user states of a source whose license and attribution no checksum tells."""
-
-    license: Annotated[
-        str,
-        Parameter(
-            help="License of the source's drawings, an SPDX id such as CC-BY-4.0. Google's whole "
-            ".npy files, its bucket and doodles have theirs without this option; no other source does."
-        ),
-    ] = ""
-    attribution: Annotated[
-        str,
-        Parameter(
-            help="Attribution for the cards of everything made of the drawings. quickdraw stands "
-            "for Google's text and license: use it for strokes, parts of Google's files and copies "
-            "that TFDS or others prepared."
-        ),
-    ] = ""
-
-
-@Parameter(name="*")
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BadInput:
-    """What to do with files and rows of a source that are no drawings, or too large to be read."""
-
-    on_bad_file: Annotated[
-        Literal["fail", "skip"],
-        Parameter(help="fail, or skip: leave the file out and say so in the manifest."),
-    ] = "fail"
-    on_bad_row: Annotated[
-        Literal["fail", "skip"],
-        Parameter(
-            help="fail, or skip: leave out a torn line, a picture that cannot be decoded, an inverted "
-            "or faint drawing, what is beyond a limit below; count it under its reason and name it in the manifest."
-        ),
-    ] = "fail"
-    max_bad_rows: Annotated[
-        int | None,
-        Parameter(help="Fail if more rows than these would be left out. Default: no limit."),
-    ] = None
-    max_points: Annotated[
-        int,
-        Parameter(
-            help="Points that one drawing may have; its strokes, where they are simplified, ten times "
-            "as many pixels."
-        ),
-    ] = DEFAULT.max_points
-    max_line_bytes: Annotated[
-        int,
-        Parameter(help="Bytes that one line of .ndjson, one record of .bin or TFRecord may have."),
-    ] = DEFAULT.max_line_bytes
-    max_pixels: Annotated[
-        int, Parameter(help="Pixels that one picture may have; told before it is decoded.")
-    ] = DEFAULT.max_pixels
-    max_row_groups: Annotated[int, Parameter(help="Row groups that one Parquet file may have.")] = (
-        DEFAULT.max_row_groups
-    )
-
-
 def read_class_list(file: Path, source: str) -> list[str]:
     """Return the names in a file: Google's, or as they are written for a source with its own.
 
@@ -123,56 +142,3 @@ def read_class_list(file: Path, source: str) -> list[str]:
     from pipelines.sources.registry import NAMED
 
     return list(read_classes_file(file) if source in NAMED else class_lines(file))
-
-
-def listed(text: str) -> tuple[str, ...]:
-    """Return the parts of a comma-separated option.
-
-    >>> listed("hf, png,")
-    ('hf', 'png')
-    """
-    return tuple(part.strip() for part in text.split(",") if part.strip())
-
-
-# Numbers that count something; 0 mostly means what suits.
-NotNegative = Annotated[int, Parameter(validator=Number(gte=0))]
-Positive = Annotated[int, Parameter(validator=Number(gte=1))]
-
-DEFAULT_STORE = "./store"
-
-
-@Parameter(name="*")
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Common:
-    """Where things are kept and how the command speaks.
-
-    store: directory, s3://, gs:// or memory:// URL of the artifact store
-    json: print one JSON object as the last line of standard output
-    quiet: no progress
-    dry_run: print what would be done, then stop
-    debug: show tracebacks and the libraries' logs
-    """
-
-    store: Annotated[str, Parameter(help="Artifact store: a directory or an object-store URL.")] = (
-        DEFAULT_STORE
-    )
-    json: Annotated[
-        bool,
-        Parameter(
-            negative=(),
-            show_default=False,
-            help="Print one JSON object on the last line of stdout.",
-        ),
-    ] = False
-    quiet: Annotated[bool, Parameter(negative=(), show_default=False, help="Show no progress.")] = (
-        False
-    )
-    dry_run: Annotated[
-        bool,
-        Parameter(
-            negative=(), show_default=False, help="Print the resolved spec and the plan, then stop."
-        ),
-    ] = False
-    debug: Annotated[
-        bool, Parameter(negative=(), show_default=False, help="Show tracebacks and logs.")
-    ] = False

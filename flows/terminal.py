@@ -24,7 +24,7 @@ from typing import Any, Protocol
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-from flows.options import Common
+from flows.options import Output
 from pipelines.processes.progress import telling
 from pipelines.store.errors import FullError
 from pipelines.store.objects import NO_ROOM
@@ -242,13 +242,13 @@ def check_prefect_home() -> None:
 
 
 @contextmanager
-def session(common: Common) -> Iterator[None]:
+def session(output: Output) -> Iterator[None]:
     """Keep the libraries quiet within the block."""
     for name, value in QUIET_PREFECT.items():
-        if not (common.debug and "LOGGING" in name):
+        if not (output.debug and "LOGGING" in name):
             os.environ.setdefault(name, value)
     # Beam logs through the root logger while it is imported; a handler keeps it from adding one.
-    logging.basicConfig(level=logging.INFO if common.debug else logging.ERROR)
+    logging.basicConfig(level=logging.INFO if output.debug else logging.ERROR)
     for handler in logging.getLogger().handlers:
         handler.setFormatter(ShownFormatter(logging.BASIC_FORMAT))
     # What our own floors warn of (no torch.compile, damaged scratch, no lease to be had)
@@ -259,12 +259,12 @@ def session(common: Common) -> Iterator[None]:
 
 
 def run_stage(
-    common: Common,
+    output: Output,
     *,
     plan: Callable[[], Mapping[str, Any]],
     work: Callable[[], Mapping[str, Any]],
 ) -> None:
     """Print the plan for --dry-run, else do the work and print its result."""
-    with session(common):
-        result = plan() if common.dry_run else work()
-    print_result(result, as_json=common.json)
+    with session(output):
+        result = plan() if output.dry_run else work()
+    print_result(result, as_json=output.json)

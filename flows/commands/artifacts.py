@@ -61,14 +61,13 @@ def _kinds_of(ref: str) -> tuple[tuple[Kind, ...], str]:
     return KINDS, ref
 
 
-ALL = Common()
 # Problems of one artifact that are printed; there may be a million.
 MAX_PROBLEMS = 100
 # What a spec or a summary written by another program may raise.
 _NOT_OURS = (ValueError, LookupError, TypeError, AttributeError, ArithmeticError)
 
 
-def ls(text: str = "", /, *, common: Annotated[Common, Parameter(name="*")] = ALL) -> None:
+def ls(text: str = "", /, *, common: Common = Common()) -> None:
     """List the complete artifacts of the store.
 
     Parameters
@@ -86,7 +85,7 @@ def ls(text: str = "", /, *, common: Annotated[Common, Parameter(name="*")] = AL
     print_result(lines or {"nothing": f"in {store.url}"}, as_json=False)
 
 
-def show(ref: str, /, *, common: Annotated[Common, Parameter(name="*")] = ALL) -> None:
+def show(ref: str, /, *, common: Common = Common()) -> None:
     """Show an artifact: its spec, inputs, counts and versions.
 
     Parameters
@@ -104,7 +103,7 @@ def show(ref: str, /, *, common: Annotated[Common, Parameter(name="*")] = ALL) -
     print_result(shown, as_json=common.json)
 
 
-def verify(*refs: str, common: Annotated[Common, Parameter(name="*")] = ALL) -> None:
+def verify(*refs: str, common: Common = Common()) -> None:
     """Read every byte of artifacts and say what does not hold; none named means all.
 
     Parameters
@@ -135,7 +134,7 @@ def verify(*refs: str, common: Annotated[Common, Parameter(name="*")] = ALL) -> 
         raise RuntimeError(f"damaged: {', '.join(damaged)}")
 
 
-def lineage(ref: str, /, *, common: Annotated[Common, Parameter(name="*")] = ALL) -> None:
+def lineage(ref: str, /, *, common: Common = Common()) -> None:
     """Show what an artifact was made of, down to the source, and what was made of it.
 
     Parameters
@@ -162,7 +161,7 @@ def diff(
     /,
     *,
     drawings: Annotated[bool, Parameter(negative=())] = False,
-    common: Annotated[Common, Parameter(name="*")] = ALL,
+    common: Common = Common(),
 ) -> None:
     """Show where two artifacts differ: what was asked for and what came out.
 

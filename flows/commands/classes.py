@@ -1,17 +1,11 @@
 """`sketchmill classes`: the names that may be asked for."""
 
-from typing import Annotated
-
-from cyclopts import Parameter
-
 from flows.options import Common
 from flows.terminal import print_result
 from pipelines.catalogue import catalogue, find_classes
 
-ALL = Common()
 
-
-def classes(text: str = "", /, *, common: Annotated[Common, Parameter(name="*")] = ALL) -> None:
+def classes(text: str = "", /, *, common: Common = Common()) -> None:
     """List the 345 classes with their TFDS id and number of drawings.
 
     Parameters

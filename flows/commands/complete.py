@@ -10,7 +10,6 @@ from flows.options import Common, NotNegative
 from flows.terminal import run_stage
 from pipelines.drawings.limits import DEFAULT
 
-ALL = Common()
 # Of a picture: as many as the pixels of one may take that is not compressed.
 MOST_BYTES = 8 * DEFAULT.max_pixels
 
@@ -33,7 +32,7 @@ def complete(
     guidance: float = 0.0,
     candidates: int = 1,
     dtype: Literal["float32", "bfloat16", "float64"] = "float32",
-    common: Annotated[Common, Parameter(name="*")] = ALL,
+    common: Common = Common(),
 ) -> None:
     """Keep what is given of a drawing and draw the rest, on a GPU if there is one.
 

@@ -13,7 +13,6 @@ from flows.options import Common, Positive
 from flows.terminal import print_result, session
 from pipelines.store.manifest import slug
 
-ALL = Common()
 FILE = Path("infra/prefect.yaml")
 
 
@@ -27,7 +26,7 @@ def deploy(
     preset: str = "small",
     class_list: Annotated[tuple[str, ...], Parameter(negative=())] = (),
     remove_class_list: Annotated[tuple[str, ...], Parameter(negative=())] = (),
-    common: Annotated[Common, Parameter(name="*")] = ALL,
+    common: Common = Common(),
 ) -> None:
     """Bring the Prefect server at $PREFECT_API_URL to what the file describes; repeat at will.
 
@@ -84,7 +83,7 @@ def serve(
     source: str = "quickdraw",
     preset: str = "small",
     class_list: Annotated[tuple[str, ...], Parameter(negative=())] = (),
-    common: Annotated[Common, Parameter(name="*")] = ALL,
+    common: Common = Common(),
 ) -> None:
     """Run the file's schedules on this machine, without a Prefect server, until interrupted.
 

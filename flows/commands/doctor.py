@@ -16,9 +16,6 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib import metadata
-from typing import Annotated
-
-from cyclopts import Parameter
 
 from flows.options import Common
 from flows.stages.base import writable_cache
@@ -150,10 +147,7 @@ def _cache() -> Finding:
     return Finding("cache", True, str(writable_cache()))
 
 
-ALL = Common()
-
-
-def doctor(*, common: Annotated[Common, Parameter(name="*")] = ALL) -> None:
+def doctor(*, common: Common = Common()) -> None:
     """Check versions, libraries, disk space, and what publishing needs of the store.
 
     With --dry-run the store, which is asked by writing to it, is left alone.

@@ -57,9 +57,6 @@ def _event(line: str) -> dict[str, Any]:
     return event if isinstance(event, dict) else {}
 
 
-ALL = Common()
-
-
 def evaluate(
     *,
     model: str,
@@ -69,7 +66,7 @@ def evaluate(
     bayes: Annotated[bool, Parameter(negative=())] = False,
     baseline: Annotated[bool, Parameter(negative=())] = False,
     nproc_per_node: NotNegative = 0,
-    common: Annotated[Common, Parameter(name="*")] = ALL,
+    common: Common = Common(),
 ) -> None:
     """Measure a model over a whole split, each drawing once.
 

@@ -8,8 +8,6 @@ from cyclopts import Parameter
 from flows.options import Common
 from flows.terminal import current, run_stage
 
-ALL = Common()
-
 
 def judge(
     *,
@@ -17,7 +15,7 @@ def judge(
     samples: str = "",
     name: str = "",
     train_on_samples: Annotated[bool, Parameter(negative=())] = False,
-    common: Annotated[Common, Parameter(name="*")] = ALL,
+    common: Common = Common(),
 ) -> None:
     """Train a small CNN on a dataset's training split, and score samples with it.
 

@@ -5,34 +5,24 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
-from flows.options import Common, Positive
+from flows.options import Output
 from flows.stages.export import ExportParams
 from flows.stages.params import ReportParams
 from flows.terminal import run_stage
 
-ALL = Common()
-
 
 def report(
     *,
-    samples: str,
-    per_class: Positive = 8,
-    name: str = "",
+    params: Annotated[ReportParams, Parameter(name="*")] = ReportParams(),
     audit: Annotated[bool, Parameter(negative=())] = False,
     judge: str = "",
     gate: str = "",
-    common: Annotated[Common, Parameter(name="*")] = ALL,
+    output: Output = Output(),
 ) -> None:
     """Draw real above generated drawings, the curve, bits/dim and lineage into report.html.
 
     Parameters
     ----------
-    samples
-        Name, name@digest, or the first characters of a digest.
-    per_class
-        Drawings in a row.
-    name
-        Name in the store; that of the samples by default.
     audit
         Look for duplicates and copies of training drawings, and compare statistics by class.
     judge
@@ -40,13 +30,13 @@ def report(
     gate
         TOML file of limits on the audit's numbers; beyond one the command fails.
     """
-    params = ReportParams(store=common.store, name=name, samples=samples, per_class=per_class)
     audited = None
     if audit or judge or gate:
+        ref = f"samples/{params.samples}"
         audited = ExportParams(
-            store=common.store, ref=f"samples/{samples}", name=name, judge=judge, gate=gate
+            store=params.store, ref=ref, name=params.name, judge=judge, gate=gate
         )
-    run_stage(common, plan=lambda: _plan(params), work=lambda: _work(params, audited))
+    run_stage(output, plan=lambda: _plan(params), work=lambda: _work(params, audited))
 
 
 def _plan(params: ReportParams) -> Mapping[str, Any]:

@@ -1,14 +1,8 @@
 """`sketchmill reproduce`: make one drawing of a samples dataset again."""
 
-from typing import Annotated
-
-from cyclopts import Parameter
-
 from flows.options import Common
 from flows.stages.quota import work_reproduce
 from flows.terminal import run_stage
-
-ALL = Common()
 
 
 def reproduce(
@@ -16,7 +10,7 @@ def reproduce(
     /,
     *,
     row: int,
-    common: Annotated[Common, Parameter(name="*")] = ALL,
+    common: Common = Common(),
 ) -> None:
     """Draw one row of samples again from its recipe and compare every byte.
 

@@ -13,7 +13,6 @@ from flows.terminal import current, print_result, session
 from pipelines.store.artifacts import existing_store, open_store
 from pipelines.store.leases import check_writable
 
-ALL = Common()
 # A century; a span of time has an end somewhere.
 MAX_DAYS = 36_525
 
@@ -23,7 +22,7 @@ def gc(
     delete: Annotated[bool, Parameter(negative=())] = False,
     grace_days: Annotated[float, Parameter(validator=Number(gte=0, lte=MAX_DAYS))] = 14.0,
     keep: NotNegative = 3,
-    common: Annotated[Common, Parameter(name="*")] = ALL,
+    common: Common = Common(),
 ) -> None:
     """Say what no ref, pin or running attempt needs; with --delete, sweep it.
 
@@ -54,9 +53,7 @@ def gc(
         )
 
 
-def pin(
-    ref: str, /, *, reason: str = "", common: Annotated[Common, Parameter(name="*")] = ALL
-) -> None:
+def pin(ref: str, /, *, reason: str = "", common: Common = Common()) -> None:
     """Keep an artifact and all it was made of, whatever is published after it.
 
     Parameters
@@ -77,7 +74,7 @@ def pin(
     print_result({"pinned": manifest.prefix}, as_json=common.json)
 
 
-def unpin(ref: str, /, *, common: Annotated[Common, Parameter(name="*")] = ALL) -> None:
+def unpin(ref: str, /, *, common: Common = Common()) -> None:
     """Leave an artifact to its refs again.
 
     Parameters
@@ -96,7 +93,7 @@ def unpin(ref: str, /, *, common: Annotated[Common, Parameter(name="*")] = ALL) 
     print_result({"unpinned": manifest.prefix}, as_json=common.json)
 
 
-def pull(ref: str, /, *, origin: str, common: Annotated[Common, Parameter(name="*")] = ALL) -> None:
+def pull(ref: str, /, *, origin: str, common: Common = Common()) -> None:
     """Copy an artifact and what it was made of from another store into this one.
 
     Parameters
@@ -109,7 +106,7 @@ def pull(ref: str, /, *, origin: str, common: Annotated[Common, Parameter(name="
     _copy(ref, origin, common.store, common)
 
 
-def push(ref: str, /, *, to: str, common: Annotated[Common, Parameter(name="*")] = ALL) -> None:
+def push(ref: str, /, *, to: str, common: Common = Common()) -> None:
     """Copy an artifact and what it was made of from this store into another.
 
     Parameters

@@ -9,8 +9,6 @@ from flows.options import Common
 from flows.terminal import check_folder, current, run_stage
 from pipelines.store.manifest import drawings_by_split
 
-ALL = Common()
-
 
 def score(
     *,
@@ -20,7 +18,7 @@ def score(
     worst: int = 100,
     sheet: str = "worst.png",
     bayes: Annotated[bool, Parameter(negative=())] = False,
-    common: Annotated[Common, Parameter(name="*")] = ALL,
+    common: Common = Common(),
 ) -> None:
     """Rank drawings by bits/dim under their own label: scribbles and wrong labels come first.
 

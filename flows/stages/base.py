@@ -23,7 +23,7 @@ from pipelines.store.errors import FullError
 from pipelines.store.held import HeldStore, held_store, working_store
 from pipelines.store.leases import check_writable, holding
 from pipelines.store.local_files import check_room
-from pipelines.store.manifest import Kind, Manifest, check_slug, digest_of
+from pipelines.store.manifest import Kind, Manifest, check_slug, digest_of, slug
 from pipelines.store.objects import NO_ROOM
 
 # Of a source's classes in an error.
@@ -165,12 +165,17 @@ def train(params: TrainParams) -> Manifest:
             train_spec(params, dataset),
             dataset,
             store,
-            params.name,
+            model_name(params, dataset),
             num_processes=params.processes,
             options=run_options(params),
             progress=current(),
             torchrun_options=rendezvous_options(params),
         )
+
+
+def model_name(params: TrainParams, dataset: Manifest) -> str:
+    """Return the model's name, by default made from the dataset and the preset."""
+    return params.name or slug(f"{dataset.name}-{params.preset}")
 
 
 def run_options(params: TrainParams):
@@ -236,7 +241,7 @@ def sample(params: SampleParams) -> Manifest:
             sample_spec(params, model),
             model,
             store,
-            params.name,
+            params.name or model.name,
             processes=params.processes,
             progress=current(),
         )
@@ -300,29 +305,29 @@ def sample_range(params: SampleParams, first: int, last: int) -> dict[str, Any]:
 
     with working_store(params.store, "sample") as store:
         model = store.resolve("models", params.model)
-        spec = sample_spec(params, model)
+        spec, name = sample_spec(params, model), params.name or model.name
         if not 0 <= first <= last < spec.num_shards:
             raise ValueError(
                 f"--shards {first}-{last}: the plan has the shards 0-{spec.num_shards - 1}"
             )
         digest = samples_digest(spec, model)
-        with holding(store, [samples_prefix(spec, model, params.name)], "sample"):
-            if not store.reuse("samples", params.name, digest):
+        with holding(store, [samples_prefix(spec, model, name)], "sample"):
+            if not store.reuse("samples", name, digest):
                 make_shards(
                     spec,
                     model,
                     store,
-                    params.name,
+                    name,
                     shards=range(first, last + 1),
                     processes=params.processes,
                     progress=current(),
                 )
-            missing = len(missing_shards(spec, model, store, params.name))
+            missing = len(missing_shards(spec, model, store, name))
             if not missing:
-                publish_samples(spec, model, store, params.name)
+                publish_samples(spec, model, store, name)
     return {
         "samples": digest,
-        "name": params.name,
+        "name": name,
         "shards": spec.num_shards,
         "missing_shards": missing,
         "is_published": not missing,

@@ -8,9 +8,11 @@ from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from flows.options import DEFAULT_STORE
+from cyclopts import Parameter
+
+from flows.options import DEFAULT_STORE, Listed, Repeated
 from flows.stages.base import parent, report_store
 from flows.stages.lookup import where
 from flows.terminal import current
@@ -37,21 +39,40 @@ BYTES_PER_DRAWING = {
 class ExportOptions:
     """How drawings are written in formats of other tools, whatever drawings.
 
-    out             directory or URL to fill; empty: the artifact store
-    filters, gate   TOML files; empty: none
-    judge           a classifier of the store for the audit; empty: none
+    Parameters
+    ----------
+    formats
+        One or more of hf, tfds, webdataset, numpy_bitmap, idx, png: "hf,idx".
+    splits
+        Only these: "train,test".
+    rows_per_file
+        Drawings in a file of hf, tfds and webdataset; what suits the format by default.
+    out
+        Directory or URL to fill; the artifact store by default.
+    filters
+        TOML file of rules that generated drawings must keep to; others are left out.
+    gate
+        TOML file of limits on the audit's numbers; beyond one, nothing is published.
+    judge
+        A classifier of the store that the audit asks.
+    with_audit
+        Audit samples before they are exported.
+    workers
+        Processes on this machine.
+    beam_args
+        A flag for Beam, passed on untouched, e.g. --beam=--runner=FlinkRunner; repeatable.
     """
 
-    formats: tuple[str, ...] = ("hf",)
-    splits: tuple[str, ...] = ()
+    formats: Annotated[Listed, Parameter(name="--format")] = ("hf",)
+    splits: Listed = ()
     rows_per_file: int | None = None
     out: str = ""
     filters: str = ""
     gate: str = ""
     judge: str = ""
-    with_audit: bool = True
+    with_audit: Annotated[bool, Parameter(name="--audit")] = True
     workers: int = 1
-    beam_args: tuple[str, ...] = ()
+    beam_args: Annotated[Repeated, Parameter(name="--beam")] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,166 +1,268 @@
-"""Parameters of the flows: what the command line takes, what Prefect's form shows.
+"""Parameters of the stages: options of the command line, fields of Prefect's form.
 
-They hold names and choices, never data; each stage resolves them to a spec and a digest.
+They hold names and choices, never data; each stage resolves them to a spec and a digest. What a
+field means stands in its class's docstring, which is the help of the command line.
 """
 
+import dataclasses
 import re
 from dataclasses import dataclass
 from pathlib import Path, PurePath
-from typing import Literal
+from typing import Annotated, Literal
 
-from flows.options import DEFAULT_STORE
+from cyclopts import Group, Parameter
+
+from flows.options import (
+    DEFAULT_STORE,
+    HIDDEN,
+    MAIN,
+    Listed,
+    NotNegative,
+    Positive,
+    Repeated,
+    Splits,
+)
 from pipelines.catalogue import SEED_CLASSES
-from pipelines.dataset.spec import DEFAULT_SPLITS
-from pipelines.drawings.limits import DEFAULT
+from pipelines.dataset.spec import DEFAULT_SPLITS, DatasetOptions, InputOptions
+from pipelines.drawings.limits import Limits
 from pipelines.store.manifest import slug
 from pipelines.store.printable import printable
 
 # For "/" and names without a letter.
 UNNAMED_SOURCE = "source"
 
+RUNNING = Parameter(group=Group("Running", sort_key=1))
+MACHINES = Parameter(group=Group("Several machines, as torchrun takes them", sort_key=2))
+StoreUrl = Annotated[
+    str, Parameter(help="Artifact store: a directory or an object-store URL."), MAIN
+]
+
 
 @dataclass(frozen=True, kw_only=True)
-class BuildParams:
-    """Make a dataset. Fields that DatasetSpec has too mean what they mean there.
+class BuildParams(Limits, InputOptions, DatasetOptions):
+    """Make a dataset of the chosen classes: shards and a manifest.
 
-    source   doodles, quickdraw, or a path or URL of files in a Quick, Draw! layout
-    classes  names, or "tfds:26", or "all" that the source has
-    workers  processes on this machine; ignored if beam_args name a runner
+    classes are names, "tfds:26", or "all" that the source has.
+
+    Parameters
+    ----------
+    source
+        doodles, quickdraw, or a path or URL of files in a Quick, Draw! layout, of Parquet with
+        pictures and labels, or of a dataset that TFDS has prepared.
+    name
+        Name in the store; by default made from the source, so that two directories of one name
+        share it (their digests differ, "latest" is the one built last).
+    workers
+        Processes on this machine; ignored if --beam names a runner.
+    beam_args
+        A flag for Beam, passed on untouched, e.g. --beam=--runner=FlinkRunner; repeatable.
     """
 
-    store: str = DEFAULT_STORE
-    name: str = "doodles"
-    source: str = "doodles"
-    classes: tuple[str, ...] = SEED_CLASSES
-    seed: int = 0
-    image_size: int = 28
-    splits: tuple[tuple[str, float], ...] = DEFAULT_SPLITS
-    formats: tuple[str, ...] = ("parquet",)
-    layout: Literal["packed", "linked"] = "packed"
-    rows_per_shard: int | None = None
-    compression_level: int = 1
-    tfrecord_images: Literal["png", "raw"] = "png"
-    tfds_slice: str | None = None
-    max_per_class: int | None = None
-    fraction: float = 1.0
-    recognized_only: bool = False
-    countries: tuple[str, ...] = ()
-    blank: Literal["keep", "drop"] | None = None
-    min_ink: int = 1
-    max_ink: int | None = None
-    duplicates: Literal["keep", "drop"] | None = None
-    near_duplicates: int | None = None
-    with_metadata: bool = False
-    on_bad_file: Literal["fail", "skip"] = "fail"
-    on_bad_row: Literal["fail", "skip"] = "fail"
-    max_bad_rows: int | None = None
-    max_points: int = DEFAULT.max_points
-    max_line_bytes: int = DEFAULT.max_line_bytes
-    max_pixels: int = DEFAULT.max_pixels
-    max_row_groups: int = DEFAULT.max_row_groups
-    license: str = ""
-    attribution: str = ""
-    workers: int = 1
-    beam_args: tuple[str, ...] = ()
+    source: Annotated[str, MAIN] = "doodles"
+    classes: Annotated[tuple[str, ...], HIDDEN] = SEED_CLASSES
+    name: Annotated[str, MAIN] = ""
+    store: StoreUrl = DEFAULT_STORE
+    workers: Annotated[int, MAIN] = 1
+    beam_args: Annotated[Repeated, MAIN, Parameter(name="--beam")] = ()
+    splits: Splits = DEFAULT_SPLITS
+    formats: Annotated[Listed, Parameter(name="--format")] = ("parquet",)
+    countries: Listed = ()
+
+    def __post_init__(self) -> None:
+        """Name the dataset after its source where it has no name."""
+        object.__setattr__(self, "name", self.name or source_name(self.source))
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainParams:
-    """Train a model on a dataset of the store; settings are spec fields as "field=value".
+    """Train a conditional PixelCNN++ on a dataset of the store.
 
-    processes         ranks on this machine; 0: what suits the cores and the batch
-    nodes             machines that train together, or MIN:MAX; this and the next five are
-                      torchrun's --nnodes, --rdzv-endpoint and so on
-    compile           torch.compile, where it works
-    micro_batch_size  drawings a rank puts through at a time; 0: at most 16 on a CPU, its whole part
-                      of the batch on a GPU
-    work_dir          checkpoints and curve; empty: beside the store, or the user's cache
-    num_grids         pictures of drawings in the whole run; 0: none
+    An interrupted run goes on from its last checkpoint when it is started again. The fields from
+    work_dir on say how a run is carried out; none of them changes what is learned.
+
+    Parameters
+    ----------
+    dataset
+        Name, name@digest, or the first characters of a digest.
+    preset
+        tiny, small, article or large.
+    settings
+        A field of the training spec as field=value; may be repeated.
+    seed
+        Decides initialization, order and dropout.
+    name
+        Name in the store; made from the dataset and the preset by default.
+    processes
+        Processes on this machine that share each batch; 0 is what suits its cores.
+    compile
+        Use torch.compile where it works: minutes to compile, then faster.
+    micro_batch_size
+        Drawings that a process puts through at a time, to save memory; 0 is at most 16 on a CPU,
+        all of its part on a GPU.
+    work_dir
+        Checkpoints, curve and events; by default beside the store.
+    device
+        auto is a GPU where there is one.
+    checkpoint_interval_sec
+        Seconds between checkpoints.
+    num_grids
+        Pictures of drawings in the whole run; 0 is none.
+    nodes
+        Number of machines that share each batch, or MIN:MAX: the same command on each, and a store
+        that all reach. This and the next five are torchrun's.
+    node_rank
+        This machine's place, from 0; without it they agree on one themselves.
+    rendezvous
+        host:port of one of them, where all of them meet.
+    rendezvous_id
+        Name of the run, the same on all of them.
+    rendezvous_conf
+        key=value,...: is_host=1 on the meeting place, is_host=0 elsewhere.
+    local_address
+        This machine's address for the others.
     """
 
-    store: str = DEFAULT_STORE
-    name: str = "doodles-tiny"
-    dataset: str = "doodles"
-    preset: str = "tiny"
-    settings: tuple[str, ...] = ()
-    seed: int = 0
-    processes: int = 0
-    nodes: str = "1"
-    node_rank: int | None = None
-    rendezvous: str = ""
-    rendezvous_id: str = ""
-    rendezvous_conf: str = ""
-    local_address: str = ""
-    compile: bool = False
-    micro_batch_size: int = 0
-    work_dir: str = ""
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    checkpoint_interval_sec: float = 120.0
-    num_grids: int = 4
+    dataset: Annotated[str, MAIN, Parameter(required=True)] = "doodles"
+    preset: Annotated[str, MAIN] = "tiny"
+    settings: Annotated[tuple[str, ...], MAIN, Parameter(name="--set", negative=())] = ()
+    seed: Annotated[int, MAIN] = 0
+    name: Annotated[str, MAIN] = ""
+    store: StoreUrl = DEFAULT_STORE
+    processes: Annotated[NotNegative, MAIN, Parameter(name="--nproc-per-node")] = 0
+    compile: Annotated[bool, MAIN, Parameter(negative=())] = False
+    micro_batch_size: Annotated[int, MAIN, Parameter(name="--micro-batch")] = 0
+    work_dir: Annotated[str, RUNNING] = ""
+    device: Annotated[Literal["auto", "cpu", "cuda"], RUNNING] = "auto"
+    checkpoint_interval_sec: Annotated[float, RUNNING, Parameter(name="--checkpoint-interval")] = (
+        120.0
+    )
+    num_grids: Annotated[int, RUNNING, Parameter(name="--grids")] = 4
+    nodes: Annotated[str, MACHINES, Parameter(name="--nnodes")] = "1"
+    node_rank: Annotated[int | None, MACHINES] = None
+    rendezvous: Annotated[str, MACHINES, Parameter(name="--rdzv-endpoint")] = ""
+    rendezvous_id: Annotated[str, MACHINES, Parameter(name="--rdzv-id")] = ""
+    rendezvous_conf: Annotated[str, MACHINES, Parameter(name="--rdzv-conf")] = ""
+    local_address: Annotated[str, MACHINES, Parameter(name="--local-addr")] = ""
 
 
 @dataclass(frozen=True, kw_only=True)
 class SampleParams:
-    """Draw new drawings from a model of the store; no classes means all it knows.
+    """Draw new labelled drawings into a dataset of the standard layout.
 
-    counts    CSV file of class,count in place of classes and per_class; empty: none
-    guidance  None is the model's own: DEFAULT_GUIDANCE if it learned to be guided, else 0
+    No classes means all that the model knows. Started again after an interruption, only missing
+    shards are made.
+
+    Parameters
+    ----------
+    model
+        Name, name@digest, or the first characters of a digest.
+    per_class
+        How many drawings of each class.
+    counts
+        CSV file of class,count in place of --classes and --per-class; a spreadsheet's semicolons
+        and tabs will do.
+    seed
+        Drawing i of class c has noise of its own under a seed: the same drawing from any number of
+        processes, but for a pixel that another --batch or kind of CPU rounds to another level.
+    temperature
+        Below 1 the drawings are more alike and cleaner.
+    guidance
+        How much to prefer what tells a class from the others; 0 is the class's own distribution.
+        By default 2.5 for models that learned for it (condition.dropout_p), 0 for others.
+    batch_size
+        Drawings computed together; it is part of what decides their last digits.
+    dtype
+        Of the arithmetic; bfloat16 is fast on GPUs and on CPUs that have it.
+    rows_per_shard
+        Drawings in a Parquet file, the unit that a restart repeats.
+    name
+        Name in the store; the model's by default.
+    processes
+        How many at once; 0 is one a GPU, each on its own, or without GPUs one a core.
     """
 
-    store: str = DEFAULT_STORE
-    name: str = "doodles-tiny"
-    model: str = "doodles-tiny"
-    classes: tuple[str, ...] = ()
+    model: Annotated[str, Parameter(required=True)] = "doodles-tiny"
+    classes: Annotated[tuple[str, ...], HIDDEN] = ()
     per_class: int = 8
     counts: str = ""
     seed: int = 0
     temperature: float = 1.0
     guidance: float | None = None
-    batch_size: int = 64
+    batch_size: Annotated[int, Parameter(name="--batch")] = 64
     dtype: Literal["float32", "bfloat16", "float64"] = "float32"
     rows_per_shard: int = 8_192
-    processes: int = 0
+    name: str = ""
+    store: StoreUrl = DEFAULT_STORE
+    processes: NotNegative = 0
 
 
 @dataclass(frozen=True, kw_only=True)
 class ReportParams:
-    """Show a samples dataset under the drawings its model learned from."""
+    """Draw real above generated drawings, the curve, bits/dim and lineage into report.html.
 
-    store: str = DEFAULT_STORE
-    name: str = "doodles-tiny"
-    samples: str = "doodles-tiny"
-    per_class: int = 8
+    Parameters
+    ----------
+    samples
+        Name, name@digest, or the first characters of a digest.
+    per_class
+        Drawings in a row.
+    name
+        Name in the store; that of the samples by default.
+    """
+
+    samples: Annotated[str, Parameter(required=True)] = "doodles-tiny"
+    per_class: Positive = 8
+    name: str = ""
+    store: StoreUrl = DEFAULT_STORE
 
 
 @dataclass(frozen=True, kw_only=True)
-class ChainParams:
-    """The whole chain. An empty name is made from the source and the preset.
+class ChainParams(Limits, InputOptions):
+    """Make a dataset, train a model on it, draw new drawings, and show them in a report.
 
-    on_bad_file to attribution mean what they mean in DatasetSpec.
+    Run again, it answers at once; after an interruption it goes on.
+
+    Parameters
+    ----------
+    source
+        doodles (made here, no network), quickdraw (Google's bucket), or a path or URL of files
+        in a Quick, Draw! layout.
+    preset
+        Training preset: tiny, small, article or large.
+    settings
+        A field of the training spec as field=value; may be repeated.
+    max_per_class
+        Use only the first N drawings of each class.
+    tfds_slice
+        Use exactly the drawings that a TFDS slice selects, such as "train[:500000]".
+    samples_per_class
+        How many drawings of each class to make.
+    guidance
+        How much drawings prefer what tells their class from the others; by default 2.5 for
+        models that learned for it (condition.dropout_p, as tiny and small do), 0 for others.
+    seed
+        Decides the doodles, the splits, the training and the drawings.
+    name
+        Name in the store; made from the source and the preset by default.
+    workers
+        Processes that build the dataset.
+    processes
+        Processes that draw; 0 is one a core.
     """
 
-    store: str = DEFAULT_STORE
-    name: str = ""
-    source: str = "doodles"
-    classes: tuple[str, ...] = SEED_CLASSES
-    preset: str = "tiny"
-    settings: tuple[str, ...] = ()
-    max_per_class: int | None = None
-    tfds_slice: str | None = None
-    samples_per_class: int = 8
-    guidance: float | None = None
-    seed: int = 0
-    on_bad_file: Literal["fail", "skip"] = "fail"
-    on_bad_row: Literal["fail", "skip"] = "fail"
-    max_bad_rows: int | None = None
-    max_points: int = DEFAULT.max_points
-    max_line_bytes: int = DEFAULT.max_line_bytes
-    max_pixels: int = DEFAULT.max_pixels
-    max_row_groups: int = DEFAULT.max_row_groups
-    license: str = ""
-    attribution: str = ""
-    workers: int = 1
-    processes: int = 0
+    source: Annotated[str, MAIN] = "doodles"
+    classes: Annotated[tuple[str, ...], HIDDEN] = SEED_CLASSES
+    preset: Annotated[str, MAIN] = "tiny"
+    settings: Annotated[tuple[str, ...], MAIN, Parameter(name="--set", negative=())] = ()
+    max_per_class: Annotated[int | None, MAIN] = None
+    tfds_slice: Annotated[str | None, MAIN] = None
+    samples_per_class: Annotated[Positive, MAIN] = 8
+    guidance: Annotated[float | None, MAIN] = None
+    seed: Annotated[int, MAIN] = 0
+    name: Annotated[str, MAIN] = ""
+    store: StoreUrl = DEFAULT_STORE
+    workers: Annotated[int, MAIN] = 1
+    processes: Annotated[NotNegative, MAIN] = 0
 
     @property
     def dataset_name(self) -> str:
@@ -174,25 +276,10 @@ class ChainParams:
 
     def build(self) -> BuildParams:
         """Return the first stage's parameters."""
-        return BuildParams(
-            store=self.store,
-            name=self.dataset_name,
-            source=self.source,
-            classes=self.classes,
-            seed=self.seed,
-            max_per_class=self.max_per_class,
-            tfds_slice=self.tfds_slice,
-            on_bad_file=self.on_bad_file,
-            on_bad_row=self.on_bad_row,
-            max_bad_rows=self.max_bad_rows,
-            max_points=self.max_points,
-            max_line_bytes=self.max_line_bytes,
-            max_pixels=self.max_pixels,
-            max_row_groups=self.max_row_groups,
-            license=self.license,
-            attribution=self.attribution,
-            workers=self.workers,
-        )
+        shared = {f.name for f in dataclasses.fields(self)}
+        shared &= {f.name for f in dataclasses.fields(BuildParams)}
+        values = {name: getattr(self, name) for name in shared}
+        return BuildParams(**values | {"name": self.dataset_name})
 
     def train(self, dataset: str) -> TrainParams:
         """Return the second stage's parameters; `dataset` is a digest."""

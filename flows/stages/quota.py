@@ -5,10 +5,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from flows.options import DEFAULT_STORE
+from flows.options import DEFAULT_STORE, NotNegative
 from flows.stages.base import guidance, parent
 from flows.stages.counts import read_counts
 from flows.stages.export import find_exportable
+from flows.stages.params import StoreUrl
 from flows.terminal import current
 from pipelines.catalogue import resolve_names
 from pipelines.store.artifacts import Store, existing_store
@@ -18,17 +19,37 @@ from pipelines.store.manifest import Manifest
 
 @dataclass(frozen=True, kw_only=True)
 class QuotaParams:
-    """Draw until each class has its number of accepted drawings.
+    """Draw, audit and draw again until each class has exactly its accepted drawings.
 
-    per_class  of each class that the model knows
-    counts     CSV file of class,count instead; empty: none
-    gate       TOML file of limits that the accepted drawings must keep to; empty: none
+    Parameters
+    ----------
+    model
+        Name, name@digest, or the first characters of a digest.
+    per_class
+        Accepted drawings of each class that the model knows.
+    counts
+        CSV file of class,count instead; a spreadsheet's semicolons and tabs will do.
+    filters
+        TOML file of rules that a drawing must keep to.
+    gate
+        TOML file of limits on the audit of the accepted drawings; beyond one nothing is published.
+    judge
+        A classifier of the store, if a rule asks it.
+    seed
+        Of the first round; the others follow from it.
+    temperature
+        Below 1 the drawings are more alike and cleaner.
+    guidance
+        How much to prefer what tells a class from the others; 0 is the class's own distribution.
+        By default 2.5 for models that learned for it (condition.dropout_p), 0 for others.
+    name
+        Name in the store; the model's by default.
+    processes
+        How many at once; 0 is one a core.
     """
 
-    store: str = DEFAULT_STORE
     model: str
-    name: str = ""
-    per_class: int = 0
+    per_class: NotNegative = 0
     counts: str = ""
     filters: str = ""
     gate: str = ""
@@ -36,7 +57,9 @@ class QuotaParams:
     seed: int = 0
     temperature: float = 1.0
     guidance: float | None = None
-    processes: int = 0
+    name: str = ""
+    store: StoreUrl = DEFAULT_STORE
+    processes: NotNegative = 0
 
 
 def wanted_counts(params: QuotaParams, model: Manifest) -> dict[str, int]:

@@ -7,10 +7,10 @@ import dataclasses
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, get_args, get_origin
 
 from pipelines.drawings.credit import parse_attribution, parse_license
-from pipelines.drawings.limits import DEFAULT, Limits, limits_of
+from pipelines.drawings.limits import Limits, limits_of
 
 DEFAULT_SPLITS: tuple[tuple[str, float], ...] = (
     ("train", 0.9),
@@ -18,9 +18,6 @@ DEFAULT_SPLITS: tuple[tuple[str, float], ...] = (
     ("test", 0.05),
 )
 FORMATS = ("parquet", "tfrecord")
-LAYOUTS = ("packed", "linked")
-IMAGE_ENCODINGS = ("png", "raw")
-CLEANING = ("drop", "keep")
 # Bumped whenever the same spec would give other bytes; it is part of every digest.
 FORMAT_VERSION = 1
 # Fields that format version 1 did not begin with.
@@ -29,97 +26,131 @@ _LATER_FIELDS = frozenset({"on_bad_row", "max_bad_rows", "license", "attribution
 _SLICE = re.compile(r"train(?:\[(-?\d+%?)?:(-?\d+%?)?\])?")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DatasetSpec:
-    """Everything that decides a dataset's bytes but the source's.
+@dataclass(frozen=True, kw_only=True)
+class DatasetOptions:
+    """What a user says of a dataset, next to its source and its classes.
 
-    class_names      labels are positions in it
-    image_size       pixels a side; only sources of strokes can be drawn at other sizes than 28
-    splits           (name, fraction) that add up to 1; a drawing's pixel hash picks its split
-    seed             of the splits and of the shuffle
-    formats          one or both of parquet, tfrecord
-    layout           packed: shards mix the classes; linked: shards of one class, reused
-    rows_per_shard   None: 65,536, less if there would be fewer than 8 shards
-    compression_level  of zstd in Parquet: 1 is fast; 10 gives 285 bytes a drawing, not 298, in 4 times
-                     the time
-    tfrecord_images  png, as TFDS writes them, or raw: 784 bytes, much faster
+    Selection goes in the order in which it is listed; cleaning counts what it drops by class. A
+    slice means exact drawings: under tfds_slice nothing is cleaned unless asked for.
 
-    Selection, in this order:
-    tfds_slice       "train[:500000]": the drawings that TFDS's slicing selects
-    max_per_class    the first rows of each class
-    fraction         of the drawings, by hash; a smaller one is part of a larger one
-    recognized_only  only drawings that Google's game guessed (the source must know)
-    countries        only these, if any (the source must know)
-
-    Cleaning, each with a count by class. A slice means exact drawings, so under tfds_slice
-    nothing is cleaned unless asked for: duplicates and blank are then keep by default, else drop.
-    blank            drop or keep drawings without ink
-    min_ink, max_ink  pixels above 0; min_ink is of drawings that have any
-    duplicates       drop: of the same pixels in the same class only the first row stays
-    near_duplicates  drop a drawing whose 64-bit difference hash is at most so many bits from an
-                     earlier kept one of its class; None: keep
-    with_metadata    keep key_id, country_code, recognized, timestamp as columns
-    on_bad_file      fail, or skip: leave the file out and say so in the manifest
-    on_bad_row       the same of a damaged or implausible row, which is counted under its reason
-    max_bad_rows     fail if more rows than these would be left out; None: no limit
-    max_points to max_row_groups  as in pipelines.drawings.limits.Limits; what goes beyond is bad
-
-    What the user states of the source; what is known of it anyway (pipelines.dataset.credit) is added.
-    license          ids of SPDX joined by AND; empty: not stated
-    attribution      a text, or "quickdraw" for drawings of Google's; empty: not stated
+    Parameters
+    ----------
+    seed
+        Of the doodles, the splits and the shuffle.
+    image_size
+        Pixels a side; only sources of strokes can be drawn at other sizes than 28.
+    splits
+        Names and fractions that add up to 1; a drawing's pixels decide its split.
+    formats
+        parquet, tfrecord or both: "parquet,tfrecord".
+    layout
+        packed: shards mix the classes; linked: shards of one class, shared between datasets.
+    rows_per_shard
+        Drawings in a shard; by default 65,536, or less if there would be fewer than 8 shards.
+    compression_level
+        Of zstd in Parquet: 1 is fast; 10 makes 28x28 drawings of 298 bytes 285 and takes four times
+        as long.
+    tfrecord_images
+        png, as TFDS writes them, or raw: 784 bytes, much faster.
+    tfds_slice
+        Exactly the drawings that a TFDS slice selects, such as "train[:500000]".
+    max_per_class
+        Only the first N drawings of each class.
+    fraction
+        Part of the drawings, chosen by their hash; a smaller one is part of a larger one.
+    recognized_only
+        Only drawings that the game recognized; the source must know.
+    countries
+        Only these, as two capital letters each: "US,DE"; the source must know.
+    blank
+        drop or keep drawings without ink. Default: drop; keep under --tfds-slice.
+    min_ink
+        Drop drawings with fewer inked pixels, but some.
+    max_ink
+        Drop drawings with more inked pixels.
+    duplicates
+        drop or keep drawings of the same pixels as one before them in their class. Default: drop;
+        keep under --tfds-slice.
+    near_duplicates
+        Drop drawings whose 64-bit difference hash is N bits or fewer from a kept one.
+    with_metadata
+        Keep key_id, country_code, recognized and timestamp as columns.
     """
 
-    class_names: tuple[str, ...]
+    seed: int = 0
     image_size: int = 28
     splits: tuple[tuple[str, float], ...] = DEFAULT_SPLITS
-    seed: int = 0
     formats: tuple[str, ...] = ("parquet",)
-    layout: str = "packed"
+    layout: Literal["packed", "linked"] = "packed"
     rows_per_shard: int | None = None
     compression_level: int = 1
-    tfrecord_images: str = "png"
+    tfrecord_images: Literal["png", "raw"] = "png"
     tfds_slice: str | None = None
     max_per_class: int | None = None
     fraction: float = 1.0
     recognized_only: bool = False
     countries: tuple[str, ...] = ()
-    blank: str | None = None
+    blank: Literal["drop", "keep"] | None = None
     min_ink: int = 1
     max_ink: int | None = None
-    duplicates: str | None = None
+    duplicates: Literal["drop", "keep"] | None = None
     near_duplicates: int | None = None
     with_metadata: bool = False
-    on_bad_file: str = "fail"
-    format_version: int = FORMAT_VERSION
-    on_bad_row: str = "fail"
+
+
+@dataclass(frozen=True, kw_only=True)
+class InputOptions:
+    """What a user says of a source: what to do with bad input, and whose drawings they are.
+
+    Parameters
+    ----------
+    on_bad_file
+        fail, or skip: leave the file out and say so in the manifest.
+    on_bad_row
+        fail, or skip: leave out a torn line, a picture that cannot be decoded, an inverted or faint
+        drawing, what is beyond a limit; count it under its reason and name it in the manifest.
+    max_bad_rows
+        Fail if more rows than these would be left out. Default: no limit.
+    license
+        License of the source's drawings, an SPDX id such as CC-BY-4.0. Google's whole .npy files,
+        its bucket and doodles have theirs without this option; no other source does.
+    attribution
+        Attribution for the cards of everything made of the drawings. quickdraw stands for Google's
+        text and license: use it for strokes, parts of Google's files and copies that TFDS or
+        others prepared.
+    """
+
+    on_bad_file: Literal["fail", "skip"] = "fail"
+    on_bad_row: Literal["fail", "skip"] = "fail"
     max_bad_rows: int | None = None
     license: str = ""
     attribution: str = ""
-    max_points: int = DEFAULT.max_points
-    max_line_bytes: int = DEFAULT.max_line_bytes
-    max_pixels: int = DEFAULT.max_pixels
-    max_row_groups: int = DEFAULT.max_row_groups
+
+
+@dataclass(frozen=True, kw_only=True)
+class DatasetSpec(Limits, InputOptions, DatasetOptions):
+    """Everything that decides a dataset's bytes but the source's.
+
+    Labels are positions in class_names. What the user states of the source joins what is known of
+    it anyway (pipelines.dataset.credit).
+    """
+
+    class_names: tuple[str, ...]
+    format_version: int = FORMAT_VERSION
 
     def __post_init__(self) -> None:
         """Settle what is left open; raise ValueError for values no dataset can have."""
         self._settle()
+        self._check_choices()
         check_names(self.class_names)
         _check_splits(self.splits)
         if self.tfds_slice is not None:
             parse_slice(self.tfds_slice)
-        _check_choice("layout", self.layout, LAYOUTS)
         if self.layout == "linked" and self.formats != ("parquet",):
             raise ValueError("the linked layout is of Parquet shards only")
-        _check_choice("blank", self.blank, CLEANING)
-        _check_choice("duplicates", self.duplicates, CLEANING)
-        _check_choice("on_bad_file", self.on_bad_file, ("fail", "skip"))
-        _check_choice("on_bad_row", self.on_bad_row, ("fail", "skip"))
         if self.max_bad_rows is not None and self.on_bad_row == "fail":
             raise ValueError("max_bad_rows is of on_bad_row='skip': without it none is left out")
         _check_range("max_bad_rows", self.max_bad_rows, 0, None)
-        _check_choice("tfrecord_images", self.tfrecord_images, IMAGE_ENCODINGS)
-        if not self.formats or set(self.formats) - set(FORMATS):
-            raise ValueError(f"formats must be of {', '.join(FORMATS)}, found {self.formats}")
         _check_range("image_size", self.image_size, 1, 255)
         _check_range("seed", self.seed, 0, 2**63 - 1)
         _check_range("fraction", self.fraction, 0.0, 1.0)
@@ -134,6 +165,12 @@ class DatasetSpec:
         for country in self.countries:
             if not re.fullmatch(r"[A-Z]{2}", country):
                 raise ValueError(f"country {country!r} is not two capital letters")
+
+    def _check_choices(self) -> None:
+        for field in dataclasses.fields(self):
+            _check_choice(field, getattr(self, field.name))
+        if not self.formats or set(self.formats) - set(FORMATS):
+            raise ValueError(f"formats must be of {', '.join(FORMATS)}, found {self.formats}")
 
     def _settle(self) -> None:
         """Give one form to what may be said in several: it is part of the digest."""
@@ -250,9 +287,12 @@ def _check_splits(splits: tuple[tuple[str, float], ...]) -> None:
         raise ValueError(f"split fractions must be positive and add up to 1, found {splits}")
 
 
-def _check_choice(name: str, value: str | None, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        raise ValueError(f"{name} must be one of {', '.join(choices)}, found {value!r}")
+def _check_choice(field: dataclasses.Field[Any], value: Any) -> None:
+    """Raise ValueError for a value that the field's Literal does not list."""
+    hints = (field.type, *get_args(field.type))
+    choices = [each for hint in hints if get_origin(hint) is Literal for each in get_args(hint)]
+    if choices and value is not None and value not in choices:
+        raise ValueError(f"{field.name} must be one of {', '.join(choices)}, found {value!r}")
 
 
 def _check_range(name: str, value: float | None, low: float, high: float | None) -> None:

@@ -20,16 +20,22 @@ _PROBLEM = re.compile(r"\d+ [a-z ]+, more than (\d+ times )?--max-[a-z-]+ \d+")
 PIXELS_PER_POINT = 10
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Limits:
     """The limits of one source.
 
-    max_points      of one drawing, as they are written; cairo takes seconds for so many. Strokes that
-                    are to be simplified may be ten pixels long for each: they have a point a pixel
-    max_line_bytes  of one line of .ndjson, one record of .bin or TFRecord: JSON takes up to
-                    thirty times as much memory
-    max_pixels      of one picture, before it is decoded
-    max_row_groups  of one Parquet file
+    Parameters
+    ----------
+    max_points
+        Points that one drawing may have; its strokes, where they are simplified, ten times as many
+        pixels.
+    max_line_bytes
+        Bytes that one line of .ndjson, one record of .bin or TFRecord may have; JSON takes up to
+        thirty times as much memory.
+    max_pixels
+        Pixels that one picture may have; told before it is decoded.
+    max_row_groups
+        Row groups that one Parquet file may have.
     """
 
     max_points: int = 20_000
