@@ -49,7 +49,10 @@ COMMANDS = {
     "serve": "Run the schedules of infra/prefect.yaml here, without a server.",
     "doctor": "Check that this machine and this store can do the work.",
 }
-MODULES = dict.fromkeys(("ls", "show", "verify", "lineage", "diff"), "artifacts")
+MODULES = dict.fromkeys(
+    ("run", "build", "train", "sample", "report", "quota", "reproduce", "export"), "stages"
+)
+MODULES |= dict.fromkeys(("ls", "show", "verify", "lineage", "diff"), "artifacts")
 MODULES |= dict.fromkeys(("gc", "pin", "unpin", "pull", "push"), "retention")
 MODULES |= dict.fromkeys(("deploy", "serve"), "deployments")
 

@@ -142,3 +142,8 @@ def read_class_list(file: Path, source: str) -> list[str]:
     from pipelines.sources.registry import NAMED
 
     return list(read_classes_file(file) if source in NAMED else class_lines(file))
+
+
+StoreUrl = Annotated[
+    str, Parameter(help="Artifact store: a directory or an object-store URL."), MAIN
+]

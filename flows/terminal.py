@@ -27,7 +27,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemaining
 from flows.options import Output
 from pipelines.processes.progress import telling
 from pipelines.store.errors import FullError
-from pipelines.store.objects import NO_ROOM
+from pipelines.store.local_files import NO_ROOM
 from pipelines.store.printable import shown, shown_value
 
 LOG_INTERVAL_SEC = 10.0

@@ -33,9 +33,8 @@ from pipelines.drawings.reading import class_positions, label_ids
 from pipelines.drawings.stored_png import copy_pixels
 from pipelines.processes.progress import doing
 from pipelines.store.artifacts import Store, StoreError
-from pipelines.store.local_files import naming_full
+from pipelines.store.local_files import fsync, naming_full
 from pipelines.store.manifest import FileEntry, Manifest
-from pipelines.store.objects import fsync
 
 SPLITS = ("train", "validation", "test")
 

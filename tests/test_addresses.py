@@ -12,8 +12,7 @@ from typing import Any
 
 import pytest
 
-from flows.stages.base import dataset_work
-from flows.stages.params import BuildParams
+from flows.stages.build import BuildParams, dataset_work
 from model.audit.filters import Filters
 from model.audit.quota import QuotaSpec, Sources
 from model.audit.run import AuditSpec, audit_inputs

@@ -10,10 +10,9 @@ from flows.terminal import print_result
 from pipelines.processes.progress import doing
 from pipelines.store.artifacts import Store, StoreError, Unreadable, existing_store
 from pipelines.store.backends import one_line
-from pipelines.store.errors import BusyError
+from pipelines.store.errors import AbsentError, BusyError
 from pipelines.store.held import check_held, held_store
 from pipelines.store.manifest import KINDS, Kind, Manifest, drawings_by_split
-from pipelines.store.objects import AbsentError
 
 
 def resolve_any(store: Store, ref: str) -> Manifest:

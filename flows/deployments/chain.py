@@ -5,13 +5,15 @@ what is missing, a cached result need not be trusted, and nothing large goes thr
 """
 
 import time
+from collections.abc import Callable
 from typing import Any
 
 from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
 
-from flows.stages import base as stages
-from flows.stages.params import BuildParams, ChainParams, ReportParams, SampleParams, TrainParams
+from flows.stages.base import Stage
+from flows.stages.chain import ChainParams
+from flows.stages.registry import STAGES
 from pipelines.store.errors import INPUT_ERRORS, FinalError
 
 # Trying again cannot help: bad input, what ends the same, an interruption, a mistake of ours.
@@ -46,52 +48,18 @@ RETRY: dict[str, Any] = {
 }
 
 
-@task(name="build", task_run_name="build {params.name}", **RETRY)
-def build_task(params: BuildParams) -> str:
-    """Make the dataset; return its digest."""
-    return stages.build(params).digest
+def _stage_flow(stage: Stage) -> Callable[[Any], str]:
+    """Return the flow of a stage, which does it in this process and returns its digest."""
 
+    @task(name=stage.name, task_run_name=f"{stage.name} {{params.name}}", **RETRY)
+    def work(params: Any) -> str:
+        return stage.work(params).digest
 
-@task(name="train", task_run_name="train {params.name}", **RETRY)
-def train_task(params: TrainParams) -> str:
-    """Train the model; return its digest."""
-    return stages.train(params).digest
+    @flow(name=stage.name, flow_run_name=f"{stage.name} {{params.name}}", description=stage.title)
+    def run(params: Any) -> str:
+        return work(params)
 
-
-@task(name="sample", task_run_name="sample {params.name}", **RETRY)
-def sample_task(params: SampleParams) -> str:
-    """Draw new drawings; return the samples' digest."""
-    return stages.sample(params).digest
-
-
-@task(name="report", task_run_name="report {params.name}", **RETRY)
-def report_task(params: ReportParams) -> str:
-    """Draw the report; return its digest."""
-    return stages.report(params).digest
-
-
-@flow(name="build", flow_run_name="build {params.name}", log_prints=False)
-def build_flow(params: BuildParams) -> str:
-    """Make a dataset of the chosen classes; return its digest."""
-    return build_task(params)
-
-
-@flow(name="train", flow_run_name="train {params.name}", log_prints=False)
-def train_flow(params: TrainParams) -> str:
-    """Train a conditional PixelCNN++ on a dataset; return its digest."""
-    return train_task(params)
-
-
-@flow(name="sample", flow_run_name="sample {params.name}", log_prints=False)
-def sample_flow(params: SampleParams) -> str:
-    """Draw new labelled drawings from a model; return the samples' digest."""
-    return sample_task(params)
-
-
-@flow(name="report", flow_run_name="report {params.name}", log_prints=False)
-def report_flow(params: ReportParams) -> str:
-    """Show real above generated drawings in one page; return its digest."""
-    return report_task(params)
+    return run
 
 
 @flow(name="sketchmill", flow_run_name="{params.dataset_name} {params.preset}", log_prints=False)
@@ -99,16 +67,16 @@ def chain(params: ChainParams) -> dict[str, Any]:
     """Run every stage; return the digests and the seconds each took."""
     seconds: dict[str, float] = {}
 
-    def timed(name: str, stage_flow: Any, stage_params: Any) -> str:
+    def timed(name: str, stage_params: Any) -> str:
         start = time.perf_counter()
-        digest = stage_flow(stage_params)
+        digest = _stage_flow(STAGES[name])(stage_params)
         seconds[name] = round(time.perf_counter() - start, 1)
         return digest
 
-    dataset = timed("build", build_flow, params.build())
-    model = timed("train", train_flow, params.train(dataset))
-    samples = timed("sample", sample_flow, params.sample(model))
-    report = timed("report", report_flow, params.report(samples))
+    dataset = timed("build", params.build())
+    model = timed("train", params.train(dataset))
+    samples = timed("sample", params.sample(model))
+    report = timed("report", params.report(samples))
     return {
         "dataset": dataset,
         "model": model,

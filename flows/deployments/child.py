@@ -18,16 +18,15 @@ from dataclasses import dataclass
 from types import FrameType
 from typing import Any, NoReturn, cast
 
-from flows.stages.export import ExportParams
-from flows.stages.params import BuildParams, ReportParams, SampleParams, TrainParams
-from flows.stages.parts import ExportPartParams, ShardsParams
+from flows.stages.base import Stage
+from flows.stages.export import ExportPartParams, work_export_part
+from flows.stages.registry import STAGES
+from flows.stages.sample import SampleParams, ShardsParams, plan_ranges, sample_shards
 from flows.terminal import ProgressCallback
 from pipelines.processes.supervise import ChildError, launch
 from pipelines.store.artifacts import open_store
 from pipelines.store.backends import one_line
 from pipelines.store.errors import INPUT_ERRORS, BusyError, FinalError
-from pipelines.store.held import working_store
-from pipelines.store.leases import holding
 from pipelines.store.manifest import Manifest
 from pipelines.store.printable import shown, shown_trace
 
@@ -112,20 +111,25 @@ def _stop(number: int, _frame: FrameType | None) -> NoReturn:
 
 
 def jobs() -> dict[str, Job]:
-    """Return what a child can do, by name."""
-    from flows.stages import base as stages
+    """Return what a child can do, by name: the stages, and parts of two of them."""
 
-    return {
-        "build": Job(BuildParams, lambda params: published(params.store, stages.build(params))),
-        "train": Job(TrainParams, lambda params: published(params.store, stages.train(params))),
-        "report": Job(ReportParams, lambda params: published(params.store, stages.report(params))),
-        "plan-sample": Job(SampleParams, _plan_sample),
-        "sample-shards": Job(ShardsParams, _sample_shards),
-        "sample": Job(SampleParams, lambda params: published(params.store, stages.sample(params))),
-        "audit": Job(ExportParams, _audit),
-        "export-part": Job(ExportPartParams, _export_part),
-        "export": Job(ExportParams, _export),
+    def published_by(stage: Stage) -> Job:
+        return Job(stage.params, lambda params: _result(params, stage.work(params)))
+
+    return {name: published_by(stage) for name, stage in STAGES.items()} | {
+        "plan-sample": Job(SampleParams, plan_ranges),
+        "sample-shards": Job(ShardsParams, sample_shards),
+        "export-part": Job(
+            ExportPartParams,
+            lambda params: work_export_part(params.export, params.part, params.parts),
+        ),
     }
+
+
+def _result(params: Any, manifest: Manifest) -> Mapping[str, Any]:
+    if getattr(params, "out", ""):  # written to a folder of its own, not to the store
+        return {"export": manifest.digest}
+    return published(params.store, manifest)
 
 
 def published(url: str, manifest: Manifest) -> dict[str, Any]:
@@ -133,7 +137,7 @@ def published(url: str, manifest: Manifest) -> dict[str, Any]:
 
     Raises BusyError if it has been deleted.
     """
-    from flows.stages.lookup import where
+    from flows.stages.base import where
 
     store = open_store(url)
     if store.reuse(manifest.kind, manifest.name, manifest.digest) is None:
@@ -162,71 +166,6 @@ def from_json(params: type, raw: Mapping[str, Any]) -> Any:
 
 def _tuples(value: Any) -> Any:
     return tuple(map(_tuples, value)) if isinstance(value, list) else value
-
-
-def _plan_sample(params: SampleParams) -> dict[str, Any]:
-    """Return how many shards there are, how many the store lacks, and ranges that hold these."""
-    from flows.stages.base import sample_spec
-    from flows.stages.ranges import ranges_of
-    from model.sampling.shards import missing_shards
-
-    store = open_store(params.store)
-    model = store.resolve("models", params.model)
-    spec = sample_spec(params, model)
-    missing = missing_shards(spec, model, store, params.name)
-    return {
-        "shards": spec.num_shards,
-        "missing": len(missing),
-        "ranges": ranges_of(missing, spec.num_shards),
-    }
-
-
-def _sample_shards(params: ShardsParams) -> dict[str, Any]:
-    from flows.stages.base import sample_spec
-    from flows.terminal import current
-    from model.sampling.shards import make_shards, samples_prefix
-
-    wanted, sample = range(params.start, params.stop), params.sample
-    with working_store(sample.store, "sample") as store:
-        model = store.resolve("models", sample.model)
-        spec = sample_spec(sample, model)
-        with holding(store, [samples_prefix(spec, model, sample.name)], "sample"):
-            make_shards(
-                spec,
-                model,
-                store,
-                sample.name,
-                shards=wanted,
-                processes=sample.processes,
-                progress=current(),
-            )
-    return {"shards": len(wanted)}
-
-
-def _audit(params: ExportParams) -> dict[str, Any]:
-    """Audit samples, check the gate and draw the page, where there is torch."""
-    from flows.stages.export import work_audited_report
-
-    return published(params.store, work_audited_report(params, per_class=8))
-
-
-def _export_part(params: ExportPartParams) -> dict[str, Any]:
-    from flows.stages.export import work_export_part
-
-    return dict(work_export_part(params.export, params.part, params.parts))
-
-
-def _export(params: ExportParams) -> dict[str, Any]:
-    from flows.stages.export import work_export
-
-    done = dict(work_export(params))
-    if params.out:
-        return done
-    store = open_store(params.store)
-    manifest = store.find("exports", done["name"], done["export"])
-    if manifest is None:
-        raise BusyError(f"export {done['name']} was deleted from {store.url}: run it again")
-    return published(params.store, manifest)
 
 
 def _shown(summary: Mapping[str, Any]) -> dict[str, Any]:

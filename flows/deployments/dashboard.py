@@ -42,9 +42,12 @@ from prefect.artifacts import (
 from prefect.client.orchestration import get_client
 from prefect.runtime import flow_run
 
-from flows.stages.export import ExportParams
-from flows.stages.params import BuildParams, ChainParams, ReportParams, SampleParams, TrainParams
-from flows.stages.parts import BulkParams, ExportPartParams, ShardsParams
+from flows.stages.build import BuildParams
+from flows.stages.chain import BulkParams, ChainParams
+from flows.stages.export import ExportParams, ExportPartParams
+from flows.stages.report import ReportParams
+from flows.stages.sample import SampleParams, ShardsParams
+from flows.stages.train import TrainParams
 from flows.terminal import ProgressCallback, progress_line
 from pipelines.store.artifacts import Store, open_store
 from pipelines.store.manifest import artifact_prefix, slug

@@ -15,57 +15,43 @@ from dataclasses import asdict, replace
 from functools import partial
 from typing import Any
 
-from prefect import flow, get_run_logger
+from prefect import Flow, flow, get_run_logger
 from prefect.client.schemas.objects import State
 from prefect.variables import Variable
 
 from flows.deployments.dashboard import few, name_run, rebuild_name, run_name
 from flows.deployments.remote_run import HERE, Places, cancelling_runs, ended_with
-from flows.deployments.tasks import export_part_task, plan_task, shards_task, stage_task
-from flows.stages.export import ExportParams
-from flows.stages.params import BuildParams, ChainParams, ReportParams, SampleParams, TrainParams
-from flows.stages.parts import BulkParams, ExportPartParams, ShardsParams
-from flows.stages.ranges import results_of_all, run_window
+from flows.deployments.tasks import (
+    export_part_task,
+    plan_task,
+    results_of_all,
+    run_window,
+    shards_task,
+    stage_task,
+)
+from flows.stages.base import Stage
+from flows.stages.chain import BulkParams, ChainParams
+from flows.stages.export import ExportParams, ExportPartParams
+from flows.stages.registry import STAGES
+from flows.stages.sample import SampleParams, ShardsParams
 from pipelines.processes.supervise import end_with_worker, stopping_children
 from pipelines.store.manifest import slug
 
 CLASS_LISTS = "sketchmill_class_lists"
 
 
-@flow(name="build", flow_run_name=run_name)
-def build(params: BuildParams, places: Places = HERE) -> State[Any]:
-    """Make a dataset of the chosen classes; end with its digest."""
-    return ended_with({"digest": stage_task("build", params, places)})
+def _stage_flow(stage: Stage) -> Flow[..., State[Any]]:
+    """Return the flow of one stage; it ends with the digest of what was made."""
+
+    def run(params: Any, places: Places = HERE) -> State[Any]:
+        return ended_with({"digest": stage_task(stage.name, params, places)})
+
+    run.__name__ = run.__qualname__ = stage.name
+    run.__annotations__["params"] = stage.params  # the form
+    return flow(name=stage.name, flow_run_name=run_name, description=stage.title)(run)
 
 
-@flow(name="train", flow_run_name=run_name)
-def train(params: TrainParams, places: Places = HERE) -> State[Any]:
-    """Train a conditional PixelCNN++ on a dataset; end with its digest."""
-    return ended_with({"digest": stage_task("train", params, places)})
-
-
-@flow(name="sample", flow_run_name=run_name)
-def sample(params: SampleParams, places: Places = HERE) -> State[Any]:
-    """Draw new labelled drawings from a model; end with the samples' digest."""
-    return ended_with({"digest": stage_task("sample", params, places)})
-
-
-@flow(name="report", flow_run_name=run_name)
-def report(params: ReportParams, places: Places = HERE) -> State[Any]:
-    """Show real above generated drawings in one page; end with its digest."""
-    return ended_with({"digest": stage_task("report", params, places)})
-
-
-@flow(name="export", flow_run_name=run_name)
-def export(params: ExportParams, places: Places = HERE) -> State[Any]:
-    """Write drawings in the formats of other tools; end with the export's digest."""
-    return ended_with({"digest": stage_task("export", params, places)})
-
-
-@flow(name="audit", flow_run_name=run_name)
-def audit(params: ExportParams, places: Places = HERE) -> State[Any]:
-    """Audit samples and check a gate; end with the digest of the report that shows it."""
-    return ended_with({"digest": stage_task("audit", params, places)})
+build, train, sample, report, audit, export = map(_stage_flow, STAGES.values())
 
 
 @flow(name="plan", flow_run_name=run_name)
@@ -131,9 +117,11 @@ def bulk_export(params: BulkParams, places: Places = HERE) -> dict[str, str]:
 
 def _export(params: BulkParams, samples: str, places: Places) -> str:
     """Audit if that is wanted, write the parts side by side, publish."""
-    name, store = params.sample.name, params.sample.store
     wanted = ExportParams(
-        **asdict(params.export), ref=f"samples/{name}@{samples}", name=name, store=store
+        **asdict(params.export),
+        ref=f"samples/{samples}",
+        name=params.sample.name,
+        store=params.sample.store,
     )
     if wanted.with_audit or wanted.filters or wanted.gate:
         stage_task("audit", wanted, places)

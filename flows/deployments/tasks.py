@@ -3,7 +3,9 @@
 Only digests pass between them, and every stage asks the store first.
 """
 
-from typing import Any
+import threading
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 from prefect import get_run_logger, task
 from prefect.cache_policies import NO_CACHE
@@ -14,8 +16,8 @@ from flows.deployments.chain import is_transient
 from flows.deployments.child import FINAL_CODE, MISTAKE_CODE, run_isolated
 from flows.deployments.dashboard import name_run, result_name, show_result, showing_progress
 from flows.deployments.remote_run import ElsewhereError, LostError, Places, run_elsewhere
-from flows.stages.params import SampleParams
-from flows.stages.parts import ExportPartParams, ShardsParams
+from flows.stages.export import ExportPartParams
+from flows.stages.sample import SampleParams, ShardsParams
 from pipelines.processes.supervise import STOPPED_CODE, ChildError, DeadlineError, end_with_worker
 
 
@@ -98,3 +100,52 @@ def export_part_task(params: ExportPartParams, places: Places) -> int:
 def _run_here(job: str, params: Any, places: Places, *, title: str) -> dict[str, Any]:
     with showing_progress(title, get_run_logger()) as progress:
         return run_isolated(job, params, deadline_sec=places.deadline_sec, progress=progress)
+
+
+_T = TypeVar("_T")
+
+
+# A run's message must fit a page.
+SHOWN_ERRORS = 10
+
+
+class SomeFailedError(RuntimeError):
+    """Some of many tasks failed; the message says which and why."""
+
+
+def run_window(task: Any, asked: Sequence[Any], places: Any, *, at_once: int) -> None:
+    """Run a Prefect task for each of `asked`, so many at once, to the end of the last.
+
+    Raises SomeFailedError with what every task that failed has said.
+    """
+    free = threading.Semaphore(at_once)
+    futures = []
+    for each in asked:
+        free.acquire()
+        future = task.submit(each, places)
+        future.add_done_callback(lambda _: free.release())
+        futures.append(future)
+    results_of_all([future.result for future in futures])
+
+
+def results_of_all(calls: Sequence[Callable[[], _T]]) -> list[_T]:
+    """Make every call and return what they return; raise SomeFailedError once all are tried."""
+    results: list[_T] = []
+    errors: list[Exception] = []
+    for call in calls:
+        try:
+            results.append(call())
+        except Exception as error:
+            errors.append(error)
+    if errors:
+        told = "\n".join(_brief(error) for error in errors[:SHOWN_ERRORS])
+        raise SomeFailedError(
+            f"{len(errors)} of {len(calls)} failed; run it again to do these alone:\n{told}"
+        )
+    return results
+
+
+def _brief(error: Exception) -> str:
+    """Return an error's first line, and its last, where a child says what went wrong."""
+    lines = str(error).splitlines() or [""]
+    return f"{type(error).__name__}: " + " ... ".join(dict.fromkeys((lines[0], lines[-1])))

@@ -12,18 +12,22 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
-from flows.options import DEFAULT_STORE, Listed, Repeated
-from flows.stages.base import parent, report_store
-from flows.stages.lookup import where
+from flows.options import Listed, Repeated
+from flows.stages.audit import (
+    AuditOptions,
+    AuditParams,
+    audit_for_export,
+    check_audit,
+    draw_report_of,
+)
+from flows.stages.base import find_exportable, report_store, where
 from flows.terminal import current
 from pipelines.processes.progress import doing
-from pipelines.store.artifacts import Store, StoreError, existing_store
+from pipelines.store.artifacts import existing_store, open_store
 from pipelines.store.held import HeldStore, working_store
-from pipelines.store.manifest import InputRef, Kind, Manifest
-from pipelines.store.objects import AbsentError
+from pipelines.store.manifest import InputRef, Manifest
 from pipelines.store.printable import printable
 
-EXPORTABLE: tuple[Kind, ...] = ("samples", "datasets")
 # Measured on drawings of Quick, Draw!; to tell the size before the work.
 BYTES_PER_DRAWING = {
     "hf": 298,
@@ -36,7 +40,7 @@ BYTES_PER_DRAWING = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class ExportOptions:
+class ExportOptions(AuditOptions):
     """How drawings are written in formats of other tools, whatever drawings.
 
     Parameters
@@ -49,14 +53,6 @@ class ExportOptions:
         Drawings in a file of hf, tfds and webdataset; what suits the format by default.
     out
         Directory or URL to fill; the artifact store by default.
-    filters
-        TOML file of rules that generated drawings must keep to; others are left out.
-    gate
-        TOML file of limits on the audit's numbers; beyond one, nothing is published.
-    judge
-        A classifier of the store that the audit asks.
-    with_audit
-        Audit samples before they are exported.
     workers
         Processes on this machine.
     beam_args
@@ -67,48 +63,13 @@ class ExportOptions:
     splits: Listed = ()
     rows_per_file: int | None = None
     out: str = ""
-    filters: str = ""
-    gate: str = ""
-    judge: str = ""
-    with_audit: Annotated[bool, Parameter(name="--audit")] = True
     workers: int = 1
     beam_args: Annotated[Repeated, Parameter(name="--beam")] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
-class ExportParams(ExportOptions):
-    """Write a dataset or samples in formats of other tools.
-
-    ref    name, name@digest or digest; "samples/NAME" or "datasets/NAME" if both have it
-    name   of the export; empty: that of the drawings
-    """
-
-    store: str = DEFAULT_STORE
-    ref: str
-    name: str = ""
-
-
-def find_exportable(store: Store, ref: str) -> Manifest:
-    """Return the dataset or samples that a person means.
-
-    Raises StoreError if there is none, or one of each kind.
-    """
-    kind, _, rest = ref.partition("/")
-    if rest:
-        if kind not in EXPORTABLE:
-            raise StoreError(f"{ref!r}: only {' and '.join(EXPORTABLE)} can be exported")
-        return store.resolve(kind, rest)
-    found, errors = [], []
-    for candidate in EXPORTABLE:
-        try:
-            found.append(store.resolve(candidate, ref))
-        except AbsentError as error:
-            errors.append(str(error))
-    if len(found) > 1:
-        raise StoreError(f"{ref!r} means both: write samples/{ref} or datasets/{ref}")
-    if not found:
-        raise StoreError("; ".join(errors))
-    return found[0]
+class ExportParams(ExportOptions, AuditParams):
+    """Write a dataset or samples in formats of other tools."""
 
 
 def plan_export(params: ExportParams) -> Mapping[str, Any]:
@@ -131,11 +92,11 @@ def plan_export(params: ExportParams) -> Mapping[str, Any]:
     }
 
 
-def work_export(params: ExportParams) -> Mapping[str, Any]:
-    """Audit, check, export; return the export's digest, place and counts."""
+def export(params: ExportParams) -> Manifest:
+    """Audit, check, export."""
     with _store_for(params) as store:
         dataset = find_exportable(store, params.ref)
-        return _work_export(params, dataset, store)
+        return _export(params, dataset, store)
 
 
 def _store_for(params: ExportParams) -> AbstractContextManager[HeldStore]:
@@ -146,24 +107,28 @@ def _store_for(params: ExportParams) -> AbstractContextManager[HeldStore]:
 
 
 @doing("export", "getting ready")
-def _work_export(params: ExportParams, dataset: Manifest, store: HeldStore) -> Mapping[str, Any]:
+def _export(params: ExportParams, dataset: Manifest, store: HeldStore) -> Manifest:
     from pipelines.export.run import export_dataset
 
-    name = params.name or dataset.name
     audit = audit_for_export(params, dataset, store)
     extras = _extras(params, dataset, audit, store)
-    export = export_dataset(
-        dataset, store, export_spec(params), name=name, options=_options(params), extras=extras
+    name, options = params.name or dataset.name, _options(params)
+    return export_dataset(
+        dataset, store, export_spec(params), name=name, options=options, extras=extras
     )
-    place = printable(params.out) or where(store, export)
+
+
+def work_export(params: ExportParams) -> Mapping[str, Any]:
+    """Export and return digest, place and counts."""
+    made = export(params)
     return {
-        "export": export.digest,
-        "name": export.name,
-        "path": place,
-        "drawings": export.summary["num_drawings"],
-        "files": len(export.files),
-        "bytes": sum(entry.bytes for entry in export.files),
-        "audit": audit.digest if audit else "",
+        "export": made.digest,
+        "name": made.name,
+        "path": printable(params.out) or where(open_store(params.store), made),
+        "drawings": made.summary["num_drawings"],
+        "files": len(made.files),
+        "bytes": sum(entry.bytes for entry in made.files),
+        "audit": next((ref.digest for ref in made.inputs if ref.role == "audit"), ""),
     }
 
 
@@ -187,54 +152,6 @@ def export_spec(params: ExportParams):
         filters=filters,
         gate=tuple(gate),
     )
-
-
-def audit_for_export(params: ExportParams, dataset: Manifest, store: Store) -> Manifest | None:
-    """Return the audit of samples, None for a dataset or if none is wanted.
-
-    Raises ValueError if filters or a gate are asked of something that cannot be audited.
-    """
-    needed = bool(params.filters or params.gate)
-    if dataset.kind != "samples":
-        if needed:
-            raise ValueError("filters and gates are for samples: a dataset is filtered by `build`")
-        return None
-    if not params.with_audit and not needed:
-        return None
-    from model.audit.filters import Filters, read_filters
-    from model.audit.run import AuditSpec, audit_samples
-
-    filters = read_filters(Path(params.filters)) if params.filters else Filters()
-    source = parent(store, parent(store, dataset, "model"), "dataset")
-    judge = store.resolve("models", params.judge) if params.judge else None
-    return audit_samples(
-        dataset,
-        source,
-        store,
-        name=f"{dataset.name[:57].rstrip('-')}-audit",
-        spec=AuditSpec(filters=filters),
-        judge=judge,
-        progress=current(),
-    )
-
-
-def check_audit(params: ExportParams, audit: Manifest, store: Store) -> list[dict[str, Any]]:
-    """Return the gate's checks; raise GateError if one failed."""
-    from model.audit.gate import require_passed
-
-    checks = gate_checks(params, audit, store)
-    require_passed(checks)
-    return [check.to_json() for check in checks]
-
-
-def gate_checks(params: ExportParams, audit: Manifest, store: Store):
-    """Return the gate's checks, passed or failed."""
-    from model.audit.gate import check_gate, read_gate
-    from model.audit.run import read_audit
-
-    if not params.gate:
-        return []
-    return check_gate(read_gate(Path(params.gate)), read_audit(audit, store))
 
 
 def work_export_part(params: ExportParams, part: int, parts: int) -> Mapping[str, Any]:
@@ -282,52 +199,7 @@ def work_export_range(params: ExportParams, first: int, last: int) -> Mapping[st
     }
 
 
-def work_audited_report(params: ExportParams, *, per_class: int) -> Manifest:
-    """Do what `draw_audited_report` does in a store that is written to."""
-    with working_store(params.store, "report") as store:
-        return draw_audited_report(params, store, per_class=per_class)
-
-
-def draw_audited_report(params: ExportParams, store: HeldStore, *, per_class: int) -> Manifest:
-    """Audit samples and draw the report with what was found.
-
-    Raises GateError if a limit failed; the page is made before, and shows the failed numbers.
-    """
-    from model.audit.gate import require_passed
-
-    samples = find_exportable(store, params.ref)
-    audit = audit_for_export(params, samples, store)
-    if audit is None:
-        raise ValueError(f"{params.ref} is no samples dataset: nothing to audit")
-    checks = gate_checks(params, audit, store)
-    shown = [check.to_json() for check in checks]
-    name = params.name or samples.name
-    report = _audited_report(samples, audit, shown, store, name=name, per_class=per_class)
-    home = store.home(report)
-    page = f"{home.local_path(report.prefix) or report.prefix}/{report.summary['page']}"
-    require_passed(checks, consequence=f"as {page} shows")
-    return report
-
-
 @doing("report", "drawing")
-def _audited_report(
-    samples: Manifest,
-    audit: Manifest,
-    checks: list[dict[str, Any]],
-    store: Store,
-    *,
-    name: str,
-    per_class: int = 8,
-) -> Manifest:
-    from model.report.page import make_report
-
-    model = parent(store, samples, "model")
-    dataset = parent(store, model, "dataset")
-    return make_report(
-        dataset, model, samples, store, name=name, per_class=per_class, audit=audit, checks=checks
-    )
-
-
 def _options(params: ExportParams):
     from pipelines.export.run import ExportOptions
 
@@ -348,7 +220,7 @@ def _extras(params: ExportParams, dataset: Manifest, audit: Manifest | None, sto
     from model.report.page import REPORT_NAME
 
     checks = check_audit(params, audit, store)
-    report = _audited_report(dataset, audit, checks, store, name=dataset.name)
+    report = draw_report_of(dataset, audit, checks, store, name=dataset.name)
     attachments = {
         AUDIT_NAME: store.read(audit, AUDIT_NAME),
         "gate.json": json.dumps(checks, indent=1).encode() + b"\n",
@@ -362,3 +234,25 @@ def _extras(params: ExportParams, dataset: Manifest, audit: Manifest | None, sto
             "accept: export with --workers 1, or from a store of your own (sketchmill pull)"
         )
     return Extras(inputs=(ref,), kept=kept, attachments=attachments)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportPartParams:
+    """One of several parts of an export's files; none published."""
+
+    export: ExportParams
+    part: int = 0
+    parts: int = 1
+
+
+def parse_part(text: str) -> tuple[int, int]:
+    """Read "number/parts"; raise ValueError for anything else.
+
+    >>> parse_part("0/4")
+    (0, 4)
+    """
+    number, _, parts = text.partition("/")
+    try:
+        return int(number), int(parts)
+    except ValueError as error:
+        raise ValueError(f"--part {text}: expected number/parts, such as 0/4") from error

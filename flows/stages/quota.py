@@ -5,11 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from flows.options import DEFAULT_STORE, NotNegative
-from flows.stages.base import guidance, parent
-from flows.stages.counts import read_counts
-from flows.stages.export import find_exportable
-from flows.stages.params import StoreUrl
+from flows.options import DEFAULT_STORE, NotNegative, StoreUrl
+from flows.stages.base import find_exportable, parent
+from flows.stages.sample import guidance, read_counts
 from flows.terminal import current
 from pipelines.catalogue import resolve_names
 from pipelines.store.artifacts import Store, existing_store

@@ -26,7 +26,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from model.network.weights import CONFIG_NAME, WEIGHTS_NAME, SavedModel, load_model
-from pipelines.store.objects import fsync
+from pipelines.store.local_files import fsync
 
 _LOG = logging.getLogger(__name__)
 

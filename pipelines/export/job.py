@@ -23,7 +23,12 @@ from pipelines.drawings.reading import label_ids
 from pipelines.export.spec import ExportSpec
 from pipelines.export.target import Target
 from pipelines.store.artifacts import Store
-from pipelines.store.manifest import FileEntry, InputRef, Manifest, artifact_digest
+from pipelines.store.manifest import (
+    FileEntry,
+    InputRef,
+    Manifest,
+    artifact_digest,
+)
 from pipelines.store.scratch import read_scratch, sealed
 
 
@@ -307,3 +312,12 @@ def range_units(job: Job, *, format: str, task: str, rows_per_file: int, path: s
                 )
             )
     return units
+
+
+def check_same(found: Manifest, job: Job, out: str | None) -> Manifest:
+    """Return the manifest that is there; raise ValueError if it is another export's."""
+    if found.digest != job.digest:
+        raise ValueError(
+            f"{out} holds another export ({found.name}@{found.digest[:12]}): choose an empty place"
+        )
+    return found

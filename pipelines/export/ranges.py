@@ -7,16 +7,8 @@ is made by any later run.
 
 from collections.abc import Sequence
 
-from pipelines.export.job import NO_EXTRAS, Extras, Job, Unit, record_path
-from pipelines.export.run import (
-    ExportOptions,
-    begin,
-    check_same,
-    export_dataset,
-    making,
-    plan_units,
-    run_stage,
-)
+from pipelines.export.job import NO_EXTRAS, Extras, Job, Unit, check_same, record_path
+from pipelines.export.run import ExportOptions, begin, export_dataset, making, plan_units, run_stage
 from pipelines.export.spec import ExportSpec
 from pipelines.export.target import Target
 from pipelines.store.artifacts import Store

@@ -30,6 +30,7 @@ from pipelines.export.job import (
     Job,
     Record,
     Unit,
+    check_same,
     export_inputs,
     make_job,
     read_record,
@@ -339,15 +340,6 @@ def _target(job: Job, store: Store, out: str | None) -> Target:
     if out.startswith("memory://"):
         raise ValueError("--out cannot be memory://: nothing would be left of it")
     return Target(_open_once(out), "")
-
-
-def check_same(found: Manifest, job: Job, out: str | None) -> Manifest:
-    """Return the manifest that is there; raise ValueError if it is another export's."""
-    if found.digest != job.digest:
-        raise ValueError(
-            f"{out} holds another export ({found.name}@{found.digest[:12]}): choose an empty place"
-        )
-    return found
 
 
 @functools.cache

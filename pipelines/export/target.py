@@ -20,6 +20,7 @@ from pathlib import Path
 from pipelines.store.answers import Upload
 from pipelines.store.artifacts import Store, StoreError
 from pipelines.store.leases import LEASE_TTL
+from pipelines.store.local_files import writing
 from pipelines.store.manifest import (
     MANIFEST_NAME,
     FileEntry,
@@ -27,7 +28,6 @@ from pipelines.store.manifest import (
     manifest_from_json,
     manifest_to_json,
 )
-from pipelines.store.objects import writing
 
 # Large enough for a part of a multipart upload (S3 wants 5 MiB), small beside 1 GiB.
 _PART_BYTES = 8 << 20

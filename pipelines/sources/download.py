@@ -25,7 +25,7 @@ from pipelines.catalogue import ClassEntry, class_entry
 from pipelines.processes.progress import doing
 from pipelines.sources.base import BadFileError
 from pipelines.sources.files import content_digest, secrets_of, without_secrets
-from pipelines.store.objects import sha256_of
+from pipelines.store.local_files import sha256_of
 
 BASE_URL = "https://storage.googleapis.com/quickdraw_dataset/full/numpy_bitmap"
 URL_VARIABLE = "SKETCHMILL_QUICKDRAW_URL"

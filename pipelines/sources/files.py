@@ -12,9 +12,7 @@ import contextlib
 import functools
 import hashlib
 import io
-import json
 import os
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -32,7 +30,7 @@ from pipelines.sources.base import BadFileError
 from pipelines.store import backends
 from pipelines.store.answers import whole
 from pipelines.store.backends import CLIENT_OPTIONS, RETRY_CONFIG, open_backend
-from pipelines.store.objects import sha256_of
+from pipelines.store.local_files import sha256_of, write_atomically
 from pipelines.store.printable import printable, shown, without_user
 
 if TYPE_CHECKING:
@@ -307,26 +305,6 @@ def file_version(url: str) -> str:
         return content_digest(url, Path())
     status = local_path(url).stat()
     return f"{status.st_size}-{status.st_mtime_ns}-{status.st_ino}"
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file that is there whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".part-")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(temporary).replace(path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
-
-
-def write_json(path: Path, value: object) -> None:
-    """Write a JSON file atomically."""
-    write_atomically(path, json.dumps(value).encode())
 
 
 def _remote(url: str) -> tuple[obstore.store.ObjectStore, str]:

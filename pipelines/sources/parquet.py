@@ -8,8 +8,7 @@ copies "x-checkpoint.parquet" beside the original. A file without rows changes n
 import contextlib
 import functools
 import itertools
-import re
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,16 +21,12 @@ import pyarrow.parquet as pq
 from pipelines.drawings.batch import Drawings, joined
 from pipelines.drawings.limits import DEFAULT, Limits
 from pipelines.drawings.parquet import bytes_field, read_images, read_pictures
-from pipelines.processes.progress import advance, doing
 from pipelines.sources.base import BadFileError, Source, SourceFile
 from pipelines.sources.files import (
     DANGLING,
     content_digest,
-    file_size,
     file_version,
     hashing,
-    join_url,
-    list_tree,
     why_absent,
 )
 from pipelines.sources.metadata import COLUMN_NAMES, parse_column
@@ -41,6 +36,9 @@ from pipelines.sources.table_files import (
     open_table,
     with_dictionaries,
 )
+from pipelines.sources.table_files import counted as _counted
+from pipelines.sources.table_files import splits_of as _splits
+from pipelines.sources.table_files import table_addresses as _addresses
 from pipelines.sources.table_labels import find_labels, labels_of_rows, names_in
 from pipelines.store.errors import reading
 
@@ -50,11 +48,6 @@ _WHAT = "Parquet of pictures"
 # Rows that are decoded at once; fewer where one value of a dictionary stands for many.
 _BATCH_ROWS, _BATCH_BYTES = 1_024, 1 << 26
 _SEARCHED_ROWS = 1_024
-_COPY = "-checkpoint.parquet"
-# As Hugging Face tells the splits of files by their names.
-_SPLIT = re.compile(
-    r"(?<![a-z])(train|training|validation|valid|val|dev|test|testing|eval|evaluation)(?![a-z])"
-)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -289,37 +282,6 @@ class TableReader:
         return found
 
 
-def _addresses(directory: str) -> list[tuple[str, int]]:
-    """Return address and size of each Parquet file: of the one named, or of all below.
-
-    Raises BadFileError if there is none.
-    """
-    if directory.endswith(".parquet") and (size := file_size(directory)) is not None:
-        return [(directory, size)]
-    found = list_tree(directory, ".parquet")
-    parts = {name: size for name, size in found.items() if not _is_apart(name, found)}
-    if not parts:
-        raise BadFileError(
-            f"{directory} has no Parquet files but temporary ones: {sorted(found)[:3]}"
-        )
-    return [(join_url(directory, name), size) for name, size in parts.items()]
-
-
-def _counted(found: list[tuple[str, int]], directory: str) -> Iterator[tuple[str, int]]:
-    """Yield the files, and say how many have been looked at if it takes long."""
-    with doing("tables", f"looking at the files of {directory}", total=len(found)):
-        for each in found:
-            yield each
-            advance(1)
-
-
-def _is_apart(name: str, names: Container[str]) -> bool:
-    """Return whether a file below a directory is a program's own, as Spark's and Jupyter's."""
-    if name.endswith(_COPY) and name.removesuffix(_COPY) + ".parquet" in names:
-        return True
-    return any(part.startswith("_") and "=" not in part for part in name.split("/"))
-
-
 def _union(lists: Sequence[tuple[str, ...]]) -> tuple[str, ...]:
     """Return all names once, in the order of their first appearance."""
     return tuple(dict.fromkeys(name for names in lists for name in names))
@@ -366,16 +328,3 @@ def _check_side(table: Table, others: Sequence[Table]) -> None:
             f"{table.url} has pictures of {table.side}x{table.side} pixels, {first.url} of "
             f"{first.side}x{first.side}: a source has one size"
         )
-
-
-def _splits(urls: Sequence[str]) -> list[dict[str, str]]:
-    """Return the layout's entry of the split that each file's name or folder says, if all do."""
-    found = [_split(url) for url in urls]
-    return [{"split": split} if split and all(found) else {} for split in found]
-
-
-def _split(url: str) -> str | None:
-    for part in reversed(url.lower().split("/")[-2:]):
-        if "=" not in part and (match := _SPLIT.search(part)):
-            return match.group(1)
-    return None

@@ -22,7 +22,7 @@ from pipelines.processes.progress import advance, doing
 from pipelines.sources.base import BadFileError, SourceFile
 from pipelines.sources.bitmaps import describe_content
 from pipelines.sources.cairo import render_drawings
-from pipelines.sources.files import FileRanges, content_digest, file_version, write_json
+from pipelines.sources.files import FileRanges, content_digest, file_version
 from pipelines.sources.simplify import CANVAS, LISTS, PAGE, RAW, Points, Reading, fills_page
 from pipelines.sources.stroke_formats import (
     StrokeDrawing,
@@ -38,6 +38,7 @@ from pipelines.sources.stroke_formats import (
     unread,
 )
 from pipelines.store.errors import reading
+from pipelines.store.local_files import write_json
 from pipelines.store.manifest import digest_of
 
 INDEX_ROWS = 256

@@ -5,16 +5,26 @@ unpack to gigabytes, and one value of a dictionary may stand for a million rows.
 """
 
 import os
+import re
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipelines.drawings.limits import Limits
+from pipelines.processes.progress import advance, doing
 from pipelines.sources.base import BadFileError
-from pipelines.sources.files import FileRanges, RangeFile, is_remote, local_path
+from pipelines.sources.files import (
+    FileRanges,
+    RangeFile,
+    file_size,
+    is_remote,
+    join_url,
+    list_tree,
+    local_path,
+)
 from pipelines.sources.table_labels import Labels, is_text
 
 # What a row group may hold: so much a row, and this many of the largest pictures.
@@ -117,3 +127,56 @@ def _page_bytes(ranges: FileRanges, offset: int) -> int:
         if byte < 0x80:
             break
     return number >> 1
+
+
+_COPY = "-checkpoint.parquet"
+
+
+# As Hugging Face tells the splits of files by their names.
+_SPLIT = re.compile(
+    r"(?<![a-z])(train|training|validation|valid|val|dev|test|testing|eval|evaluation)(?![a-z])"
+)
+
+
+def table_addresses(directory: str) -> list[tuple[str, int]]:
+    """Return address and size of each Parquet file: of the one named, or of all below.
+
+    Raises BadFileError if there is none.
+    """
+    if directory.endswith(".parquet") and (size := file_size(directory)) is not None:
+        return [(directory, size)]
+    found = list_tree(directory, ".parquet")
+    parts = {name: size for name, size in found.items() if not _is_apart(name, found)}
+    if not parts:
+        raise BadFileError(
+            f"{directory} has no Parquet files but temporary ones: {sorted(found)[:3]}"
+        )
+    return [(join_url(directory, name), size) for name, size in parts.items()]
+
+
+def counted(found: list[tuple[str, int]], directory: str) -> Iterator[tuple[str, int]]:
+    """Yield the files, and say how many have been looked at if it takes long."""
+    with doing("tables", f"looking at the files of {directory}", total=len(found)):
+        for each in found:
+            yield each
+            advance(1)
+
+
+def _is_apart(name: str, names: Container[str]) -> bool:
+    """Return whether a file below a directory is a program's own, as Spark's and Jupyter's."""
+    if name.endswith(_COPY) and name.removesuffix(_COPY) + ".parquet" in names:
+        return True
+    return any(part.startswith("_") and "=" not in part for part in name.split("/"))
+
+
+def splits_of(urls: Sequence[str]) -> list[dict[str, str]]:
+    """Return the layout's entry of the split that each file's name or folder says, if all do."""
+    found = [_split(url) for url in urls]
+    return [{"split": split} if split and all(found) else {} for split in found]
+
+
+def _split(url: str) -> str | None:
+    for part in reversed(url.lower().split("/")[-2:]):
+        if "=" not in part and (match := _SPLIT.search(part)):
+            return match.group(1)
+    return None

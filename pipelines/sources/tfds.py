@@ -27,9 +27,9 @@ from pipelines.sources.files import (
     is_hidden,
     local_path,
     why_absent,
-    write_atomically,
 )
 from pipelines.store.errors import LackError, reading
+from pipelines.store.local_files import write_atomically
 from pipelines.store.manifest import digest_of
 
 _READ_FORMATS = ("tfrecord", "array_record")

@@ -19,7 +19,7 @@ from pipelines.processes.progress import doing
 from pipelines.store import publishing
 from pipelines.store.backends import local_root, open_backend
 from pipelines.store.contents import Contents
-from pipelines.store.errors import BusyError
+from pipelines.store.errors import AbsentError, BusyError, StoreError
 from pipelines.store.leases import holding
 from pipelines.store.manifest import (
     KINDS,
@@ -30,7 +30,7 @@ from pipelines.store.manifest import (
     manifest_from_json,
     manifest_to_json,
 )
-from pipelines.store.objects import AbsentError, ObjectInfo, StoreError, check_path
+from pipelines.store.objects import ObjectInfo, check_path
 from pipelines.store.refs import Refs, check_kind
 
 __all__ = ["ObjectInfo", "Store", "StoreError", "existing_store", "open_store"]

@@ -13,8 +13,8 @@ from urllib.parse import unquote, urlsplit
 import obstore
 from obstore.store import LocalStore, MemoryStore, from_url
 
-from pipelines.store.errors import FullError
-from pipelines.store.objects import NO_ROOM, StoreError
+from pipelines.store.errors import FullError, StoreError
+from pipelines.store.local_files import NO_ROOM
 from pipelines.store.printable import printable, shown
 
 if TYPE_CHECKING:  # obstore has these for type checkers alone

@@ -4,9 +4,9 @@ import hashlib
 from concurrent.futures import ThreadPoolExecutor
 
 from pipelines.processes.progress import advance
-from pipelines.store.errors import BusyError
+from pipelines.store.errors import BusyError, StoreError
 from pipelines.store.manifest import MANIFEST_NAME, FileEntry, Manifest, artifact_digest
-from pipelines.store.objects import Content, Objects, StoreError
+from pipelines.store.objects import Content, Objects
 
 _READERS = 4
 

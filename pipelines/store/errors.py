@@ -99,3 +99,15 @@ def _said(error: Exception) -> str:
 # What Python and Rust say of threads, and the loader of libraries of memory.
 _NO_THREAD = ("can't start new thread", "can't spawn worker thread")
 _NO_MAP = "failed to map segment"
+
+
+class StoreError(ValueError):
+    """The store or a name in it is not as it must be; the message says what to do."""
+
+
+class AbsentError(StoreError):
+    """Nothing in the store is what was asked for."""
+
+
+class ReadOnlyError(StoreError):
+    """Something must be written to a store that may only be read."""

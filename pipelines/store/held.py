@@ -10,10 +10,10 @@ from pathlib import Path
 
 from pipelines.store.artifacts import Store, existing_store, open_store
 from pipelines.store.collect import needing
-from pipelines.store.errors import FullError
+from pipelines.store.errors import FullError, ReadOnlyError
 from pipelines.store.leases import check_writable
 from pipelines.store.manifest import Kind, Manifest
-from pipelines.store.objects import Content, ReadOnlyError
+from pipelines.store.objects import Content
 
 _log = logging.getLogger(__name__)
 _told: set[str] = set()

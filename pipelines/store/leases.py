@@ -45,8 +45,9 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from pipelines.processes.progress import doing
-from pipelines.store.errors import BusyError, FullError
-from pipelines.store.objects import Objects, StoreError, writing
+from pipelines.store.errors import BusyError, FullError, StoreError
+from pipelines.store.local_files import writing
+from pipelines.store.objects import Objects
 
 LEASE_TTL = timedelta(hours=1)
 SWEEP_TTL = timedelta(minutes=5)

@@ -1,12 +1,21 @@
 """Files that outlast a power failure, and what to say where there is no room for them."""
 
 import contextlib
+import errno
+import fcntl
+import hashlib
+import json
+import os
+import re
+import secrets
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from pipelines.store.errors import FullError
-from pipelines.store.objects import NO_ROOM, fsync, os_error
+from obstore.exceptions import BaseError, PermissionDeniedError
+
+from pipelines.processes.progress import advance
+from pipelines.store.errors import FullError, ReadOnlyError, StoreError
 
 
 @contextlib.contextmanager
@@ -40,3 +49,152 @@ def check_room(folder: Path, size: int) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryFile(dir=folder) as file:
         file.write(bytes(size))
+
+
+CHUNK_BYTES = 4 << 20
+
+
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+_NO_WRITING = (errno.EPERM, errno.EACCES, errno.EROFS)
+
+
+# What file systems without hard links answer, as FAT, exFAT and some of FUSE and SMB.
+_NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
+
+
+# How obstore words the answers of an operating system.
+_OS_ERROR = re.compile(r"\(os error ([0-9]+)\)")
+
+
+def file_chunks(source: Path) -> Iterator[bytes]:
+    """Yield a file's content in pieces of some MiB."""
+    with source.open("rb") as file:
+        while chunk := file.read(CHUNK_BYTES):
+            yield chunk
+
+
+@contextlib.contextmanager
+def writing(url: str) -> Iterator[None]:
+    """Say what to do where a store refuses to be written: it is full, or may only be read.
+
+    Raises FullError or ReadOnlyError in place of the refusal.
+    """
+    try:
+        yield
+    except (BaseError, OSError) as error:
+        number = os_error(error)
+        if number in NO_ROOM:
+            raise FullError(
+                f"{url} is full ({os.strerror(number)}): free some of its disk, then run it again; "
+                "of a store `sketchmill gc --delete` frees what nothing needs"
+            ) from error
+        if number in _NO_WRITING or isinstance(error, PermissionDeniedError):
+            why = os.strerror(number) if number else _code(error)
+            raise ReadOnlyError(
+                f"{url} may only be read ({why}): name a place that may be written; `sketchmill "
+                "pull` copies into a store of your own what is needed of this one"
+            ) from error
+        raise
+
+
+def os_error(error: BaseException) -> int:
+    """Return the number of the operating system's error behind an exception, 0 if there is none."""
+    if isinstance(error, OSError) and error.errno:
+        return error.errno
+    found = _OS_ERROR.search(str(error))
+    return int(found[1]) if found else 0
+
+
+def _code(error: Exception) -> str:
+    found = re.search(r"<Code>(\w+)</Code>", str(error))
+    return found[1] if found else "permission denied"
+
+
+def sha256_of(path: Path) -> str:
+    """Return the SHA-256 of a local file's content; its bytes are counted as progress."""
+    digest, buffer = hashlib.sha256(), bytearray(1 << 18)  # one buffer: five times as fast
+    view = memoryview(buffer)
+    with path.open("rb", buffering=0) as file:
+        while size := file.readinto(buffer):
+            digest.update(view[:size])
+            advance(size)
+    return digest.hexdigest()
+
+
+def create_file(target: Path, content: bytes, lock: Path) -> bool:
+    """Write a file that is on disk before it is visible; return False if it exists."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    # obstore hides names ending in "#" and digits from listings, as its own partial files.
+    partial = target.with_name(f"{target.name}#{secrets.randbits(63)}")
+    try:
+        with partial.open("xb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        _publish_file(partial, target, lock)
+    except FileExistsError:
+        return False
+    finally:
+        partial.unlink(missing_ok=True)
+    return True
+
+
+def _publish_file(partial: Path, target: Path, lock: Path) -> None:
+    """Give a file its name; raise FileExistsError if there is one of that name."""
+    try:
+        target.hardlink_to(partial)
+    except OSError as error:
+        if error.errno not in _NO_LINKS:
+            raise
+        with _locked(lock):
+            if target.exists():
+                raise FileExistsError(target) from error
+            partial.rename(target)
+
+
+@contextlib.contextmanager
+def _locked(lock: Path) -> Iterator[None]:
+    """Keep all others out of this block that take the same lock; the kernel frees that of the dead.
+
+    Raises StoreError where files cannot be locked.
+    """
+    with lock.open("ab") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX)
+        except OSError as error:
+            raise StoreError(
+                f"{lock.parent} cannot be a store: its file system has neither hard links nor "
+                f"locks ({error.strerror}), and publishing needs one of them; choose another disk"
+            ) from error
+        yield
+
+
+def fsync(target: Path) -> None:
+    """Make a file or folder outlast a power failure."""
+    handle = os.open(target, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write a file that is there whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".part-")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(temporary).replace(path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def write_json(path: Path, value: object) -> None:
+    """Write a JSON file atomically."""
+    write_atomically(path, json.dumps(value).encode())

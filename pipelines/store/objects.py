@@ -7,14 +7,11 @@ and symbolic links that leave the root are refused, because obstore follows them
 """
 
 import contextlib
-import errno
-import fcntl
 import functools
 import hashlib
 import mmap
 import os
 import re
-import secrets
 import stat
 import tempfile
 import unicodedata
@@ -27,14 +24,15 @@ from typing import IO, TypeVar
 from urllib.parse import unquote
 
 import obstore
-from obstore.exceptions import AlreadyExistsError, BaseError, PermissionDeniedError
+from obstore.exceptions import AlreadyExistsError, BaseError
 from obstore.store import LocalStore
 
 from pipelines.processes.progress import advance, doing
 from pipelines.store.answers import Upload, whole
-from pipelines.store.errors import FullError
+from pipelines.store.errors import StoreError
+from pipelines.store.local_files import CHUNK_BYTES, file_chunks, fsync, sha256_of, writing
+from pipelines.store.local_files import create_file as _create_file
 
-CHUNK_BYTES = 4 << 20
 _UPLOADS = 4
 # S3 allows keys of 1024 bytes, file systems names of 255.
 MAX_PATH_BYTES = 1024
@@ -43,31 +41,13 @@ _MAX_IN_MEMORY_BYTES = 64 << 20
 # Beyond so many files one sync of all file systems is faster than one fsync each.
 _MAX_FSYNCS = 1000
 
-NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-_NO_WRITING = (errno.EPERM, errno.EACCES, errno.EROFS)
-# What file systems without hard links answer, as FAT, exFAT and some of FUSE and SMB.
-_NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
 # In the root of a store without hard links; names like this one are hidden from listings.
 _LOCK_NAME = "lock#0"
-# How obstore words the answers of an operating system.
-_OS_ERROR = re.compile(r"\(os error ([0-9]+)\)")
 
 _NAME = re.compile(r"[\w.+=@,~()'%-][\w .+=@,~()'%-]*")
 
 Content = bytes | mmap.mmap
 Read = TypeVar("Read")
-
-
-class StoreError(ValueError):
-    """The store or a name in it is not as it must be; the message says what to do."""
-
-
-class AbsentError(StoreError):
-    """Nothing in the store is what was asked for."""
-
-
-class ReadOnlyError(StoreError):
-    """Something must be written to a store that may only be read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -366,115 +346,3 @@ def is_name(part: str) -> bool:
     decoded = unquote(part)
     inside = not {"", ".", ".."}.intersection(re.split(r"[/\\]", decoded))
     return inside and decoded.isprintable() and unicodedata.is_normalized("NFC", part)
-
-
-def file_chunks(source: Path) -> Iterator[bytes]:
-    """Yield a file's content in pieces of some MiB."""
-    with source.open("rb") as file:
-        while chunk := file.read(CHUNK_BYTES):
-            yield chunk
-
-
-@contextlib.contextmanager
-def writing(url: str) -> Iterator[None]:
-    """Say what to do where a store refuses to be written: it is full, or may only be read.
-
-    Raises FullError or ReadOnlyError in place of the refusal.
-    """
-    try:
-        yield
-    except (BaseError, OSError) as error:
-        number = os_error(error)
-        if number in NO_ROOM:
-            raise FullError(
-                f"{url} is full ({os.strerror(number)}): free some of its disk, then run it again; "
-                "of a store `sketchmill gc --delete` frees what nothing needs"
-            ) from error
-        if number in _NO_WRITING or isinstance(error, PermissionDeniedError):
-            why = os.strerror(number) if number else _code(error)
-            raise ReadOnlyError(
-                f"{url} may only be read ({why}): name a place that may be written; `sketchmill "
-                "pull` copies into a store of your own what is needed of this one"
-            ) from error
-        raise
-
-
-def os_error(error: BaseException) -> int:
-    """Return the number of the operating system's error behind an exception, 0 if there is none."""
-    if isinstance(error, OSError) and error.errno:
-        return error.errno
-    found = _OS_ERROR.search(str(error))
-    return int(found[1]) if found else 0
-
-
-def _code(error: Exception) -> str:
-    found = re.search(r"<Code>(\w+)</Code>", str(error))
-    return found[1] if found else "permission denied"
-
-
-def sha256_of(path: Path) -> str:
-    """Return the SHA-256 of a local file's content; its bytes are counted as progress."""
-    digest, buffer = hashlib.sha256(), bytearray(1 << 18)  # one buffer: five times as fast
-    view = memoryview(buffer)
-    with path.open("rb", buffering=0) as file:
-        while size := file.readinto(buffer):
-            digest.update(view[:size])
-            advance(size)
-    return digest.hexdigest()
-
-
-def _create_file(target: Path, content: bytes, lock: Path) -> bool:
-    """Write a file that is on disk before it is visible; return False if it exists."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    # obstore hides names ending in "#" and digits from listings, as its own partial files.
-    partial = target.with_name(f"{target.name}#{secrets.randbits(63)}")
-    try:
-        with partial.open("xb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        _publish_file(partial, target, lock)
-    except FileExistsError:
-        return False
-    finally:
-        partial.unlink(missing_ok=True)
-    return True
-
-
-def _publish_file(partial: Path, target: Path, lock: Path) -> None:
-    """Give a file its name; raise FileExistsError if there is one of that name."""
-    try:
-        target.hardlink_to(partial)
-    except OSError as error:
-        if error.errno not in _NO_LINKS:
-            raise
-        with _locked(lock):
-            if target.exists():
-                raise FileExistsError(target) from error
-            partial.rename(target)
-
-
-@contextlib.contextmanager
-def _locked(lock: Path) -> Iterator[None]:
-    """Keep all others out of this block that take the same lock; the kernel frees that of the dead.
-
-    Raises StoreError where files cannot be locked.
-    """
-    with lock.open("ab") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX)
-        except OSError as error:
-            raise StoreError(
-                f"{lock.parent} cannot be a store: its file system has neither hard links nor "
-                f"locks ({error.strerror}), and publishing needs one of them; choose another disk"
-            ) from error
-        yield
-
-
-def fsync(target: Path) -> None:
-    """Make a file or folder outlast a power failure."""
-    handle = os.open(target, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

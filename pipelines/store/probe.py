@@ -12,8 +12,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from pipelines.store.errors import FullError
-from pipelines.store.objects import Objects, ReadOnlyError
+from pipelines.store.errors import FullError, ReadOnlyError
+from pipelines.store.objects import Objects
 
 NUM_RACERS = 20
 # The seed's twenty classes are 7 GB of .npy files; less than this is too little for any run.

@@ -8,8 +8,9 @@ import random
 import re
 import time
 
+from pipelines.store.errors import StoreError
 from pipelines.store.manifest import KINDS, check_digest, check_slug
-from pipelines.store.objects import Objects, StoreError
+from pipelines.store.objects import Objects
 
 # A number that is taken means that another publisher came through; so many in a row do not come.
 _MAX_TRIES = 100

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import xxhash
 
 from pipelines.store.artifacts import Store
-from pipelines.store.objects import StoreError
+from pipelines.store.errors import StoreError
 
 SEAL_BYTES = 34
 _SEAL = re.compile(rb"\n[0-9a-f]{32}\n")

@@ -21,7 +21,7 @@ from pipelines.sources.doodles import animals, plants, things
 from pipelines.sources.doodles.pen import Guide, Pen, follow, hold
 from pipelines.sources.doodles.rasterize import rasterize
 from pipelines.sources.download import held
-from pipelines.sources.files import write_atomically
+from pipelines.store.local_files import write_atomically
 
 # In the cache's path: bumped when the drawings change.
 DOODLES_VERSION = 1

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 from flows.cli import COMMANDS, run_command_line
-from flows.stages.base import dataset_work, source_names
-from flows.stages.params import BuildParams, ChainParams
+from flows.stages.build import BuildParams, dataset_work, source_names
+from flows.stages.chain import ChainParams
 from model.network.config import DEFAULT_GUIDANCE
 from pipelines.catalogue import class_entry
 from pipelines.dataset.spec import DatasetSpec, spec_from_json

@@ -15,9 +15,9 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 import strokes
 
 from flows.cli import run_command_line
-from flows.stages import base as stages
+from flows.stages import sample as stages
 from flows.stages.export import ExportParams, work_export
-from flows.stages.params import SampleParams
+from flows.stages.sample import SampleParams
 from flows.terminal import showing
 from model.network.pixelcnn import PixelCNN
 from pipelines.store import held

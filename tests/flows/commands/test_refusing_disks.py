@@ -26,8 +26,8 @@ import ring_chain
 import strokes
 
 from flows.cli import run_command_line
-from flows.stages import base as stages
-from flows.stages.params import SampleParams
+from flows.stages import sample as stages
+from flows.stages.sample import SampleParams
 from model.network.pixelcnn import PixelCNN
 from pipelines.store.artifacts import open_store
 

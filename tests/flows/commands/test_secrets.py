@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from flows.cli import COMMANDS, run_command_line
-from flows.stages.params import BuildParams
+from flows.stages.build import BuildParams
 from pipelines.processes.guard import descendants
 from pipelines.sources.doodles.make import google_npy
 from pipelines.store.artifacts import open_store

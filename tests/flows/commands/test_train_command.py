@@ -7,8 +7,7 @@ from pathlib import Path
 import pytest
 
 from flows.cli import run_command_line
-from flows.stages.base import rendezvous_options
-from flows.stages.params import TrainParams
+from flows.stages.train import TrainParams, rendezvous_options
 from pipelines.store.artifacts import open_store
 from pipelines.store.manifest import Manifest, artifact_digest
 

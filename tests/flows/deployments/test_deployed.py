@@ -16,12 +16,12 @@ from flows.deployments import flows as deployed
 from flows.deployments.child import FINAL_CODE, MISTAKE_CODE, from_json, jobs, run_isolated
 from flows.deployments.housekeeping import is_due, sweep, verify
 from flows.deployments.remote_run import Places
-from flows.deployments.tasks import is_worth_retrying
-from flows.stages.base import sample_spec
+from flows.deployments.tasks import SomeFailedError, is_worth_retrying, run_window
+from flows.stages.build import BuildParams
+from flows.stages.chain import BulkParams
 from flows.stages.export import ExportParams
-from flows.stages.params import BuildParams, SampleParams, TrainParams
-from flows.stages.parts import BulkParams, ShardsParams
-from flows.stages.ranges import MAX_RANGES, SomeFailedError, ranges_of, run_window
+from flows.stages.sample import MAX_RANGES, SampleParams, ShardsParams, ranges_of, sample_spec
+from flows.stages.train import TrainParams
 from pipelines.processes.supervise import ChildError, DeadlineError
 from pipelines.store.artifacts import open_store
 from pipelines.store.errors import BusyError, FinalError

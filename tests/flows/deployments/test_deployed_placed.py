@@ -14,7 +14,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 import servers
 from sites import FINAL, ROOT, build_dataset, client, running_site
 
-from flows.stages.params import SampleParams
+from flows.stages.sample import SampleParams
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(2400)]
 

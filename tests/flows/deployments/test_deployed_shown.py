@@ -14,9 +14,12 @@ from flows.deployments.dashboard import (
     result_rows,
     subject,
 )
-from flows.stages.export import ExportParams
-from flows.stages.params import BuildParams, ChainParams, ReportParams, SampleParams, TrainParams
-from flows.stages.parts import BulkParams, ExportPartParams, ShardsParams
+from flows.stages.build import BuildParams
+from flows.stages.chain import BulkParams, ChainParams
+from flows.stages.export import ExportParams, ExportPartParams
+from flows.stages.report import ReportParams
+from flows.stages.sample import SampleParams, ShardsParams
+from flows.stages.train import TrainParams
 from pipelines.store.artifacts import StoreError, open_store
 from pipelines.store.manifest import FileEntry, Manifest, artifact_digest, artifact_prefix
 

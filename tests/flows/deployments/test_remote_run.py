@@ -26,7 +26,8 @@ from flows.deployments.remote_run import (
     run_elsewhere,
 )
 from flows.deployments.tasks import is_worth_retrying, stage_task
-from flows.stages.params import BuildParams, ChainParams
+from flows.stages.build import BuildParams
+from flows.stages.chain import ChainParams
 from pipelines.store.artifacts import open_store
 from pipelines.store.manifest import Manifest, artifact_digest
 

@@ -12,8 +12,11 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from images import Image, installed_with, pins
 
+from flows.stages.build import BuildParams
 from flows.stages.export import ExportParams
-from flows.stages.params import BuildParams, ReportParams, SampleParams, TrainParams
+from flows.stages.report import ReportParams
+from flows.stages.sample import SampleParams
+from flows.stages.train import TrainParams
 
 pytestmark = pytest.mark.slow
 

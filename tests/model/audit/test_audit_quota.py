@@ -11,7 +11,7 @@ import torch
 from published import publish_contents
 
 from flows.cli import run_command_line
-from flows.stages.counts import read_counts
+from flows.stages.sample import read_counts
 from model.audit.filters import Filters
 from model.audit.gate import GateError, gate_from
 from model.audit.measures import split_entries

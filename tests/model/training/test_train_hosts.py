@@ -9,8 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from flows.stages.base import train_spec
-from flows.stages.params import TrainParams
+from flows.stages.train import TrainParams, train_spec
 from model.options import RunOptions
 from model.training.train import train_model
 

@@ -14,7 +14,7 @@ from pipelines.sources.base import BadFileError
 from pipelines.sources.doodles.make import google_npy
 from pipelines.sources.download import download_classes
 from pipelines.sources.registry import open_source
-from pipelines.store.objects import sha256_of
+from pipelines.store.local_files import sha256_of
 
 
 def some_drawings(count: int, seed: int = 0) -> np.ndarray:

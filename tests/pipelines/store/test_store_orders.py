@@ -23,11 +23,10 @@ from pipelines.sources.base import Source
 from pipelines.sources.registry import open_directory
 from pipelines.store.artifacts import Store, open_store
 from pipelines.store.collect import GRACE, Collector, needing, pin, pins, unpin
-from pipelines.store.errors import BusyError, FullError
+from pipelines.store.errors import AbsentError, BusyError, FullError
 from pipelines.store.held import HeldStore, check_held
 from pipelines.store.leases import LEASE_TTL, holding
 from pipelines.store.manifest import Manifest
-from pipelines.store.objects import AbsentError
 from pipelines.store.transfer import copy_artifact
 
 # Minutes of orders, commands and servers: for the whole run.

@@ -1,0 +1,145 @@
+"""Audit samples as a step: find duplicates and copies, check the gate, show the numbers."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+from cyclopts import Group, Parameter
+
+from flows.options import DEFAULT_STORE
+from flows.stages.base import find_exportable, parent
+from flows.terminal import current
+from pipelines.store.artifacts import Store
+from pipelines.store.held import HeldStore, working_store
+from pipelines.store.manifest import Manifest
+
+AUDIT = Parameter(group=Group("Audit", sort_key=1))
+
+
+@dataclass(frozen=True, kw_only=True)
+class AuditOptions:
+    """Whether and how samples are audited.
+
+    Parameters
+    ----------
+    filters
+        TOML file of rules that generated drawings must keep to; others are left out.
+    gate
+        TOML file of limits on the audit's numbers; beyond one, nothing is published.
+    judge
+        A classifier of the store that the audit asks.
+    with_audit
+        Audit samples before they are exported.
+    """
+
+    filters: Annotated[str, AUDIT] = ""
+    gate: Annotated[str, AUDIT] = ""
+    judge: Annotated[str, AUDIT] = ""
+    with_audit: Annotated[bool, AUDIT, Parameter(name="--audit")] = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class AuditParams(AuditOptions):
+    """Audit drawings of the store.
+
+    ref    name, name@digest or digest; "samples/NAME" or "datasets/NAME" if both have it
+    name   of what is made; empty: that of the drawings
+    """
+
+    store: str = DEFAULT_STORE
+    ref: str
+    name: str = ""
+
+
+def audit_for_export(params: AuditParams, dataset: Manifest, store: Store) -> Manifest | None:
+    """Return the audit of samples, None for a dataset or if none is wanted.
+
+    Raises ValueError if filters or a gate are asked of something that cannot be audited.
+    """
+    needed = bool(params.filters or params.gate)
+    if dataset.kind != "samples":
+        if needed:
+            raise ValueError("filters and gates are for samples: a dataset is filtered by `build`")
+        return None
+    if not params.with_audit and not needed:
+        return None
+    from model.audit.filters import Filters, read_filters
+    from model.audit.run import AuditSpec, audit_samples
+
+    filters = read_filters(Path(params.filters)) if params.filters else Filters()
+    source = parent(store, parent(store, dataset, "model"), "dataset")
+    judge = store.resolve("models", params.judge) if params.judge else None
+    return audit_samples(
+        dataset,
+        source,
+        store,
+        name=f"{dataset.name[:57].rstrip('-')}-audit",
+        spec=AuditSpec(filters=filters),
+        judge=judge,
+        progress=current(),
+    )
+
+
+def check_audit(params: AuditParams, audit: Manifest, store: Store) -> list[dict[str, Any]]:
+    """Return the gate's checks; raise GateError if one failed."""
+    from model.audit.gate import require_passed
+
+    checks = gate_checks(params, audit, store)
+    require_passed(checks)
+    return [check.to_json() for check in checks]
+
+
+def gate_checks(params: AuditParams, audit: Manifest, store: Store):
+    """Return the gate's checks, passed or failed."""
+    from model.audit.gate import check_gate, read_gate
+    from model.audit.run import read_audit
+
+    if not params.gate:
+        return []
+    return check_gate(read_gate(Path(params.gate)), read_audit(audit, store))
+
+
+def audit(params: AuditParams, *, per_class: int = 8) -> Manifest:
+    """Audit samples, check the gate and draw the page that shows both."""
+    with working_store(params.store, "report") as store:
+        return draw_audited(params, store, per_class=per_class)
+
+
+def draw_audited(params: AuditParams, store: HeldStore, *, per_class: int) -> Manifest:
+    """Audit samples and draw the report with what was found.
+
+    Raises GateError if a limit failed; the page is made before, and shows the failed numbers.
+    """
+    from model.audit.gate import require_passed
+
+    samples = find_exportable(store, params.ref)
+    found = audit_for_export(params, samples, store)
+    if found is None:
+        raise ValueError(f"{params.ref} is no samples dataset: nothing to audit")
+    checks = gate_checks(params, found, store)
+    shown = [check.to_json() for check in checks]
+    name = params.name or samples.name
+    report = draw_report_of(samples, found, shown, store, name=name, per_class=per_class)
+    home = store.home(report)
+    page = f"{home.local_path(report.prefix) or report.prefix}/{report.summary['page']}"
+    require_passed(checks, consequence=f"as {page} shows")
+    return report
+
+
+def draw_report_of(
+    samples: Manifest,
+    audit: Manifest,
+    checks: list[dict[str, Any]],
+    store: Store,
+    *,
+    name: str,
+    per_class: int = 8,
+) -> Manifest:
+    """Draw the report of audited samples."""
+    from model.report.page import make_report
+
+    model = parent(store, samples, "model")
+    dataset = parent(store, model, "dataset")
+    return make_report(
+        dataset, model, samples, store, name=name, per_class=per_class, audit=audit, checks=checks
+    )

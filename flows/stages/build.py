@@ -1,0 +1,223 @@
+"""From a source and a class list to a dataset in the store."""
+
+import dataclasses
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePath
+from typing import Annotated, Any
+
+from cyclopts import Parameter
+
+from flows.options import (
+    DEFAULT_STORE,
+    HIDDEN,
+    MAIN,
+    Listed,
+    Repeated,
+    Splits,
+    StoreUrl,
+)
+from flows.stages.base import cache_folder, naming_cache, writable_cache
+from flows.terminal import current
+from pipelines.catalogue import ALL, SEED_CLASSES, resolve_names
+from pipelines.dataset.spec import DEFAULT_SPLITS, DatasetOptions, InputOptions
+from pipelines.drawings.limits import Limits
+from pipelines.store.artifacts import open_store
+from pipelines.store.leases import check_writable
+from pipelines.store.manifest import Manifest, check_slug, drawings_by_split, slug
+from pipelines.store.printable import printable
+
+# For "/" and names without a letter.
+UNNAMED_SOURCE = "source"
+
+
+# Of a source's classes in an error.
+SHOWN_NAMES = 25
+
+
+# Scan and build on a core of an AMD EPYC, in drawings/s: bitmaps are read in place, pictures
+# decoded, strokes drawn; raw ones are simplified first.
+PER_SEC = {
+    "npy": 100_000,
+    "parquet": 10_000,
+    "tfds": 3_000,
+    "simplified": 3_000,
+    "binary": 3_000,
+    "raw": 550,
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class BuildParams(Limits, InputOptions, DatasetOptions):
+    """Make a dataset of the chosen classes: shards and a manifest.
+
+    classes are names, "tfds:26", or "all" that the source has.
+
+    Parameters
+    ----------
+    source
+        doodles, quickdraw, or a path or URL of files in a Quick, Draw! layout, of Parquet with
+        pictures and labels, or of a dataset that TFDS has prepared.
+    name
+        Name in the store; by default made from the source, so that two directories of one name
+        share it (their digests differ, "latest" is the one built last).
+    workers
+        Processes on this machine; ignored if --beam names a runner.
+    beam_args
+        A flag for Beam, passed on untouched, e.g. --beam=--runner=FlinkRunner; repeatable.
+    """
+
+    source: Annotated[str, MAIN] = "doodles"
+    classes: Annotated[tuple[str, ...], HIDDEN] = SEED_CLASSES
+    name: Annotated[str, MAIN] = ""
+    store: StoreUrl = DEFAULT_STORE
+    workers: Annotated[int, MAIN] = 1
+    beam_args: Annotated[Repeated, MAIN, Parameter(name="--beam")] = ()
+    splits: Splits = DEFAULT_SPLITS
+    formats: Annotated[Listed, Parameter(name="--format")] = ("parquet",)
+    countries: Listed = ()
+
+    def __post_init__(self) -> None:
+        """Name the dataset after its source where it has no name."""
+        object.__setattr__(self, "name", self.name or source_name(self.source))
+
+
+def source_name(source: str) -> str:
+    """Return a store name for a source: that of its directory.
+
+    >>> source_name("/data/numpy_bitmap/"), source_name("doodles"), source_name("s3://bucket")
+    ('numpy-bitmap', 'doodles', 'bucket')
+    >>> source_name("https://me:pw@host/train.parquet?token=1"), source_name("https://me:pw@host")
+    ('train-parquet', 'host')
+    >>> source_name("quickdraw_bitmap/3.0.0")  # as TFDS names versions
+    'quickdraw-bitmap'
+    """
+    place = PurePath(printable(source).split("://", 1)[-1])
+    name = place.parent.name if re.fullmatch(r"\d+\.\d+\.\d+", place.name) else place.name
+    if "://" not in source and name in ("", ".", ".."):
+        name = Path(source).resolve().name
+    cleaned = slug(name if re.search("[A-Za-z0-9]", name) else UNNAMED_SOURCE)
+    return cleaned[:48].strip("-")
+
+
+def build(params: BuildParams) -> Manifest:
+    """Make the dataset."""
+    from pipelines.dataset.build import build_dataset
+
+    check_runner(params)
+    store = open_store(params.store)
+    check_writable(store)
+    spec, source = dataset_work(params)
+    return build_dataset(
+        spec,
+        source,
+        store,
+        params.name,
+        beam_args=params.beam_args,
+        workers=params.workers,
+        progress=current(),
+    )
+
+
+def check_runner(params: BuildParams) -> None:
+    """Raise ValueError for a name, a runner or a number of workers that cannot be."""
+    from pipelines.beam import runner_flags
+
+    check_slug(params.name)
+    runner_flags(params.beam_args, params.workers)
+
+
+def dataset_work(params: BuildParams, *, plan_only: bool = False):
+    """Return the dataset's spec and its source, opened.
+
+    plan_only: nothing is fetched or drawn for it; the content of doodles may not be known then.
+    """
+    from pipelines.dataset.selection import metadata_columns
+    from pipelines.dataset.spec import DatasetSpec
+    from pipelines.sources.registry import SourceOptions, open_source, plan_source
+
+    names = source_names(params)
+    shared = {f.name for f in dataclasses.fields(DatasetSpec)}
+    shared &= {f.name for f in dataclasses.fields(BuildParams)}
+    spec = DatasetSpec(class_names=names, **{name: getattr(params, name) for name in shared})
+    options = SourceOptions(
+        image_size=spec.image_size,
+        columns=metadata_columns(spec),
+        seed=params.seed,
+        skip_bad_files=params.on_bad_file == "skip",
+        limits=spec.limits,
+        every_class=[text.strip().lower() for text in params.classes] == [ALL],
+    )
+    if plan_only:
+        with naming_cache():
+            return spec, plan_source(params.source, names, cache_folder(), options)
+    cache, progress = writable_cache(), current()
+    asked = {f.name: getattr(options, f.name) for f in dataclasses.fields(options)}
+    with naming_cache():
+        return spec, open_source(params.source, names, cache, progress=progress, **asked)
+
+
+def source_names(params: BuildParams) -> tuple[str, ...]:
+    """Return the names of the chosen classes as the source has them.
+
+    Raises ValueError for one that is unknown, or that the source has not.
+    """
+    from pipelines.dataset.spec import check_names
+    from pipelines.drawings.limits import limits_of
+    from pipelines.sources.registry import SourceOptions, source_classes
+    from pipelines.store.printable import printable
+
+    options = SourceOptions(image_size=params.image_size, limits=limits_of(params))
+    known = source_classes(params.source, options)
+    names = resolve_names(params.classes, known or None)
+    if known and (missing := [name for name in names if name not in known]):
+        there = ", ".join(known[:SHOWN_NAMES]) + (", ..." if len(known) > SHOWN_NAMES else "")
+        raise ValueError(
+            f"source {printable(params.source)} has no drawings of {', '.join(missing)}; it has "
+            f"{there} (--classes all takes every class there is)"
+        )
+    try:
+        check_names(names)
+    except ValueError as error:
+        raise ValueError(f"source {printable(params.source)}: {error}") from error
+    return names
+
+
+def plan_build(params: BuildParams) -> Mapping[str, Any]:
+    """Return the spec and what building would do, from file sizes alone."""
+    from pipelines.dataset.build import plan_dataset
+    from pipelines.dataset.credit import source_credit
+    from pipelines.dataset.describe import splits_note
+    from pipelines.dataset.tfds_slice import slice_note
+    from pipelines.store.artifacts import open_store
+
+    check_runner(params)
+    spec, source = dataset_work(params, plan_only=True)
+    made = plan_dataset(spec, source, open_store(params.store), params.name)
+    plan: dict[str, Any] = {"spec": spec.to_json()} | dataclasses.asdict(made)
+    if not source.is_known:
+        plan["digest"] = None  # known once the doodles are drawn
+    seconds = sum(file.rows / PER_SEC[file.format] for file in source.files) or 1.0
+    plan["estimated_sec"] = math.ceil(seconds / params.workers)
+    plan["estimate"] = f"at {source.rows / seconds:,.0f} drawings/s a process, after any download"
+    notes = source_credit(spec, source).to_json() | slice_note(spec, source)
+    return plan | notes | splits_note(source)
+
+
+def work_build(params: BuildParams) -> Mapping[str, Any]:
+    """Build and return the digest and the counts."""
+
+    manifest = build(params)
+    result: dict[str, Any] = {
+        "dataset": manifest.digest,
+        "name": manifest.name,
+        "drawings": drawings_by_split(manifest),
+    }
+    for key in ("dropped", "repaired"):
+        if found := manifest.summary.get(key):
+            result[key] = {reason: sum(by.values()) for reason, by in found.items()}
+    if merged := manifest.summary.get("merged_splits"):
+        result["merged_splits"] = merged
+    return result

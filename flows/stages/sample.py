@@ -1,0 +1,326 @@
+"""New labelled drawings from a model: all of them, or some shards as one of several machines."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from cyclopts import Parameter
+
+from flows.options import (
+    DEFAULT_STORE,
+    HIDDEN,
+    NotNegative,
+    StoreUrl,
+)
+from flows.terminal import current
+from pipelines.catalogue import resolve_names
+from pipelines.store.artifacts import open_store
+from pipelines.store.held import working_store
+from pipelines.store.leases import holding
+from pipelines.store.manifest import Manifest
+from pipelines.store.text_files import read_rows
+
+# What people and spreadsheets write above the two columns.
+_CLASS_HEADINGS = {"class", "classes", "class name", "class_name", "category", "label", "name"}
+
+
+_COUNT_HEADINGS = {"count", "counts", "drawings", "number", "num", "n"}
+
+
+# A server is unsettled by thousands of task runs; so many ranges keep any number of workers busy.
+MAX_RANGES = 200
+
+
+@dataclass(frozen=True, kw_only=True)
+class SampleParams:
+    """Draw new labelled drawings into a dataset of the standard layout.
+
+    No classes means all that the model knows. Started again after an interruption, only missing
+    shards are made.
+
+    Parameters
+    ----------
+    model
+        Name, name@digest, or the first characters of a digest.
+    per_class
+        How many drawings of each class.
+    counts
+        CSV file of class,count in place of --classes and --per-class; a spreadsheet's semicolons
+        and tabs will do.
+    seed
+        Drawing i of class c has noise of its own under a seed: the same drawing from any number of
+        processes, but for a pixel that another --batch or kind of CPU rounds to another level.
+    temperature
+        Below 1 the drawings are more alike and cleaner.
+    guidance
+        How much to prefer what tells a class from the others; 0 is the class's own distribution.
+        By default 2.5 for models that learned for it (condition.dropout_p), 0 for others.
+    batch_size
+        Drawings computed together; it is part of what decides their last digits.
+    dtype
+        Of the arithmetic; bfloat16 is fast on GPUs and on CPUs that have it.
+    rows_per_shard
+        Drawings in a Parquet file, the unit that a restart repeats.
+    name
+        Name in the store; the model's by default.
+    processes
+        How many at once; 0 is one a GPU, each on its own, or without GPUs one a core.
+    """
+
+    model: Annotated[str, Parameter(required=True)] = "doodles-tiny"
+    classes: Annotated[tuple[str, ...], HIDDEN] = ()
+    per_class: int = 8
+    counts: str = ""
+    seed: int = 0
+    temperature: float = 1.0
+    guidance: float | None = None
+    batch_size: Annotated[int, Parameter(name="--batch")] = 64
+    dtype: Literal["float32", "bfloat16", "float64"] = "float32"
+    rows_per_shard: int = 8_192
+    name: str = ""
+    store: StoreUrl = DEFAULT_STORE
+    processes: NotNegative = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShardsParams:
+    """Some shards of a samples artifact, from start up to stop; none published."""
+
+    sample: SampleParams
+    start: int = 0
+    stop: int = 0
+
+
+def read_counts(path: Path) -> dict[str, int]:
+    """Read a CSV file of class,count; a first line "class,count" is a heading.
+
+    The separator is a comma, a semicolon or a tab; names that contain it are quoted. Raises
+    ValueError naming the line for anything else.
+    """
+    counts: dict[str, int] = {}
+    rows = read_rows(path)
+    if rows and _is_heading(rows[0][1]):
+        del rows[0]
+    for line, row in rows:
+        if len(row) != 2 or not row[1].isdecimal():
+            hint = "; quote a name that has a comma" if len(row) > 2 else ""
+            raise ValueError(
+                f"{path}, line {line}: expected class,count, found {','.join(row)}{hint}"
+            )
+        name = row[0]
+        if name in counts:
+            raise ValueError(f"{path}, line {line}: class {name!r} is counted twice")
+        counts[name] = int(row[1])
+    if not counts:
+        raise ValueError(f"{path} counts no class")
+    return counts
+
+
+def _is_heading(row: list[str]) -> bool:
+    folded = [cell.casefold() for cell in row]
+    return len(row) == 2 and folded[0] in _CLASS_HEADINGS and folded[1] in _COUNT_HEADINGS
+
+
+def ranges_of(missing: Sequence[int], num_shards: int) -> list[tuple[int, int]]:
+    """Return ranges of equal size, at most MAX_RANGES, that hold a missing shard.
+
+    Where they begin depends on the number of shards alone, so that whoever plans again, when some
+    are drawn, asks for the same ranges. What a range has already is not drawn again.
+
+    >>> ranges_of([0, 1, 6], 7)
+    [(0, 1), (1, 2), (6, 7)]
+    >>> len(ranges_of(range(0, 4000, 2), 4000))
+    200
+    """
+    size = max(1, -(-num_shards // MAX_RANGES))
+    starts = sorted({shard // size * size for shard in missing})
+    return [(start, min(start + size, num_shards)) for start in starts]
+
+
+def sample(params: SampleParams) -> Manifest:
+    """Draw new drawings."""
+    from model.sampling.shards import sample_dataset
+
+    with working_store(params.store, "sample") as store:
+        model = store.resolve("models", params.model)
+        return sample_dataset(
+            sample_spec(params, model),
+            model,
+            store,
+            params.name or model.name,
+            processes=params.processes,
+            progress=current(),
+        )
+
+
+def sample_spec(params: SampleParams, model: Manifest):
+    """Return what decides the drawings.
+
+    Raises ValueError for a class that the model lacks, or if it cannot be guided.
+    """
+    from model.sampling.spec import SampleSpec, model_labels
+
+    known = tuple(model.summary["class_names"])
+    names, per_class = params.classes or known, params.per_class
+    if params.counts and params.classes:
+        raise ValueError("give either --classes or --counts: the file names the classes")
+    if params.counts:
+        counts = read_counts(Path(params.counts))
+        names, per_class = tuple(counts), tuple(counts.values())
+    spec = SampleSpec(
+        class_names=resolve_names(names, known),
+        per_class=per_class,
+        seed=params.seed,
+        temperature=params.temperature,
+        guidance=guidance(params.guidance, model),
+        batch_size=params.batch_size,
+        dtype=params.dtype,
+        rows_per_shard=params.rows_per_shard,
+    )
+    model_labels(spec, known)
+    return spec
+
+
+def guidance(wanted: float | None, model: Manifest) -> float:
+    """Return how much to guide a model, by default as it learned for.
+
+    Raises ValueError if it cannot be guided so.
+    """
+    from model.network.config import PixelCNNConfig, check_guidance, default_guidance
+
+    config = PixelCNNConfig.from_json_dict(model.spec.get("network", {}))
+    if wanted is None:
+        return default_guidance(config)
+    check_guidance(wanted, config)
+    return wanted
+
+
+def sample_range(params: SampleParams, first: int, last: int) -> dict[str, Any]:
+    """Draw some shards; publish if they were the last that the store lacked.
+
+    first, last: shards of the plan, both included. Machines that share nothing but the store
+    take ranges of their own. Raises ValueError if there are no such shards.
+    """
+    from model.sampling.shards import (
+        make_shards,
+        missing_shards,
+        publish_samples,
+        samples_prefix,
+    )
+    from model.sampling.spec import samples_digest
+
+    with working_store(params.store, "sample") as store:
+        model = store.resolve("models", params.model)
+        spec, name = sample_spec(params, model), params.name or model.name
+        if not 0 <= first <= last < spec.num_shards:
+            raise ValueError(
+                f"--shards {first}-{last}: the plan has the shards 0-{spec.num_shards - 1}"
+            )
+        digest = samples_digest(spec, model)
+        with holding(store, [samples_prefix(spec, model, name)], "sample"):
+            if not store.reuse("samples", name, digest):
+                make_shards(
+                    spec,
+                    model,
+                    store,
+                    name,
+                    shards=range(first, last + 1),
+                    processes=params.processes,
+                    progress=current(),
+                )
+            missing = len(missing_shards(spec, model, store, name))
+            if not missing:
+                publish_samples(spec, model, store, name)
+    return {
+        "samples": digest,
+        "name": name,
+        "shards": spec.num_shards,
+        "missing_shards": missing,
+        "is_published": not missing,
+    }
+
+
+def plan_sample(params: SampleParams) -> Mapping[str, Any]:
+    """Return the resolved spec and whether the store has the samples."""
+    from model.sampling.spec import samples_digest
+    from pipelines.store.artifacts import existing_store
+
+    store = existing_store(params.store)
+    model = store.resolve("models", params.model)
+    name = params.name or model.name
+    spec = sample_spec(params, model)
+    digest = samples_digest(spec, model)
+    return {
+        "spec": dataclasses.asdict(spec),
+        "model": model.digest,
+        "samples": digest,
+        "name": name,
+        "is_drawn": store.find("samples", name, digest) is not None,
+    }
+
+
+def work_sample(params: SampleParams, shards: tuple[int, int] | None = None) -> Mapping[str, Any]:
+    """Draw all shards or some, and return the samples' digest."""
+    import torch
+
+    from flows.terminal import warn
+    from model.network.precision import default_device, emulation_warning
+
+    warn(emulation_warning(getattr(torch, params.dtype), default_device()))
+    if shards:
+        return sample_range(params, *shards)
+    manifest = sample(params)
+    drawings = sum(entry.rows or 0 for entry in manifest.files)
+    return {"samples": manifest.digest, "name": manifest.name, "drawings": drawings}
+
+
+def plan_ranges(params: SampleParams) -> dict[str, Any]:
+    """Return how many shards there are, how many the store lacks, and ranges that hold these."""
+    from model.sampling.shards import missing_shards
+
+    store = open_store(params.store)
+    model = store.resolve("models", params.model)
+    spec = sample_spec(params, model)
+    missing = missing_shards(spec, model, store, params.name or model.name)
+    return {
+        "shards": spec.num_shards,
+        "missing": len(missing),
+        "ranges": ranges_of(missing, spec.num_shards),
+    }
+
+
+def sample_shards(params: ShardsParams) -> dict[str, Any]:
+    """Draw a range of shards; publish nothing."""
+    from flows.terminal import current
+    from model.sampling.shards import make_shards, samples_prefix
+
+    wanted, sample = range(params.start, params.stop), params.sample
+    with working_store(sample.store, "sample") as store:
+        model = store.resolve("models", sample.model)
+        spec, name = sample_spec(sample, model), sample.name or model.name
+        with holding(store, [samples_prefix(spec, model, name)], "sample"):
+            make_shards(
+                spec,
+                model,
+                store,
+                name,
+                shards=wanted,
+                processes=sample.processes,
+                progress=current(),
+            )
+    return {"shards": len(wanted)}
+
+
+def parse_range(text: str) -> tuple[int, int]:
+    """Read "first-last" or one number; raise ValueError for anything else.
+
+    >>> parse_range("0-99"), parse_range("7")
+    ((0, 99), (7, 7))
+    """
+    first, _, last = text.partition("-")
+    try:
+        return int(first), int(last or first)
+    except ValueError as error:
+        raise ValueError(f"--shards {text}: expected first-last, such as 0-99") from error

@@ -1,0 +1,208 @@
+"""From a dataset to a model in the store."""
+
+import dataclasses
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from cyclopts import Group, Parameter
+
+from flows.options import (
+    DEFAULT_STORE,
+    MAIN,
+    NotNegative,
+    StoreUrl,
+)
+from flows.terminal import current
+from pipelines.store.held import working_store
+from pipelines.store.manifest import Manifest, slug
+
+RUNNING = Parameter(group=Group("Running", sort_key=1))
+
+
+MACHINES = Parameter(group=Group("Several machines, as torchrun takes them", sort_key=2))
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainParams:
+    """Train a conditional PixelCNN++ on a dataset of the store.
+
+    An interrupted run goes on from its last checkpoint when it is started again. The fields from
+    work_dir on say how a run is carried out; none of them changes what is learned.
+
+    Parameters
+    ----------
+    dataset
+        Name, name@digest, or the first characters of a digest.
+    preset
+        tiny, small, article or large.
+    settings
+        A field of the training spec as field=value; may be repeated.
+    seed
+        Decides initialization, order and dropout.
+    name
+        Name in the store; made from the dataset and the preset by default.
+    processes
+        Processes on this machine that share each batch; 0 is what suits its cores.
+    compile
+        Use torch.compile where it works: minutes to compile, then faster.
+    micro_batch_size
+        Drawings that a process puts through at a time, to save memory; 0 is at most 16 on a CPU,
+        all of its part on a GPU.
+    work_dir
+        Checkpoints, curve and events; by default beside the store.
+    device
+        auto is a GPU where there is one.
+    checkpoint_interval_sec
+        Seconds between checkpoints.
+    num_grids
+        Pictures of drawings in the whole run; 0 is none.
+    nodes
+        Number of machines that share each batch, or MIN:MAX: the same command on each, and a store
+        that all reach. This and the next five are torchrun's.
+    node_rank
+        This machine's place, from 0; without it they agree on one themselves.
+    rendezvous
+        host:port of one of them, where all of them meet.
+    rendezvous_id
+        Name of the run, the same on all of them.
+    rendezvous_conf
+        key=value,...: is_host=1 on the meeting place, is_host=0 elsewhere.
+    local_address
+        This machine's address for the others.
+    """
+
+    dataset: Annotated[str, MAIN, Parameter(required=True)] = "doodles"
+    preset: Annotated[str, MAIN] = "tiny"
+    settings: Annotated[tuple[str, ...], MAIN, Parameter(name="--set", negative=())] = ()
+    seed: Annotated[int, MAIN] = 0
+    name: Annotated[str, MAIN] = ""
+    store: StoreUrl = DEFAULT_STORE
+    processes: Annotated[NotNegative, MAIN, Parameter(name="--nproc-per-node")] = 0
+    compile: Annotated[bool, MAIN, Parameter(negative=())] = False
+    micro_batch_size: Annotated[int, MAIN, Parameter(name="--micro-batch")] = 0
+    work_dir: Annotated[str, RUNNING] = ""
+    device: Annotated[Literal["auto", "cpu", "cuda"], RUNNING] = "auto"
+    checkpoint_interval_sec: Annotated[float, RUNNING, Parameter(name="--checkpoint-interval")] = (
+        120.0
+    )
+    num_grids: Annotated[int, RUNNING, Parameter(name="--grids")] = 4
+    nodes: Annotated[str, MACHINES, Parameter(name="--nnodes")] = "1"
+    node_rank: Annotated[int | None, MACHINES] = None
+    rendezvous: Annotated[str, MACHINES, Parameter(name="--rdzv-endpoint")] = ""
+    rendezvous_id: Annotated[str, MACHINES, Parameter(name="--rdzv-id")] = ""
+    rendezvous_conf: Annotated[str, MACHINES, Parameter(name="--rdzv-conf")] = ""
+    local_address: Annotated[str, MACHINES, Parameter(name="--local-addr")] = ""
+
+
+def train(params: TrainParams) -> Manifest:
+    """Train the model in processes of their own."""
+    from model.training.torchrun import train_in_processes
+
+    with working_store(params.store, "train") as store:
+        dataset = store.resolve("datasets", params.dataset)
+        return train_in_processes(
+            train_spec(params, dataset),
+            dataset,
+            store,
+            model_name(params, dataset),
+            num_processes=params.processes,
+            options=run_options(params),
+            progress=current(),
+            torchrun_options=rendezvous_options(params),
+        )
+
+
+def model_name(params: TrainParams, dataset: Manifest) -> str:
+    """Return the model's name, by default made from the dataset and the preset."""
+    return params.name or slug(f"{dataset.name}-{params.preset}")
+
+
+def run_options(params: TrainParams):
+    """Return how training is carried out; raise ValueError if an option is out of range."""
+    from model.options import RunOptions
+
+    return RunOptions(
+        work_dir=Path(params.work_dir).expanduser() if params.work_dir else None,
+        device=params.device,
+        micro_batch_size=params.micro_batch_size,
+        checkpoint_interval_sec=params.checkpoint_interval_sec,
+        num_grids=params.num_grids,
+        compile=params.compile,
+    )
+
+
+def rendezvous_options(params: TrainParams) -> list[str]:
+    """Return torchrun's flags for several machines, none for one.
+
+    With a node rank the machines are counted, else the c10d rendezvous counts them. Raises
+    ValueError if a flag is missing or is of no use.
+    """
+    flags = {
+        "--node-rank": params.node_rank,
+        "--rdzv-endpoint": params.rendezvous,
+        "--rdzv-id": params.rendezvous_id,
+        "--rdzv-conf": params.rendezvous_conf,
+        "--local-addr": params.local_address,
+    }
+    given = {flag: value for flag, value in flags.items() if value not in ("", None)}
+    if not re.fullmatch(r"[1-9][0-9]*(:[1-9][0-9]*)?", params.nodes):
+        raise ValueError(f"--nnodes {params.nodes}: expected a number of machines or MIN:MAX")
+    if params.nodes == "1":
+        if given:
+            raise ValueError(f"{', '.join(given)} is for several machines: give --nnodes too")
+        return []
+    if not params.rendezvous:
+        raise ValueError("several machines need --rdzv-endpoint host:port beside --nnodes")
+    num_nodes = int(params.nodes.rpartition(":")[2])
+    if params.node_rank is not None and not 0 <= params.node_rank < num_nodes:
+        raise ValueError(f"--node-rank {params.node_rank}: expected 0 to {num_nodes - 1}")
+    backend = "c10d" if params.node_rank is None else "static"
+    named = [f"{flag}={value}" for flag, value in given.items()]
+    return [f"--nnodes={params.nodes}", f"--rdzv-backend={backend}", *named]
+
+
+def train_spec(params: TrainParams, dataset: Manifest):
+    """Return the preset's spec with the settings applied, fitted to the dataset."""
+    from model.training.presets import preset
+    from model.training.spec import apply_overrides, fit_to_dataset
+
+    spec = dataclasses.replace(preset(params.preset), seed=params.seed)
+    return fit_to_dataset(apply_overrides(spec, params.settings), dataset)
+
+
+def plan_train(params: TrainParams) -> Mapping[str, Any]:
+    """Return the resolved spec and whether the store has the model."""
+    from model.options import options_to_json
+    from model.training.spec import run_digest, spec_to_json
+    from pipelines.store.artifacts import existing_store
+
+    store = existing_store(params.store)
+    dataset = store.resolve("datasets", params.dataset)
+    name = model_name(params, dataset)
+    spec = train_spec(params, dataset)
+    digest = run_digest(spec, dataset)
+    return {
+        "spec": spec_to_json(spec),
+        "dataset": dataset.digest,
+        "model": digest,
+        "name": name,
+        "options": json.loads(options_to_json(run_options(params))),
+        "torchrun": rendezvous_options(params),
+        "is_trained": store.find("models", name, digest) is not None,
+    }
+
+
+def work_train(params: TrainParams) -> Mapping[str, Any]:
+    """Train and return the model's digest and its likelihood."""
+
+    manifest = train(params)
+    return {
+        "model": manifest.digest,
+        "name": manifest.name,
+        "bits_per_dim": manifest.summary["test_bits_per_dim"],
+        "validation_bits_per_dim": manifest.summary["validation_bits_per_dim"],
+    }
