@@ -55,6 +55,13 @@ class Entry:
         return parameters
 
 
+# Modules that entry points of schedules named before.
+_FORMER_MODULES = {
+    "flows.deployed": "flows.deployments.flows",
+    "flows.housekeeping": "flows.deployments.housekeeping",
+}
+
+
 def read_entries(
     file: Path,
     environment: Mapping[str, str],
@@ -70,7 +77,7 @@ def read_entries(
     entries = [
         Entry(
             name=deployment["name"],
-            entrypoint=deployment["entrypoint"],
+            entrypoint=_entrypoint(deployment["entrypoint"]),
             next_time=next_time,
             parameters={**(deployment.get("parameters") or {}), **(own or {})},
             class_lists=class_lists or {},
@@ -119,6 +126,16 @@ def _run(entry: Entry) -> None:
         _log.exception("%s failed; it is tried again at its next time", entry.name)
     else:
         _log.info("%s has completed", entry.name)
+
+
+def _entrypoint(written: str) -> str:
+    """Return where a flow is today.
+
+    >>> _entrypoint("flows.deployed.rebuild")
+    'flows.deployments.flows.rebuild'
+    """
+    module, _, name = written.rpartition(".")
+    return f"{_FORMER_MODULES.get(module, module)}.{name}" if module else written
 
 
 def _read_yaml(file: Path) -> Any:

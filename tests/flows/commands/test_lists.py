@@ -146,7 +146,7 @@ def test_a_class_list_that_is_no_file_is_named(tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    ("command", "default"), [("sample", "all that the model knows"), ("build", "the seed's 20")]
+    ("command", "default"), [("sample", "all that the model knows"), ("build", "the article's 20")]
 )
 def test_help_says_which_classes_are_taken_by_default(command, default, capsys):
     assert run_command_line([command, "--help"]) == 0
