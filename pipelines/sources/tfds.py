@@ -19,6 +19,7 @@ from pipelines.drawings.batch import Drawings
 from pipelines.drawings.limits import DEFAULT, Limits
 from pipelines.drawings.pictures import PictureError, pillow_within, pixels_problem
 from pipelines.drawings.tfrecord import RECORD_FRAME_BYTES, RECORD_HEAD_BYTES, record_length
+from pipelines.processes.progress import advance, doing
 from pipelines.sources.base import BadFileError, Source, SourceFile
 from pipelines.sources.files import (
     content_digest,
@@ -296,7 +297,7 @@ def _check_records(path: Path, digest: str, cache_dir: Path, limits: Limits) -> 
     if memo.is_file():
         return
     size, place, row = path.stat().st_size, 0, 0
-    with path.open("rb", buffering=1 << 20) as file:
+    with path.open("rb", buffering=1 << 20) as file, doing("check", path.name, total=size):
         while place + RECORD_HEAD_BYTES <= size:
             length = record_length(file.read(RECORD_HEAD_BYTES))
             if length is None:
@@ -309,6 +310,7 @@ def _check_records(path: Path, digest: str, cache_dir: Path, limits: Limits) -> 
                 )
             place, row = place + length + RECORD_FRAME_BYTES, row + 1
             file.seek(place)
+            advance(length + RECORD_FRAME_BYTES)
     write_atomically(memo, b"")
 
 
