@@ -4,7 +4,6 @@ import io
 import itertools
 import json
 import os
-import shutil
 import struct
 import subprocess
 import sys
@@ -61,8 +60,7 @@ Sketchmill = Callable[..., Ran]
 @pytest.fixture
 def sketchmill(tmp_path: Path) -> Sketchmill:
     """Run the installed command in an empty directory."""
-    program = shutil.which("sketchmill")
-    assert program is not None
+    program = str(Path(sys.executable).with_name("sketchmill"))
     empty = tmp_path / "empty"
     empty.mkdir()
 
