@@ -28,16 +28,6 @@ from pipelines.store.held import HeldStore, working_store
 from pipelines.store.manifest import InputRef, Manifest
 from pipelines.store.printable import printable
 
-# Measured on drawings of Quick, Draw!; to tell the size before the work.
-BYTES_PER_DRAWING = {
-    "hf": 298,
-    "tfds": 918,
-    "webdataset": 2_560,
-    "numpy_bitmap": 784,
-    "idx": 785,
-    "png": 880,
-}
-
 
 @dataclass(frozen=True, kw_only=True)
 class ExportOptions(AuditOptions):
@@ -74,6 +64,7 @@ class ExportParams(ExportOptions, AuditParams):
 
 def plan_export(params: ExportParams) -> Mapping[str, Any]:
     """Return what exporting would write, without an audit: rows, bytes, files' formats."""
+    from pipelines.export.formats.registry import export_format
     from pipelines.export.job import make_job
     from pipelines.export.ranges import num_files
 
@@ -87,7 +78,7 @@ def plan_export(params: ExportParams) -> Mapping[str, Any]:
         "spec": job.spec.to_json(),
         "drawings": rows,
         "files": num_files(job),
-        "bytes": {name: total * BYTES_PER_DRAWING[name] for name in job.spec.formats},
+        "bytes": {name: total * export_format(name).bytes_per_drawing for name in job.spec.formats},
         "out": printable(params.out or f"{params.store}/exports/{job.name}"),
     }
 

@@ -12,14 +12,14 @@ the relative URL, and would give the pictures of another export whose tar has th
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
-from urllib.parse import quote
 
-from pipelines.dataset.croissant import CONTEXT
-from pipelines.drawings.class_paths import path_names
 from pipelines.drawings.credit import GOOGLES
+from pipelines.drawings.croissant import CONTEXT, field, file_object, record_set
+from pipelines.export.formats.registry import export_format
 from pipelines.export.job import Job
+from pipelines.export.spec import FORMATS
 from pipelines.store.manifest import FileEntry
 
 _MEDIA_TYPES = {
@@ -31,14 +31,6 @@ _MEDIA_TYPES = {
     ".md": "text/markdown",
     ".html": "text/html",
 }
-_DESCRIPTIONS = {
-    "idx/": "IDX, the format of MNIST: sizes as big-endian uint32, then pixels or labels.",
-    "numpy_bitmap/": "NumPy array (drawings, pixels) uint8 of one class, split after split.",
-    "png/checksums/": "SHA-256 of pictures, for sha256sum --check.",
-    "tfds/": "TFRecord of TensorFlow Datasets: tf.train.Example of image, a PNG, and label.",
-    "webdataset/": "WebDataset: <key>.png and <key>.cls, the label, of each drawing.",
-}
-_PARQUET, _PICTURES = "parquet-files", "png-files"
 
 
 def export_croissant(job: Job, files: Sequence[FileEntry]) -> bytes:
@@ -46,6 +38,7 @@ def export_croissant(job: Job, files: Sequence[FileEntry]) -> bytes:
     # Pictures by the thousand are described by the files of their checksums.
     files = [entry for entry in files if not entry.path.endswith(".png")]
     rows = sum(job.rows(split) for split in job.splits)
+    formats = [export_format(name) for name in job.spec.formats]
     content = {
         "@context": CONTEXT,
         "@type": "sc:Dataset",
@@ -61,8 +54,9 @@ def export_croissant(job: Job, files: Sequence[FileEntry]) -> bytes:
         "citeAs": job.credit.cite_as(f"Export {job.digest}."),
         "rai:hasSyntheticData": job.is_synthetic,
         **_collection(job),
-        "distribution": [_file(entry) for entry in files] + _file_sets(job),
-        "recordSet": _record_sets(job),
+        "distribution": [_file(entry) for entry in files]
+        + [each for made in formats for each in made.file_sets()],
+        "recordSet": [_classes(job), *(each for made in formats for each in made.record_sets(job))],
     }
     return json.dumps(content, indent=1).encode() + b"\n"
 
@@ -81,69 +75,9 @@ def _collection(job: Job) -> dict[str, str]:
 def _file(entry: FileEntry) -> dict[str, Any]:
     suffix = entry.path[entry.path.rfind(".") :] if "." in entry.path else ""
     is_text = suffix in (".csv", ".json", ".txt")
-    said = [text for start, text in _DESCRIPTIONS.items() if entry.path.startswith(start)]
-    return {
-        "@type": "cr:FileObject",
-        "@id": _identifier(entry.path),
-        "name": entry.path,
-        **({"description": said[0]} if said and not is_text else {}),
-        "contentUrl": quote(entry.path),
-        "contentSize": f"{entry.bytes} B",
-        "encodingFormat": _MEDIA_TYPES.get(suffix, "application/octet-stream"),
-        "sha256": entry.sha256,
-    }
-
-
-def _identifier(path: str) -> str:
-    """Return an identifier of a path, without a blank: not even an encoded one is allowed."""
-    return quote(path.replace("~", "%7E")).replace("%", "~")
-
-
-def _file_sets(job: Job) -> list[dict[str, Any]]:
-    # In the directory of croissant.json itself: mlcroissant reads no set of several file objects.
-    sets = {
-        "hf": _file_set(_PARQUET, "application/x-parquet", "hf/data/*.parquet"),
-        "png": _file_set(_PICTURES, "image/png", "png/*/*/*.png"),
-    }
-    return [sets[name] for name in job.spec.formats if name in sets]
-
-
-def _file_set(name: str, media_type: str, includes: str) -> dict[str, Any]:
-    return {
-        "@type": "cr:FileSet",
-        "@id": name,
-        "name": name,
-        "encodingFormat": media_type,
-        "includes": includes,
-    }
-
-
-def _record_sets(job: Job) -> list[dict[str, Any]]:
-    image, label = {"column": "image"}, {"column": "label"}
-    drawings = [
-        _field("drawings/image", "sc:ImageObject", _from(_PARQUET, image, jsonPath="bytes")),
-        _field("drawings/label", "sc:Integer", _from(_PARQUET, label)),
-    ]
-    path, content = {"fileProperty": "filepath"}, {"fileProperty": "content"}
-    # mlcroissant changes the key of a join where it stands, and again when it reads the field:
-    # so the folder is not of the path that the split is of, and found in itself as well.
-    inside = {"fileProperty": "fullpath"}
-    folder = _from(_PICTURES, inside, regex=r"(?:png/[^/]+/)?([^/]+)(?:/[^/]+)?$")
-    pictures = [
-        _field("pictures/image", "sc:ImageObject", _from(_PICTURES, content)),
-        _field(
-            "pictures/split", "sc:Text", _from(_PICTURES, path, regex=r".*/([^/]+)/[^/]+/[^/]+$")
-        ),
-        _field("pictures/folder", "sc:Text", folder)
-        | {"references": {"field": {"@id": "classes/folder"}}},
-        _field("pictures/label", "sc:Integer", {"field": {"@id": "classes/label"}}),
-    ]
-    text = "A label is a position in: " + ", ".join(job.class_names)
-    sets = {
-        "hf": _record_set("drawings", text, drawings),
-        "png": _record_set("pictures", text, pictures),
-    }
-    return [_classes(job), *(sets[name] for name in job.spec.formats if name in sets)]
+    folder = entry.path.partition("/")[0]
+    said = export_format(folder).describe(entry.path) if folder in FORMATS and not is_text else ""
+    return file_object(entry, _MEDIA_TYPES.get(suffix, "application/octet-stream"), said)
 
 
 def _classes(job: Job) -> dict[str, Any]:
@@ -151,43 +85,14 @@ def _classes(job: Job) -> dict[str, Any]:
         "label": range(len(job.class_names)),
         "class_name": job.class_names,
     }
-    names = path_names(job.class_names)
-    columns |= {"folder": names} if "png" in job.spec.formats else {}
-    if "numpy_bitmap" in job.spec.formats:
-        columns["file"] = [f"numpy_bitmap/{name}.npy" for name in names]
+    # In an order that exports have had from the start.
+    for name in sorted(job.spec.formats, reverse=True):
+        columns |= export_format(name).class_columns(job)
     fields = [
-        _field(f"classes/{name}", "sc:Integer" if name == "label" else "sc:Text")
-        for name in columns
+        field(f"classes/{name}", "sc:Integer" if name == "label" else "sc:Text") for name in columns
     ]
     rows = zip(*columns.values(), strict=True)
     keys = [f"classes/{name}" for name in columns]
-    return _record_set("classes", "What the labels mean.", fields) | {
+    return record_set("classes", "What the labels mean.", fields) | {
         "data": [dict(zip(keys, row, strict=True)) for row in rows]
-    }
-
-
-def _record_set(name: str, description: str, fields: Sequence[object]) -> dict[str, Any]:
-    return {
-        "@type": "cr:RecordSet",
-        "@id": name,
-        "name": name,
-        "description": description,
-        "field": list(fields),
-    }
-
-
-def _from(file_set: str, extract: Mapping[str, str], **transform: str) -> dict[str, Any]:
-    source: dict[str, Any] = {"fileSet": {"@id": file_set}, "extract": extract}
-    return source | ({"transform": transform} if transform else {})
-
-
-def _field(
-    identifier: str, data_type: str, source: Mapping[str, Any] | None = None
-) -> dict[str, Any]:
-    return {
-        "@type": "cr:Field",
-        "@id": identifier,
-        "name": identifier.partition("/")[2],
-        "dataType": data_type,
-        **({"source": source} if source else {}),
     }

@@ -21,7 +21,6 @@ from pipelines.drawings.credit import Credit, credit_of
 from pipelines.drawings.parquet import open_shard
 from pipelines.drawings.reading import label_ids
 from pipelines.export.spec import ExportSpec
-from pipelines.export.target import Target
 from pipelines.store.artifacts import Store
 from pipelines.store.manifest import (
     FileEntry,
@@ -148,36 +147,6 @@ def read_record(store: Store, path: str) -> Record:
 def record_path(job: Job, unit: Unit) -> str:
     """Return where the unit's record is kept."""
     return f"{job.scratch}/records/{unit.name}.json"
-
-
-class Format:
-    """One export format. Stage s + 1 begins when all records of stage s are there."""
-
-    name: str
-    num_stages = 1
-
-    def units(self, job: Job, stage: int, records: Sequence[Record]) -> list[Unit]:
-        """Plan a stage; `records` are this format's records of the stages before."""
-        raise NotImplementedError
-
-    def make(self, unit: Unit, job: Job, source: Store, target: Target) -> Record:
-        """Read the unit's rows and put its files."""
-        raise NotImplementedError
-
-    def closing_files(self, job: Job, records: Sequence[Record]) -> Mapping[str, bytes]:
-        """Return the small files that describe the rest; none by default."""
-        del job, records
-        return {}
-
-    def unlisted_problems(self, job: Job, records: Sequence[Record], target: Target) -> list[str]:
-        """Return what is wrong with files that no manifest lists, by their number and size."""
-        del job, records, target
-        return []
-
-    def is_whole(self, record: Record, target: Target) -> bool:
-        """Return whether files that the record does not list itself are there and right."""
-        del record, target
-        return True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

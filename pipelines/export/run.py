@@ -22,8 +22,7 @@ from pipelines.beam import run_units, runner_flags, runner_name
 from pipelines.dataset.build import library_versions
 from pipelines.export.croissant import export_croissant
 from pipelines.export.formats.png_tree import MAX_LISTED, lists_pictures
-from pipelines.export.formats.readme import export_readme, load_lines
-from pipelines.export.formats.registry import FORMATS
+from pipelines.export.formats.registry import export_format
 from pipelines.export.job import (
     NO_EXTRAS,
     Extras,
@@ -36,6 +35,7 @@ from pipelines.export.job import (
     read_record,
     record_path,
 )
+from pipelines.export.readme import export_readme, load_lines
 from pipelines.export.spec import ExportSpec
 from pipelines.export.target import Target
 from pipelines.processes.progress import ProgressCallback, Rate, doing, watch
@@ -85,7 +85,7 @@ class ExportWork:
                 return {"kept_units": 1}
         except ScratchError:  # the caller warns: a worker's log may be lost
             counted["damaged_units"] = 1
-        record = FORMATS[unit.format].make(unit, self.job, store, target)
+        record = export_format(unit.format).make(unit, self.job, store, target)
         target.store.put(record_path(self.job, unit), record.to_bytes())
         return counted
 
@@ -188,16 +188,16 @@ def is_done(unit: Unit, job: Job, target: Target) -> bool:
         path = f"{job.scratch}/{entry.path}"
         if not target.store.holds(path, entry.bytes, entry.sha256):
             raise damaged(path)
-    return all(target.holds(entry) for entry in record.files) and FORMATS[unit.format].is_whole(
-        record, target
-    )
+    return all(target.holds(entry) for entry in record.files) and export_format(
+        unit.format
+    ).is_whole(record, target)
 
 
 @doing("export", "laying out the files")
 def _make_files(job: Job, store: Store, target: Target, options: ExportOptions) -> list[Record]:
     """Run every stage of every format and return all records, in the order of the plan."""
     records: dict[str, list[Record]] = {name: [] for name in job.spec.formats}
-    for stage in range(max(FORMATS[name].num_stages for name in job.spec.formats)):
+    for stage in range(max(export_format(name).num_stages for name in job.spec.formats)):
         units = plan_units(job, stage, records)
         run_stage(units, stage, job, store, target, options)
         for unit in units:
@@ -210,8 +210,8 @@ def plan_units(job: Job, stage: int, records: Mapping[str, list[Record]]) -> lis
     return [
         unit
         for name in job.spec.formats
-        if stage < FORMATS[name].num_stages
-        for unit in FORMATS[name].units(job, stage, records[name])
+        if stage < export_format(name).num_stages
+        for unit in export_format(name).units(job, stage, records[name])
     ]
 
 
@@ -246,7 +246,7 @@ def _check_unlisted(job: Job, records: Sequence[Record], target: Target) -> None
     """Raise StoreError if files that no manifest lists are missing or of another size."""
     for name in job.spec.formats:
         own = [record for record in records if record.name.startswith(f"{name}-")]
-        if problems := FORMATS[name].unlisted_problems(job, own, target):
+        if problems := export_format(name).unlisted_problems(job, own, target):
             raise StoreError(f"cannot publish: {'; '.join(problems[:3])}; run it again")
 
 
@@ -284,7 +284,7 @@ def _closing_entries(
     contents = {"README.md": export_readme(job, records), **attachments}
     for name in job.spec.formats:
         own = [record for record in records if record.name.startswith(f"{name}-")]
-        contents |= FORMATS[name].closing_files(job, own)
+        contents |= export_format(name).closing_files(job, own)
     return [target.put(path, content) for path, content in sorted(contents.items())]
 
 

@@ -15,7 +15,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-FORMATS = ("hf", "tfds", "webdataset", "numpy_bitmap", "idx", "png")
+# Format -> its module in pipelines.export.formats, and the class there; in the order of exports.
+FORMATS: Mapping[str, str] = {
+    "hf": "hf:HuggingFace",
+    "tfds": "tfds:Tfds",
+    "webdataset": "webdataset:WebDataset",
+    "numpy_bitmap": "numpy_bitmap:NumpyBitmap",
+    "idx": "idx:Idx",
+    "png": "png_tree:PngTree",
+}
 # Bumped whenever the same spec would give other bytes; it is part of every digest.
 FORMAT_VERSION = 3
 

@@ -6,20 +6,30 @@ were filtered out are cut anew; the pictures then pass as they are, without bein
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipelines.drawings.parquet import ROWS_PER_GROUP, open_shard, shard_name, shard_writer
-from pipelines.export.formats.readme import hf_card
-from pipelines.export.job import Format, Job, Piece, Record, Shard, Unit, range_units
+from pipelines.drawings.croissant import field, file_set, from_set, record_set
+from pipelines.drawings.huggingface import loader_lines
+from pipelines.drawings.parquet import (
+    ROWS_PER_GROUP,
+    open_shard,
+    shard_name,
+    shard_schema,
+    shard_writer,
+)
+from pipelines.export.formats.base import Format, Loader, about
+from pipelines.export.job import Job, Piece, Record, Shard, Unit, range_units
 from pipelines.export.rows import count_labels, read_rows, read_shard
 from pipelines.export.target import Target
 from pipelines.store.artifacts import Store
 
 ROWS_PER_FILE = 65_536
+_FILES = "parquet-files"
 # Shards of a size between these are copied.
 _MIN_MEAN_ROWS, _MAX_ROWS = 8_192, 262_144
 
@@ -28,6 +38,7 @@ class HuggingFace(Format):
     """The format's entry in the registry."""
 
     name = "hf"
+    bytes_per_drawing = 298
 
     def units(self, job: Job, stage: int, records: Sequence[Record]) -> list[Unit]:
         """Plan a copy of each shard where all of a split fit, files of equal size elsewhere."""
@@ -49,7 +60,30 @@ class HuggingFace(Format):
 
     def closing_files(self, job: Job, records: Sequence[Record]) -> Mapping[str, bytes]:
         """Write the dataset card."""
-        return {"hf/README.md": hf_card(job, records)}
+        return {"hf/README.md": _card(job, records)}
+
+    def loaders(self, job: Job, records: Sequence[Record]) -> list[Loader]:
+        """Return what opens the format."""
+        del records
+        code = f'import datasets\n\ndrawings = datasets.load_dataset("hf")["{job.splits[0]}"]'
+        return [Loader("hf", code)]
+
+    def file_sets(self) -> list[dict[str, Any]]:
+        """Return Croissant's set of the Parquet files."""
+        return [file_set(_FILES, "application/x-parquet", "hf/data/*.parquet")]
+
+    def record_sets(self, job: Job) -> list[dict[str, Any]]:
+        """Return the columns image and label."""
+        fields = [
+            field(
+                "drawings/image",
+                "sc:ImageObject",
+                from_set(_FILES, {"column": "image"}, jsonPath="bytes"),
+            ),
+            field("drawings/label", "sc:Integer", from_set(_FILES, {"column": "label"})),
+        ]
+        text = "A label is a position in: " + ", ".join(job.class_names)
+        return [record_set("drawings", text, fields)]
 
 
 def _can_copy(job: Job, split: str) -> bool:
@@ -137,3 +171,32 @@ def _schema(source: Store, shard: Shard, job: Job) -> pa.Schema:
 
 def _record(unit: Unit, entry, counts) -> Record:
     return Record(name=unit.name, stage=0, files=(entry,), counts=tuple(counts.tolist()))
+
+
+def _card(job: Job, records: Sequence[Record]) -> bytes:
+    """Return hf/README.md: YAML, then a page for people with exact sizes."""
+    yaml = "\n".join(_yaml(job, records))
+    table = "\n".join(
+        ["| split | drawings | files | bytes |", "|---|---|---|---|", *_rows(job, records)]
+    )
+    return f"---\n{yaml}\n---\n\n# {job.name}\n\n{about(job)}{table}\n".encode()
+
+
+def _yaml(job: Job, records: Sequence[Record]) -> list[str]:
+    lines = [*job.credit.hub_lines(), "task_categories:", "- image-classification"]
+    lines += ["tags:", *(f"- {tag}" for tag in job.credit.hub_tags())]
+    lines += ["- synthetic"] * job.is_synthetic
+    kinds = zip(job.columns, job.column_types, strict=True)
+    extra = {name: pa.type_for_alias(kind) for name, kind in kinds}
+    schema = shard_schema(job.class_names, job.image_shape, extra)
+    entries = [entry for record in records for entry in record.files]
+    splits = {split: [e for e in entries if e.split == split] for split in job.splits}
+    return lines + loader_lines(schema, splits)
+
+
+def _rows(job: Job, records: Sequence[Record]) -> Iterator[str]:
+    entries = [entry for record in records for entry in record.files]
+    for split in job.splits:
+        files = [entry for entry in entries if entry.split == split]
+        rows, size = sum(e.rows or 0 for e in files), sum(e.bytes for e in files)
+        yield f"| {split} | {rows:,} | {len(files)} | {size:,} |"

@@ -18,7 +18,8 @@ import pyarrow as pa
 
 from pipelines.drawings.class_paths import class_table
 from pipelines.drawings.stored_png import copy_pixels
-from pipelines.export.job import Format, Job, Record, Unit, cut_rows
+from pipelines.export.formats.base import NAMES_AS_TEXT, Format, Loader
+from pipelines.export.job import Job, Record, Unit, cut_rows
 from pipelines.export.rows import Batch, check_shape, count_labels, csv_lines, read_rows
 from pipelines.export.target import Target
 from pipelines.store.artifacts import Store
@@ -32,6 +33,8 @@ class Idx(Format):
     """The format's entry in the registry."""
 
     name = "idx"
+    bytes_per_drawing = 785
+    description = "IDX, the format of MNIST: sizes as big-endian uint32, then pixels or labels."
 
     def units(self, job: Job, stage: int, records: Sequence[Record]) -> list[Unit]:
         """Plan one unit a split: a file of this format is one sequence, and nothing is encoded."""
@@ -64,6 +67,20 @@ class Idx(Format):
         """Write the label map."""
         del records
         return {"idx/label_map.csv": class_table(job.class_names, {})}
+
+    def loaders(self, job: Job, records: Sequence[Record]) -> list[Loader]:
+        """Return what opens the format."""
+        del records
+        height, width = job.image_shape
+        images, labels = idx_paths(job, job.splits[0])
+        kind = label_type(len(job.class_names))[1].str.lstrip("|")
+        code = f'''import numpy
+import pandas
+
+images = numpy.fromfile("{images}", "u1", offset=16).reshape(-1, {height}, {width})
+labels = numpy.fromfile("{labels}", "{kind}", offset=8)
+names = list(pandas.read_csv("idx/label_map.csv", {NAMES_AS_TEXT}).class_name)'''
+        return [Loader("idx", code)]
 
 
 def _csv_lines(batch: Batch, job: Job) -> bytes:

@@ -18,7 +18,8 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from pipelines.drawings.class_paths import class_table, path_names
-from pipelines.export.job import Format, Job, Piece, Record, Unit, range_units
+from pipelines.export.formats.base import NAMES_AS_TEXT, Format, Loader
+from pipelines.export.job import Job, Piece, Record, Unit, range_units
 from pipelines.export.rows import check_shape, csv_lines, read_rows
 from pipelines.export.target import FileSink, Target
 from pipelines.store.artifacts import Store
@@ -33,6 +34,8 @@ class NumpyBitmap(Format):
     """The format's entry in the registry."""
 
     name = "numpy_bitmap"
+    bytes_per_drawing = 784
+    description = "NumPy array (drawings, pixels) uint8 of one class, split after split."
     num_stages = 2
 
     def units(self, job: Job, stage: int, records: Sequence[Record]) -> list[Unit]:
@@ -71,6 +74,28 @@ class NumpyBitmap(Format):
         }
         columns |= {split: of_split.tolist() for split, of_split in counts.items()}
         return {"numpy_bitmap-classes.csv": class_table(job.class_names, columns)}
+
+    def loaders(self, job: Job, records: Sequence[Record]) -> list[Loader]:
+        """Return what opens the format."""
+        del records
+        height, width = job.image_shape
+        code = f"""import numpy
+import pandas
+
+table = pandas.read_csv("numpy_bitmap-classes.csv", {NAMES_AS_TEXT})
+drawings = {{
+    row.class_name: numpy.load("numpy_bitmap/" + row.file).reshape(-1, {height}, {width})
+    for row in table[table.drawings > 0].itertuples()
+}}"""
+        note = (
+            "A file has the drawings of all splits, split after split: `numpy_bitmap-classes.csv` "
+            f"has the number of each ({', '.join(job.splits)}), and the file of each class."
+        )
+        return [Loader("numpy_bitmap", code, note)]
+
+    def class_columns(self, job: Job) -> dict[str, Sequence[object]]:
+        """Return the file of each class."""
+        return {"file": [f"numpy_bitmap/{name}.npy" for name in path_names(job.class_names)]}
 
 
 def npy_header(rows: int, pixels: int) -> bytes:

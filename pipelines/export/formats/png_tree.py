@@ -13,14 +13,17 @@ pictures. The other formats have no such limit.
 import hashlib
 import io
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.csv
 
 from pipelines.drawings.class_paths import class_table, path_names
+from pipelines.drawings.croissant import field, file_set, from_set, record_set
 from pipelines.drawings.stored_png import png_bytes
-from pipelines.export.job import Format, Job, Record, Unit, cut_rows, range_units
+from pipelines.export.formats.base import NAMES_AS_TEXT, Format, Loader
+from pipelines.export.job import Job, Record, Unit, cut_rows, range_units
 from pipelines.export.rows import Batch, count_labels, file_names, read_rows
 from pipelines.export.target import Target
 from pipelines.store.artifacts import Store
@@ -28,12 +31,14 @@ from pipelines.store.manifest import FileEntry
 
 MAX_LISTED = 20_000
 _ROWS_PER_UNIT = 8_192
+_FILES = "png-files"
 
 
 class PngTree(Format):
     """The format's entry in the registry."""
 
     name = "png"
+    bytes_per_drawing = 880
 
     def units(self, job: Job, stage: int, records: Sequence[Record]) -> list[Unit]:
         """Plan ranges of pictures, and one metadata file a split."""
@@ -103,6 +108,65 @@ class PngTree(Format):
                 if _sha256(target, f"png/{name}") != digest:
                     return False
         return True
+
+    def loaders(self, job: Job, records: Sequence[Record]) -> list[Loader]:
+        """Return what opens the format: `datasets`, and Keras."""
+        del records
+        split = job.splits[0]
+        height, width = job.image_shape
+        names = f'names = list(pandas.read_csv("png-classes.csv", {NAMES_AS_TEXT}).class_name)'
+        datasets = f'''import datasets
+import pandas
+
+{names}
+drawings = datasets.load_dataset("imagefolder", data_files={{"{split}": "png/{split}/**"}})
+drawings = drawings["{split}"].cast_column("label", datasets.ClassLabel(names=names))'''
+        keras = f"""import keras
+import pandas
+
+{names}
+rows = pandas.read_csv("png/{split}/metadata.csv", {NAMES_AS_TEXT})
+labels = [label for _, label in sorted(zip(rows.file_name.str.split("/"), rows.label))]
+drawings = keras.utils.image_dataset_from_directory(
+    "png/{split}", labels=labels, color_mode="grayscale", image_size=({height}, {width})
+)"""
+        note = (
+            "`png-classes.csv` has the folder of each class. Keras, and torchvision's `ImageFolder`, "
+            "number classes by the order of their folders; these lines take the labels of "
+            "`metadata.csv`, which are positions in `names`."
+        )
+        return [Loader("png", datasets), Loader("png in Keras", keras, note)]
+
+    def describe(self, path: str) -> str:
+        """Return what the lists of checksums are; pictures by the thousand are not described."""
+        is_list = path.startswith("png/checksums/")
+        return "SHA-256 of pictures, for sha256sum --check." if is_list else ""
+
+    def file_sets(self) -> list[dict[str, Any]]:
+        """Return Croissant's set of the pictures."""
+        return [file_set(_FILES, "image/png", "png/*/*/*.png")]
+
+    def record_sets(self, job: Job) -> list[dict[str, Any]]:
+        """Return the pictures with split, folder and label."""
+        path, content = {"fileProperty": "filepath"}, {"fileProperty": "content"}
+        # mlcroissant changes the key of a join where it stands, and again when it reads the field:
+        # so the folder is not of the path that the split is of, and found in itself as well.
+        inside = {"fileProperty": "fullpath"}
+        folder = from_set(_FILES, inside, regex=r"(?:png/[^/]+/)?([^/]+)(?:/[^/]+)?$")
+        split = from_set(_FILES, path, regex=r".*/([^/]+)/[^/]+/[^/]+$")
+        fields = [
+            field("pictures/image", "sc:ImageObject", from_set(_FILES, content)),
+            field("pictures/split", "sc:Text", split),
+            field("pictures/folder", "sc:Text", folder)
+            | {"references": {"field": {"@id": "classes/folder"}}},
+            field("pictures/label", "sc:Integer", {"field": {"@id": "classes/label"}}),
+        ]
+        text = "A label is a position in: " + ", ".join(job.class_names)
+        return [record_set("pictures", text, fields)]
+
+    def class_columns(self, job: Job) -> dict[str, Sequence[object]]:
+        """Return the folder of each class."""
+        return {"folder": path_names(job.class_names)}
 
 
 def _directory_problem(target: Target, directory: str, count: int, size: int) -> str:

@@ -1,14 +1,14 @@
-"""The export formats by name."""
+"""The export formats by name; what writes one is imported when it is asked for."""
 
-from pipelines.export.formats.hf import HuggingFace
-from pipelines.export.formats.idx import Idx
-from pipelines.export.formats.numpy_bitmap import NumpyBitmap
-from pipelines.export.formats.png_tree import PngTree
-from pipelines.export.formats.tfds import Tfds
-from pipelines.export.formats.webdataset import WebDataset
-from pipelines.export.job import Format
+import functools
+import importlib
 
-FORMATS: dict[str, Format] = {
-    made.name: made
-    for made in (HuggingFace(), Tfds(), WebDataset(), NumpyBitmap(), Idx(), PngTree())
-}
+from pipelines.export.formats.base import Format
+from pipelines.export.spec import FORMATS
+
+
+@functools.cache
+def export_format(name: str) -> Format:
+    """Return the format of a name, one of pipelines.export.spec.FORMATS."""
+    module, _, made = FORMATS[name].partition(":")
+    return getattr(importlib.import_module(f"pipelines.export.formats.{module}"), made)()

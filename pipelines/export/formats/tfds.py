@@ -16,7 +16,8 @@ import pyarrow as pa
 
 from pipelines.dataset.tfds_files import scalar_feature
 from pipelines.drawings.tfrecord import TFDS_VERSION, example_of, fixed_records, frame, tfds_name
-from pipelines.export.job import Format, Job, Record, Unit, range_units
+from pipelines.export.formats.base import Format, Loader
+from pipelines.export.job import Job, Record, Unit, range_units
 from pipelines.export.rows import Batch, count_labels, read_rows
 from pipelines.export.target import Target
 from pipelines.store.artifacts import Store
@@ -32,6 +33,8 @@ class Tfds(Format):
     """The format's entry in the registry."""
 
     name = "tfds"
+    bytes_per_drawing = 918
+    description = "TFRecord of TensorFlow Datasets: tf.train.Example of image, a PNG, and label."
 
     def units(self, job: Job, stage: int, records: Sequence[Record]) -> list[Unit]:
         """Plan files of equal size."""
@@ -61,6 +64,17 @@ class Tfds(Format):
             "label.labels.txt": "\n".join(job.class_names) + "\n",
         }
         return {f"{tfds_directory(job)}/{name}": text.encode() for name, text in texts.items()}
+
+    def loaders(self, job: Job, records: Sequence[Record]) -> list[Loader]:
+        """Return what opens the format."""
+        del records
+        code = (
+            "import tensorflow_datasets as tfds\n\n"
+            f'builder = tfds.builder_from_directory("{tfds_directory(job)}")\n'
+            f'drawings = builder.as_dataset(split="{job.splits[0]}")'
+        )
+        note = "`tfds.load` takes a name, which may be one of TensorFlow Datasets' own."
+        return [Loader("tfds", code, note)]
 
 
 def _records(batch: Batch, part: slice, job: Job) -> bytes:

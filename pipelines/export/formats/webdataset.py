@@ -16,7 +16,8 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from pipelines.drawings.stored_png import png_bytes
-from pipelines.export.job import Format, Job, Record, Unit, range_units
+from pipelines.export.formats.base import Format, Loader
+from pipelines.export.job import Job, Record, Unit, range_units
 from pipelines.export.rows import (
     ASCII_ZERO,
     Batch,
@@ -46,6 +47,8 @@ class WebDataset(Format):
     """The format's entry in the registry."""
 
     name = "webdataset"
+    bytes_per_drawing = 2_560
+    description = "WebDataset: <key>.png and <key>.cls, the label, of each drawing."
 
     def units(self, job: Job, stage: int, records: Sequence[Record]) -> list[Unit]:
         """Plan tar files of equal size."""
@@ -86,6 +89,17 @@ class WebDataset(Format):
         }
         content = json.dumps(description, indent=1, sort_keys=True).encode() + b"\n"
         return {"webdataset/dataset.json": content}
+
+    def loaders(self, job: Job, records: Sequence[Record]) -> list[Loader]:
+        """Return what opens the format."""
+        start = f"webdataset/{job.splits[0]}-"
+        tars = [e for record in records for e in record.files if e.path.startswith(start)]
+        code = (
+            "import webdataset\n\n"
+            f'tars = "{start}{{000000..{len(tars) - 1:06d}}}.tar"\n'
+            'drawings = webdataset.WebDataset(tars, shardshuffle=False).decode("l8")'
+        )
+        return [Loader("webdataset", code, "`webdataset/dataset.json` names the labels.")]
 
 
 def tar_records(batch: Batch, job: Job) -> Iterator[memoryview]:

@@ -11,7 +11,7 @@ import pytest
 
 import pipelines.export.run as run
 from pipelines.drawings.parquet import open_shard, read_images
-from pipelines.export.formats.registry import FORMATS as WRITERS
+from pipelines.export.formats.registry import export_format
 from pipelines.export.job import Extras, make_job, read_record, record_path
 from pipelines.export.ranges import export_part, export_range
 from pipelines.export.run import ExportOptions, ExportWork, export_dataset
@@ -57,7 +57,7 @@ def test_parts_of_several_machines_are_joined_by_the_export(store, dataset, monk
     assert min(files) > 0
     assert store.latest("exports", "parts") is None
     made = []
-    for writer in WRITERS.values():
+    for writer in map(export_format, FORMATS):
         real = writer.make
         monkeypatch.setattr(
             writer,
@@ -120,14 +120,14 @@ def test_an_interrupted_export_makes_only_what_is_missing(store, dataset, monkey
     job = make_job(dataset.manifest, store, ALL, name="small")
     target = Target(store, f"exports/small/{job.digest}")
     work = ExportWork(job, "", target.prefix)
-    units = WRITERS["webdataset"].units(job, 0, ())
+    units = export_format("webdataset").units(job, 0, ())
     for unit in units[:3]:
         assert work(unit, store) == {"made_units": 1}
 
     made = []
-    real = WRITERS["webdataset"].make
+    real = export_format("webdataset").make
     monkeypatch.setattr(
-        WRITERS["webdataset"],
+        export_format("webdataset"),
         "make",
         lambda unit, *rest: made.append(unit.name) or real(unit, *rest),
     )
@@ -171,7 +171,7 @@ def test_a_damaged_file_is_made_again(store, dataset, name):
     job = make_job(dataset.manifest, store, ExportSpec(formats=(name,)), name="small")
     target = Target(store, f"exports/small/{job.digest}")
     work = ExportWork(job, "", target.prefix)
-    unit = WRITERS[name].units(job, 0, ())[0]
+    unit = export_format(name).units(job, 0, ())[0]
     work(unit, store)
     assert work(unit, store) == {"kept_units": 1}
     record = read_record(store, record_path(job, unit))
@@ -189,7 +189,7 @@ def test_a_missing_picture_is_made_again(store, dataset, monkeypatch, max_listed
     job = make_job(dataset.manifest, store, ExportSpec(formats=("png",)), name="small")
     target = Target(store, f"exports/small/{job.digest}")
     work = ExportWork(job, "", target.prefix)
-    unit = WRITERS["png"].units(job, 0, ())[0]
+    unit = export_format("png").units(job, 0, ())[0]
     work(unit, store)
     picture = min(item.path for item in store.objects(target.path("png/train")))
     store.delete(picture)
@@ -232,7 +232,7 @@ def test_a_failure_leaves_no_manifest_and_the_next_run_completes(store, dataset,
         raise OSError("disk is full")
 
     with monkeypatch.context() as broken:
-        broken.setattr(WRITERS["idx"], "make", fail)
+        broken.setattr(export_format("idx"), "make", fail)
         with pytest.raises(Exception, match="disk is full"):
             export_dataset(dataset.manifest, store, ALL, name="small")
         assert store.latest("exports", "small") is None
