@@ -97,7 +97,7 @@ RANK = """
 import sys
 import torch
 import torch.distributed as dist
-sys.path[:0] = [{root!r}, {tests!r}]
+sys.path[:0] = [{root!r}, {tests!r}, {own!r}]
 import families
 from model.network.dropout import DropoutKey
 from model.network.init import initialize_from_data
@@ -126,7 +126,8 @@ torch.save(model.state_dict(), "{folder}/%d-of-%d.pt" % (rank, size))
 @pytest.mark.slow
 def test_replicas_are_identical_after_a_step_and_equal_a_run_of_one(tmp_path: Path):
     tests = Path(__file__).parents[1]
-    script = RANK.format(root=str(tests.parents[1]), tests=str(tests), folder=tmp_path)
+    folders = {"root": tests.parents[1], "tests": tests, "own": Path(__file__).parent}
+    script = RANK.format(**{name: str(each) for name, each in folders.items()}, folder=tmp_path)
     ranks = [(0, 1), (0, 2), (1, 2)]
     processes = [
         subprocess.Popen([sys.executable, "-c", script, str(rank), str(size)])

@@ -49,7 +49,7 @@ def test_damaged_files_are_refused():
     other = model_files(families.build(families.FAMILIES["elu"]))
     cases = [
         ({CONFIG_NAME: files[CONFIG_NAME]}, "has a file weights.safetensors"),
-        (files | {CONFIG_NAME: b"{"}, "no JSON"),
+        (files | {CONFIG_NAME: b"{"}, "cannot be read as JSON"),
         (files | {CONFIG_NAME: b'{"format_version": 99}'}, "version 99"),
         (files | {WEIGHTS_NAME: files[WEIGHTS_NAME][:-8]}, "damaged"),
         (files | {WEIGHTS_NAME: other[WEIGHTS_NAME]}, "does not fit"),
