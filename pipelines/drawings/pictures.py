@@ -111,7 +111,7 @@ def pillow_within(limits: Limits) -> Iterator[None]:
     """
     from PIL import Image
 
-    Image.MAX_IMAGE_PIXELS = limits.max_pixels
+    before, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, limits.max_pixels
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -120,6 +120,8 @@ def pillow_within(limits: Limits) -> Iterator[None]:
     except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
         found = int(re.findall(r"\d+", str(error))[0])
         raise PictureError(limits.problem("max_pixels", found) or str(error)) from error
+    finally:
+        Image.MAX_IMAGE_PIXELS = before
 
 
 def pixels_problem(content: bytes, limits: Limits) -> str | None:

@@ -21,6 +21,7 @@ from pipelines.sources.readers import open_reader
 from pipelines.sources.registry import open_directory, open_source
 from pipelines.sources.simplify import simplify
 from pipelines.sources.stroke_formats import StrokeDrawing
+from pipelines.sources.strokes import StrokeReader
 from pipelines.store.artifacts import open_store
 
 SAMPLE = os.environ.get("QUICKDRAW_SAMPLE")
@@ -244,7 +245,7 @@ def test_raw_drawings_become_the_simplified_ones(tmp_path):
         assert (raw.format, simple.format) == ("raw", "simplified")
         count = min(raw.rows, simple.rows, 15)
         ours, theirs = (
-            [fields_of(drawing) for drawing in open_reader(file, 28).parse(0, count)]
+            [fields_of(drawing) for drawing in StrokeReader(file, 28).parse(0, count)]
             for file in (raw, simple)
         )
         assert [who for who, _ in ours] == [who for who, _ in theirs]
@@ -262,8 +263,8 @@ def test_official_binary_equals_simplified(tmp_path):
         one = open_with_columns(path.parent, path.stem, tmp_path)
         two = open_with_columns(root / "simplified", path.stem, tmp_path)
         a, b = (
-            list(open_reader(one, 28).parse(0, one.rows)),
-            list(open_reader(two, 28).parse(0, two.rows)),
+            list(StrokeReader(one, 28).parse(0, one.rows)),
+            list(StrokeReader(two, 28).parse(0, two.rows)),
         )
         for x, y in zip(a, b, strict=True):
             assert fields_of(x) == fields_of(y), path.stem

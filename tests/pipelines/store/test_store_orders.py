@@ -57,7 +57,7 @@ def one_at_a_time(monkeypatch):
     """No time passes while an actor waits for others, and none does two things at once."""
     monkeypatch.setattr("time.sleep", sleep)
     for module in ("contents", "transfer"):
-        monkeypatch.setattr(f"pipelines.{module}.ThreadPoolExecutor", _Serial)
+        monkeypatch.setattr(f"pipelines.store.{module}.ThreadPoolExecutor", _Serial)
 
 
 def address(manifest: Manifest):
