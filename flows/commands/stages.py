@@ -27,8 +27,6 @@ from flows.terminal import check_prefect_home, run_stage
 from pipelines.processes.progress import doing
 
 DATASET = Group("The dataset", sort_key=1)
-
-
 SOURCE = Group("The source", sort_key=1)
 
 

@@ -183,7 +183,8 @@ def run_limited(folder: Path, mib: int, *more: str) -> subprocess.CompletedProce
     return subprocess.run(
         [program, "build", "--source", "source", "--classes", "all", "--quiet", *more],
         cwd=folder,
-        env=os.environ | {"SKETCHMILL_CACHE": str(folder / "cache")},
+        # OpenBLAS takes memory for each core, and ends the process itself where there is none.
+        env=os.environ | {"SKETCHMILL_CACHE": str(folder / "cache"), "OPENBLAS_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
         timeout=100,
