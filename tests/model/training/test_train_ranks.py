@@ -65,7 +65,7 @@ class Parent:
         "from pipelines.store.artifacts import open_store\n"
         "url, dataset, name, spec, options = sys.argv[1:]\n"
         "store = open_store(url)\n"
-        "def show(stage, done, total, message): print(done, flush=True)\n"
+        "def show(stage, done, total, message): print(done * (stage == 'train'), flush=True)\n"
         "train_in_processes(spec_from_json(json.loads(spec)),\n"
         "    store.resolve('datasets', dataset), store, name, num_processes=2,\n"
         "    options=options_from_json(options), progress=show)\n"
