@@ -1,6 +1,6 @@
-"""The command line `sketchmill`: one sub-command a file, imported only when it is called.
+"""From a list of classes to a dataset, a trained PixelCNN++ and new labelled drawings.
 
-Exit codes: 0 done, 1 failed, 2 bad usage or bad input, 130 stopped by Ctrl-C, 143 by SIGTERM. Errors
+The command line `sketchmill`. A sub-command's module is imported only when it is called. Exit codes: 0 done, 1 failed, 2 bad usage or bad input, 130 stopped by Ctrl-C, 143 by SIGTERM. Errors
 are one line on stderr; `--debug` shows the traceback. Whoever read the output closed it: 141, and
 no word.
 
@@ -59,9 +59,9 @@ MODULES |= dict.fromkeys(("deploy", "serve"), "deployments")
 
 def make_app():
     """Return the command line; no sub-command's module is imported yet."""
-    from cyclopts import App, CycloptsPanel
+    from cyclopts import App, CycloptsPanel, Parameter
 
-    from flows.options import FIRST
+    from flows.options import FIRST, shown_default
     from pipelines.store.printable import shown
 
     app = App(
@@ -69,6 +69,7 @@ def make_app():
         help=__doc__.splitlines()[0],
         version_flags=["--version"],
         group_parameters=FIRST,
+        default_parameter=Parameter(show_default=shown_default),
         error_formatter=lambda error: CycloptsPanel(shown(str(error))),
     )
     for name, text in COMMANDS.items():

@@ -37,13 +37,25 @@ def listed(text: str) -> tuple[str, ...]:
     return tuple(part.strip() for part in text.split(",") if part.strip())
 
 
+def shown_default(value: object) -> str | None:
+    """Return how --help shows a default: nothing for one that only means "not given".
+
+    >>> shown_default(28), shown_default(()), shown_default("")
+    ('28', None, None)
+    """
+    return str(value) if value not in ("", (), None) else None
+
+
 def _written(parse: Callable[[str], Any], show: Callable[[Any], str]) -> Parameter:
     """Return how a tuple is written as one text."""
 
     def convert(_type: Any, tokens: Sequence[Token]) -> Any:
         return parse(tokens[0].value)
 
-    return Parameter(converter=convert, n_tokens=1, negative=(), show_default=show)
+    def show_given(value: Any) -> str | None:
+        return show(value) if value else None
+
+    return Parameter(converter=convert, n_tokens=1, negative=(), show_default=show_given)
 
 
 Listed = Annotated[tuple[str, ...], _written(listed, ",".join)]

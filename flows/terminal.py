@@ -1,13 +1,13 @@
 """What a command says: progress on stderr, results on stdout.
 
 On a terminal progress is one moving line a stage; in a log it is a plain line now and then. What
-is under way but tells no progress is said too, once it takes two seconds (pipelines.processes.progress).
+is under way but tells no progress is said too, once it takes two seconds
+(pipelines.processes.progress).
 Results go to stdout as aligned text, or with --json as one object on the last line.
 
-The progress display of this process: stages report to it wherever they run.
-
-A flow's parameters must be plain values, so the display cannot be one of them. The command line
-sets it, for all commands; a worker that sets none logs plain lines.
+Stages report to the display of their process. A flow's parameters must be plain values, so the
+display cannot be one of them: the command line sets it, and a worker that sets none logs plain
+lines.
 """
 
 import json
@@ -35,6 +35,21 @@ LOG_INTERVAL_SEC = 10.0
 _SILENCE_SEC = 1.0
 # Columns of a terminal beside a bar's message, and of that at least.
 _BESIDE_MESSAGE, _MIN_MESSAGE = 62, 18
+
+
+# Prefect without a server of its own: no telemetry, and its log only with --debug. An error
+# reaches the person once, from the command line.
+QUIET_PREFECT = {
+    "PREFECT_LOGGING_LEVEL": "CRITICAL",
+    "PREFECT_LOGGING_TO_API_ENABLED": "false",
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    "PREFECT_SERVER_LOGGING_LEVEL": "ERROR",
+    "PREFECT_RESULTS_DEFAULT_SERIALIZER": "json",
+    "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
+    "DO_NOT_TRACK": "1",
+}
+# A database of Prefect's server with its log, when it is new.
+PREFECT_BYTES = 8 << 20
 
 
 class ProgressCallback(Protocol):
@@ -207,23 +222,6 @@ def showing(progress: ProgressCallback, what: str = "sketchmill") -> Iterator[No
 def current() -> ProgressCallback:
     """Return the display that was set last, or one of plain lines."""
     return _current[-1] if _current else LogLines()
-
-
-# Prefect without a server of its own: no telemetry, and its log only with --debug. An error
-# reaches the person once, from the command line.
-QUIET_PREFECT = {
-    "PREFECT_LOGGING_LEVEL": "CRITICAL",
-    "PREFECT_LOGGING_TO_API_ENABLED": "false",
-    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-    "PREFECT_SERVER_LOGGING_LEVEL": "ERROR",
-    "PREFECT_RESULTS_DEFAULT_SERIALIZER": "json",
-    "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
-    "DO_NOT_TRACK": "1",
-}
-
-
-# A database of Prefect's server with its log, when it is new.
-PREFECT_BYTES = 8 << 20
 
 
 def check_prefect_home() -> None:

@@ -2,18 +2,15 @@
 
 torchrun starts the ranks and says in the environment who each one is; without it a run is
 one rank and nothing here communicates. A rank stops on SIGTERM or SIGINT at the end of a step,
-together with all others; that it gets SIGTERM when its parent dies is pipelines.processes.parent's work.
+together with all others; pipelines.processes.parent sends it SIGTERM when its parent dies.
 
-What the first rank to fail died of, in a file that the process which started it reads.
+The first rank to fail writes why into a file, which the process that started it reads. The other
+ranks end because they cannot reach it, and may end first, so a rank that lost another writes
+nothing.
 
-One rank's failure is soon every rank's: the others end because they cannot reach it, and may be
-quicker to end. So a rank that lost another says nothing, and of the rest the first is heard.
-
-Memory that a step has freed is kept for the next one.
-
-glibc gives large blocks back to the kernel at once, and every step of a CPU's training gets them
-again page by page, zeroed: a tenth of the seed's step (AMD EPYC: 19.4 s without this, 17.5 s with
-it, the peak the same). mallopt(3) tells it to keep them.
+Memory that a step has freed is kept for the next one. glibc gives large blocks back to the kernel at
+once, and every step on a CPU gets them again page by page, zeroed: a tenth of the article's step
+(AMD EPYC: 19.4 s without this, 17.5 s with it, the peak the same). mallopt(3) tells it to keep them.
 """
 
 import contextlib
@@ -44,81 +41,6 @@ _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD = -1, -2, -3
 _KEPT_BYTES = 2**31 - 1
 _TOP_PAD_BYTES = 64 << 20
 _MAX_MMAP_THRESHOLD = 32 << 20
-
-
-def keep_freed_memory() -> bool:
-    """Let this process keep the memory it frees; return whether its C library can be told to."""
-    if platform.libc_ver()[0] != "glibc":
-        return False
-    mallopt = ctypes.CDLL(None).mallopt
-    settings = {
-        _M_TRIM_THRESHOLD: _KEPT_BYTES,
-        _M_TOP_PAD: _TOP_PAD_BYTES,
-        _M_MMAP_THRESHOLD: _MAX_MMAP_THRESHOLD,
-    }
-    return all(mallopt(name, value) for name, value in settings.items())
-
-
-@contextlib.contextmanager
-def telling_failure(path: Path | None, *, rank: int) -> Iterator[None]:
-    """Write what a rank fails of to `path`, unless another has written there; None: nowhere."""
-    try:
-        yield
-    except Exception as error:
-        if path is not None and not _is_lost_peer(error):
-            _write_first(path, _describe(error, rank))
-        raise
-
-
-def read_failure(path: Path, other: type[Exception]) -> Exception | None:
-    """Return what the first rank to fail raised, None if none has told.
-
-    Wrong input is a ValueError, as for who finds it at once, and training that diverges, which
-    it does again, a FinalError; all else is of the class `other`.
-    Where it happened goes along as a note, for --debug.
-    """
-    try:
-        failure = json.loads(path.read_text())
-    except FileNotFoundError:
-        return None
-    kind = {"ValueError": ValueError, "FinalError": FinalError}.get(failure["kind"], other)
-    error = kind(failure["text"])
-    error.add_note(f"rank {failure['rank']}:\n{failure['trace']}")
-    return error
-
-
-def _is_lost_peer(error: Exception) -> bool:
-    """Return whether another rank did not answer; gloo's errors have no class of their own."""
-    return isinstance(error, dist.DistError) or "/gloo/" in str(error)
-
-
-def _describe(error: Exception, rank: int) -> str:
-    failure = {
-        "rank": rank,
-        "kind": _kind(error),
-        "text": one_line(error) or type(error).__name__,
-        "trace": shown_trace(error),
-    }
-    return json.dumps(failure)
-
-
-def _kind(error: Exception) -> str:
-    if isinstance(error, INPUT_ERRORS):
-        return "ValueError"
-    return "FinalError" if isinstance(error, ArithmeticError) else ""
-
-
-def _write_first(path: Path, text: str) -> None:
-    """Make a file with this text appear at once, or leave the one that is there."""
-    mine = path.with_name(f"{path.name}.{os.getpid()}")
-    mine.write_text(text)
-    try:
-        os.link(mine, path)
-    except FileExistsError:
-        pass
-    except OSError:  # no hard links here: then the last is heard
-        mine.replace(path)
-    mine.unlink(missing_ok=True)
 
 
 # A rank that was told to stop and still runs after this is stuck in a collective whose other
@@ -239,3 +161,78 @@ class StopSignal:
             self._timer.daemon = True
             self._timer.start()
         self.number = number
+
+
+def keep_freed_memory() -> bool:
+    """Let this process keep the memory it frees; return whether its C library can be told to."""
+    if platform.libc_ver()[0] != "glibc":
+        return False
+    mallopt = ctypes.CDLL(None).mallopt
+    settings = {
+        _M_TRIM_THRESHOLD: _KEPT_BYTES,
+        _M_TOP_PAD: _TOP_PAD_BYTES,
+        _M_MMAP_THRESHOLD: _MAX_MMAP_THRESHOLD,
+    }
+    return all(mallopt(name, value) for name, value in settings.items())
+
+
+@contextlib.contextmanager
+def telling_failure(path: Path | None, *, rank: int) -> Iterator[None]:
+    """Write what a rank fails of to `path`, unless another has written there; None: nowhere."""
+    try:
+        yield
+    except Exception as error:
+        if path is not None and not _is_lost_peer(error):
+            _write_first(path, _describe(error, rank))
+        raise
+
+
+def read_failure(path: Path, other: type[Exception]) -> Exception | None:
+    """Return what the first rank to fail raised, None if none has told.
+
+    Wrong input is a ValueError, as for who finds it at once, and training that diverges, which
+    it does again, a FinalError; all else is of the class `other`.
+    Where it happened goes along as a note, for --debug.
+    """
+    try:
+        failure = json.loads(path.read_text())
+    except FileNotFoundError:
+        return None
+    kind = {"ValueError": ValueError, "FinalError": FinalError}.get(failure["kind"], other)
+    error = kind(failure["text"])
+    error.add_note(f"rank {failure['rank']}:\n{failure['trace']}")
+    return error
+
+
+def _is_lost_peer(error: Exception) -> bool:
+    """Return whether another rank did not answer; gloo's errors have no class of their own."""
+    return isinstance(error, dist.DistError) or "/gloo/" in str(error)
+
+
+def _describe(error: Exception, rank: int) -> str:
+    failure = {
+        "rank": rank,
+        "kind": _kind(error),
+        "text": one_line(error) or type(error).__name__,
+        "trace": shown_trace(error),
+    }
+    return json.dumps(failure)
+
+
+def _kind(error: Exception) -> str:
+    if isinstance(error, INPUT_ERRORS):
+        return "ValueError"
+    return "FinalError" if isinstance(error, ArithmeticError) else ""
+
+
+def _write_first(path: Path, text: str) -> None:
+    """Make a file with this text appear at once, or leave the one that is there."""
+    mine = path.with_name(f"{path.name}.{os.getpid()}")
+    mine.write_text(text)
+    try:
+        os.link(mine, path)
+    except FileExistsError:
+        pass
+    except OSError:  # no hard links here: then the last is heard
+        mine.replace(path)
+    mine.unlink(missing_ok=True)

@@ -7,13 +7,13 @@ that is retried, or done twice at once, changes nothing, and any runner gives th
 The runner is named by a flag. Without one it is FnApiRunner: Beam's own default looks for a
 binary on the network first. One worker runs in this process, several in processes of theirs.
 
-A unit's failure on its way through a runner, which hands back text and no exceptions.
+A runner hands back text and no exceptions, so a unit's failure travels as text:
 
     worker: exception -> UnitError("[[sketchmill:<base64 of JSON>]]") -> the runner's traceback
     here:   the runner's message, whatever is around the mark -> the exception to raise
 
-So the same bad input is the same error on every runner and with any number of workers, and the
-person reads the failure's own words. Where it happened goes along as a note, for --debug.
+The same bad input is therefore the same error on every runner and with any number of workers. Where
+it happened goes along as a note, for --debug.
 """
 
 import base64
@@ -36,42 +36,14 @@ from pipelines.store.scratch import ScratchError
 _MARK = re.compile(r"\[\[sketchmill:([A-Za-z0-9+/=]+)\]\]")
 
 
-class WorkError(RuntimeError):
-    """A unit failed; the message is the failure's own, without the runner's."""
-
-
-class UnitError(RuntimeError):
-    """Carries a unit's failure as text that no traceback around it can spoil."""
-
-
 # What a worker may raise for the user's sake, the nearest kind first; all else is a WorkError.
 _KINDS: dict[str, type[Exception]] = {
     kind.__name__: kind
     for kind in (BadFileError, LackError, ScratchError, StoreError, *reversed(INPUT_ERRORS))
 }
-
-
-def pack_failure(error: Exception) -> UnitError:
-    """Return what a worker raises in place of `error`."""
-    lacking = what_lacks(error)
-    kind = LackError if lacking else type(error)
-    kinds = [name for name, known in _KINDS.items() if issubclass(kind, known)]
-    failure = {
-        "kind": kinds[0] if kinds else WorkError.__name__,
-        "text": lacking or one_line(error) or type(error).__name__,
-        "trace": shown_trace(error),
-    }
-    return UnitError(f"[[sketchmill:{base64.b64encode(json.dumps(failure).encode()).decode()}]]")
-
-
-def unpack_failure(error: Exception) -> Exception | None:
-    """Return the failure of a unit that the runner's exception tells of, None if it is another."""
-    if (found := _MARK.search(str(error))) is None:
-        return None
-    failure = json.loads(base64.b64decode(found[1]))
-    original = _KINDS.get(failure["kind"], WorkError)(failure["text"])
-    original.add_note(failure["trace"])
-    return original
+COUNTER_NAMESPACE = "sketchmill"
+# A memory:// store exists in one process only; its pipeline must run here and find it.
+_stores: dict[str, Store] = {}
 
 
 @contextlib.contextmanager
@@ -89,8 +61,6 @@ with _quiet_root_logger():
     import apache_beam as beam
     from apache_beam.options.pipeline_options import PipelineOptions
 
-COUNTER_NAMESPACE = "sketchmill"
-
 
 class Work(Protocol):
     """Does one unit; must be picklable. Returns numbers to count under their names."""
@@ -98,10 +68,6 @@ class Work(Protocol):
     def __call__(self, unit: Any, store: Store) -> Mapping[str, int]:
         """Do the unit's work against the store."""
         ...
-
-
-# A memory:// store exists in one process only; its pipeline must run here and find it.
-_stores: dict[str, Store] = {}
 
 
 class DoWork(beam.DoFn):
@@ -278,3 +244,34 @@ def _counters(result: Any) -> dict[str, int]:
         for item in found
         if item.key.metric.namespace == COUNTER_NAMESPACE
     }
+
+
+class WorkError(RuntimeError):
+    """A unit failed; the message is the failure's own, without the runner's."""
+
+
+class UnitError(RuntimeError):
+    """Carries a unit's failure as text that no traceback around it can spoil."""
+
+
+def pack_failure(error: Exception) -> UnitError:
+    """Return what a worker raises in place of `error`."""
+    lacking = what_lacks(error)
+    kind = LackError if lacking else type(error)
+    kinds = [name for name, known in _KINDS.items() if issubclass(kind, known)]
+    failure = {
+        "kind": kinds[0] if kinds else WorkError.__name__,
+        "text": lacking or one_line(error) or type(error).__name__,
+        "trace": shown_trace(error),
+    }
+    return UnitError(f"[[sketchmill:{base64.b64encode(json.dumps(failure).encode()).decode()}]]")
+
+
+def unpack_failure(error: Exception) -> Exception | None:
+    """Return the failure of a unit that the runner's exception tells of, None if it is another."""
+    if (found := _MARK.search(str(error))) is None:
+        return None
+    failure = json.loads(base64.b64decode(found[1]))
+    original = _KINDS.get(failure["kind"], WorkError)(failure["text"])
+    original.add_note(failure["trace"])
+    return original

@@ -14,6 +14,11 @@ from pipelines.store.errors import AbsentError, BusyError
 from pipelines.store.held import check_held, held_store
 from pipelines.store.manifest import KINDS, Kind, Manifest, drawings_by_split
 
+# Problems of one artifact that are printed; there may be a million.
+MAX_PROBLEMS = 100
+# What a spec or a summary written by another program may raise.
+_NOT_OURS = (ValueError, LookupError, TypeError, AttributeError, ArithmeticError)
+
 
 def resolve_any(store: Store, ref: str) -> Manifest:
     """Return the artifact that `ref` means among all kinds, or among one: `models/cats`.
@@ -58,12 +63,6 @@ def _kinds_of(ref: str) -> tuple[tuple[Kind, ...], str]:
         if slash and head == kind:
             return (kind,), rest
     return KINDS, ref
-
-
-# Problems of one artifact that are printed; there may be a million.
-MAX_PROBLEMS = 100
-# What a spec or a summary written by another program may raise.
-_NOT_OURS = (ValueError, LookupError, TypeError, AttributeError, ArithmeticError)
 
 
 def ls(text: str = "", /, *, common: Common = Common()) -> None:

@@ -1,9 +1,8 @@
 """`sketchmill evaluate`: bits/dim of a model over a split of a dataset, and what it classifies.
 
-A module of the model as torchrun's ranks on this machine, ended with us whatever happens.
-
-The module prints progress as JSON lines and its result as a JSON object on the last line, as
-`python -m model.evaluation.evaluate --progress-json` does.
+With several processes, `python -m model.evaluation.evaluate --progress-json` runs as torchrun's ranks
+on this machine: it prints progress as JSON lines and its result on the last line. The ranks end when
+this process does.
 """
 
 import json

@@ -12,10 +12,10 @@ are part of the artifact.
 All of it is for people and may be lost: a server that does not answer is logged and
 never disturbs the work.
 
-Names of flow runs: what is made, of which classes or which input, and at the end its digest.
+The name of a run says what is made, of which classes or which input, and at the end its digest:
 
-build pets: cat, dog +17                  train pets of 3fa9c0ffee12
-build pets: cat, dog +17 @3fa9c0ffee12    once it is there
+    build pets: cat, dog +17                  train pets of 3fa9c0ffee12
+    build pets: cat, dog +17 @3fa9c0ffee12    once it is there
 """
 
 import base64
@@ -55,6 +55,15 @@ from pipelines.store.printable import printable
 
 SHOWN_CLASSES = 2
 _DIGEST = re.compile(r"\b([0-9a-f]{12})[0-9a-f]{52}\b")
+
+
+PUBLIC_URL = "SKETCHMILL_PUBLIC_URL"
+# Of a report's pictures in an artifact, which is a row in the server's database.
+MAX_EMBEDDED_BYTES = 200_000
+# Every update is a row in the server's database.
+UPDATE_SEC = 10.0
+LOG_SEC = 60.0
+_log = logging.getLogger(__name__)
 
 
 def run_name() -> str:
@@ -137,16 +146,6 @@ def _subject_of_bulk(params: Any) -> str:
 
 def _of_classes(classes: Sequence[str]) -> str:
     return f": {few(classes)}" if classes else ""
-
-
-PUBLIC_URL = "SKETCHMILL_PUBLIC_URL"
-# Of a report's pictures in an artifact, which is a row in the server's database.
-MAX_EMBEDDED_BYTES = 200_000
-
-# Every update is a row in the server's database.
-UPDATE_SEC = 10.0
-LOG_SEC = 60.0
-_log = logging.getLogger(__name__)
 
 
 @contextmanager

@@ -1,16 +1,14 @@
 """Run a deployment of another work pool and wait for it, as if it were a call.
 
-The key of such a run is made of the run that asks, the deployment, the parameters and a number:
-whoever asks again, after its process was killed or its answer was lost, finds the run it has
-started, and starts the next only if that one has ended without success. What a run has made comes
-back as JSON in the message of its last state, with the news that it has completed.
+The key of such a run is made of the run that asks, the deployment, the parameters and a number. A
+process that asks again, after it was killed or its answer was lost, finds the run it has started,
+and starts the next only if that one has ended without success. The result comes back as JSON in the
+message of the run's last state.
 
 Prefect does not cancel runs that a cancelled run has started; here it does, whatever thread waits
 for them. A server that does not answer neither ends nor cancels anything.
 
-Where the stages of a deployed flow run, and how long each may take.
-
-A place is a deployment such as "train/gpu"; an empty one means here. infra/prefect.yaml places
+Places say where the stages of a deployed flow run, and how long each may take. A place is a deployment such as "train/gpu"; an empty one means here. infra/prefect.yaml places
 every stage, because the image with torch has no Beam and the other way round.
 """
 
@@ -36,6 +34,16 @@ from prefect.states import Cancelling, Completed
 from pipelines.store.artifacts import open_store
 from pipelines.store.manifest import digest_of
 from pipelines.store.printable import shown
+
+POLL_SEC = 5.0
+# A worker says every 30 s that it is there.
+WORKER_POLL_SEC = 30.0
+# The run itself ends at its deadline; so much later it has failed to.
+LATE_SEC = 900.0
+_BUSY = (408, 429)
+_log = logging.getLogger(__name__)
+_T = TypeVar("_T")
+_lock = threading.Lock()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,16 +82,6 @@ class Places:
 HERE = Places()
 
 
-POLL_SEC = 5.0
-# A worker says every 30 s that it is there.
-WORKER_POLL_SEC = 30.0
-# The run itself ends at its deadline; so much later it has failed to.
-LATE_SEC = 900.0
-_BUSY = (408, 429)
-_log = logging.getLogger(__name__)
-_T = TypeVar("_T")
-
-
 class ElsewhereError(RuntimeError):
     """A run of another deployment ended without success; it has tried all it could."""
 
@@ -115,7 +113,6 @@ class Waiting:
 
 
 _waiting: set[Waiting] = set()
-_lock = threading.Lock()
 
 
 def ended_with(result: Mapping[str, Any]) -> State[Any]:

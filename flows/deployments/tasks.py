@@ -20,6 +20,10 @@ from flows.stages.export import ExportPartParams
 from flows.stages.sample import SampleParams, ShardsParams
 from pipelines.processes.supervise import STOPPED_CODE, ChildError, DeadlineError, end_with_worker
 
+_T = TypeVar("_T")
+# A run's message must fit a page.
+SHOWN_ERRORS = 10
+
 
 def is_worth_retrying(_task: Any, _run: Any, state: Any) -> bool:
     """Return whether trying again may help.
@@ -100,13 +104,6 @@ def export_part_task(params: ExportPartParams, places: Places) -> int:
 def _run_here(job: str, params: Any, places: Places, *, title: str) -> dict[str, Any]:
     with showing_progress(title, get_run_logger()) as progress:
         return run_isolated(job, params, deadline_sec=places.deadline_sec, progress=progress)
-
-
-_T = TypeVar("_T")
-
-
-# A run's message must fit a page.
-SHOWN_ERRORS = 10
 
 
 class SomeFailedError(RuntimeError):

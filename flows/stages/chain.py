@@ -1,4 +1,4 @@
-"""The chain of stages: its parameters, and what the store has of it, from digests alone."""
+"""The chain of stages: its parameters, and what the store has of it, found from digests alone."""
 
 import dataclasses
 import functools

@@ -1,18 +1,14 @@
 """What is known of every drawing of a split: ink, hash, columns; and a few pictures to compare.
 
 One pass, a row group at a time. The columns of every drawing and the pictures lie in temporary
-files so memory does not grow with the set.
+files, which are mapped, so memory does not grow with the set: 20 bytes a drawing are 1 GB for 50
+million of them. The files lie where TMPDIR says.
 
     ink             pixels above 0
     darkness        mean value of the inked pixels, 0 to 1: how thick and sharp the strokes are
     stroke_density  strokes that a row or a column of pixels crosses: runs of pixels of at least
                     half ink, mean over the rows and columns that have any; a ring has nearly 2
     hash            64 bits of the pixels (model.audit.hashes)
-
-Columns and pictures of any length beside the memory: written to a temporary file, then mapped.
-
-20 bytes a drawing are 1 GB for 50 million of them. Mapped pages are the system's to drop, so an
-audit stays within its memory; they lie where TMPDIR says.
 """
 
 import tempfile
@@ -31,6 +27,24 @@ from pipelines.store.artifacts import Store
 from pipelines.store.manifest import FileEntry, Manifest
 
 Scalar = TypeVar("Scalar", bound=np.generic)
+
+
+Images = npt.NDArray[np.uint8]
+Columns = dict[str, npt.NDArray[np.generic]]
+BITS_PER_DIM = "bits_per_dim"
+# Pictures that are kept of a split at most, over all classes: 160 MB of 28 x 28.
+MAX_KEPT = 200_000
+# Gray from which a pixel belongs to a stroke: less is the soft edge between two.
+_STROKE_GRAY = 128
+# By the column's name: its type in the temporary file.
+_TYPES = {
+    "labels": np.int16,
+    "ink": np.uint16,
+    "darkness": np.float32,
+    "stroke_density": np.float32,
+    "hashes": np.uint64,
+    BITS_PER_DIM: np.float32,
+}
 
 
 class Spill(Generic[Scalar]):
@@ -56,16 +70,6 @@ class Spill(Generic[Scalar]):
             if not self._rows:  # nothing can be mapped
                 return np.zeros(shape, self._dtype)
             return np.memmap(self._file, self._dtype, "r", shape=shape)
-
-
-Images = npt.NDArray[np.uint8]
-Columns = dict[str, npt.NDArray[np.generic]]
-
-BITS_PER_DIM = "bits_per_dim"
-# Pictures that are kept of a split at most, over all classes: 160 MB of 28 x 28.
-MAX_KEPT = 200_000
-# Gray from which a pixel belongs to a stroke: less is the soft edge between two.
-_STROKE_GRAY = 128
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -171,17 +175,6 @@ def stroke_density(images: Images) -> npt.NDArray[np.float64]:
         runs += first + np.count_nonzero(begins, axis=(1, 2))
         lines += inked.any(axis).sum(1)
     return runs / np.maximum(lines, 1)
-
-
-# By the column's name: its type in the temporary file.
-_TYPES = {
-    "labels": np.int16,
-    "ink": np.uint16,
-    "darkness": np.float32,
-    "stroke_density": np.float32,
-    "hashes": np.uint64,
-    BITS_PER_DIM: np.float32,
-}
 
 
 def _measure_batch(images: Images, labels: npt.NDArray[np.int64]) -> Columns:

@@ -4,11 +4,11 @@ The pictures do not fit into memory, so classes are taken in groups that do, and
 one pass over the files. The work grows with the square of a class's drawings: a filter that asks
 is worth its time for thousands of drawings a class, not for a million.
 
-Nearest drawings by Euclidean distance of pixels, for copies and near duplicates.
+The distance is Euclidean, of pixels:
 
     |a - b|^2 = |a|^2 + |b|^2 - 2 a.b
 
-so that the work is one matrix product: 25 times as fast as differences. Pixels are whole numbers
+which makes the work one matrix product, 25 times as fast as differences. Pixels are whole numbers
 up to 255, and float32 is off by a few units of 255^2 * 784 at most; equal drawings are found by
 their hash, not by a distance of 0.
 """
@@ -29,6 +29,11 @@ Distances = npt.NDArray[np.float64]
 # 512 x 8,192 float32 products are 17 MB, the reference's pixels 26 MB.
 _CHUNK_ROWS = 512
 _REFERENCE_ROWS = 8_192
+
+
+Mask = npt.NDArray[np.bool_]
+# Pictures of a group of classes; a class of more is a group of its own.
+GROUP_BYTES = 128 << 20
 
 
 def nearest(
@@ -86,11 +91,6 @@ def squared_distances(rows: torch.Tensor, others: torch.Tensor, squares: torch.T
 def _rows(images: Images) -> torch.Tensor:
     flat = np.ascontiguousarray(images).reshape(len(images), -1)
     return torch.from_numpy(flat.astype(np.float32))
-
-
-Mask = npt.NDArray[np.bool_]
-# Pictures of a group of classes; a class of more is a group of its own.
-GROUP_BYTES = 128 << 20
 
 
 @dataclass(slots=True)

@@ -9,7 +9,7 @@
 A posterior costs a forward pass per class: the condition enters every block, so classes share
 nothing. Images and classes are put through together, so that few images fill batches too.
 
-A generative model as a classifier of a split: Bayes' rule over its classes.
+Over a split, a generative model classifies by Bayes' rule:
 
     p(class | drawing) = p(drawing | class) p(class) / sum over classes of the same
 

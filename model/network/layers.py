@@ -12,10 +12,9 @@ output reads. For receptive_field_dims (3, 3), X the output's position and o the
 Weight norm, Salimans and Kingma 2016: W = g * v * rsqrt(max(sum v^2, 1e-12)), the sum over all
 axes but the output's. Weights are [out, in, height, width], with transposed layers too.
 
-A convolution over an input that has its border already, faster on a CPU than torch's.
-
-Where model.network.kernels.winograd serves, it does all of it. Elsewhere torch convolves, and the gradient of the
-weights is made here: oneDNN gives it at half the speed of a matrix product (AMD EPYC with AVX2: 97
+`bordered_conv` convolves an input that has its border already, faster on a CPU than torch. Where
+model.network.kernels.winograd serves, it does all of it. Elsewhere torch convolves, and the gradient
+of the weights is made here: oneDNN gives it at half the speed of a matrix product (AMD EPYC with AVX2: 97
 of 180 GFLOP/s; forward and the gradient of the input reach 170). As products it is 130:
 
     dW[o, c, r, s] = sum over p of G[p, o] X[p + r * cols + s, c]
@@ -38,6 +37,10 @@ from model.network.kernels.activations import Border, is_plain_cpu, without_bord
 
 # With fewer channels the products are too thin to gain.
 _MIN_CHANNELS = 64
+
+
+# What tf.math.l2_normalize adds under the root: keeps a zero direction finite.
+_NORM_EPSILON = 1e-12
 
 
 def bordered_conv(
@@ -119,10 +122,6 @@ def _input_gradient(gradient: Tensor, x: Tensor, weight: Tensor) -> Tensor:
         gradient, x, weight, None, [1, 1], [0, 0], [1, 1], False, [0, 0], 1, [True, False, False]
     )
     return found[0]
-
-
-# What tf.math.l2_normalize adds under the root: keeps a zero direction finite.
-_NORM_EPSILON = 1e-12
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -15,9 +15,7 @@ pixel in the narrowest scales and 2e-6 in wide ones, where the difference of two
 tfd.PixelCNN takes is off by 7e-2. Everything is finite with finite gradients for any finite
 parameters of float32's range that a network puts out. Half precision is raised to float32.
 
-Guidance: draw what tells a class from all others, more than the class itself does.
-
-Classifier-free guidance (Ho and Salimans 2022, section 3.2) in a model whose pixels have a
+Guidance makes drawings more typical of their class. It is classifier-free guidance (Ho and Salimans 2022, section 3.2) in a model whose pixels have a
 finite number of levels, where it needs no approximation:
 
     P'(level) ~ P(level | class) * min(P(level | class) / P(level), e)^guidance
@@ -46,6 +44,11 @@ from model.network.config import PixelCNNConfig
 MIN_SCALE = math.exp(-7.0)
 # exp(-2h/scale) is 1 in float32 below this; its logarithm of 0 would be infinite.
 _MIN_WIDTH = 1e-30
+
+
+# Nats that one pixel may say for a level: 2 still leaves crumbs, 1 none that was seen, and a judge
+# knows as many of the drawings as without a bound (model/EXPERIMENTS.md).
+MAX_EVIDENCE = 1.0
 
 
 class LogisticMixture(NamedTuple):
@@ -259,11 +262,6 @@ def _take(values: Tensor, chosen: Tensor) -> Tensor:
     """Return the chosen component's entries of [batch, mixtures, n, height, width]."""
     index = chosen[:, None, None].expand(-1, 1, values.shape[2], -1, -1)
     return values.gather(1, index)[:, 0]
-
-
-# Nats that one pixel may say for a level: 2 still leaves crumbs, 1 none that was seen, and a judge
-# knows as many of the drawings as without a bound (model/EXPERIMENTS.md).
-MAX_EVIDENCE = 1.0
 
 
 def guide(

@@ -9,11 +9,10 @@ complete when pixel (r, c) is due, and serves the 2^l x 2^l pixels from there on
                 block of those, all that comes from above and beside, as products of whole rows
     step(r, c)  the rest of the horizontal blocks on the levels that have c
 
-Rows as CUDA graphs: some 7,000 small kernels each, whose launches would take most of the time.
-
-A row's operations depend on its number only through what memory it uses and which levels it
+On a GPU a row is a CUDA graph: it has some 7,000 small kernels, whose launches would take most of the
+time. A row's operations depend on its number only through what memory it uses and which levels it
 has, which repeats after `period` rows; the first rows read less, because nothing is above them.
-So the graphs are those of rows 0 .. 2 * period - 1, and later rows replay the second half.
+The graphs are those of rows 0 .. 2 * period - 1, and later rows replay the second half.
 """
 
 from collections.abc import Callable
@@ -27,6 +26,9 @@ from model.network.network import BlockPair, PixelCNNNetwork
 from model.sampling.blocks import PairSteps, Scratch
 from model.sampling.resampling import Begin, Down, Up
 from model.sampling.rows import Feature, Place, Rows, dense_parts, make_feature
+
+# Rows that are kept of a horizontal feature: layers read the own one and the one above.
+_HORIZONTAL_ROWS = 2
 
 
 def graph_key(row: int, period: int) -> int:
@@ -65,10 +67,6 @@ class RowGraphs:
         with torch.cuda.graph(graph, pool=self._pool):
             run_row(row)
         self._graphs[key] = graph
-
-
-# Rows that are kept of a horizontal feature: layers read the own one and the one above.
-_HORIZONTAL_ROWS = 2
 
 
 class Evaluator:

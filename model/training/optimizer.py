@@ -8,9 +8,8 @@ Everything is a function of the drawings seen, so that another batch size or num
 means the same schedule. The average's half-life is shortened while training is young, as in
 Karras et al. 2022 (EDM, ema_rampup_ratio): half-life <= ratio * n.
 
-Muon: momentum whose step is orthogonal, for the weight matrices inside a network.
-
-Jordan et al. 2024, https://kellerjordan.github.io/posts/muon/:
+Muon (Jordan et al. 2024, https://kellerjordan.github.io/posts/muon/) is momentum whose step is
+orthogonal, for the weight matrices inside a network:
 
     m <- momentum * m + (1 - momentum) * gradient
     u  = momentum * m + (1 - momentum) * gradient                  Nesterov's look ahead

@@ -1,9 +1,7 @@
 """One process's part of a run: steps, curve, checkpoints, from a start or a resumption on.
 
-A picture of what a model draws at this point: the same noise every time it is asked.
-
-Two drawings of each of the first classes, a class a column. Because the noise is that of a
-fixed seed, pictures of one run show how each drawing changes with training.
+At intervals it draws a picture: two drawings of each of the first classes, a class a column. The noise
+is that of a fixed seed, so the pictures of a run show how each drawing changes with training.
 """
 
 import json
@@ -35,6 +33,17 @@ MAX_COLUMNS = 16
 NUM_ROWS = 2
 
 
+# Rows of the curve, and how often the validation split is looked at, in a whole run.
+CURVE_POINTS = 200
+VALIDATION_POINTS = 10
+# A fixed part of the validation split, as many of each class: 50 of each of 20 classes have a
+# standard error of 0.06 bits/dim a class, 0.015 together (real drawings) ...
+VALIDATION_ROWS = 1_024
+# ... but all looks together see at most this part of what training sees, at a third of its price.
+VALIDATION_SHARE = 1 / 8
+NON_FINITE_NAME = "non-finite.json"
+
+
 def sample_grid(network: PixelCNN, *, seed: int = 0) -> npt.NDArray[np.uint8]:
     """Return a picture (rows * height, columns * width) uint8 of NUM_ROWS drawings a class.
 
@@ -60,17 +69,6 @@ def sample_grid(network: PixelCNN, *, seed: int = 0) -> npt.NDArray[np.uint8]:
 def grid_png(grid: npt.NDArray[np.uint8]) -> bytes:
     """Return a PNG, ink dark on white paper."""
     return encode_pngs((255 - grid)[None])[0].tobytes()
-
-
-# Rows of the curve, and how often the validation split is looked at, in a whole run.
-CURVE_POINTS = 200
-VALIDATION_POINTS = 10
-# A fixed part of the validation split, as many of each class: 50 of each of 20 classes have a
-# standard error of 0.06 bits/dim a class, 0.015 together (real drawings) ...
-VALIDATION_ROWS = 1_024
-# ... but all looks together see at most this part of what training sees, at a third of its price.
-VALIDATION_SHARE = 1 / 8
-NON_FINITE_NAME = "non-finite.json"
 
 
 class Session:

@@ -6,16 +6,12 @@
 The curve holds nothing of the clock, so that a run that was interrupted writes the same bytes
 as one that was not; rates and times are in the live line and in TensorBoard.
 
-The names in a run's curve, for who writes it and who draws it.
+Neither this module nor model.report loads torch: an export draws the report too, in the image of the
+pipelines.
 
-The report is drawn by an export too, in the image of the pipelines, hence nothing here or in
-model.report loads torch.
-
-TensorBoard event files, written with tensorboard's own protocol buffers and framing.
-
-torch.utils.tensorboard opens files through TensorFlow wherever that is installed, which takes
-ten seconds and its whole memory. Only tensorboard is needed here, and without it nothing is
-written.
+Event files are written with tensorboard's own protocol buffers and framing.
+torch.utils.tensorboard opens files through TensorFlow wherever that is installed, which takes ten
+seconds and its whole memory. Without tensorboard none is written.
 """
 
 import importlib
@@ -32,6 +28,14 @@ from pipelines.processes.progress import Progress
 from pipelines.store.local_files import durable_write
 
 HAS_TENSORBOARD = importlib.util.find_spec("tensorboard") is not None
+
+
+CURVE_NAME = "curve.jsonl"
+# Before a class name: its own bits/dim on the validation split. TensorBoard groups by the slash.
+CLASS_PREFIX = "validation_bpd/"
+_LOG = logging.getLogger(__name__)
+# Five a second are as many as a person can read.
+MIN_INTERVAL_SEC = 0.2
 
 
 class EventFile:
@@ -78,17 +82,6 @@ class EventFile:
 
     def _write(self, event: Any) -> None:
         self._writer.write(event.SerializeToString())
-
-
-CURVE_NAME = "curve.jsonl"
-# Before a class name: its own bits/dim on the validation split. TensorBoard groups by the slash.
-CLASS_PREFIX = "validation_bpd/"
-
-
-_LOG = logging.getLogger(__name__)
-
-# Five a second are as many as a person can read.
-MIN_INTERVAL_SEC = 0.2
 
 
 class Telemetry:

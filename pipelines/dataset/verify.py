@@ -28,6 +28,9 @@ from pipelines.store.manifest import FileEntry, Manifest
 _CARD_SPLIT = re.compile(r"  - name: (\w+)\n    num_bytes: (\d+)\n    num_examples: (\d+)\n")
 
 
+Hashes = npt.NDArray[np.uint64]
+
+
 def said_differences(manifest: Manifest, spec: DatasetSpec, store: Store) -> list[str]:
     """Return what the files beside the shards and the summary say that is not so."""
     ids = [tfds_id(name) for name in spec.class_names]
@@ -112,9 +115,6 @@ def _tfds_differences(manifest: Manifest, store: Store) -> Iterator[str]:
 def _record_rows(files: Sequence[FileEntry], split: str) -> list[int]:
     shards = [e for e in files if e.split == split and ".tfrecord-" in e.path]
     return [int(entry.rows or 0) for entry in sorted(shards, key=lambda entry: entry.path)]
-
-
-Hashes = npt.NDArray[np.uint64]
 
 
 @dataclass(slots=True)

@@ -1,13 +1,11 @@
-"""The words of an export: what all units know, what one unit does, what it leaves behind.
+"""An export as data: what all units know, what one unit does, what it leaves behind.
 
 Job      the dataset, the spec and the places; small, travels to every worker
 Unit     a planned range of rows of one split and the files to make of them
 Record   the files a unit made and the drawings of each class in them; kept as JSON under
          the job's scratch, it is what a resumed export finds
 
-Planning an export: which rows go to which file, before one is read.
-
-A split is one sequence of rows, shard after shard. Files are equal cuts of it, so their sizes
+The plan says which rows go to which file before one is read. A split is one sequence of rows, shard after shard. Files are equal cuts of it, so their sizes
 differ by at most one row and their names and content depend on neither workers nor time.
 """
 

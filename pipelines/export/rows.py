@@ -2,9 +2,8 @@
 
 No more than one row group (8,192 drawings, 7 MB) is held, whatever the size of a shard.
 
-Records of equal length as rows of one array: what formats of tiny samples are written with.
-
-A per-sample writer spends microseconds of Python a drawing. Here the bytes that all records
+Formats of tiny samples are written as records of equal length, rows of one array. A writer of single
+samples spends microseconds of Python on each drawing; here the bytes that all records
 share are laid down once, and the few that differ (digits of a key, pixels, sums) are columns.
 """
 
@@ -32,6 +31,10 @@ Uint8Array = npt.NDArray[np.uint8]
 ASCII_ZERO = 48
 
 
+Images = npt.NDArray[np.uint8]
+_KEY_DIGITS = 9
+
+
 def decimal_digits(values: npt.NDArray[np.int64], width: int) -> Uint8Array:
     """Return the decimal digits of each value as ASCII, filled with zeros: (n, width).
 
@@ -50,9 +53,6 @@ def octal_digits(values: npt.NDArray[np.int64], width: int) -> Uint8Array:
     """
     shifts = 3 * np.arange(width - 1, -1, -1, dtype=np.int64)
     return ((values[:, None] >> shifts & 7) + ASCII_ZERO).astype(np.uint8)
-
-
-Images = npt.NDArray[np.uint8]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -197,9 +197,6 @@ def _stored_pngs(column: pa.ChunkedArray, image_shape: tuple[int, int]) -> Image
     pngs = np.frombuffer(content, np.uint8)[offsets[0] : offsets[-1]].reshape(-1, length)
     header = np.frombuffer(png_header(*image_shape), np.uint8)
     return pngs if (pngs[:, :PIXELS_OFFSET] == header).all() else None
-
-
-_KEY_DIGITS = 9
 
 
 def json_objects(columns: dict[str, pa.ChunkedArray | pa.Array]) -> list[bytes]:

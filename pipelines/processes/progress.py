@@ -27,6 +27,23 @@ from typing import TextIO
 Progress = Callable[[str, int, int, str], None]
 
 
+ProgressCallback = Callable[..., None]
+_LOGGER = logging.getLogger(__name__)
+_LOCAL_INTERVAL_SEC = 0.5
+# A remote store bills each listing and answers in a tenth of a second.
+_REMOTE_INTERVAL_SEC = 2.0
+_LISTINGS_AT_ONCE = 16
+# Silence ends after this, so that the line is there within two seconds.
+TELL_SEC = 1.7
+_TICK_SEC = 0.2
+_AGAIN_SEC = 1.0
+# Whoever reads what is told may have stopped reading; the work ends all the same.
+_JOIN_SEC = 1.0
+_OURS = ("flows", "model", "pipelines", "__main__", "encodings")
+Event = tuple[str, int, int, str]
+_lock = threading.Lock()
+
+
 def no_progress(stage: str, done: int, total: int, message: str) -> None:
     """Show nothing."""
 
@@ -59,24 +76,6 @@ class JsonWarnings(logging.Handler):
         self._stream.flush()
 
 
-ProgressCallback = Callable[..., None]
-
-_LOGGER = logging.getLogger(__name__)
-_LOCAL_INTERVAL_SEC = 0.5
-# A remote store bills each listing and answers in a tenth of a second.
-_REMOTE_INTERVAL_SEC = 2.0
-_LISTINGS_AT_ONCE = 16
-# Silence ends after this, so that the line is there within two seconds.
-TELL_SEC = 1.7
-_TICK_SEC = 0.2
-_AGAIN_SEC = 1.0
-# Whoever reads what is told may have stopped reading; the work ends all the same.
-_JOIN_SEC = 1.0
-_OURS = ("flows", "model", "pipelines", "__main__", "encodings")
-
-Event = tuple[str, int, int, str]
-
-
 @dataclass(slots=True, eq=False)
 class Wait:
     """What is under way: `done` of `total` units if they are known, else total is 0.
@@ -101,7 +100,6 @@ class Wait:
 
 
 _waits: list[Wait] = []
-_lock = threading.Lock()
 
 
 @contextlib.contextmanager

@@ -1,10 +1,8 @@
 """From a source file to the reader that knows its format, made anew in each worker.
 
-Bitmaps with what the simplified drawings know of them: line i describes row i.
-
-That is true of Google's files and need not be of others, so some drawings of every batch, its
-first and last among them, are drawn and compared with their bitmaps. Needs libcairo for it: what
-cannot be checked is not joined.
+JoinedReader gives bitmaps the metadata of the simplified drawings: line i describes row i. That is true
+of Google's files and need not be of others, so some drawings of every batch, its first and last among
+them, are drawn and compared with their bitmaps. It needs libcairo; without it nothing is joined.
 """
 
 import functools
@@ -28,6 +26,9 @@ from pipelines.store.errors import reading
 
 # Of the 1,024 rows that a scan reads at once: 2 ms more, a tenth of parsing their lines.
 _CHECKED_ROWS = 8
+
+
+STROKE_FORMATS = ("simplified", "raw", "binary")
 
 
 class JoinedReader:
@@ -98,9 +99,6 @@ class JoinedReader:
         if drawings.problem is not None:
             problems = np.where(drawings.problem == None, problems, drawings.problem)  # noqa: E711
         return problems
-
-
-STROKE_FORMATS = ("simplified", "raw", "binary")
 
 
 def open_reader(file: SourceFile, image_size: int) -> Reader:

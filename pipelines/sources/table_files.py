@@ -41,6 +41,13 @@ _PAGE_HEAD_BYTES = 12
 _FEW_ROWS = 1_000_000
 
 
+_COPY = "-checkpoint.parquet"
+# As Hugging Face tells the splits of files by their names.
+_SPLIT = re.compile(
+    r"(?<![a-z])(train|training|validation|valid|val|dev|test|testing|eval|evaluation)(?![a-z])"
+)
+
+
 def open_table(url: str, size: int, limits: Limits) -> pq.ParquetFile:
     """Open a file; raise BadFileError if it has more row groups than it may.
 
@@ -127,15 +134,6 @@ def _page_bytes(ranges: FileRanges, offset: int) -> int:
         if byte < 0x80:
             break
     return number >> 1
-
-
-_COPY = "-checkpoint.parquet"
-
-
-# As Hugging Face tells the splits of files by their names.
-_SPLIT = re.compile(
-    r"(?<![a-z])(train|training|validation|valid|val|dev|test|testing|eval|evaluation)(?![a-z])"
-)
 
 
 def table_addresses(directory: str) -> list[tuple[str, int]]:

@@ -17,6 +17,14 @@ from obstore.exceptions import BaseError, PermissionDeniedError
 from pipelines.processes.progress import advance
 from pipelines.store.errors import FullError, ReadOnlyError, StoreError
 
+CHUNK_BYTES = 4 << 20
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_NO_WRITING = (errno.EPERM, errno.EACCES, errno.EROFS)
+# What file systems without hard links answer, as FAT, exFAT and some of FUSE and SMB.
+_NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
+# How obstore words the answers of an operating system.
+_OS_ERROR = re.compile(r"\(os error ([0-9]+)\)")
+
 
 @contextlib.contextmanager
 def naming_full(folder: Path) -> Iterator[None]:
@@ -49,23 +57,6 @@ def check_room(folder: Path, size: int) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryFile(dir=folder) as file:
         file.write(bytes(size))
-
-
-CHUNK_BYTES = 4 << 20
-
-
-NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-
-
-_NO_WRITING = (errno.EPERM, errno.EACCES, errno.EROFS)
-
-
-# What file systems without hard links answer, as FAT, exFAT and some of FUSE and SMB.
-_NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
-
-
-# How obstore words the answers of an operating system.
-_OS_ERROR = re.compile(r"\(os error ([0-9]+)\)")
 
 
 def file_chunks(source: Path) -> Iterator[bytes]:

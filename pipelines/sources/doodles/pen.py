@@ -1,12 +1,9 @@
 """A pen that draws like a hurried person: strokes with wobble, overshoot and missing parts.
 
-Shapes are drawn on a page of 1 by 1, y downwards, as a person would: stroke by stroke. What is
-drawn are guide lines; the hand then follows them, many drawings at once.
-
-The hand that follows the pen's guide lines: points, wobble, tilt, and the page.
-
-Works on the strokes of many drawings at once, laid end to end: what takes a hundred calls of
-NumPy for a drawing takes as many for a hundred drawings.
+Shapes are drawn on a page of 1 by 1, y downwards, as a person would: stroke by stroke. The pen
+draws guide lines; the hand follows them with wobble and tilt, and fits them to the page. The hand
+works on the strokes of many drawings at once, laid end to end: what takes a hundred calls of NumPy
+for a drawing takes as many for a hundred drawings.
 """
 
 import math
@@ -33,6 +30,11 @@ _CATMULL_ROM = 0.5 * np.concatenate(
     ],
     axis=1,
 )
+
+
+# Points on a line as long as the page, at speed 1.
+_POINTS_PER_PAGE = 36
+_WAVES = ((9.0, 23.0), (8.0, 21.0))
 
 
 class Pen:
@@ -140,11 +142,6 @@ class Pen:
     def _jittered(self, places: tuple[tuple[float, float], ...], closed: bool) -> Points:
         points = np.array([*places, places[0]] if closed else places)
         return points + self.sloppiness * self.normals(points.size).reshape(points.shape)
-
-
-# Points on a line as long as the page, at speed 1.
-_POINTS_PER_PAGE = 36
-_WAVES = ((9.0, 23.0), (8.0, 21.0))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
