@@ -1,8 +1,7 @@
 """From a list of classes to a dataset, a trained PixelCNN++ and new labelled drawings.
 
 The command line `sketchmill`. A sub-command's module is imported only when it is called. Exit codes: 0 done, 1 failed, 2 bad usage or bad input, 130 stopped by Ctrl-C, 143 by SIGTERM. Errors
-are one line on stderr; `--debug` shows the traceback. Whoever read the output closed it: 141, and
-no word.
+are one line on stderr; `--debug` shows the traceback. A closed output ends the command with 141, silently.
 
 Ctrl-C may come at any moment: nothing that takes time is imported before it can be answered.
 """
@@ -37,10 +36,10 @@ COMMANDS = {
     "classes": "List the 345 Quick, Draw! classes.",
     "ls": "List what the store has.",
     "show": "Show an artifact: spec, inputs, counts, versions.",
-    "verify": "Read every byte of artifacts and say what does not hold.",
+    "verify": "Read every byte of artifacts and report damage.",
     "lineage": "Show what an artifact was made of, and what was made of it.",
     "diff": "Show where two artifacts differ.",
-    "gc": "Sweep what nothing needs; says what it would do unless told to.",
+    "gc": "Delete unreferenced artifacts; without --delete, say what would be deleted.",
     "pin": "Keep an artifact whatever is published after it.",
     "unpin": "Leave a pinned artifact to its refs again.",
     "pull": "Copy an artifact from another store.",

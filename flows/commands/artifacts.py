@@ -1,4 +1,4 @@
-"""`sketchmill ls | show | verify | lineage | diff`: what the store has, and whether it holds."""
+"""`sketchmill ls | show | verify | lineage | diff`: what the store has, and whether it is whole."""
 
 from collections.abc import Mapping
 from typing import Annotated, Any
@@ -102,7 +102,7 @@ def show(ref: str, /, *, common: Common = Common()) -> None:
 
 
 def verify(*refs: str, common: Common = Common()) -> None:
-    """Read every byte of artifacts and say what does not hold; none named means all.
+    """Read every byte of artifacts and report damage; none named means all.
 
     Parameters
     ----------

@@ -150,7 +150,6 @@ def doctor(*, common: Common = Common()) -> None:
 
     With --dry-run the store, which is asked by writing to it, is left alone.
     """
-
     with doing("doctor", "asking the machine and the store"):
         findings = list(examine(None if common.dry_run else common.store))
     if common.json:

@@ -5,7 +5,6 @@ on this machine: it prints progress as JSON lines and its result on the last lin
 this process does.
 """
 
-import json
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
@@ -14,7 +13,7 @@ from cyclopts import Parameter
 
 from flows.options import Common, NotNegative
 from flows.terminal import ProgressCallback, current, run_stage
-from pipelines.processes.progress import doing
+from pipelines.processes.progress import doing, json_event
 from pipelines.processes.supervise import launch
 from pipelines.store.manifest import drawings_by_split
 
@@ -29,7 +28,7 @@ def run_on_ranks(
     result: dict[str, Any] = {}
 
     def read(line: str) -> None:
-        event = _event(line)
+        event = json_event(line)
         if "stage" in event:
             progress(event["stage"], event["done"], event["total"], event["message"])
         elif event:
@@ -46,14 +45,6 @@ def run_on_ranks(
     with doing(module.rpartition(".")[2], f"waiting for {num} processes"):
         launch(command, on_line=read)
     return result
-
-
-def _event(line: str) -> dict[str, Any]:
-    try:
-        event = json.loads(line)
-    except ValueError:
-        return {}
-    return event if isinstance(event, dict) else {}
 
 
 def evaluate(
@@ -80,7 +71,7 @@ def evaluate(
     split
         train, validation or test.
     limit
-        Measure so many drawings, spread over the split and always the same; 0 is all.
+        Measure N drawings, spread over the split and always the same; 0 is all.
     bayes
         Also take each drawing for the class under which it is most likely: accuracy and
         confusion. Costs a pass for each class.
@@ -125,7 +116,6 @@ def _evaluate(
 def _evaluate_on_ranks(
     url: str, model: Any, dataset: Any, wanted: Any, cache: str, num_ranks: int
 ) -> Mapping[str, Any]:
-
     if url.startswith("memory://"):
         raise ValueError("a memory:// store cannot be shared with ranks: use --nproc-per-node 1")
     arguments = ["--store", url, "--model", f"{model.name}@{model.digest}"]

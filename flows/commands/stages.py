@@ -74,7 +74,7 @@ def sample(
     ----------
     shards
         Draw these shards only, such as 0-99, as one of several machines that share the store;
-        whoever finds none missing publishes.
+        the one that finds none missing publishes.
     """
     given = dataclasses.replace(params, classes=classes.written(()))  # the model knows its own
     chosen = parse_range(shards) if shards else None
@@ -150,7 +150,7 @@ def export(
         same command without it then joins and publishes.
     shards
         Make these files only, such as 0-99, as one of several machines that share the store;
-        whoever finds none missing joins and publishes.
+        the one that finds none missing joins and publishes.
     """
     given = {field.name: getattr(options, field.name) for field in dataclasses.fields(options)}
     params = ExportParams(store=common.store, ref=ref, name=name, **given)

@@ -14,18 +14,10 @@ from prefect.cache_policies import NO_CACHE
 from flows.stages.base import Stage
 from flows.stages.chain import ChainParams
 from flows.stages.registry import STAGES
-from pipelines.store.errors import INPUT_ERRORS, FinalError
+from pipelines.store.errors import INPUT_ERRORS, MISTAKES, FinalError
 
 # Trying again cannot help: bad input, what ends the same, an interruption, a mistake of ours.
-FINAL_ERRORS = (
-    *INPUT_ERRORS,
-    LookupError,
-    TypeError,
-    AttributeError,
-    AssertionError,
-    FinalError,
-    KeyboardInterrupt,
-)
+FINAL_ERRORS = (*INPUT_ERRORS, *MISTAKES, FinalError, KeyboardInterrupt)
 
 
 def is_transient(_task: Any, _run: Any, state: Any) -> bool:

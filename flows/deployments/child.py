@@ -23,10 +23,11 @@ from flows.stages.export import ExportPartParams, work_export_part
 from flows.stages.registry import STAGES
 from flows.stages.sample import SampleParams, ShardsParams, plan_ranges, sample_shards
 from flows.terminal import ProgressCallback
+from pipelines.processes.progress import json_event
 from pipelines.processes.supervise import ChildError, launch
 from pipelines.store.artifacts import open_store
 from pipelines.store.backends import one_line
-from pipelines.store.errors import INPUT_ERRORS, BusyError, FinalError
+from pipelines.store.errors import INPUT_ERRORS, MISTAKES, BusyError, FinalError
 from pipelines.store.manifest import Manifest
 from pipelines.store.printable import shown, shown_trace
 
@@ -36,7 +37,6 @@ BAD_INPUT_CODE = 2
 FINAL_CODE = 71
 # A mistake in the program: trying again cannot help either.
 MISTAKE_CODE = 70
-MISTAKES = (LookupError, TypeError, AttributeError, AssertionError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +62,7 @@ def run_isolated(
     result: dict[str, Any] = {}
 
     def read(line: str) -> None:
-        event = _event(line)
+        event = json_event(line)
         if "result" in event:
             result.update(event["result"])
         elif "stage" in event and progress:
@@ -182,14 +182,6 @@ def _print_progress(stage: str, done: int, total: int, message: str = "") -> Non
 def _print(event: Mapping[str, Any]) -> None:
     sys.stdout.write(json.dumps(event) + "\n")
     sys.stdout.flush()
-
-
-def _event(line: str) -> Mapping[str, Any]:
-    try:
-        event = json.loads(line)
-    except ValueError:
-        return {}
-    return event if isinstance(event, dict) else {}
 
 
 if __name__ == "__main__":

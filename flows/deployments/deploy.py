@@ -152,7 +152,7 @@ def ensure_zombie_automation(within: timedelta) -> str:
     """Create or update the automation that marks silent runs as crashed; return its name."""
     wanted = Automation(
         name=ZOMBIES,
-        description="A host or a container was lost: nobody is left to say how the run ended.",
+        description="A host or a container was lost: no process is left to say how the run ended.",
         trigger=EventTrigger(
             after={"prefect.flow-run.heartbeat"},
             expect={

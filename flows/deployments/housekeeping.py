@@ -22,7 +22,7 @@ RETRY: dict[str, Any] = {"retries": 2, "retry_delay_seconds": 30, "cache_policy"
 def housekeeping(
     store: str, grace_days: float = 14.0, keep: int = 3, verify_percent: float = 5.0
 ) -> dict[str, int]:
-    """Sweep what nothing needs and verify a part of the store; fail if anything is damaged.
+    """Delete unreferenced artifacts and verify a part of the store; fail if anything is damaged.
 
     grace_days: how long something must have been unneeded; what runs keeps what it needs;
     keep: latest versions of each name; verify_percent: another part of the artifacts each day.

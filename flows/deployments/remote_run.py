@@ -196,7 +196,7 @@ def _follow(
 
 
 class _Absence:
-    """Notices that a run waits in a work pool where nobody is."""
+    """Notices that a run waits in a work pool without a worker."""
 
     def __init__(self, client: SyncPrefectClient, deployment: str, places: Places) -> None:
         self._client, self._deployment = client, deployment
@@ -289,7 +289,7 @@ def _asking_run() -> str:
 
 @contextlib.contextmanager
 def _cancelled_with_us(client: SyncPrefectClient) -> Iterator[Waiting]:
-    """Cancel the run if nobody waits for it any more; not if only the server is lost."""
+    """Cancel the run if no process waits for it any more; not if only the server is lost."""
     waiting = Waiting()
     with _lock:
         _waiting.add(waiting)

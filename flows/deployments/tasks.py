@@ -111,7 +111,7 @@ class SomeFailedError(RuntimeError):
 
 
 def run_window(task: Any, asked: Sequence[Any], places: Any, *, at_once: int) -> None:
-    """Run a Prefect task for each of `asked`, so many at once, to the end of the last.
+    """Run a Prefect task for each of `asked`, at most `at_once` at a time, and wait for all.
 
     Raises SomeFailedError with what every task that failed has said.
     """

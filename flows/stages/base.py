@@ -17,11 +17,7 @@ from pipelines.store.artifacts import Store, StoreError
 from pipelines.store.errors import AbsentError, FullError
 from pipelines.store.held import HeldStore, held_store
 from pipelines.store.local_files import NO_ROOM, check_room
-from pipelines.store.manifest import (
-    Kind,
-    Manifest,
-    digest_of,
-)
+from pipelines.store.manifest import Kind, Manifest, digest_of
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,15 +10,7 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
-from flows.options import (
-    DEFAULT_STORE,
-    HIDDEN,
-    MAIN,
-    Listed,
-    Repeated,
-    Splits,
-    StoreUrl,
-)
+from flows.options import DEFAULT_STORE, HIDDEN, MAIN, Listed, Repeated, Splits, StoreUrl
 from flows.stages.base import cache_folder, naming_cache, writable_cache
 from flows.terminal import current
 from pipelines.catalogue import ALL, SEED_CLASSES, resolve_names
@@ -208,7 +200,6 @@ def plan_build(params: BuildParams) -> Mapping[str, Any]:
 
 def work_build(params: BuildParams) -> Mapping[str, Any]:
     """Build and return the digest and the counts."""
-
     manifest = build(params)
     result: dict[str, Any] = {
         "dataset": manifest.digest,

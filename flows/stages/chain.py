@@ -9,14 +9,7 @@ from typing import Annotated, Any
 from cyclopts import Parameter
 from pydantic import BeforeValidator
 
-from flows.options import (
-    DEFAULT_STORE,
-    HIDDEN,
-    MAIN,
-    NotNegative,
-    Positive,
-    StoreUrl,
-)
+from flows.options import DEFAULT_STORE, HIDDEN, MAIN, NotNegative, Positive, StoreUrl
 from flows.stages.base import where
 from flows.stages.build import BuildParams, dataset_work, source_name
 from flows.stages.export import ExportOptions

@@ -6,11 +6,7 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
-from flows.options import (
-    DEFAULT_STORE,
-    Positive,
-    StoreUrl,
-)
+from flows.options import DEFAULT_STORE, Positive, StoreUrl
 from flows.stages.audit import draw_audited
 from flows.stages.base import parent, report_store, where
 from flows.stages.export import ExportParams

@@ -8,13 +8,8 @@ from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter
 
-from flows.options import (
-    DEFAULT_STORE,
-    HIDDEN,
-    NotNegative,
-    StoreUrl,
-)
-from flows.terminal import current
+from flows.options import DEFAULT_STORE, HIDDEN, NotNegative, StoreUrl
+from flows.terminal import current, warn
 from pipelines.catalogue import resolve_names
 from pipelines.store.artifacts import open_store
 from pipelines.store.held import working_store
@@ -24,12 +19,8 @@ from pipelines.store.text_files import read_rows
 
 # What people and spreadsheets write above the two columns.
 _CLASS_HEADINGS = {"class", "classes", "class name", "class_name", "category", "label", "name"}
-
-
 _COUNT_HEADINGS = {"count", "counts", "drawings", "number", "num", "n"}
-
-
-# A server is unsettled by thousands of task runs; so many ranges keep any number of workers busy.
+# A server is unsettled by thousands of task runs; this many ranges keep any number of workers busy.
 MAX_RANGES = 200
 
 
@@ -203,12 +194,7 @@ def sample_range(params: SampleParams, first: int, last: int) -> dict[str, Any]:
     first, last: shards of the plan, both included. Machines that share nothing but the store
     take ranges of their own. Raises ValueError if there are no such shards.
     """
-    from model.sampling.shards import (
-        make_shards,
-        missing_shards,
-        publish_samples,
-        samples_prefix,
-    )
+    from model.sampling.shards import make_shards, missing_shards, publish_samples, samples_prefix
     from model.sampling.spec import samples_digest
 
     with working_store(params.store, "sample") as store:
@@ -265,7 +251,6 @@ def work_sample(params: SampleParams, shards: tuple[int, int] | None = None) -> 
     """Draw all shards or some, and return the samples' digest."""
     import torch
 
-    from flows.terminal import warn
     from model.network.precision import default_device, emulation_warning
 
     warn(emulation_warning(getattr(torch, params.dtype), default_device()))
@@ -293,7 +278,6 @@ def plan_ranges(params: SampleParams) -> dict[str, Any]:
 
 def sample_shards(params: ShardsParams) -> dict[str, Any]:
     """Draw a range of shards; publish nothing."""
-    from flows.terminal import current
     from model.sampling.shards import make_shards, samples_prefix
 
     wanted, sample = range(params.start, params.stop), params.sample

@@ -10,19 +10,12 @@ from typing import Annotated, Any, Literal
 
 from cyclopts import Group, Parameter
 
-from flows.options import (
-    DEFAULT_STORE,
-    MAIN,
-    NotNegative,
-    StoreUrl,
-)
+from flows.options import DEFAULT_STORE, MAIN, NotNegative, StoreUrl
 from flows.terminal import current
 from pipelines.store.held import working_store
 from pipelines.store.manifest import Manifest, slug
 
 RUNNING = Parameter(group=Group("Running", sort_key=1))
-
-
 MACHINES = Parameter(group=Group("Several machines, as torchrun takes them", sort_key=2))
 
 
@@ -198,7 +191,6 @@ def plan_train(params: TrainParams) -> Mapping[str, Any]:
 
 def work_train(params: TrainParams) -> Mapping[str, Any]:
     """Train and return the model's digest and its likelihood."""
-
     manifest = train(params)
     return {
         "model": manifest.digest,

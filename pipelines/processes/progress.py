@@ -9,6 +9,7 @@ Telling is never a reason to fail: what goes wrong with it is logged and the wor
 
 import contextlib
 import itertools
+import json
 import logging
 import sys
 import threading
@@ -16,12 +17,10 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 if TYPE_CHECKING:  # which names what it does by `doing`
     from pipelines.store.artifacts import Store
-import json
-from typing import TextIO
 
 # (stage, done, total, message): `done` of `total` units of a stage, with one line to show.
 Progress = Callable[[str, int, int, str], None]
@@ -46,6 +45,15 @@ _lock = threading.Lock()
 
 def no_progress(stage: str, done: int, total: int, message: str) -> None:
     """Show nothing."""
+
+
+def json_event(line: str) -> dict[str, Any]:
+    """Return what a child wrote as one JSON object a line; an empty one for any other line."""
+    try:
+        event = json.loads(line)
+    except ValueError:
+        return {}
+    return event if isinstance(event, dict) else {}
 
 
 class JsonProgress:

@@ -13,6 +13,9 @@ INPUT_ERRORS = (
     PermissionError,
 )
 
+# A mistake in the program: trying again cannot help.
+MISTAKES = (LookupError, TypeError, AttributeError, AssertionError)
+
 
 class BusyError(RuntimeError):
     """Another process is at work on the same thing: the same again later may do."""
