@@ -11,7 +11,7 @@ from cyclopts import Parameter
 from flows.options import DEFAULT_STORE, HIDDEN, NotNegative, StoreUrl
 from flows.terminal import current, warn
 from pipelines.catalogue import resolve_names
-from pipelines.store.artifacts import open_store
+from pipelines.store.artifacts import Store, open_store
 from pipelines.store.held import working_store
 from pipelines.store.leases import holding
 from pipelines.store.manifest import Manifest
@@ -194,7 +194,7 @@ def sample_range(params: SampleParams, first: int, last: int) -> dict[str, Any]:
     first, last: shards of the plan, both included. Machines that share nothing but the store
     take ranges of their own. Raises ValueError if there are no such shards.
     """
-    from model.sampling.shards import make_shards, missing_shards, publish_samples, samples_prefix
+    from model.sampling.shards import missing_shards, publish_samples, samples_prefix
     from model.sampling.spec import samples_digest
 
     with working_store(params.store, "sample") as store:
@@ -207,15 +207,7 @@ def sample_range(params: SampleParams, first: int, last: int) -> dict[str, Any]:
         digest = samples_digest(spec, model)
         with holding(store, [samples_prefix(spec, model, name)], "sample"):
             if not store.reuse("samples", name, digest):
-                make_shards(
-                    spec,
-                    model,
-                    store,
-                    name,
-                    shards=range(first, last + 1),
-                    processes=params.processes,
-                    progress=current(),
-                )
+                _make(range(first, last + 1), params, model, store)
             missing = len(missing_shards(spec, model, store, name))
             if not missing:
                 publish_samples(spec, model, store, name)
@@ -278,23 +270,30 @@ def plan_ranges(params: SampleParams) -> dict[str, Any]:
 
 def sample_shards(params: ShardsParams) -> dict[str, Any]:
     """Draw a range of shards; publish nothing."""
-    from model.sampling.shards import make_shards, samples_prefix
+    from model.sampling.shards import samples_prefix
 
     wanted, sample = range(params.start, params.stop), params.sample
     with working_store(sample.store, "sample") as store:
         model = store.resolve("models", sample.model)
         spec, name = sample_spec(sample, model), sample.name or model.name
         with holding(store, [samples_prefix(spec, model, name)], "sample"):
-            make_shards(
-                spec,
-                model,
-                store,
-                name,
-                shards=wanted,
-                processes=sample.processes,
-                progress=current(),
-            )
+            _make(wanted, sample, model, store)
     return {"shards": len(wanted)}
+
+
+def _make(shards: range, params: SampleParams, model: Manifest, store: Store) -> None:
+    from model.sampling.shards import make_shards
+
+    spec, name = sample_spec(params, model), params.name or model.name
+    make_shards(
+        spec,
+        model,
+        store,
+        name,
+        shards=shards,
+        processes=params.processes,
+        progress=current(),
+    )
 
 
 def parse_range(text: str) -> tuple[int, int]:

@@ -5,11 +5,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from flows.cli import run_command_line
-from pipelines.drawings.parquet import read_images
+from pipelines.drawings.parquet import IMAGE_TYPE, read_images
+from pipelines.drawings.stored_png import encode_pngs
 from pipelines.store.artifacts import open_store
 from pipelines.store.manifest import Manifest
 
@@ -63,3 +65,17 @@ def some_drawings(count: int, seed: int = 0) -> np.ndarray:
     images[rng.random(images.shape) < 0.7] = 0
     images[:, 0, 0] = 255
     return images
+
+
+def fill_with(root: Path, files: dict[str, bytes]) -> Path:
+    for name, content in files.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(content)
+    return root
+
+
+def parquet_of(images: np.ndarray, names: list[str]) -> bytes:
+    pictures = [{"bytes": png.tobytes(), "path": None} for png in encode_pngs(images)]
+    sink = pa.BufferOutputStream()
+    pq.write_table(pa.table({"image": pa.array(pictures, IMAGE_TYPE), "label": names}), sink)
+    return sink.getvalue().to_pybytes()
