@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from built import some_drawings
 from PIL import Image
 
 from pipelines.drawings.parquet import shard_schema, write_shard
@@ -105,17 +106,8 @@ def spoil_bytes(content: bytes, chance: random.Random) -> bytes:
     return chance.choice((*ways, head + flipped + tail, head + odd + tail))
 
 
-def images_of(count: int = ROWS, seed: int = 0) -> np.ndarray:
-    """Return drawings (n, 28, 28), each another one."""
-    rng = np.random.default_rng(seed)
-    images = rng.integers(0, 256, (count, 28, 28), np.uint8)
-    images[rng.random(images.shape) < 0.7] = 0
-    images[:, 0, 0] = 255
-    return images
-
-
 def _write_npy(folder: Path) -> Path:
-    np.save(folder / "bee.npy", images_of().reshape(ROWS, 784))
+    np.save(folder / "bee.npy", some_drawings(ROWS).reshape(ROWS, 784))
     return folder / "bee.npy"
 
 
@@ -203,7 +195,7 @@ def spoil_binary(content: bytes, chance: random.Random) -> bytes:
 
 def _write_shard(folder: Path) -> Path:
     labels = np.arange(ROWS) % 2
-    content = write_shard(images_of(), {"label": labels}, shard_schema(("bee", "sun")))
+    content = write_shard(some_drawings(ROWS), {"label": labels}, shard_schema(("bee", "sun")))
     (folder / "train.parquet").write_bytes(content)
     return folder / "train.parquet"
 
@@ -217,7 +209,7 @@ def png_of(image: np.ndarray) -> bytes:
 
 def odd_columns(chance: random.Random) -> tuple[pa.Array, pa.Array]:
     """Return pictures and labels, of which one or the other is odd."""
-    pngs = [png_of(image) for image in images_of()]
+    pngs = [png_of(image) for image in some_drawings(ROWS)]
     labels: tuple[Any, ...] = (
         *([0.5] * 6, [1e308] * 6, [float("nan")] * 6, [float("inf")] * 6, [None] * 6, [True] * 6),
         *(

@@ -1,16 +1,14 @@
 """`sketchmill build` on files that are made to take all memory: refused, in a process below 1 GiB."""
 
+import functools
 import io
 import itertools
 import json
-import os
 import struct
-import subprocess
 import sys
 import tracemalloc
 import zlib
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from pathlib import Path
 
 import google_crc32c
@@ -19,6 +17,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from measured import Ran, run_measured
 
 from pipelines.drawings.limits import DEFAULT
 from pipelines.drawings.stored_png import encode_pngs
@@ -29,29 +31,8 @@ from pipelines.sources.registry import open_directory
 GIB = 1 << 30
 FEATURES = "tensorflow_datasets.core.features"
 RECORDS = "mine-train.tfrecord-00000-of-00001"
-# More than a test takes that holds, less than the machine has.
-MOST_BYTES = 6 * GIB
-# The peak of a process counts what its parent had: this one has next to nothing.
-_MEASURED = f"""
-import os, resource, subprocess, sys
-resource.setrlimit(resource.RLIMIT_AS, ({MOST_BYTES}, {MOST_BYTES}))
-ran = subprocess.Popen(sys.argv[2:])
-_, status, usage = os.wait4(ran.pid, 0)
-open(sys.argv[1], "w").write(str(usage.ru_maxrss * 1024))
-sys.exit(os.waitstatus_to_exitcode(status))
-"""
 
 GOOD_ROWS = 20
-
-
-@dataclass(frozen=True, kw_only=True)
-class Ran:
-    """What a command did; `peak` is the resident memory, in bytes, of its largest process."""
-
-    code: int
-    output: str
-    errors: str
-    peak: int
 
 
 Sketchmill = Callable[..., Ran]
@@ -60,26 +41,9 @@ Sketchmill = Callable[..., Ran]
 @pytest.fixture
 def sketchmill(tmp_path: Path) -> Sketchmill:
     """Run the installed command in an empty directory."""
-    program = str(Path(sys.executable).with_name("sketchmill"))
     empty = tmp_path / "empty"
     empty.mkdir()
-
-    def run(*arguments: str | Path) -> Ran:
-        measured = [sys.executable, "-c", _MEASURED, str(tmp_path / "peak")]
-        environment = os.environ | {"SKETCHMILL_CACHE": str(tmp_path / "cache")}
-        done = subprocess.run(
-            [*measured, program, *map(str, arguments)],
-            cwd=empty,
-            env=environment,
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=120,
-        )
-        peak = int((tmp_path / "peak").read_text())
-        return Ran(code=done.returncode, output=done.stdout, errors=done.stderr, peak=peak)
-
-    return run
+    return functools.partial(run_measured, empty, tmp_path)
 
 
 def line_of(points: int, *, times: bool, seed: int = 0) -> bytes:
@@ -94,7 +58,7 @@ def good_lines(*, times: bool) -> list[bytes]:
 
 
 def binary_of(*sizes: int) -> bytes:
-    """Return a record of .bin with strokes of so many points."""
+    """Return a record of .bin with a stroke for each of these numbers of points."""
     head = struct.pack("<Q2sbIH", 7, b"US", 1, 1_488_000_000, len(sizes))
     rng = np.random.default_rng(sum(sizes))
     strokes = [

@@ -3,7 +3,6 @@
 import os
 import random
 import resource
-import subprocess
 import sys
 import time
 import warnings
@@ -15,6 +14,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import strokes
 from built import some_drawings
+from measured import GIB, run_measured
 from mutations import KINDS, spoil_bytes, spoil_json, spoiled
 from prepared import pngs_of, write_tfds
 
@@ -28,7 +28,6 @@ EXAMPLES = int(os.environ.get("SKETCHMILL_FUZZ", "0"))
 START = int(os.environ.get("SKETCHMILL_FUZZ_START", "0"))
 # Of the processor: others may be at work beside the tests.
 LIMIT_SEC = 10
-GIB = 1 << 30
 SOURCES = ["npy", "simplified", "raw", "binary", "shard", "table", "list"]
 
 
@@ -133,16 +132,11 @@ def test_spoiled_datasets_of_tfds_end_with_0_or_2(tmp_path, capfd):
 @pytest.mark.usefixtures("_own_cache")
 @pytest.mark.parametrize("kind", ["npy", "raw", "table"])
 def test_the_installed_command_takes_little_memory_for_a_spoiled_file(kind, tmp_path):
-    folder, program = tmp_path / "odd-7", str(Path(sys.executable).with_name("sketchmill"))
-    command = [program, *spoiled_command(kind, 7, folder)]
+    folder = tmp_path / "odd-7"
+    command = spoiled_command(kind, 7, folder)
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    done = subprocess.run(
-        command,
-        capture_output=True,
-        text=True,
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, (4 * GIB, 4 * GIB)),
-    )
+    ran = run_measured(tmp_path, tmp_path, *command)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     sec = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    check_ending(done.returncode, done.stderr, sec, command, folder)
-    assert after.ru_maxrss < GIB // 1024 or after.ru_maxrss == before.ru_maxrss
+    check_ending(ran.code, ran.errors, sec, command, folder)
+    assert ran.peak < GIB

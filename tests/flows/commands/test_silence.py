@@ -102,11 +102,13 @@ class Command:
         assert stream is not None
         late = threading.Timer(LAST_SEC, self.process.kill)
         late.start()
-        for line in stream:
-            yield time.monotonic() - self.began, line.decode()
-            if until and re.search(until, line.decode()):
-                break
-        late.cancel()
+        try:
+            for line in stream:
+                yield time.monotonic() - self.began, line.decode()
+                if until and re.search(until, line.decode()):
+                    break
+        finally:
+            late.cancel()
 
 
 @pytest.fixture
