@@ -140,8 +140,7 @@ def lineage(ref: str, /, *, common: Common = Common()) -> None:
     ref
         Name, kind/name, name@digest, or the first characters of a digest.
     """
-    from pipelines.store.lineage import lineage_text, trace
-    from pipelines.store.relations import dependents, dependents_text
+    from pipelines.store.lineage import dependents, dependents_text, lineage_text, trace
 
     store = existing_store(common.store)
     manifest = resolve_any(store, ref)
@@ -174,8 +173,8 @@ def diff(
     """
     import dataclasses
 
-    from pipelines.store.relations import diff as compare
-    from pipelines.store.relations import diff_text
+    from pipelines.store.lineage import diff as compare
+    from pipelines.store.lineage import diff_text
 
     with held_store(common.store, "diff") as store:
         one, other = resolve_any(store, left), resolve_any(store, right)
@@ -191,7 +190,7 @@ def diff(
 def _drawings_apart(left: Manifest, right: Manifest, store: Store) -> dict[str, Any]:
     if {left.kind, right.kind} != {"datasets"}:
         raise ValueError(f"--drawings compares two datasets, not {left.kind} and {right.kind}")
-    from pipelines.dataset.diff import diff_datasets
+    from pipelines.dataset.verify import diff_datasets
 
     found = diff_datasets(left, right, store)
     return {

@@ -180,8 +180,7 @@ def source_names(params: BuildParams) -> tuple[str, ...]:
 def plan_build(params: BuildParams) -> Mapping[str, Any]:
     """Return the spec and what building would do, from file sizes alone."""
     from pipelines.dataset.build import plan_dataset
-    from pipelines.dataset.credit import source_credit
-    from pipelines.dataset.describe import splits_note
+    from pipelines.dataset.describe import source_credit, splits_note
     from pipelines.dataset.tfds_slice import slice_note
     from pipelines.store.artifacts import open_store
 

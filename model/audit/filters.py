@@ -20,8 +20,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from model.audit.hashes import members, repeats
-from model.audit.measures import Measured
+from model.audit.measures import Measured, members, repeats
 from pipelines.store.text_files import read_text
 
 ACCEPTED = 255

@@ -8,9 +8,14 @@ million of them. The files lie where TMPDIR says.
     darkness        mean value of the inked pixels, 0 to 1: how thick and sharp the strokes are
     stroke_density  strokes that a row or a column of pixels crosses: runs of pixels of at least
                     half ink, mean over the rows and columns that have any; a ring has nearly 2
-    hash            64 bits of the pixels (model.audit.hashes)
+    hash            64 bits of BLAKE2b over the pixels
+
+Equal drawings have equal hashes; among 50 million different ones a single false match has a
+chance of 1 in 15,000. Sets of any size are compared a range of hashes at a time, so that sorting
+takes 100 MB and not some copies of the whole.
 """
 
+import hashlib
 import tempfile
 import weakref
 from collections.abc import Iterator, Sequence
@@ -20,14 +25,12 @@ from typing import Generic, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from model.audit.hashes import drawing_hashes
 from pipelines.drawings.parquet import open_shard, read_images
 from pipelines.drawings.reading import class_positions, label_ids
 from pipelines.store.artifacts import Store
 from pipelines.store.manifest import FileEntry, Manifest
 
 Scalar = TypeVar("Scalar", bound=np.generic)
-
 
 Images = npt.NDArray[np.uint8]
 Columns = dict[str, npt.NDArray[np.generic]]
@@ -45,6 +48,66 @@ _TYPES = {
     "hashes": np.uint64,
     BITS_PER_DIM: np.float32,
 }
+
+Hashes = npt.NDArray[np.uint64]
+Mask = npt.NDArray[np.bool_]
+
+# Hashes that are sorted at a time.
+_PART_ROWS = 1 << 22
+
+
+def drawing_hashes(images: npt.NDArray[np.uint8]) -> Hashes:
+    """Return 64 bits of BLAKE2b over each drawing's pixels (n,)."""
+    rows = np.ascontiguousarray(images).reshape(len(images), -1)
+    values = rows.view(f"V{rows.shape[1]}").ravel().tolist()
+    packed = b"".join([hashlib.blake2b(value, digest_size=8).digest() for value in values])
+    return np.frombuffer(packed, ">u8").astype(np.uint64)
+
+
+def repeats(hashes: Hashes, among: Mask | None = None) -> Mask:
+    """Return which drawings are equal to an earlier one (n,); among: only these count."""
+    mask = np.zeros(len(hashes), bool)
+    for low, high in _ranges(len(hashes)):
+        rows = _rows_between(hashes, low, high, among)
+        later = np.ones(len(rows), bool)
+        later[np.unique(hashes[rows], return_index=True)[1]] = False
+        mask[rows[later]] = True
+    return mask
+
+
+def members(hashes: Hashes, known: Hashes, among: Mask | None = None) -> Mask:
+    """Return which drawings are among the known (n,); among: ask only about these."""
+    mask = np.zeros(len(hashes), bool)
+    for low, high in _ranges(max(len(hashes), len(known))):
+        rows = _rows_between(hashes, low, high, among)
+        mask[rows] = in_sorted(hashes[rows], np.sort(known[_rows_between(known, low, high, None)]))
+    return mask
+
+
+def in_sorted(hashes: Hashes, ordered: Hashes) -> Mask:
+    """Return which hashes are in an ordered array (n,)."""
+    if not len(ordered):
+        return np.zeros(len(hashes), bool)
+    place = np.minimum(np.searchsorted(ordered, hashes), len(ordered) - 1)
+    return ordered[place] == hashes
+
+
+def _ranges(num_rows: int) -> Iterator[tuple[np.uint64, np.uint64]]:
+    """Yield ranges [low, high] that hold about _PART_ROWS of evenly spread hashes each."""
+    parts = 1 << max(0, (num_rows - 1) // _PART_ROWS).bit_length()
+    width = (1 << 64) // parts
+    for part in range(parts):
+        yield np.uint64(part * width), np.uint64((part + 1) * width - 1)
+
+
+def _rows_between(
+    hashes: Hashes, low: np.uint64, high: np.uint64, among: Mask | None
+) -> npt.NDArray[np.int64]:
+    inside = hashes >= low
+    inside &= hashes <= high
+    if among is not None:
+        inside &= among
+    return np.flatnonzero(inside)
 
 
 class Spill(Generic[Scalar]):
@@ -220,3 +283,37 @@ def pick_rows(manifest: Manifest, store: Store, *, split: str, rows: Sequence[in
             found |= dict(zip(wanted, read_images(table["image"]), strict=True))
         start = stop
     return [found[row] for row in rows]
+
+
+@dataclass(frozen=True, slots=True)
+class Repeats:
+    """Of each class: drawings that repeat an earlier one, and all of them (classes,)."""
+
+    repeated: npt.NDArray[np.int64]
+    total: npt.NDArray[np.int64]
+
+    def rates(self, labels: Sequence[int]) -> dict[str, float]:
+        """Return the real rates of some classes together; empty if nothing was counted."""
+        total = int(self.total[list(labels)].sum())
+        if not total:
+            return {}
+        found = int(self.repeated[list(labels)].sum()) / total
+        return {"real_exact_duplicate_rate": found, "real_exact_copy_rate": found}
+
+
+def count_repeats(dataset: Manifest, held_out: Measured) -> Repeats:
+    """Return what the manifest counted; of a dataset that kept its duplicates, what it holds."""
+    names = dataset.summary["class_names"]
+    dropped, kept = dataset.summary.get("dropped", {}), dataset.summary.get("counts")
+    if not dropped.get("duplicate") or kept is None:
+        later = held_out.labels[repeats(held_out.hashes)]
+        return Repeats(
+            np.bincount(later, minlength=len(names)),
+            np.bincount(held_out.labels, minlength=len(names)),
+        )
+    # Near duplicates were looked for after equal ones, so they were read too.
+    counted = [*kept.values(), dropped["duplicate"], dropped.get("near_duplicate", {})]
+    return Repeats(
+        np.array([dropped["duplicate"].get(name, 0) for name in names]),
+        np.array([sum(part.get(name, 0) for part in counted) for name in names]),
+    )

@@ -17,8 +17,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from model.audit.filters import Filters
-from model.audit.hashes import drawing_hashes, in_sorted
-from model.audit.measures import Images
+from model.audit.measures import Images, drawing_hashes, in_sorted
 from model.audit.nearness import nearest
 from model.network.weights import library_versions
 from model.sampling.card import CARD_NAME, COLUMNS, dataset_card, summarize

@@ -26,7 +26,7 @@ from model.audit.filters import (
     apply_filters,
     count_reasons,
 )
-from model.audit.measures import measure, split_entries
+from model.audit.measures import count_repeats, measure, split_entries
 from pipelines.processes.progress import Progress, no_progress
 from pipelines.store.artifacts import Store
 from pipelines.store.errors import reading
@@ -101,9 +101,8 @@ def measure_samples(
     """
     if spec.filters.needs_judge and judge is None:
         raise ValueError("a filter asks the judge and there is none: train one, or name it")
-    from model.audit.judged import feature_numbers
     from model.audit.nearness import SetNearness
-    from model.audit.numbers import audit_numbers
+    from model.audit.numbers import audit_numbers, feature_numbers
 
     sides = _sides(samples, dataset, store, spec, judge, progress)
     codes = apply_filters(
@@ -187,9 +186,7 @@ def _sides(
     progress: Progress,
 ):
     """Return what is compared: samples, training and held-out drawings, the judge's answers."""
-    from model.audit.judged import judge_split
-    from model.audit.numbers import Sides
-    from model.audit.reference import count_repeats
+    from model.audit.numbers import Sides, judge_split
     from model.evaluation.classifier import open_judge
 
     names = list(dataset.summary["class_names"])

@@ -21,25 +21,23 @@ from markupsafe import Markup
 
 from model.audit.measures import read_batches
 from model.audit.run import accepted_mask, read_audit
-from model.report.audit_view import (
-    audit_table,
-    class_table,
-    closest_pairs,
-    gate_rows,
-    gate_verdict,
-    rejections,
-)
 from model.report.plots import compare_svg, confusion_svg, curve_svg, per_class_svg
 from model.report.sections import (
     SPLITS,
     attribution,
+    audit_table,
     class_counts,
+    class_table,
+    closest_pairs,
+    gate_rows,
+    gate_verdict,
     how_to_cite,
     how_to_load,
     is_real,
     key_numbers,
     lineage_steps,
     lineage_tree,
+    rejections,
 )
 from pipelines.drawings.grids import Images, grid, to_png, two_rows
 from pipelines.store.artifacts import Store

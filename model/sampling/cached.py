@@ -3,7 +3,7 @@
 model.sampling.evaluator computes a pixel's parameters from the pixels before it; here the pixel
 is drawn and handed back. It is a whole level when the next one sees it, so what is sampled is
 exactly the model's p(x) at temperature 1, and the parameters met on the way give log_prob of
-the result. In float64 the images equal those of model.sampling.naive for the same numbers; in
+the result. In float64 the images equal those of a forward pass a pixel for the same numbers; in
 float32 sums are in another order, so a drawing may differ once a rounding crosses the edge of
 a level.
 
@@ -25,7 +25,6 @@ from model.network.noise import draw_uniforms
 from model.network.pixelcnn import PixelCNN
 from model.network.precision import sum_in_float32, warn_if_emulated
 from model.sampling.evaluator import Evaluator, RowGraphs
-from model.sampling.naive import pixel_dtype
 from model.sampling.rows import Place
 
 # Images at a time where nobody says: enough for products of a good size on a CPU.
@@ -118,7 +117,7 @@ class CachedSampler:
         temperature: float = 1.0,
         given: Given | None = None,
     ) -> Sampled:
-        """Draw one image for each row of `uniforms`, which are as for sample_naive.
+        """Draw one image for each row of `uniforms`, in (0, 1).
 
         Raises ValueError for another batch size, a condition that does not fit, or a
         temperature that is not positive.
@@ -149,7 +148,8 @@ class CachedSampler:
             images[row], raw[row] = self._drawn, own
         value = images.permute(2, 3, 0, 1)
         log_prob = read_params(raw.permute(2, 3, 0, 1), config).log_prob(value)
-        return Sampled(value.to(pixel_dtype(config.low, config.high)), log_prob)
+        is_byte = config.low >= 0 and config.high <= 255
+        return Sampled(value.to(torch.uint8 if is_byte else torch.int64), log_prob)
 
     def _encode(self, condition: Tensor | None) -> list[Tensor | None]:
         """Project a condition for all blocks; return spatial codes by rows.

@@ -48,7 +48,7 @@ def picture_from_png(
     if config.num_channels not in (1, 3):
         raise ValueError(
             f"a picture has 1 or 3 channels, the model {config.num_channels}: use "
-            "model.sampling.complete"
+            "model.sampling.completion"
         )
     picture = _open(content, config, name)
     alpha = picture.alpha

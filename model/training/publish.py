@@ -20,9 +20,8 @@ import numpy as np
 import torch
 
 from model.data import Drawings, batch_rows
-from model.evaluation.evaluate import split_nats, summarize
-from model.evaluation.histogram import ALPHA as HISTOGRAM_ALPHA
-from model.evaluation.histogram import fitted_rows, histogram_nats
+from model.evaluation.evaluate import ALPHA as HISTOGRAM_ALPHA
+from model.evaluation.evaluate import fitted_rows, histogram_nats, split_nats, summarize
 from model.network.config import ConditionConfig
 from model.network.weights import library_versions, model_files
 from model.training.run import Run

@@ -19,8 +19,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from model.data import Drawings, batch_rows, order_key, rank_rows
 from model.network.dropout import DropoutKey
-from model.network.init import initialize_from_data
-from model.network.pixelcnn import PixelCNN
+from model.network.pixelcnn import PixelCNN, initialize_from_data
 from model.network.precision import cpu_has_bfloat16
 from model.network.weights import config_file
 from model.options import RunOptions

@@ -14,8 +14,7 @@ from importlib import metadata
 
 from pipelines.beam import runner_flags, runner_name
 from pipelines.dataset.class_shards import class_jobs, link_parts
-from pipelines.dataset.credit import source_credit
-from pipelines.dataset.describe import Described, describe, publish_files
+from pipelines.dataset.describe import Described, describe, publish_files, source_credit
 from pipelines.dataset.jobs import (
     Built,
     Job,

@@ -16,10 +16,10 @@ import obstore
 from pipelines.catalogue import class_entry
 from pipelines.dataset.bad_rows import check_limit, nothing_left
 from pipelines.dataset.contact_sheet import joined_sheets
-from pipelines.dataset.credit import source_credit
 from pipelines.dataset.describe import (
     Described,
     content_digest,
+    source_credit,
     source_files,
     statistics,
     without_folder,
@@ -28,8 +28,8 @@ from pipelines.dataset.jobs import Job
 from pipelines.dataset.plan import INK_BINS
 from pipelines.drawings.hashing import add_sums
 from pipelines.sources.base import Source
-from pipelines.store.answers import whole
 from pipelines.store.artifacts import Store
+from pipelines.store.backends import whole
 from pipelines.store.manifest import FileEntry, Manifest, slug
 
 

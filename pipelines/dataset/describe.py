@@ -1,29 +1,38 @@
 """What a dataset says of itself: manifest summary, dataset card, Croissant, TFDS metadata."""
 
 import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import Any
 
-from pipelines.catalogue import tfds_id
+from pipelines.catalogue import is_official, tfds_id
 from pipelines.dataset.bad_rows import bad_row_entry
-from pipelines.dataset.credit import source_credit
-from pipelines.dataset.croissant import croissant_json
 from pipelines.dataset.plan import BuildPlan, Tally
 from pipelines.dataset.shards import ShardRecord, dataset_schema
 from pipelines.dataset.spec import DatasetSpec
 from pipelines.dataset.tfds_files import tfds_files
 from pipelines.dataset.tfds_slice import slice_note
-from pipelines.drawings.credit import credit_of
+from pipelines.drawings.credit import DOODLES, GOOGLES, QUICKDRAW, Credit, both, credit_of
+from pipelines.drawings.croissant import CONTEXT, file_object, file_set, from_set, record_set
+from pipelines.drawings.croissant import field as croissant_field
 from pipelines.drawings.hashing import add_sums
 from pipelines.drawings.huggingface import loader_lines
-from pipelines.sources.base import Source
+from pipelines.sources.base import Source, SourceFile
+from pipelines.sources.download import BASE_URL
 from pipelines.store.artifacts import Store
 from pipelines.store.manifest import FileEntry, digest_of
 
 CARD_NAME = "README.md"
 CROISSANT_NAME = "croissant.json"
+
+_TYPES = {"int16": "sc:Integer", "int64": "sc:Integer", "string": "sc:Text", "bool": "sc:Boolean"}
+
+_PARQUET, _FILES = "application/x-parquet", "parquet-files"
+
+# Google's bucket, by its two addresses.
+_GOOGLES_BUCKET = ("gs://quickdraw_dataset/", BASE_URL.removesuffix("full/numpy_bitmap"))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -230,3 +239,82 @@ The pictures are PNGs without compression inside compressed Parquet. `load_datas
 
 {credit_of(summary).statement}
 """
+
+
+def croissant_json(
+    spec: DatasetSpec, name: str, summary: Mapping[str, Any], shards: Sequence[FileEntry]
+) -> str:
+    """Return croissant.json: one file object a shard, with its SHA-256, and the columns."""
+    files = [entry for entry in shards if entry.path.startswith("data/")]
+    credit = credit_of(summary)
+    content = {
+        "@context": CONTEXT,
+        "@type": "sc:Dataset",
+        "conformsTo": "http://mlcommons.org/croissant/1.0",
+        "name": name,
+        "description": f"{summary['num_drawings']} drawings of {len(spec.class_names)} classes.",
+        **credit.croissant(),
+        "version": "1.0.0",
+        # The content digest, not the day: the same dataset has the same metadata.
+        "citeAs": credit.cite_as(f"Content digest {summary['content_digest']}."),
+        "distribution": [file_object(entry, _PARQUET) for entry in files]
+        + [file_set(_FILES, _PARQUET, "data/*.parquet")],
+        "recordSet": [_drawings(spec)],
+    }
+    return json.dumps(content, indent=1) + "\n"
+
+
+def _drawings(spec: DatasetSpec) -> dict[str, Any]:
+    fields = [
+        croissant_field(
+            "drawings/image",
+            "sc:ImageObject",
+            from_set(_FILES, {"column": "image"}, jsonPath="bytes"),
+        )
+    ]
+    fields += [
+        croissant_field(
+            f"drawings/{f.name}", _TYPES[str(f.type)], from_set(_FILES, {"column": f.name})
+        )
+        for f in list(dataset_schema(spec))[1:]
+    ]
+    return record_set("drawings", f"One drawing a row; {_label_text(spec)}", fields)
+
+
+def _label_text(spec: DatasetSpec) -> str:
+    """Say what a label means; shards of one class have TFDS's numbers, for any list of classes."""
+    if spec.layout != "linked":
+        return "a label is a position in: " + ", ".join(spec.class_names)
+    numbers = [f"{tfds_id(name)} {name}" for name in spec.class_names]
+    return "a label is the class's number in TensorFlow Datasets: " + ", ".join(numbers)
+
+
+def source_credit(spec: DatasetSpec, source: Source) -> Credit:
+    """Return license and attribution of the drawings that a dataset is made of.
+
+    Google's are files with the SHA-256 of one of its .npy files, files read from its bucket, and
+    what the user calls so (`attribution` "quickdraw"); doodles are this program's. Else there is
+    what the user states, in addition to these too. Raises ValueError for doodles called Google's.
+    """
+    said = Credit(license=spec.license, attribution=spec.attribution)
+    if source.is_synthetic:
+        if spec.attribution == QUICKDRAW:
+            raise ValueError(
+                "doodles are drawn by this program, not Google's: leave --attribution quickdraw out"
+            )
+        return both(said, DOODLES)
+    if spec.attribution == QUICKDRAW:
+        return both(Credit(license=spec.license), GOOGLES)
+    num, total = sum(_is_googles(file) for file in source.files), len(source.files)
+    if num == 0:
+        return said
+    if num == total:
+        return both(said, GOOGLES)
+    part = Credit(attribution=f"In part ({num} of {total} files): {GOOGLES.attribution}")
+    # No license is said to hold for all as long as that of the rest is not stated.
+    license_of_part = Credit(license=GOOGLES.license if said.license else "")
+    return both(both(said, part), license_of_part)
+
+
+def _is_googles(file: SourceFile) -> bool:
+    return is_official(file.digest) or file.url.startswith(_GOOGLES_BUCKET)

@@ -132,7 +132,7 @@ class DatasetSpec(Limits, InputOptions, DatasetOptions):
     """Everything that decides a dataset's bytes but the source's.
 
     Labels are positions in class_names. What the user states of the source joins what is known of
-    it anyway (pipelines.dataset.credit).
+    it anyway (pipelines.dataset.describe).
     """
 
     class_names: tuple[str, ...]

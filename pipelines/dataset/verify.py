@@ -1,4 +1,4 @@
-"""Check a dataset by reading all of it again."""
+"""Check a dataset by reading all of it again, and compare two down to their drawings."""
 
 import json
 import re
@@ -21,12 +21,12 @@ from pipelines.drawings.hashing import add_sums, pixel_hashes
 from pipelines.drawings.parquet import open_shard, read_images
 from pipelines.drawings.reading import class_positions, label_ids
 from pipelines.drawings.tfrecord import read_records
+from pipelines.processes.progress import doing
 from pipelines.store.artifacts import Store
 from pipelines.store.errors import reading
 from pipelines.store.manifest import FileEntry, Manifest
 
 _CARD_SPLIT = re.compile(r"  - name: (\w+)\n    num_bytes: (\d+)\n    num_examples: (\d+)\n")
-
 
 Hashes = npt.NDArray[np.uint64]
 
@@ -268,3 +268,47 @@ def changed(
     keys = dict.fromkeys([*a, *b])
     pairs = {key: (a.get(key, default), b.get(key, default)) for key in keys}
     return {key: pair for key, pair in pairs.items() if pair[0] != pair[1]}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DatasetDiff:
+    """How dataset B differs from A.
+
+    spec       field -> (A's value, B's value)
+    counts     "split/class" -> (A's drawings, B's drawings)
+    dropped    "reason/class" -> (A's, B's)
+    only_in_a, only_in_b  drawings by split (same pixels, any class)
+    is_same_content       whether drawings, classes and splits are the same
+    """
+
+    spec: dict[str, tuple[Any, Any]]
+    counts: dict[str, tuple[int, int]]
+    dropped: dict[str, tuple[int, int]]
+    only_in_a: dict[str, int]
+    only_in_b: dict[str, int]
+    is_same_content: bool
+
+
+@doing("diff", "reading the drawings of both")
+def diff_datasets(a: Manifest, b: Manifest, store: Store) -> DatasetDiff:
+    """Compare two datasets; their drawings are read unless the content digests are equal."""
+    same = a.summary["content_digest"] == b.summary["content_digest"]
+    mine, theirs = ({}, {}) if same else (_drawings(a, store), _drawings(b, store))
+    splits = sorted(set(mine) | set(theirs))
+    nothing = np.empty(0, "S16")
+    pairs = {s: (mine.get(s, nothing), theirs.get(s, nothing)) for s in splits}
+    return DatasetDiff(
+        spec=changed(dict(a.spec), dict(b.spec)),
+        counts=changed(flat(a.summary["counts"]), flat(b.summary["counts"]), 0),
+        dropped=changed(flat(a.summary["dropped"]), flat(b.summary["dropped"]), 0),
+        only_in_a={s: len(np.setdiff1d(x, y)) for s, (x, y) in pairs.items()},
+        only_in_b={s: len(np.setdiff1d(y, x)) for s, (x, y) in pairs.items()},
+        is_same_content=same,
+    )
+
+
+def _drawings(manifest: Manifest, store: Store) -> dict[str, npt.NDArray[Any]]:
+    """Return the sorted identities of the drawings of each split."""
+    spec = spec_from_json(manifest.spec)
+    recount = recount_format(manifest, spec, store, spec.formats[0])
+    return {s: np.unique(as_bytes(np.concatenate(h))) for s, h in recount.hashes.items()}

@@ -1,6 +1,6 @@
 """License and attribution of drawings, and the words that cards say of them.
 
-A dataset's manifest holds both where they are known (pipelines.dataset.credit decides), and what
+A dataset's manifest holds both where they are known (pipelines.dataset.describe decides), and what
 is made of a dataset takes them from what it is made of. Where nobody stated them they are absent:
 nothing is called Google's, or licensed, that is not known to be.
 """

@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from io import FileIO
 from pathlib import Path
 
-from pipelines.store.answers import Upload
 from pipelines.store.artifacts import Store, StoreError
+from pipelines.store.backends import Upload
 from pipelines.store.leases import LEASE_TTL
 from pipelines.store.local_files import writing
 from pipelines.store.manifest import (

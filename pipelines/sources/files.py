@@ -28,8 +28,7 @@ from obstore.store import from_url
 from pipelines.processes.progress import advance, doing
 from pipelines.sources.base import BadFileError
 from pipelines.store import backends
-from pipelines.store.answers import whole
-from pipelines.store.backends import CLIENT_OPTIONS, RETRY_CONFIG, open_backend
+from pipelines.store.backends import CLIENT_OPTIONS, RETRY_CONFIG, open_backend, whole
 from pipelines.store.local_files import sha256_of, write_atomically
 from pipelines.store.printable import printable, shown, without_user
 

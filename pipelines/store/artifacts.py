@@ -31,7 +31,7 @@ from pipelines.store.manifest import (
     manifest_to_json,
 )
 from pipelines.store.objects import ObjectInfo, check_path
-from pipelines.store.refs import Refs, check_kind
+from pipelines.store.publishing import Refs, check_kind
 
 __all__ = ["ObjectInfo", "Store", "StoreError", "existing_store", "open_store"]
 

@@ -1,16 +1,25 @@
 """Where a store's objects are: a directory, S3, GCS or memory, by its URL.
 
 Credentials and endpoints of remote stores come from the environment alone.
+
+obstore repeats a request that got no answer, or one of 5xx; of an answer that begins well and
+ends too early it repeats some only (not a listing, a deletion, a refusal). `whole` asks for such
+an answer again: everything that the store asks for may be repeated.
 """
 
 import os
+import random
+import re
 import shutil
+import time
+from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import unquote, urlsplit
 
 import obstore
+from obstore.exceptions import BaseError
 from obstore.store import LocalStore, MemoryStore, from_url
 
 from pipelines.store.errors import FullError, StoreError
@@ -18,11 +27,14 @@ from pipelines.store.local_files import NO_ROOM
 from pipelines.store.printable import printable, shown
 
 if TYPE_CHECKING:  # obstore has these for type checkers alone
+    from obstore import WritableFile
     from obstore.store import ClientConfig, RetryConfig
 
+Answer = TypeVar("Answer")
+
 # obstore's own retries: 5xx answers, lost connections and time-outs; full jitter. Answers that are
-# cut are asked for again by pipelines/store/answers.py. Two minutes stay below the five after which a
-# signed request expires.
+# cut are asked for again by `whole`. Two minutes stay below the five after which a signed request
+# expires.
 RETRY_CONFIG: "RetryConfig" = {
     "max_retries": 8,
     "retry_timeout": timedelta(seconds=120),
@@ -46,6 +58,15 @@ _MAX_LINE = 4_000
 _ENDPOINTS = ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT")
 # Where clients without credentials ask for those of the machine they run on.
 _METADATA_SERVERS = ("169.254.169.254", "metadata.google.internal")
+
+MAX_ATTEMPTS = 8
+# Below the five minutes after which a signed request expires.
+_TIMEOUT_SEC = 120.0
+_MAX_PAUSE_SEC = 15.0
+# What obstore says of an answer without its end.
+_CUT = re.compile(
+    r"response body|Got invalid \w+ response|connection closed|unexpected (EOF|end of file)"
+)
 
 
 def open_backend(url: str) -> tuple[obstore.store.ObjectStore, str]:
@@ -163,3 +184,76 @@ def _whole_line(error: BaseException) -> str:
         "(and AWS_ENDPOINT_URL for a server of your own), GOOGLE_APPLICATION_CREDENTIALS for "
         f"gs://; this machine offers none either: {text}"
     )
+
+
+def whole(ask: Callable[[], Answer]) -> Answer:
+    """Return what `ask` does; repeat it if the answer was cut, up to MAX_ATTEMPTS times."""
+    began = time.monotonic()
+    for attempt in range(1, MAX_ATTEMPTS):
+        try:
+            return ask()
+        except (BaseError, OSError) as error:  # OSError is what uploads raise
+            if not is_cut(error) or time.monotonic() - began > _TIMEOUT_SEC:
+                raise
+        time.sleep(random.uniform(0, min(0.1 * 2**attempt, _MAX_PAUSE_SEC)))
+    return ask()
+
+
+def is_cut(error: Exception) -> bool:
+    """Return whether an error says that an answer ended too early, and nothing else."""
+    return _CUT.search(str(error).partition("Debug source")[0]) is not None
+
+
+class Upload:
+    """An object that is written piece by piece, as obstore.open_writer does.
+
+    What fits the buffer is one request. For more, an upload of parts is begun, which is the only
+    answer of it that nobody else asks for again: until then all that was written is kept.
+    """
+
+    def __init__(
+        self,
+        backend: obstore.store.ObjectStore,
+        path: str,
+        *,
+        buffer_size: int,
+        max_concurrency: int = 12,
+    ) -> None:
+        """Begin an object; it is invisible until `close`."""
+        self._open = lambda: obstore.open_writer(
+            backend, path, buffer_size=buffer_size, max_concurrency=max_concurrency
+        )
+        self._put = lambda content: obstore.put(backend, path, content, use_multipart=False)
+        self._buffer_size = buffer_size
+        self._held = bytearray()
+        self._writer: WritableFile | None = None
+
+    def write(self, content: bytes | memoryview) -> None:
+        """Append these bytes."""
+        if self._writer is not None:
+            self._writer.write(content)
+            return
+        self._held += content
+        if len(self._held) > self._buffer_size:
+            self._writer = whole(self._begin)
+            self._held.clear()
+
+    def close(self, is_there: Callable[[], bool]) -> None:
+        """Make the object visible.
+
+        is_there: whether the object is what was written; asked if the end of an upload of parts
+        fails, for it may be complete and only the answer cut
+        """
+        if self._writer is None:
+            whole(lambda: self._put(bytes(self._held)))
+            return
+        try:
+            self._writer.close()
+        except (BaseError, OSError):
+            if not is_there():
+                raise
+
+    def _begin(self) -> "WritableFile":
+        writer = self._open()
+        writer.write(bytes(self._held))
+        return writer

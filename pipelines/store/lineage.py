@@ -1,4 +1,4 @@
-"""Where an artifact comes from: the tree of its inputs, and an in-toto statement of them.
+"""How artifacts relate: the trees of inputs and dependents, differences, an in-toto statement.
 
     Statement v1   https://in-toto.io/Statement/v1: subjects are all files with their SHA-256
     predicate      https://slsa.dev/provenance/v1: what was asked for, of what, by which program
@@ -9,12 +9,21 @@ signed. `cosign attest-blob` and `in-toto-verify` read it.
 
 import itertools
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
+from pipelines.processes.progress import doing
 from pipelines.store.artifacts import Store, StoreError
-from pipelines.store.manifest import FileEntry, InputRef, Kind, Manifest, artifact_prefix
+from pipelines.store.manifest import (
+    KINDS,
+    FileEntry,
+    InputRef,
+    Kind,
+    Manifest,
+    artifact_prefix,
+    drawings_by_split,
+)
 
 STATEMENT_TYPE = "https://in-toto.io/Statement/v1"
 PREDICATE_TYPE = "https://slsa.dev/provenance/v1"
@@ -29,6 +38,9 @@ _SHORT_DIGEST = 12
 # Ours has five levels. A tree shows what is shared each time, which others may make endless.
 MAX_LEVELS = 100
 MAX_LINES = 10_000
+
+Pair = tuple[Any, Any]
+Tree = TypeVar("Tree")
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,17 +88,28 @@ def lineage_text(lineage: Lineage) -> str:
     `-- samples: samples/cats@ba9876543210
         `-- model: models/cats@...
     """
-    return tree_text(_title(lineage), _branches(lineage))
+    return _tree_text(lineage, _title, lambda found: found.inputs)
 
 
-def tree_text(title: str, branches: Iterable[str]) -> str:
+def _tree_text(
+    tree: Tree, title: Callable[[Tree], str], children: Callable[[Tree], Iterable[Tree]]
+) -> str:
     """Return a tree's lines as text, the first MAX_LINES of them."""
-    lines = list(itertools.islice(branches, MAX_LINES))
+
+    def branches(tree: Tree) -> Iterator[str]:
+        found = list(children(tree))
+        for index, child in enumerate(found):
+            is_last = index == len(found) - 1
+            yield ("`-- " if is_last else "|-- ") + title(child)
+            for line in branches(child):
+                yield ("    " if is_last else "|   ") + line
+
+    lines = list(itertools.islice(branches(tree), MAX_LINES))
     more = ["..."] if len(lines) == MAX_LINES else []
-    return "\n".join([title, *lines, *more]) + "\n"
+    return "\n".join([title(tree), *lines, *more]) + "\n"
 
 
-def one_level_up(prefix: str, below: tuple[str, ...]) -> tuple[str, ...]:
+def _one_level_up(prefix: str, below: tuple[str, ...]) -> tuple[str, ...]:
     """Return the artifacts from the first one on with the next, `prefix`; see `trace` for errors."""
     if prefix in below:
         raise StoreError(f"{prefix} is made of itself: what made it is not ours, delete it")
@@ -132,7 +155,7 @@ class _Tracer:
         kind: Kind = ref.kind  # type: ignore[assignment]
         prefix = artifact_prefix(kind, ref.name, ref.digest)
         if prefix not in self.known:
-            path = one_level_up(prefix, above)
+            path = _one_level_up(prefix, above)
             manifest = self.store.find(kind, ref.name, ref.digest)
             below = self.inputs(manifest, path) if manifest else ()
             self.known[prefix] = Lineage(ref, manifest, below)
@@ -146,14 +169,6 @@ def _title(lineage: Lineage) -> str:
     gone = ref.kind not in OUTSIDE and lineage.manifest is None
     digest = ref.digest.rpartition(":")[2][:_SHORT_DIGEST]
     return f"{role}{kind}{ref.name}@{digest}" + " (gone)" * gone
-
-
-def _branches(lineage: Lineage) -> Iterator[str]:
-    for index, found in enumerate(lineage.inputs):
-        last = index == len(lineage.inputs) - 1
-        yield ("`-- " if last else "|-- ") + _title(found)
-        for line in _branches(found):
-            yield ("    " if last else "|   ") + line
 
 
 def _predicate(manifest: Manifest, store: Store, runner: str) -> dict[str, Any]:
@@ -187,3 +202,129 @@ def _dependency(found: Lineage) -> dict[str, Any]:
     algorithm, _, digest = ref.digest.rpartition(":")  # a file's says which
     digests = {algorithm or "sha256": digest}
     return {"name": ref.name, "digest": digests, "annotations": annotations}
+
+
+@dataclass(frozen=True, slots=True)
+class Dependents:
+    """An artifact and everything that names it among its inputs, and so on upwards."""
+
+    manifest: Manifest
+    made: tuple["Dependents", ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Difference:
+    """Where two artifacts differ; every pair is (left, right), None where one side has none.
+
+    spec      by dotted field
+    inputs    digests by role
+    rows      by split
+    summary   by dotted field: counts, drop reasons, metrics
+    versions  of the program and the libraries
+    files     how many are equal, changed, only left, only right
+    """
+
+    spec: Mapping[str, Pair]
+    inputs: Mapping[str, Pair]
+    rows: Mapping[str, Pair]
+    summary: Mapping[str, Pair]
+    versions: Mapping[str, Pair]
+    files: Mapping[str, int]
+
+
+@doing("lineage", "reading all manifests")
+def dependents(manifest: Manifest, store: Store) -> Dependents:
+    """Follow an artifact up to everything in the store that was made of it.
+
+    Raises StoreError where `trace` does.
+    """
+    users: dict[tuple[str, str], list[Manifest]] = {}
+    for kind in KINDS:
+        for user in store.manifests(kind):
+            for ref in user.inputs:
+                users.setdefault((ref.kind, ref.digest), []).append(user)
+
+    known: dict[str, Dependents] = {}
+
+    def climb(found: Manifest, below: tuple[str, ...]) -> Dependents:
+        if found.prefix not in known:
+            path = _one_level_up(found.prefix, below)
+            made = [climb(user, path) for user in users.get((found.kind, found.digest), [])]
+            known[found.prefix] = Dependents(found, tuple(made))
+        return known[found.prefix]
+
+    return climb(manifest, ())
+
+
+def dependents_text(tree: Dependents) -> str:
+    """Return the tree as text, one line an artifact.
+
+    datasets/cats@0123456789ab
+    `-- models/cats@ba9876543210
+        `-- samples/cats@...
+    """
+    return _tree_text(tree, _dependents_title, lambda found: found.made)
+
+
+def diff(left: Manifest, right: Manifest) -> Difference:
+    """Return where two artifacts differ in what was asked for and in what came out."""
+    return Difference(
+        spec=_differing(_flat(left.spec), _flat(right.spec)),
+        inputs=_differing(_inputs(left), _inputs(right)),
+        rows=_differing(drawings_by_split(left), drawings_by_split(right)),
+        summary=_differing(_flat(left.summary), _flat(right.summary)),
+        versions=_differing(left.versions, right.versions),
+        files=_compare_files(left, right),
+    )
+
+
+def diff_text(difference: Difference) -> str:
+    """Return the differences as lines `part field: left -> right`; "no difference" if none."""
+    lines = [
+        f"{part:<8}  {name}: {left} -> {right}"
+        for part in ("spec", "inputs", "rows", "summary", "versions")
+        for name, (left, right) in getattr(difference, part).items()
+    ]
+    counts = ", ".join(f"{count} {what}" for what, count in difference.files.items() if count)
+    return "\n".join([*(lines or ["no difference"]), f"files     {counts or 'none'}"]) + "\n"
+
+
+def _dependents_title(tree: Dependents) -> str:
+    found = tree.manifest
+    return f"{found.kind}/{found.name}@{found.digest[:_SHORT_DIGEST]}"
+
+
+def _flat(mapping: Mapping[str, Any], above: str = "") -> dict[str, Any]:
+    """Return a nested mapping's leaves by dotted name; lists are leaves."""
+    leaves: dict[str, Any] = {}
+    for name, value in mapping.items():
+        if isinstance(value, Mapping):
+            leaves |= _flat(value, f"{above}{name}.")
+        else:
+            leaves[f"{above}{name}"] = value
+    return leaves
+
+
+def _inputs(manifest: Manifest) -> dict[str, str]:
+    return {ref.role: ref.digest for ref in manifest.inputs}
+
+
+def _differing(left: Mapping[str, Any], right: Mapping[str, Any]) -> dict[str, Pair]:
+    return {
+        name: (left.get(name), right.get(name))
+        for name in sorted({*left, *right})
+        if left.get(name) != right.get(name)
+    }
+
+
+def _compare_files(left: Manifest, right: Manifest) -> dict[str, int]:
+    ours = {entry.path: entry.sha256 for entry in left.files}
+    theirs = {entry.path: entry.sha256 for entry in right.files}
+    both = ours.keys() & theirs.keys()
+    equal = sum(ours[path] == theirs[path] for path in both)
+    return {
+        "equal": equal,
+        "changed": len(both) - equal,
+        "only left": len(ours) - len(both),
+        "only right": len(theirs) - len(both),
+    }

@@ -28,7 +28,7 @@ from obstore.exceptions import AlreadyExistsError, BaseError
 from obstore.store import LocalStore
 
 from pipelines.processes.progress import advance, doing
-from pipelines.store.answers import Upload, whole
+from pipelines.store.backends import Upload, whole
 from pipelines.store.errors import StoreError
 from pipelines.store.local_files import CHUNK_BYTES, file_chunks, fsync, sha256_of, writing
 from pipelines.store.local_files import create_file as _create_file

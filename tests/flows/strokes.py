@@ -7,8 +7,7 @@ import numpy as np
 import torch
 
 from model.network.config import ConditionConfig, PixelCNNConfig
-from model.network.init import initialize_from_data
-from model.network.pixelcnn import PixelCNN
+from model.network.pixelcnn import PixelCNN, initialize_from_data
 from model.network.weights import model_files
 from pipelines.drawings.parquet import shard_schema, write_shard
 from pipelines.store.artifacts import Store

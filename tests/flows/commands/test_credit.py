@@ -14,7 +14,7 @@ from huggingface_hub import DatasetCard
 
 from flows.cli import run_command_line
 from pipelines import catalogue
-from pipelines.dataset.credit import source_credit
+from pipelines.dataset.describe import source_credit
 from pipelines.dataset.spec import DatasetSpec
 from pipelines.drawings import credit
 from pipelines.sources.base import Source, SourceFile

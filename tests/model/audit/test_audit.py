@@ -8,10 +8,9 @@ import torch
 from walks import NAMES, drawings, publish
 
 from model.audit.filters import Filters
-from model.audit.hashes import drawing_hashes, members, repeats
-from model.audit.judged import judge_split
-from model.audit.measures import measure, stroke_density
+from model.audit.measures import drawing_hashes, measure, members, repeats, stroke_density
 from model.audit.nearness import nearest
+from model.audit.numbers import judge_split
 from model.audit.run import AuditSpec, audit_samples, read_audit
 from model.evaluation.classifier import Judge, JudgeSpec, predict, train_judge
 from pipelines.store.artifacts import Store, open_store
@@ -232,7 +231,7 @@ def test_hashes_are_compared_in_parts_of_any_size(monkeypatch):
         seen |= {value} if asked else set()
     assert whole[0].tolist() == later
     assert whole[1].tolist() == (np.isin(hashes, known) & among).tolist()
-    monkeypatch.setattr("model.audit.hashes._PART_ROWS", 16)
+    monkeypatch.setattr("model.audit.measures._PART_ROWS", 16)
     assert (repeats(hashes, among) == whole[0]).all()
     assert (members(hashes, known, among) == whole[1]).all()
 

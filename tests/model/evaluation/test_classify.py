@@ -8,8 +8,7 @@ import torch
 
 from model.evaluation.classify import class_log_probs, confusion, posterior, score_batches, worst
 from model.network.config import ConditionConfig
-from model.network.init import initialize_from_data
-from model.network.pixelcnn import PixelCNN
+from model.network.pixelcnn import PixelCNN, initialize_from_data
 
 CONFIG = dataclasses.replace(
     families.TINY,

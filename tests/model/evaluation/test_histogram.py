@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from model.data import Drawings
-from model.evaluation import histogram
-from model.evaluation.histogram import histogram_nats
+from model.evaluation import evaluate
+from model.evaluation.evaluate import histogram_nats
 
 
 def drawings(images: list[list[list[int]]], labels: list[int]) -> Drawings:
@@ -39,5 +39,5 @@ def test_class_without_training_drawings_is_uniform() -> None:
 
 
 def test_number_of_counted_drawings_is_bounded(monkeypatch) -> None:
-    monkeypatch.setattr(histogram, "MAX_ROWS", 2)
-    assert len(histogram.fitted_rows(TRAIN)) == 2
+    monkeypatch.setattr(evaluate, "MAX_ROWS", 2)
+    assert len(evaluate.fitted_rows(TRAIN)) == 2

@@ -9,9 +9,8 @@ import families
 import pytest
 import torch
 
-from model.network.init import global_moments, initialize_from_data
 from model.network.layers import NormedLayer
-from model.network.pixelcnn import PixelCNN
+from model.network.pixelcnn import PixelCNN, global_moments, initialize_from_data
 
 WIDE = dataclasses.replace(families.FAMILIES["embedding"], num_filters=8)
 
@@ -100,7 +99,7 @@ import torch.distributed as dist
 sys.path[:0] = [{root!r}, {tests!r}, {own!r}]
 import families
 from model.network.dropout import DropoutKey
-from model.network.init import initialize_from_data
+from model.network.pixelcnn import initialize_from_data
 from model.network.pixelcnn import PixelCNN
 from test_init import WIDE
 

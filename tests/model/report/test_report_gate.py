@@ -13,8 +13,8 @@ from flows.cli import run_command_line
 from model.audit.filters import Filters
 from model.audit.gate import Limit, check_gate
 from model.audit.run import AuditSpec, accepted_mask, audit_samples, read_audit
-from model.report.audit_view import gate_rows, gate_verdict
 from model.report.page import make_report
+from model.report.sections import gate_rows, gate_verdict
 from pipelines.drawings.grids import grid
 from pipelines.store.artifacts import Store, open_store
 

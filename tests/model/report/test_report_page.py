@@ -16,10 +16,9 @@ from ring_chain import make_chain
 from model.audit.filters import Filters
 from model.audit.gate import check_gate, gate_from
 from model.audit.run import AuditSpec, audit_samples
-from model.report.audit_view import audit_table, class_table
 from model.report.page import make_report
 from model.report.plots import compare_svg, confusion_svg
-from model.report.sections import class_counts
+from model.report.sections import audit_table, class_counts, class_table
 from pipelines.store.artifacts import open_store
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")

@@ -11,7 +11,7 @@ from PIL import Image
 
 from model.network.pixelcnn import PixelCNN
 from model.sampling.cached import Given
-from model.sampling.complete import complete
+from model.sampling.completion import complete
 from model.sampling.given import (
     given_from_png,
     given_rows,

@@ -10,9 +10,10 @@ import pytest
 import torch
 
 from model.ranks import Ranks
-from model.sampling import command, workers
+from model.sampling import __main__ as command
 from model.sampling import shards as bulk
-from model.sampling.command import sample_on_ranks
+from model.sampling import workers
+from model.sampling.__main__ import sample_on_ranks
 from model.sampling.shards import make_shards, sample_dataset
 from model.sampling.spec import SampleSpec, shard_batches
 from model.sampling.workers import drawing_processes, visible_gpus

@@ -14,8 +14,7 @@ import pytest
 import torch
 
 from model.data import open_split
-from model.evaluation.evaluate import Evaluation, evaluate_model
-from model.evaluation.histogram import histogram_nats
+from model.evaluation.evaluate import Evaluation, evaluate_model, histogram_nats
 from model.network.config import ConditionConfig
 from model.network.weights import open_model
 from model.options import RunOptions, run_folder

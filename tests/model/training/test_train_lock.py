@@ -12,15 +12,14 @@ import pytest
 
 from model.options import RunOptions, run_folder
 from model.ranks import Interrupted
-from model.training.lock import FolderLock
 from model.training.spec import run_digest
-from model.training.train import train_model
+from model.training.train import FolderLock, train_model
 
 OPTIONS = RunOptions(num_threads=1, tensorboard=False)
 HOLD = (
     "import sys\n"
     "from pathlib import Path\n"
-    "from model.training.lock import FolderLock\n"
+    "from model.training.train import FolderLock\n"
     "lock = FolderLock(Path(sys.argv[1]))\n"
     "print(lock.take(), flush=True)\n"
     "sys.stdin.read()\n"

@@ -9,9 +9,8 @@ from flows.cli import run_command_line
 from pipelines.dataset import jobs
 from pipelines.dataset.build import build_dataset
 from pipelines.dataset.contact_sheet import sheet_cells
-from pipelines.dataset.diff import diff_datasets
 from pipelines.dataset.spec import DatasetSpec
-from pipelines.dataset.verify import read_entry, verify_dataset
+from pipelines.dataset.verify import diff_datasets, read_entry, verify_dataset
 from pipelines.sources.doodles.make import google_npy
 from pipelines.sources.registry import open_directory, open_source
 from pipelines.store.artifacts import open_store

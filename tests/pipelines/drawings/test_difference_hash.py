@@ -5,7 +5,7 @@ import tracemalloc
 import numpy as np
 import pytest
 
-from pipelines.drawings.difference_hash import near_duplicates
+from pipelines.dataset.selection import near_duplicates
 
 
 def one_by_one(hashes, kept, max_bits) -> np.ndarray:

@@ -10,8 +10,8 @@ from store_cases import FILES, check_whole, content_of, make, manifest_of
 
 from flows.cli import run_command_line
 from pipelines.export.target import FileSink
-from pipelines.store.answers import MAX_ATTEMPTS
 from pipelines.store.artifacts import Store, StoreError, open_store
+from pipelines.store.backends import MAX_ATTEMPTS
 from pipelines.store.transfer import copy_artifact
 
 pytestmark = pytest.mark.slow
@@ -38,7 +38,7 @@ def deleted(store: Store) -> list[str]:
 
 
 def copied(store: Store) -> bytes:
-    from pipelines.store.answers import whole
+    from pipelines.store.backends import whole
 
     whole(lambda: obstore.copy(store.backend, "a/small", "copied"))
     return store.get("copied")
@@ -80,7 +80,7 @@ def test_whatever_is_asked_is_asked_again(faults, fault):
 
 
 def test_answers_that_are_always_cut_are_given_up(faults, monkeypatch):
-    monkeypatch.setattr("pipelines.store.answers.time.sleep", lambda _: None)
+    monkeypatch.setattr("pipelines.store.backends.time.sleep", lambda _: None)
     store = open_store(f"s3://{BUCKET}/given-up")
     store.put("a/x", b"x")
     faults.forever, before = BODY, faults.requests

@@ -14,9 +14,9 @@ from store_cases import (
 )
 
 from pipelines.store.artifacts import StoreError, open_store
+from pipelines.store.lineage import dependents, dependents_text, diff, diff_text
 from pipelines.store.objects import Objects
 from pipelines.store.probe import probe
-from pipelines.store.relations import dependents, dependents_text, diff, diff_text
 from pipelines.store.transfer import copy_artifact
 
 

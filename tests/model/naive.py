@@ -6,22 +6,18 @@ the distribution whose log_prob the model gives (tfd.PixelCNN rounds the finishe
 its network has seen values that no training image has).
 """
 
-from typing import TYPE_CHECKING
-
 import torch
 from jaxtyping import Float, Num
 from torch import Tensor
 
 from model.network.config import check_guidance
 from model.network.likelihood import guide
-
-if TYPE_CHECKING:
-    from model.network.pixelcnn import PixelCNN
+from model.network.pixelcnn import PixelCNN
 
 
 @torch.no_grad()
 def sample_naive(
-    model: "PixelCNN",
+    model: PixelCNN,
     uniforms: Float[Tensor, "batch draws height width"],
     condition: Tensor | None = None,
     *,
@@ -59,9 +55,5 @@ def sample_naive(
                 value[:, :, row, column] = drawn[:, :, 0, 0].to(value.dtype)
     finally:
         model.train(was_training)
-    return value.to(pixel_dtype(model.config.low, model.config.high))
-
-
-def pixel_dtype(low: int, high: int) -> torch.dtype:
-    """Return the dtype of sampled pixels."""
-    return torch.uint8 if low >= 0 and high <= 255 else torch.int64
+    is_byte = model.config.low >= 0 and model.config.high <= 255
+    return value.to(torch.uint8 if is_byte else torch.int64)
