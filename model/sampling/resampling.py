@@ -57,8 +57,8 @@ class Begin:
         self.outs[1].active.set_col(self._row, j, value)
 
 
-class Down:
-    """Half the resolution: output (i, j) reads rows up to 2 i and, horizontally, columns to 2 j."""
+class _Resampling:
+    """A vertical and a horizontal layer that change the resolution."""
 
     def __init__(
         self,
@@ -69,18 +69,26 @@ class Down:
     ) -> None:
         """Take the layers vertical, horizontal."""
         self.outs, self._sources = outs, sources
-        self._vertical, self._vertical_bias = _folded(layers[0], place)
-        taps, self._bias = _folded(layers[1], place)
-        self._above = [tap for tap in taps if tap.row < 0]
-        self._own = [tap for tap in taps if tap.row == 0]
+        (self._vertical, self._vertical_bias), (self._horizontal, self._bias) = (
+            (conv_taps(layer, place.wide), layer.bias.detach().to(place.wide)) for layer in layers
+        )
         self._row = 0
+
+    @staticmethod
+    def _add_taps(out: Tensor, source: Rows, i: int, taps: list[Tap]) -> None:
+        """Add to row i, `out` [width, batch, outputs], what these taps of the source give."""
+        raise NotImplementedError
 
     def run(self, i: int) -> None:
         """Compute the vertical row."""
         value = self.outs[0].value
         value.flat(i).copy_(self._vertical_bias)
-        _add_strided_taps(value.grid(i), self._sources[0].value, i, self._vertical)
+        self._add_taps(value.grid(i), self._sources[0].value, i, self._vertical)
         self.outs[0].active.set_row(i, value.flat(i))
+
+
+class Down(_Resampling):
+    """Half the resolution: output (i, j) reads rows up to 2 i and, horizontally, columns to 2 j."""
 
     def begin(self, i: int) -> None:
         """Compute what the horizontal row gets from the rows above."""
@@ -88,44 +96,40 @@ class Down:
         self.outs[1].active.start(i)
         value = self.outs[1].value
         value.flat(i).copy_(self._bias)
-        _add_strided_taps(value.grid(i), self._sources[1].value, i, self._above)
+        above = [tap for tap in self._horizontal if tap.row < 0]
+        self._add_taps(value.grid(i), self._sources[1].value, i, above)
 
     def step(self, j: int) -> None:
         """Compute position j of the horizontal row."""
         value = self.outs[1].value.cols(self._row)[j]
         source = self._sources[1].value.cols(2 * self._row)
-        for tap in self._own:
-            if 2 * j + tap.col >= 0:
+        for tap in self._horizontal:
+            if tap.row == 0 and 2 * j + tap.col >= 0:
                 value.addmm_(source[2 * j + tap.col], tap.weight)
         self.outs[1].active.set_col(self._row, j, value)
 
+    @staticmethod
+    def _add_taps(out: Tensor, source: Rows, i: int, taps: list[Tap]) -> None:
+        """Add to `out` [width, batch, outputs] what output row i reads at every second place."""
+        width = len(out)
+        for tap in taps:
+            if 2 * i + tap.row < 0:
+                continue
+            first = max(0, (1 - tap.col) // 2)
+            last = min(width, (source.width - 1 - tap.col) // 2 + 1)
+            if first < last:
+                read = source.grid(2 * i + tap.row)[
+                    2 * first + tap.col : 2 * last - 1 + tap.col : 2
+                ]
+                out[first:last].flatten(0, 1).addmm_(read.flatten(0, 1), tap.weight)
 
-class Up:
+
+class Up(_Resampling):
     """Twice the resolution: input (i, j) adds to rows from 2 i and columns around 2 j.
 
     An odd horizontal row lies wholly under a finished row of the coarse level; of an even one
     each position waits for the coarse position above it.
     """
-
-    def __init__(
-        self,
-        place: Place,
-        layers: tuple[NormedLayer, NormedLayer],
-        sources: tuple[Feature, Feature],
-        outs: tuple[Feature, Feature],
-    ) -> None:
-        """Take the layers vertical, horizontal."""
-        self.outs, self._sources = outs, sources
-        self._vertical, self._vertical_bias = _folded(layers[0], place)
-        self._horizontal, self._bias = _folded(layers[1], place)
-        self._row = 0
-
-    def run(self, i: int) -> None:
-        """Compute the vertical row."""
-        value = self.outs[0].value
-        value.flat(i).copy_(self._vertical_bias)
-        _add_transposed_taps(value.grid(i), self._sources[0].value, i, self._vertical)
-        self.outs[0].active.set_row(i, value.flat(i))
 
     def begin(self, i: int) -> None:
         """Begin the horizontal row, and compute it if it is odd."""
@@ -133,7 +137,7 @@ class Up:
         value = self.outs[1].value
         value.flat(i).copy_(self._bias)
         if i % 2:
-            _add_transposed_taps(value.grid(i), self._sources[1].value, i, self._horizontal)
+            self._add_taps(value.grid(i), self._sources[1].value, i, self._horizontal)
             self.outs[1].active.set_row(i, value.flat(i))
         else:
             self.outs[1].active.start(i)
@@ -150,34 +154,17 @@ class Up:
                 value.addmm_(source[(j - tap.col) // 2], tap.weight)
         self.outs[1].active.set_col(i, j, value)
 
-
-def _folded(layer: NormedLayer, place: Place) -> tuple[list[Tap], Tensor]:
-    return conv_taps(layer, place.wide), layer.bias.detach().to(place.wide)
-
-
-def _add_strided_taps(out: Tensor, source: Rows, i: int, taps: list[Tap]) -> None:
-    """Add to `out` [width, batch, outputs] what output row i reads at every second place."""
-    width = len(out)
-    for tap in taps:
-        if 2 * i + tap.row < 0:
-            continue
-        first = max(0, (1 - tap.col) // 2)
-        last = min(width, (source.width - 1 - tap.col) // 2 + 1)
-        if first < last:
-            read = source.grid(2 * i + tap.row)[2 * first + tap.col : 2 * last - 1 + tap.col : 2]
-            out[first:last].flatten(0, 1).addmm_(read.flatten(0, 1), tap.weight)
-
-
-def _add_transposed_taps(out: Tensor, source: Rows, i: int, taps: list[Tap]) -> None:
-    """Add to row i, `out` [width, batch, outputs], what the coarse rows write there."""
-    width = len(out)
-    for tap in taps:
-        if (i - tap.row) % 2 or i < tap.row:
-            continue
-        first = max(0, (1 - tap.col) // 2)
-        last = min(source.width, (width - 1 - tap.col) // 2 + 1)
-        if first < last:
-            read = source.grid((i - tap.row) // 2)[first:last]
-            added = read.flatten(0, 1) @ tap.weight
-            places = out[2 * first + tap.col : 2 * last - 1 + tap.col : 2]
-            places += added.view_as(places)
+    @staticmethod
+    def _add_taps(out: Tensor, source: Rows, i: int, taps: list[Tap]) -> None:
+        """Add to row i, `out` [width, batch, outputs], what the coarse rows write there."""
+        width = len(out)
+        for tap in taps:
+            if (i - tap.row) % 2 or i < tap.row:
+                continue
+            first = max(0, (1 - tap.col) // 2)
+            last = min(source.width, (width - 1 - tap.col) // 2 + 1)
+            if first < last:
+                read = source.grid((i - tap.row) // 2)[first:last]
+                added = read.flatten(0, 1) @ tap.weight
+                places = out[2 * first + tap.col : 2 * last - 1 + tap.col : 2]
+                places += added.view_as(places)
