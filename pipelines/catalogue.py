@@ -96,22 +96,6 @@ def is_official(digest: str) -> bool:
     return digest in _official_digests()
 
 
-def parse_classes(text: str, known: Sequence[str] | None = None) -> tuple[str, ...]:
-    """Return the class names of a comma-separated list, in its order.
-
-    A part is a name, in quotes if it has a comma, or `tfds:N`. Case and surrounding blanks do not matter.
-    known: the classes there are to choose from, Google's by default; "all" means all of them.
-
-    >>> parse_classes("bee, sea turtle,tfds:308")
-    ('bee', 'sea turtle', 'tent')
-    >>> parse_classes("Dress", ["shoe", "dress"]), parse_classes("all", ["shoe", "dress"])
-    (('dress',), ('shoe', 'dress'))
-
-    Raises ValueError for an unknown name, one given twice, or an empty list.
-    """
-    return resolve_names(split_names(text), known)
-
-
 def split_names(text: str) -> tuple[str, ...]:
     """Return the parts of a list as they are written; commas in quotes do not separate.
 
@@ -125,7 +109,7 @@ def split_names(text: str) -> tuple[str, ...]:
 def read_classes_file(path: Path) -> tuple[str, ...]:
     """Return the class names of a file, as `class_lines` reads it.
 
-    Raises ValueError as `parse_classes` and `class_lines` do.
+    Raises ValueError as `resolve_names` and `class_lines` do.
     """
     return resolve_names(class_lines(path))
 
@@ -156,7 +140,18 @@ def class_lines(path: Path) -> tuple[str, ...]:
 
 
 def resolve_names(parts: Iterable[str], known: Sequence[str] | None = None) -> tuple[str, ...]:
-    """Return the class names that these parts of a list mean; see `parse_classes`."""
+    """Return the class names that these parts of a list mean, in its order.
+
+    A part is a name, whatever its case and surrounding blanks, or `tfds:N`.
+    known: the classes there are to choose from, Google's by default; "all" means all of them.
+
+    >>> resolve_names(["bee", " sea turtle", "tfds:308"])
+    ('bee', 'sea turtle', 'tent')
+    >>> resolve_names(["Dress"], ["shoe", "dress"]), resolve_names(["all"], ["shoe", "dress"])
+    (('dress',), ('shoe', 'dress'))
+
+    Raises ValueError for an unknown name, one given twice, or an empty list.
+    """
     # macOS writes accents in another form of Unicode than keyboards do.
     wanted = [part for part in (normalize("NFC", part).strip() for part in parts) if part]
     there = tuple(_by_name()) if known is None else tuple(known)

@@ -198,13 +198,13 @@ def features(judge: Judge, images: npt.NDArray[np.uint8]) -> npt.NDArray[np.floa
     return _apply(judge, judge.features, images)
 
 
-def open_judge(store: Store, manifest: Manifest, *, device: Device = "auto") -> Judge:
-    """Load a published judge onto a device; raise ValueError if the model is something else."""
+def open_judge(store: Store, manifest: Manifest) -> Judge:
+    """Load a published judge onto the device it runs on best; raise ValueError if the model is something else."""
     if manifest.summary.get("role") != "judge":
         raise ValueError(f"model {manifest.name}@{manifest.digest[:12]} is not a judge")
     judge = Judge(manifest.spec["num_classes"])
     judge.load_state_dict(load(store.read(manifest, "judge.safetensors")))
-    return judge.eval().to(device_kind(device))
+    return judge.eval().to(device_kind("auto"))
 
 
 def _apply(judge: Judge, function: Any, images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float64]:

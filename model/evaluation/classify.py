@@ -108,16 +108,13 @@ def class_log_probs(
     return torch.cat(parts).view(len(value), count)
 
 
-def posterior(
-    log_probs: Float[Tensor, "batch classes"], prior: Float[Tensor, " classes"] | None = None
-) -> Float[Tensor, "batch classes"]:
-    """Return p(class | drawing); prior probabilities need not sum to 1, uniform if not given.
+def posterior(log_probs: Float[Tensor, "batch classes"]) -> Float[Tensor, "batch classes"]:
+    """Return p(class | drawing) where all classes are equally frequent.
 
-    >>> posterior(torch.tensor([[0.0, 0.0]]), torch.tensor([3.0, 1.0]))
+    >>> posterior(torch.tensor([[3.0, 1.0]]).log())
     tensor([[0.7500, 0.2500]])
     """
-    weighted = log_probs if prior is None else log_probs + prior.to(log_probs).log()
-    return torch.softmax(weighted, dim=1)
+    return torch.softmax(log_probs, dim=1)
 
 
 def confusion(

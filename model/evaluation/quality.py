@@ -64,21 +64,19 @@ class _Identity(torch.nn.Module):
         return features
 
 
-def manifolds(
-    real: FloatArray, generated: FloatArray, *, num_neighbors: int = NUM_NEIGHBORS
-) -> Manifolds:
+def manifolds(real: FloatArray, generated: FloatArray) -> Manifolds:
     """Return precision, recall, density and coverage of features (n, d).
 
     precision  part of generated inside some real ball;  recall  the other way round
-    density    real balls around a generated drawing / k, mean
+    density    real balls around a generated drawing / k, mean; k is NUM_NEIGHBORS
     coverage   part of real balls that hold a generated drawing
     where a ball reaches to a drawing's k-th nearest neighbor in its own set. Raises ValueError
     if a set has no k-th neighbor.
     """
-    if min(len(real), len(generated)) <= num_neighbors:
-        raise ValueError(f"need over {num_neighbors} drawings on each side")
-    real_radius = _radius(real, num_neighbors)
-    generated_radius = _radius(generated, num_neighbors)
+    if min(len(real), len(generated)) <= NUM_NEIGHBORS:
+        raise ValueError(f"need over {NUM_NEIGHBORS} drawings on each side")
+    real_radius = _radius(real)
+    generated_radius = _radius(generated)
     in_real, in_generated = np.zeros(len(generated), np.int64), np.zeros(len(real), bool)
     covered = np.zeros(len(real), bool)
     for start in range(0, len(real), _CHUNK_ROWS):
@@ -91,7 +89,7 @@ def manifolds(
     return Manifolds(
         precision=float((in_real > 0).mean()),
         recall=float(in_generated.mean()),
-        density=float(in_real.mean() / num_neighbors),
+        density=float(in_real.mean() / NUM_NEIGHBORS),
         coverage=float(covered.mean()),
     )
 
@@ -137,12 +135,12 @@ def memorization(samples: FloatArray, real: FloatArray) -> dict[str, Any]:
     }
 
 
-def _radius(features: FloatArray, num_neighbors: int) -> FloatArray:
+def _radius(features: FloatArray) -> FloatArray:
     """Return the distance to the k-th nearest other drawing of the same set (n,)."""
     parts = []
     for start in range(0, len(features), _CHUNK_ROWS):
         distance = _distance(features[start : start + _CHUNK_ROWS], features)
-        parts.append(np.partition(distance, num_neighbors, axis=1)[:, num_neighbors])
+        parts.append(np.partition(distance, NUM_NEIGHBORS, axis=1)[:, NUM_NEIGHBORS])
     return np.concatenate(parts)
 
 

@@ -98,7 +98,6 @@ def make_report(
     per_class: int = 8,
     audit: Manifest | None = None,
     checks: Sequence[Mapping[str, Any]] = (),
-    versions: Mapping[str, str] | None = None,
 ) -> Manifest:
     """Draw the report into the store and publish it; answer at once if it is there.
 
@@ -121,7 +120,7 @@ def make_report(
         files=tuple(_entry(path, content) for path, content in contents.items()),
         summary={"page": REPORT_NAME, "class_names": list(dataset.summary["class_names"])}
         | ({"gate": gate_verdict(checks)} if checks else {}),
-        versions=dict(versions or {}),
+        versions={},
     )
     return store.publish_files(manifest, contents)
 

@@ -27,6 +27,8 @@ STYLE = {
     "ytick.color": INK,
     "grid.color": GRID,
 }
+# Points of the training curve that a smoothed one is the mean of.
+_WINDOW = 15
 
 
 def curve_svg(rows: Sequence[Mapping[str, float]]) -> str:
@@ -142,11 +144,11 @@ def _axes(width: float, height: float):
     return figure, axes
 
 
-def _smoothed(points: list[tuple[float, float]], *, window: int = 15) -> list[tuple[float, float]]:
-    """Return the running mean of up to `window` points before each."""
+def _smoothed(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
+    """Return the running mean of up to _WINDOW points before each."""
     smooth = []
     for i, (x, _) in enumerate(points):
-        recent = [value for _, value in points[max(0, i - window + 1) : i + 1]]
+        recent = [value for _, value in points[max(0, i - _WINDOW + 1) : i + 1]]
         smooth.append((x, sum(recent) / len(recent)))
     return smooth
 

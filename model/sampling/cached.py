@@ -21,7 +21,6 @@ from torch import Tensor
 from model.network.conditioning import check_condition
 from model.network.config import check_guidance
 from model.network.likelihood import guide, num_draws, num_params, read_params, to_unit
-from model.network.noise import draw_uniforms
 from model.network.pixelcnn import PixelCNN
 from model.network.precision import sum_in_float32, warn_if_emulated
 from model.sampling.evaluator import Evaluator, RowGraphs
@@ -278,38 +277,3 @@ class _Inputs:
 
 def _stack_of(row: Tensor, height: int) -> Tensor:
     return torch.empty(height, *row.shape, dtype=row.dtype, device=row.device)
-
-
-@torch.no_grad()
-def sample_images(
-    model: PixelCNN,
-    num: int,
-    condition: Tensor | None = None,
-    *,
-    seed: int,
-    first_index: int = 0,
-    temperature: float = 1.0,
-    guidance: float = 0.0,
-    batch_size: int = 64,
-) -> Num[Tensor, "batch channels height width"]:
-    """Draw `num` images, uint8 where low..high fits, else int64.
-
-    Image i is decided by (seed, first_index + i) and its condition, whatever the batch.
-    condition: one for each image. At most `batch_size` are drawn at a time, each at the price of
-    one forward pass, after a preparation that a CachedSampler of one's own does once for many
-    calls. Raises ValueError if num is not positive.
-    """
-    if num < 1:
-        raise ValueError(f"the number of images must be at least 1, found {num}")
-    height, width, _ = model.config.image_shape
-    uniforms = draw_uniforms(
-        num, num_draws(model.config), height, width, seed=seed, first_index=first_index
-    )
-    return sample_in_batches(
-        model,
-        uniforms,
-        condition,
-        temperature=temperature,
-        guidance=guidance,
-        batch_size=batch_size,
-    ).images

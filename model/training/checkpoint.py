@@ -25,7 +25,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from model.network.weights import CONFIG_NAME, WEIGHTS_NAME, SavedModel, load_model
+from model.network.weights import CONFIG_NAME
 from pipelines.store.local_files import fsync
 
 _LOG = logging.getLogger(__name__)
@@ -95,17 +95,6 @@ def latest_checkpoint(folder: Path, *, run_digest: str) -> Checkpoint | None:
             )
         return checkpoint
     return None
-
-
-def open_checkpoint(path: Path) -> SavedModel:
-    """Load the averaged weights of one checkpoint as a model; no dataset is needed.
-
-    Raises ValueError if the checkpoint is not whole.
-    """
-    if not is_complete(path):
-        raise ValueError(f"checkpoint {path} is damaged or torn: use another one")
-    weights = (path / "average.safetensors").read_bytes()
-    return load_model({WEIGHTS_NAME: weights, CONFIG_NAME: (path / CONFIG_NAME).read_bytes()})
 
 
 def is_complete(path: Path) -> bool:

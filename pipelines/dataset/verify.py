@@ -187,7 +187,7 @@ def read_entry(
         yield read_images(table["image"]), class_positions(table["label"].to_numpy(), ids)
 
 
-def as_bytes(hashes: Hashes) -> npt.NDArray[Any]:
+def _as_bytes(hashes: Hashes) -> npt.NDArray[Any]:
     """Return (n, 2) uint64 as n comparable numbers of 128 bits."""
     return np.ascontiguousarray(hashes.astype(">u8")).view("S16").ravel()
 
@@ -223,8 +223,13 @@ def _differences(manifest: Manifest, spec: DatasetSpec, recount: Recount) -> Ite
         yield "the drawings do not give the manifest's content digest"
     empty = dict.fromkeys(spec.class_names, 0)
     counts = {split: recount.counts.get(split, empty) for split in spec.split_names}
-    for key, (found, claimed) in changed(flat(counts), flat(summary["counts"]), 0).items():
-        yield f"{key}: found {found} drawings, the manifest says {claimed}"
+    found, claimed = _flat(counts), _flat(summary["counts"])
+    for key in dict.fromkeys([*found, *claimed]):
+        if found.get(key, 0) != claimed.get(key, 0):
+            yield (
+                f"{key}: found {found.get(key, 0)} drawings, the manifest says "
+                f"{claimed.get(key, 0)}"
+            )
     for name in ("pixel_sum", "pixel_square_sum"):
         if getattr(recount, name) != summary["statistics"][name]:
             yield f"{name} is {getattr(recount, name)}, the manifest says otherwise"
@@ -243,7 +248,7 @@ def _ink_differences(histogram: dict[str, list[int]], recount: Recount) -> Itera
 def _shared_drawings(recount: Recount) -> Iterator[str]:
     seen = np.empty(0, "S16")
     for split, parts in recount.hashes.items():
-        own = np.unique(as_bytes(np.concatenate(parts)))
+        own = np.unique(_as_bytes(np.concatenate(parts)))
         if shared := len(np.intersect1d(seen, own)):
             yield f"{shared} drawings of {split} are in another split too"
         seen = np.union1d(seen, own)
@@ -256,34 +261,19 @@ def _decode(pictures: list[bytes], shape: tuple[int, int]) -> npt.NDArray[np.uin
     return read_images(pa.array(pictures, pa.binary()))
 
 
-def flat(nested: dict[str, dict[str, int]]) -> dict[str, int]:
+def _flat(nested: dict[str, dict[str, int]]) -> dict[str, int]:
     """Return the values of nested mappings by "outer/inner"."""
     return {f"{a}/{b}": value for a, inner in nested.items() for b, value in inner.items()}
 
 
-def changed(
-    a: dict[str, Any], b: dict[str, Any], default: Any = None
-) -> dict[str, tuple[Any, Any]]:
-    """Return the pairs of values that differ; `default` stands for a missing one."""
-    keys = dict.fromkeys([*a, *b])
-    pairs = {key: (a.get(key, default), b.get(key, default)) for key in keys}
-    return {key: pair for key, pair in pairs.items() if pair[0] != pair[1]}
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DatasetDiff:
-    """How dataset B differs from A.
+    """How the drawings of dataset B differ from those of A.
 
-    spec       field -> (A's value, B's value)
-    counts     "split/class" -> (A's drawings, B's drawings)
-    dropped    "reason/class" -> (A's, B's)
     only_in_a, only_in_b  drawings by split (same pixels, any class)
     is_same_content       whether drawings, classes and splits are the same
     """
 
-    spec: dict[str, tuple[Any, Any]]
-    counts: dict[str, tuple[int, int]]
-    dropped: dict[str, tuple[int, int]]
     only_in_a: dict[str, int]
     only_in_b: dict[str, int]
     is_same_content: bool
@@ -298,9 +288,6 @@ def diff_datasets(a: Manifest, b: Manifest, store: Store) -> DatasetDiff:
     nothing = np.empty(0, "S16")
     pairs = {s: (mine.get(s, nothing), theirs.get(s, nothing)) for s in splits}
     return DatasetDiff(
-        spec=changed(dict(a.spec), dict(b.spec)),
-        counts=changed(flat(a.summary["counts"]), flat(b.summary["counts"]), 0),
-        dropped=changed(flat(a.summary["dropped"]), flat(b.summary["dropped"]), 0),
         only_in_a={s: len(np.setdiff1d(x, y)) for s, (x, y) in pairs.items()},
         only_in_b={s: len(np.setdiff1d(y, x)) for s, (x, y) in pairs.items()},
         is_same_content=same,
@@ -311,4 +298,4 @@ def _drawings(manifest: Manifest, store: Store) -> dict[str, npt.NDArray[Any]]:
     """Return the sorted identities of the drawings of each split."""
     spec = spec_from_json(manifest.spec)
     recount = recount_format(manifest, spec, store, spec.formats[0])
-    return {s: np.unique(as_bytes(np.concatenate(h))) for s, h in recount.hashes.items()}
+    return {s: np.unique(_as_bytes(np.concatenate(h))) for s, h in recount.hashes.items()}

@@ -21,7 +21,6 @@ from typing import cast
 
 from pipelines.processes.progress import doing
 from pipelines.store.artifacts import Store, StoreError, Unreadable
-from pipelines.store.errors import reading
 from pipelines.store.leases import LEASE_TTL, holding, is_within, leased, sweeping
 from pipelines.store.manifest import KINDS, MANIFEST_NAME, Kind, Manifest, artifact_prefix
 from pipelines.store.objects import ObjectInfo, check_path
@@ -218,18 +217,6 @@ def pin(store: Store, manifest: Manifest, reason: str) -> None:
 def unpin(store: Store, manifest: Manifest) -> None:
     """Leave an artifact to its refs again."""
     store.delete(f"pins/{manifest.prefix}.json")
-
-
-def pins(store: Store) -> dict[str, str]:
-    """Return the reasons by pinned artifact, as kind/name/digest."""
-    found = {}
-    for path in [item.path for item in store.objects("pins")]:
-        with contextlib.suppress(FileNotFoundError):  # unpinned since
-            prefix = path.removeprefix("pins/").removesuffix(".json")
-            content = store.get(path)
-            with reading(path, "a pin"):
-                found[prefix] = str(json.loads(content)["reason"])
-    return found
 
 
 @contextlib.contextmanager

@@ -55,13 +55,13 @@ class Lineage:
     inputs: tuple["Lineage", ...]
 
 
-def trace(manifest: Manifest, store: Store, *, role: str = "") -> Lineage:
+def trace(manifest: Manifest, store: Store) -> Lineage:
     """Follow an artifact's inputs down to the files of the sources.
 
     What several artifacts were made of is read once. Raises StoreError for an artifact that was
     made of itself, or of more than MAX_LEVELS after one another: we make no such.
     """
-    ref = InputRef(role=role, kind=manifest.kind, name=manifest.name, digest=manifest.digest)
+    ref = InputRef(role="", kind=manifest.kind, name=manifest.name, digest=manifest.digest)
     return Lineage(ref, manifest, _Tracer(store, {}).inputs(manifest, ()))
 
 

@@ -59,13 +59,6 @@ def check_room(folder: Path, size: int) -> None:
         file.write(bytes(size))
 
 
-def file_chunks(source: Path) -> Iterator[bytes]:
-    """Yield a file's content in pieces of some MiB."""
-    with source.open("rb") as file:
-        while chunk := file.read(CHUNK_BYTES):
-            yield chunk
-
-
 @contextlib.contextmanager
 def writing(url: str) -> Iterator[None]:
     """Say what to do where a store refuses to be written: it is full, or may only be read.

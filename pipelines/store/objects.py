@@ -30,8 +30,7 @@ from obstore.store import LocalStore
 from pipelines.processes.progress import advance, doing
 from pipelines.store.backends import Upload, whole
 from pipelines.store.errors import StoreError
-from pipelines.store.local_files import CHUNK_BYTES, file_chunks, fsync, sha256_of, writing
-from pipelines.store.local_files import create_file as _create_file
+from pipelines.store.local_files import CHUNK_BYTES, create_file, fsync, sha256_of, writing
 
 _UPLOADS = 4
 # S3 allows keys of 1024 bytes, file systems names of 255.
@@ -107,10 +106,6 @@ class Objects:
             upload.close(lambda: self.holds(path, tally.bytes, tally.sha256.hexdigest()))
         return tally.bytes, tally.sha256.hexdigest()
 
-    def put_file(self, path: str, source: Path) -> tuple[int, str]:
-        """Write a file's content as an object of any size; return its size and SHA-256."""
-        return self.put_chunks(path, file_chunks(source))
-
     def create(self, path: str, content: bytes) -> bool:
         """Write an object unless it exists; return whether this call wrote it.
 
@@ -119,7 +114,7 @@ class Objects:
         """
         if (local := self._file(path)) is not None:
             with writing(self.url):
-                created = _create_file(local, content, Path(self.url) / _LOCK_NAME)
+                created = create_file(local, content, Path(self.url) / _LOCK_NAME)
             # A concurrent process may have deleted it, as one collection does another's mark.
             with contextlib.suppress(FileNotFoundError):
                 self.sync([path])

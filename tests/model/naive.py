@@ -1,18 +1,22 @@
-"""The plain sampler: a forward pass over all images for each pixel.
+"""Samplers as tests use them: a plain one, and images of a seed in one call.
 
-It is the definition that a faster sampler must equal, and it needs no more of a model than
-distribution_params. Pixels are quantized as they are drawn, so that what is sampled is exactly
+The plain sampler, a forward pass over all images for each pixel, is the definition that a faster
+one must equal, and it needs no more of a model than distribution_params. Pixels are quantized as they are drawn, so that what is sampled is exactly
 the distribution whose log_prob the model gives (tfd.PixelCNN rounds the finished image, after
 its network has seen values that no training image has).
 """
+
+from typing import Any
 
 import torch
 from jaxtyping import Float, Num
 from torch import Tensor
 
 from model.network.config import check_guidance
-from model.network.likelihood import guide
+from model.network.likelihood import guide, num_draws
+from model.network.noise import draw_uniforms
 from model.network.pixelcnn import PixelCNN
+from model.sampling.cached import sample_in_batches
 
 
 @torch.no_grad()
@@ -57,3 +61,25 @@ def sample_naive(
         model.train(was_training)
     is_byte = model.config.low >= 0 and model.config.high <= 255
     return value.to(torch.uint8 if is_byte else torch.int64)
+
+
+def sample_images(
+    model: PixelCNN,
+    num: int,
+    condition: Tensor | None = None,
+    *,
+    seed: int,
+    first_index: int = 0,
+    **options: Any,
+) -> Num[Tensor, "batch channels height width"]:
+    """Draw images first_index ... of a seed; the options are those of the cached sampler."""
+    height, width, _ = model.config.image_shape
+    uniforms = draw_uniforms(
+        num,
+        num_draws(model.config),
+        height,
+        width,
+        seed=seed,
+        first_index=first_index,
+    )
+    return sample_in_batches(model, uniforms, condition, **options).images

@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import json
 from collections.abc import Callable
 from typing import Any
 
@@ -143,3 +144,12 @@ def with_file(manifest: Manifest, path: str) -> Manifest:
     """Return the manifest with one more file of this name."""
     entry = FileEntry(path=path, bytes=1, sha256=hashlib.sha256(b"x").hexdigest())
     return dataclasses.replace(manifest, files=(*manifest.files, entry))
+
+
+def pins(store: Store) -> dict[str, str]:
+    """Return the reasons by pinned artifact, as kind/name/digest."""
+    paths = [item.path for item in store.objects("pins")]
+    return {
+        path.removeprefix("pins/").removesuffix(".json"): json.loads(store.get(path))["reason"]
+        for path in paths
+    }

@@ -10,8 +10,9 @@ from pipelines.catalogue import (
     catalogue,
     class_entry,
     find_classes,
-    parse_classes,
     read_classes_file,
+    resolve_names,
+    split_names,
 )
 
 SAMPLE = os.environ.get("QUICKDRAW_SAMPLE")
@@ -69,7 +70,7 @@ def test_the_seed_has_twenty_classes_in_the_order_of_their_ids():
     ],
 )
 def test_classes_are_named_as_people_write_them(text, names):
-    assert parse_classes(text) == names
+    assert resolve_names(split_names(text)) == names
 
 
 @pytest.mark.parametrize(
@@ -86,7 +87,7 @@ def test_classes_are_named_as_people_write_them(text, names):
 )
 def test_what_cannot_be_meant_is_refused_with_help(text, message):
     with pytest.raises(ValueError, match=message):
-        parse_classes(text)
+        resolve_names(split_names(text))
 
 
 def test_a_file_of_classes_may_have_comments(tmp_path):

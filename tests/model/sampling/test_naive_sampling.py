@@ -6,12 +6,11 @@ import itertools
 import families
 import pytest
 import torch
-from naive import sample_naive
+from naive import sample_images, sample_naive
 
 from model.network.config import PixelCNNConfig
 from model.network.likelihood import num_draws
 from model.network.noise import draw_uniforms
-from model.sampling.cached import sample_images
 
 # Small enough to list every image.
 BITS = PixelCNNConfig(

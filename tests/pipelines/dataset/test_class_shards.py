@@ -14,7 +14,7 @@ from pipelines.dataset.verify import diff_datasets, read_entry, verify_dataset
 from pipelines.sources.doodles.make import google_npy
 from pipelines.sources.registry import open_directory, open_source
 from pipelines.store.artifacts import open_store
-from pipelines.store.lineage import lineage_text, trace
+from pipelines.store.lineage import diff, lineage_text, trace
 
 CLASSES = ("bee", "sea turtle", "sun")
 
@@ -179,13 +179,18 @@ def test_verify_recounts_what_the_manifest_says(source_dir):
 def test_diff_tells_rules_counts_and_drawings(source_dir):
     a, store = build(source_dir)
     b, _ = build(source_dir, class_names=("bee", "sun"), max_per_class=100)
-    diff = diff_datasets(a, b, store)
-    assert set(diff.spec) == {"class_names", "max_per_class"}
-    assert diff.spec["max_per_class"] == (None, 100)
-    assert diff.dropped == {"over_max_per_class/bee": (0, 300), "over_max_per_class/sun": (0, 300)}
-    assert sum(diff.only_in_a.values()) == 1200 - 200
-    assert sum(diff.only_in_b.values()) == 0
-    assert not diff.is_same_content
+    rules = diff(a, b)
+    assert set(rules.spec) == {"class_names", "max_per_class"}
+    assert rules.spec["max_per_class"] == (None, 100)
+    dropped = {name: pair for name, pair in rules.summary.items() if name.startswith("dropped.")}
+    assert dropped == {
+        "dropped.over_max_per_class.bee": (None, 300),
+        "dropped.over_max_per_class.sun": (None, 300),
+    }
+    drawings = diff_datasets(a, b, store)
+    assert sum(drawings.only_in_a.values()) == 1200 - 200
+    assert sum(drawings.only_in_b.values()) == 0
+    assert not drawings.is_same_content
 
 
 def test_the_command_line_counts_the_drawings_that_only_one_dataset_has(source_dir, capsys):

@@ -17,11 +17,12 @@ from store_cases import (
     make_chain,
     manifest_of,
     paused,
+    pins,
     put_files,
 )
 
 from pipelines.store.artifacts import Store, open_store
-from pipelines.store.collect import GRACE, Collector, needing, pin, pins, unpin
+from pipelines.store.collect import GRACE, Collector, needing, pin, unpin
 from pipelines.store.errors import BusyError
 from pipelines.store.leases import LEASE_TTL, renewed
 

@@ -14,7 +14,7 @@ from datetime import timedelta
 import obstore
 import pytest
 from orders import Actor, AgedStore, OrderedStore, aged, all_orders, sleep
-from store_cases import FILES, check_whole, content_of, make, manifest_of, put_files
+from store_cases import FILES, check_whole, content_of, make, manifest_of, pins, put_files
 
 from pipelines.dataset.build import build_dataset
 from pipelines.dataset.spec import DatasetSpec
@@ -22,7 +22,7 @@ from pipelines.dataset.verify import verify_dataset
 from pipelines.sources.base import Source
 from pipelines.sources.registry import open_directory
 from pipelines.store.artifacts import Store, open_store
-from pipelines.store.collect import GRACE, Collector, needing, pin, pins, unpin
+from pipelines.store.collect import GRACE, Collector, needing, pin, unpin
 from pipelines.store.errors import AbsentError, BusyError, FullError
 from pipelines.store.held import HeldStore, check_held
 from pipelines.store.leases import LEASE_TTL, holding
