@@ -34,7 +34,7 @@ from model.audit.filters import Judged
 from model.audit.measures import Measured, Repeats, Spill, members, rate, read_batches, repeats
 from model.audit.nearness import nearest
 from model.evaluation.classifier import Judge, features, open_judge, probabilities
-from model.evaluation.quality import NUM_NEIGHBORS, frechet_distance, manifolds
+from model.evaluation.compare import NUM_NEIGHBORS, frechet_distance, manifolds
 from pipelines.store.artifacts import Store
 from pipelines.store.manifest import Manifest
 

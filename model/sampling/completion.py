@@ -34,10 +34,10 @@ from model.data import open_split
 from model.network.conditioning import label_condition
 from model.network.config import PixelCNNConfig
 from model.network.likelihood import num_draws, pick_option
-from model.network.noise import draw_choices, draw_uniforms
 from model.network.pixelcnn import PixelCNN
 from model.network.weights import open_model
 from model.sampling.cached import BATCH_SIZE, Given, Sampled, sample_in_batches
+from model.sampling.drawer import draw_choices, draw_uniforms
 from model.sampling.given import (
     check_given,
     check_opaque,

@@ -1,7 +1,7 @@
 """All that decides a set of generated drawings: which, how many, from what noise, in what batches.
 
 A SampleSpec with a model's digest is the address of a samples artifact. Drawing i of class c
-under a seed has noise of its own (model.network.noise), and work is cut into batches that the
+under a seed has noise of its own (model.sampling.drawer), and work is cut into batches that the
 spec alone fixes, so the bytes depend neither on processes nor on their order nor on a restart.
 Another kind of processor or another torch may round a sum differently and flip a pixel.
 """

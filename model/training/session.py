@@ -18,10 +18,10 @@ from model.evaluation.evaluate import split_nats
 from model.network.conditioning import label_condition
 from model.network.config import LABEL_KINDS, default_guidance
 from model.network.likelihood import num_draws
-from model.network.noise import class_uniforms
 from model.network.pixelcnn import PixelCNN
 from model.ranks import Interrupted, StopSignal
 from model.sampling.cached import CachedSampler
+from model.sampling.drawer import class_uniforms
 from model.training.checkpoint import latest_checkpoint, save_checkpoint
 from model.training.run import NonFiniteError, Run, StepResult
 from model.training.telemetry import CLASS_PREFIX, LiveLine, Telemetry

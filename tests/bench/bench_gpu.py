@@ -23,10 +23,10 @@ from figures import hardware, print_figure
 
 from model.network.config import ConditionConfig, PixelCNNConfig
 from model.network.likelihood import num_draws
-from model.network.noise import draw_uniforms
 from model.network.pixelcnn import PixelCNN
 from model.network.precision import sum_in_float32
 from model.sampling.cached import CachedSampler
+from model.sampling.drawer import draw_uniforms
 
 GFLOP_AN_IMAGE = 23.86  # at 128 filters, counted in tests/model/test_network.py
 TRAIN_FACTOR = 3  # backward costs two forward passes

@@ -26,9 +26,9 @@ from figures import print_figure
 
 from model.network.config import DEFAULT_GUIDANCE, ConditionConfig, PixelCNNConfig
 from model.network.likelihood import num_draws
-from model.network.noise import draw_uniforms
 from model.network.pixelcnn import PixelCNN
 from model.sampling.cached import CachedSampler
+from model.sampling.drawer import draw_uniforms
 
 BASELINES = Path(__file__).parent / "baselines"
 SEED = PixelCNNConfig(

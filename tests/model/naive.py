@@ -14,9 +14,9 @@ from torch import Tensor
 
 from model.network.config import check_guidance
 from model.network.likelihood import guide, num_draws
-from model.network.noise import draw_uniforms
 from model.network.pixelcnn import PixelCNN
 from model.sampling.cached import sample_in_batches
+from model.sampling.drawer import draw_uniforms
 
 
 @torch.no_grad()

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from model.evaluation.quality import frechet_distance, manifolds, memorization, nearest_distance
+from model.evaluation.compare import frechet_distance, manifolds, memorization, nearest_distance
 
 
 def gaussian(count: int, *, mean: float = 0.0, scale: float = 1.0, seed: int = 0) -> np.ndarray:

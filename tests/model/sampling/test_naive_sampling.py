@@ -10,7 +10,7 @@ from naive import sample_images, sample_naive
 
 from model.network.config import PixelCNNConfig
 from model.network.likelihood import num_draws
-from model.network.noise import draw_uniforms
+from model.sampling.drawer import draw_uniforms
 
 # Small enough to list every image.
 BITS = PixelCNNConfig(

@@ -11,9 +11,9 @@ from naive import sample_naive
 
 from model.network.config import ConditionConfig, PixelCNNConfig
 from model.network.likelihood import num_draws
-from model.network.noise import draw_uniforms
 from model.network.pixelcnn import PixelCNN
 from model.sampling.cached import CachedSampler, Given, Sampled, sample_in_batches
+from model.sampling.drawer import draw_uniforms
 
 # What differs from one family to another may meet in one network.
 COMBINATIONS = {

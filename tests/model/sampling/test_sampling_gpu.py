@@ -9,9 +9,8 @@ from families import FAMILIES, build, condition
 from naive import sample_naive
 
 from model.network.likelihood import num_draws
-from model.network.noise import draw_uniforms
 from model.sampling.cached import CachedSampler
-from model.sampling.drawer import Drawer
+from model.sampling.drawer import Drawer, draw_uniforms
 from model.sampling.spec import SampleSpec
 
 pytestmark = [

@@ -13,8 +13,8 @@ from families import FAMILIES, build, condition
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from model.network.likelihood import num_draws
-from model.network.noise import draw_uniforms
 from model.sampling.cached import CachedSampler
+from model.sampling.drawer import draw_uniforms
 from model.sampling.evaluator import graph_key
 
 Operation = tuple[object, ...]

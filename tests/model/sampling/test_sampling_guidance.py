@@ -11,11 +11,10 @@ from naive import sample_images, sample_naive
 
 from model.network.config import ConditionConfig, PixelCNNConfig, check_guidance
 from model.network.likelihood import LevelLogits, guide, num_draws, num_params, read_params
-from model.network.noise import draw_uniforms
 from model.network.pixelcnn import PixelCNN
 from model.sampling.cached import CachedSampler, Given
 from model.sampling.completion import complete
-from model.sampling.drawer import open_drawer
+from model.sampling.drawer import draw_uniforms, open_drawer
 from model.sampling.spec import SampleSpec
 from pipelines.store.artifacts import Store
 

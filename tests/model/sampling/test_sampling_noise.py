@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from model.network.noise import class_uniforms, draw_choices, draw_uniforms
+from model.sampling.drawer import class_uniforms, draw_choices, draw_uniforms
 
 SHAPE = (2, 3, 3)
 WORD = st.integers(0, 2**63 - 1)
