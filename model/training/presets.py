@@ -5,6 +5,7 @@ dataset's image shape and classes, `model.training.spec.apply_overrides` changes
 are on the seed's 20 classes of real drawings, recorded in model/EXPERIMENTS.md.
 """
 
+import dataclasses
 from collections.abc import Callable, Mapping
 
 from model.network.config import ConditionConfig, PixelCNNConfig
@@ -24,7 +25,10 @@ def tiny() -> TrainSpec:
             num_filters=16,
             num_logistic_mix=5,
             dropout_p=0.0,
-            condition=_label_maps(16, dropout_p=0.1),
+            # A short training learns where a class has its ink sooner from maps than from the pixels.
+            condition=ConditionConfig(
+                kind="embedding_map", num_classes=1, embedding_dim=16, dropout_p=0.1
+            ),
         ),
         budget_nimg=24_000,
         batch_size=16,
@@ -43,22 +47,13 @@ def small() -> TrainSpec:
     Of its drawings guided by 1.5 a judge knows 91 in 100, by 2 94 and by the default of 2.5 96, of
     real ones 93; beyond 2 they get more alike. Sea turtles and tractors are told least.
     """
-    return TrainSpec(
-        network=PixelCNNConfig(
-            num_resnet=2,
-            num_hierarchies=3,
-            num_filters=32,
-            num_logistic_mix=5,
-            dropout_p=0.0,
-            condition=_label_maps(16, dropout_p=0.1),
-        ),
+    less = tiny()
+    return dataclasses.replace(
+        less,
+        network=dataclasses.replace(less.network, num_resnet=2, num_filters=32),
         budget_nimg=50_000,
-        batch_size=16,
         learning_rate=1e-2,
-        muon_learning_rate=0.1,
         warmup_nimg=2_000,
-        decay="cosine",
-        clip_norm=200.0,
         ema_halflife_nimg=2_000,
     )
 
@@ -113,13 +108,6 @@ def large() -> TrainSpec:
         ema_halflife_nimg=200_000,
         init_nimg=256,
         precision="bfloat16",
-    )
-
-
-def _label_maps(embedding_dim: int, *, dropout_p: float) -> ConditionConfig:
-    # A short training learns where a class has its ink sooner from maps than from the pixels.
-    return ConditionConfig(
-        kind="embedding_map", num_classes=1, embedding_dim=embedding_dim, dropout_p=dropout_p
     )
 
 
