@@ -92,24 +92,6 @@ def in_sorted(hashes: Hashes, ordered: Hashes) -> Mask:
     return ordered[place] == hashes
 
 
-def _ranges(num_rows: int) -> Iterator[tuple[np.uint64, np.uint64]]:
-    """Yield ranges [low, high] that hold about _PART_ROWS of evenly spread hashes each."""
-    parts = 1 << max(0, (num_rows - 1) // _PART_ROWS).bit_length()
-    width = (1 << 64) // parts
-    for part in range(parts):
-        yield np.uint64(part * width), np.uint64((part + 1) * width - 1)
-
-
-def _rows_between(
-    hashes: Hashes, low: np.uint64, high: np.uint64, among: Mask | None
-) -> npt.NDArray[np.int64]:
-    inside = hashes >= low
-    inside &= hashes <= high
-    if among is not None:
-        inside &= among
-    return np.flatnonzero(inside)
-
-
 class Spill(Generic[Scalar]):
     """Arrays of one kind that come one after the other and are one array in the end."""
 
@@ -240,6 +222,40 @@ def stroke_density(images: Images) -> npt.NDArray[np.float64]:
     return runs / np.maximum(lines, 1)
 
 
+@dataclass(frozen=True, slots=True)
+class Repeats:
+    """Of each class: drawings that repeat an earlier one, and all of them (classes,)."""
+
+    repeated: npt.NDArray[np.int64]
+    total: npt.NDArray[np.int64]
+
+    def rates(self, labels: Sequence[int]) -> dict[str, float]:
+        """Return the real rates of some classes together; empty if nothing was counted."""
+        total = int(self.total[list(labels)].sum())
+        if not total:
+            return {}
+        found = int(self.repeated[list(labels)].sum()) / total
+        return {"real_exact_duplicate_rate": found, "real_exact_copy_rate": found}
+
+
+def count_repeats(dataset: Manifest, held_out: Measured) -> Repeats:
+    """Return what the manifest counted; of a dataset that kept its duplicates, what it holds."""
+    names = dataset.summary["class_names"]
+    dropped, kept = dataset.summary.get("dropped", {}), dataset.summary.get("counts")
+    if not dropped.get("duplicate") or kept is None:
+        later = held_out.labels[repeats(held_out.hashes)]
+        return Repeats(
+            np.bincount(later, minlength=len(names)),
+            np.bincount(held_out.labels, minlength=len(names)),
+        )
+    # Near duplicates were looked for after equal ones, so they were read too.
+    counted = [*kept.values(), dropped["duplicate"], dropped.get("near_duplicate", {})]
+    return Repeats(
+        np.array([dropped["duplicate"].get(name, 0) for name in names]),
+        np.array([sum(part.get(name, 0) for part in counted) for name in names]),
+    )
+
+
 def _measure_batch(images: Images, labels: npt.NDArray[np.int64]) -> Columns:
     ink = count_ink(images)
     total = images.sum(axis=(1, 2), dtype=np.int64)
@@ -285,35 +301,19 @@ def pick_rows(manifest: Manifest, store: Store, *, split: str, rows: Sequence[in
     return [found[row] for row in rows]
 
 
-@dataclass(frozen=True, slots=True)
-class Repeats:
-    """Of each class: drawings that repeat an earlier one, and all of them (classes,)."""
-
-    repeated: npt.NDArray[np.int64]
-    total: npt.NDArray[np.int64]
-
-    def rates(self, labels: Sequence[int]) -> dict[str, float]:
-        """Return the real rates of some classes together; empty if nothing was counted."""
-        total = int(self.total[list(labels)].sum())
-        if not total:
-            return {}
-        found = int(self.repeated[list(labels)].sum()) / total
-        return {"real_exact_duplicate_rate": found, "real_exact_copy_rate": found}
+def _ranges(num_rows: int) -> Iterator[tuple[np.uint64, np.uint64]]:
+    """Yield ranges [low, high] that hold about _PART_ROWS of evenly spread hashes each."""
+    parts = 1 << max(0, (num_rows - 1) // _PART_ROWS).bit_length()
+    width = (1 << 64) // parts
+    for part in range(parts):
+        yield np.uint64(part * width), np.uint64((part + 1) * width - 1)
 
 
-def count_repeats(dataset: Manifest, held_out: Measured) -> Repeats:
-    """Return what the manifest counted; of a dataset that kept its duplicates, what it holds."""
-    names = dataset.summary["class_names"]
-    dropped, kept = dataset.summary.get("dropped", {}), dataset.summary.get("counts")
-    if not dropped.get("duplicate") or kept is None:
-        later = held_out.labels[repeats(held_out.hashes)]
-        return Repeats(
-            np.bincount(later, minlength=len(names)),
-            np.bincount(held_out.labels, minlength=len(names)),
-        )
-    # Near duplicates were looked for after equal ones, so they were read too.
-    counted = [*kept.values(), dropped["duplicate"], dropped.get("near_duplicate", {})]
-    return Repeats(
-        np.array([dropped["duplicate"].get(name, 0) for name in names]),
-        np.array([sum(part.get(name, 0) for part in counted) for name in names]),
-    )
+def _rows_between(
+    hashes: Hashes, low: np.uint64, high: np.uint64, among: Mask | None
+) -> npt.NDArray[np.int64]:
+    inside = hashes >= low
+    inside &= hashes <= high
+    if among is not None:
+        inside &= among
+    return np.flatnonzero(inside)

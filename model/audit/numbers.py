@@ -171,6 +171,52 @@ def confusion(sides: Sides) -> list[list[int]]:
     return found.reshape(num_classes, num_classes).tolist()
 
 
+def judge_split(
+    judge: Judge,
+    manifest: Manifest,
+    store: Store,
+    *,
+    split: str,
+    relabel: npt.NDArray[np.int16] | None = None,
+) -> Judged:
+    """Ask the judge about every drawing of a split.
+
+    relabel: the judge's label of each label of the split; None: they are the same.
+    """
+    predicted, confidence = Spill(np.int16), Spill(np.float32)
+    for images, labels, _ in read_batches(manifest, store, split=split):
+        asked = labels if relabel is None else relabel[labels]
+        probability = probabilities(judge, images)
+        predicted.add(probability.argmax(1))
+        confidence.add(probability[np.arange(len(asked)), asked])
+    return Judged(predicted.array(), confidence.array())
+
+
+def feature_numbers(manifest: Manifest, sides: Sides, store: Store) -> dict[str, float]:
+    """Return Frechet distance, precision, recall, density and coverage in the judge's features.
+
+    Of equally many samples, held-out and training drawings of the samples' classes;
+    real_frechet_distance is between the latter two, the least that can be hoped for. Empty if
+    there are too few.
+    """
+    accepted = sides.mask()[sides.samples.rows]
+    real = [
+        drawings.images[sides.is_asked(drawings)[drawings.rows]]
+        for drawings in (sides.held_out, sides.training)
+    ]
+    parts = (sides.samples.images[accepted], *real)
+    count = min(_MAX_FEATURES, *[len(images) for images in parts])
+    if count <= NUM_NEIGHBORS:
+        return {}
+    judge = open_judge(store, manifest)
+    made, held_out, training = (features(judge, images[:count]) for images in parts)
+    return {
+        "frechet_distance": frechet_distance(held_out, made),
+        "real_frechet_distance": frechet_distance(held_out, training),
+        **dataclasses.asdict(manifolds(held_out, made)),
+    }
+
+
 def _masks(sides: Sides) -> dict[str, Mask]:
     samples = sides.samples
     return {
@@ -274,50 +320,4 @@ def _bits(samples: Measured, meant: Mask) -> dict[str, float]:
         "bits_per_dim": float(bits.mean(dtype=np.float64)),
         "bits_per_dim_min": float(bits.min()),
         "bits_per_dim_max": float(bits.max()),
-    }
-
-
-def judge_split(
-    judge: Judge,
-    manifest: Manifest,
-    store: Store,
-    *,
-    split: str,
-    relabel: npt.NDArray[np.int16] | None = None,
-) -> Judged:
-    """Ask the judge about every drawing of a split.
-
-    relabel: the judge's label of each label of the split; None: they are the same.
-    """
-    predicted, confidence = Spill(np.int16), Spill(np.float32)
-    for images, labels, _ in read_batches(manifest, store, split=split):
-        asked = labels if relabel is None else relabel[labels]
-        probability = probabilities(judge, images)
-        predicted.add(probability.argmax(1))
-        confidence.add(probability[np.arange(len(asked)), asked])
-    return Judged(predicted.array(), confidence.array())
-
-
-def feature_numbers(manifest: Manifest, sides: Sides, store: Store) -> dict[str, float]:
-    """Return Frechet distance, precision, recall, density and coverage in the judge's features.
-
-    Of equally many samples, held-out and training drawings of the samples' classes;
-    real_frechet_distance is between the latter two, the least that can be hoped for. Empty if
-    there are too few.
-    """
-    accepted = sides.mask()[sides.samples.rows]
-    real = [
-        drawings.images[sides.is_asked(drawings)[drawings.rows]]
-        for drawings in (sides.held_out, sides.training)
-    ]
-    parts = (sides.samples.images[accepted], *real)
-    count = min(_MAX_FEATURES, *[len(images) for images in parts])
-    if count <= NUM_NEIGHBORS:
-        return {}
-    judge = open_judge(store, manifest)
-    made, held_out, training = (features(judge, images[:count]) for images in parts)
-    return {
-        "frechet_distance": frechet_distance(held_out, made),
-        "real_frechet_distance": frechet_distance(held_out, training),
-        **dataclasses.asdict(manifolds(held_out, made)),
     }

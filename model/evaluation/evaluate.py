@@ -239,6 +239,34 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
+@doing("evaluate", "measuring a histogram")
+def histogram_nats(
+    train: Drawings, drawings: Drawings, *, alpha: float = ALPHA
+) -> npt.NDArray[np.float64]:
+    """Return -log p of each drawing in nats (n,) under the histogram of `train`.
+
+    A class that `train` lacks has the uniform distribution. Labels must mean the same in both.
+    """
+    fitted = fitted_rows(train)
+    fitted_labels = train.labels[fitted]
+    nats = np.empty(len(drawings))
+    for label in np.unique(drawings.labels):
+        log_probs = _log_probs(train, fitted[fitted_labels == label], alpha)
+        rows = np.flatnonzero(drawings.labels == label)
+        for start in range(0, len(rows), _CHUNK_ROWS):
+            chunk = rows[start : start + _CHUNK_ROWS]
+            levels = drawings.images[chunk].reshape(len(chunk), -1)
+            nats[chunk] = -log_probs[np.arange(levels.shape[1]), levels].sum(1)
+    return nats
+
+
+def fitted_rows(train: Drawings) -> npt.NDArray[np.int64]:
+    """Return the training rows that the histogram counts, in order."""
+    if len(train) <= MAX_ROWS:
+        return np.arange(len(train))
+    return np.sort(batch_rows(len(train), MAX_ROWS, key="histogram", step=0))
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m model.evaluation.evaluate", description=__doc__
@@ -279,34 +307,6 @@ def _describe(nats: npt.NDArray[np.float64], num_dims: int) -> dict[str, Any]:
         "bits_per_dim": mean / per_bit,
         "bits_per_dim_stderr": error / per_bit,
     }
-
-
-@doing("evaluate", "measuring a histogram")
-def histogram_nats(
-    train: Drawings, drawings: Drawings, *, alpha: float = ALPHA
-) -> npt.NDArray[np.float64]:
-    """Return -log p of each drawing in nats (n,) under the histogram of `train`.
-
-    A class that `train` lacks has the uniform distribution. Labels must mean the same in both.
-    """
-    fitted = fitted_rows(train)
-    fitted_labels = train.labels[fitted]
-    nats = np.empty(len(drawings))
-    for label in np.unique(drawings.labels):
-        log_probs = _log_probs(train, fitted[fitted_labels == label], alpha)
-        rows = np.flatnonzero(drawings.labels == label)
-        for start in range(0, len(rows), _CHUNK_ROWS):
-            chunk = rows[start : start + _CHUNK_ROWS]
-            levels = drawings.images[chunk].reshape(len(chunk), -1)
-            nats[chunk] = -log_probs[np.arange(levels.shape[1]), levels].sum(1)
-    return nats
-
-
-def fitted_rows(train: Drawings) -> npt.NDArray[np.int64]:
-    """Return the training rows that the histogram counts, in order."""
-    if len(train) <= MAX_ROWS:
-        return np.arange(len(train))
-    return np.sort(batch_rows(len(train), MAX_ROWS, key="histogram", step=0))
 
 
 def _log_probs(

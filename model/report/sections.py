@@ -132,11 +132,6 @@ def is_real(dataset: Manifest) -> bool:
     return not dataset.summary.get("is_synthetic", False)
 
 
-def _rows(manifest: Manifest) -> int:
-    listed = [entry.rows or 0 for entry in manifest.files if entry.path.endswith(".parquet")]
-    return int(manifest.summary.get("num_drawings", sum(listed)))
-
-
 def audit_table(numbers: Mapping[str, Any]) -> list[dict[str, str]]:
     """Return the rows of the audit table for the numbers that are there."""
     return [
@@ -231,6 +226,11 @@ def show(name: str, value: float | None) -> str:
     if name.endswith(_PERCENT):
         return f"{100 * value:.2f} %"
     return f"{value:.3f}"
+
+
+def _rows(manifest: Manifest) -> int:
+    listed = [entry.rows or 0 for entry in manifest.files if entry.path.endswith(".parquet")]
+    return int(manifest.summary.get("num_drawings", sum(listed)))
 
 
 def _pair(row: Mapping[str, Any], name: str, form: str) -> str:

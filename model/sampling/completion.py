@@ -108,19 +108,6 @@ def complete(
     return _resample(sampled, repeated, choice, num_candidates)
 
 
-def _resample(sampled: Sampled, given: Given, choice: Tensor, num_candidates: int) -> Images:
-    """Return one candidate of each drawing, drawn by weight."""
-    mask = given.mask.to(sampled.log_prob_map.device)
-    weights = (sampled.log_prob_map.double() * mask).sum((1, 2)).view(-1, num_candidates)
-    chosen = pick_option(weights[:, :, None, None], choice.to(weights.device)[:, None, None])
-    candidates = sampled.images.unflatten(0, (-1, num_candidates))
-    return candidates[torch.arange(len(weights), device=weights.device), chosen.flatten()]
-
-
-def _repeat(values: Tensor, times: int) -> Tensor:
-    return values.repeat_interleave(times, dim=0)
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HalfDrawing:
     """Where a half drawing is found: in a picture, or in a row of a dataset's split.
@@ -287,3 +274,16 @@ def _picture(parts: Sequence[Tensor], config: PixelCNNConfig) -> np.ndarray:
     # `grid` shows 0 as paper.
     channels = [grid([PAPER - part[:, i] for part in bytes_of]) for i in range(3)]
     return np.stack(channels, axis=-1)
+
+
+def _resample(sampled: Sampled, given: Given, choice: Tensor, num_candidates: int) -> Images:
+    """Return one candidate of each drawing, drawn by weight."""
+    mask = given.mask.to(sampled.log_prob_map.device)
+    weights = (sampled.log_prob_map.double() * mask).sum((1, 2)).view(-1, num_candidates)
+    chosen = pick_option(weights[:, :, None, None], choice.to(weights.device)[:, None, None])
+    candidates = sampled.images.unflatten(0, (-1, num_candidates))
+    return candidates[torch.arange(len(weights), device=weights.device), chosen.flatten()]
+
+
+def _repeat(values: Tensor, times: int) -> Tensor:
+    return values.repeat_interleave(times, dim=0)

@@ -87,6 +87,41 @@ class Drawer:
         return self._samplers[batch]
 
 
+def draw_uniforms(
+    num: int, draws: int, height: int, width: int, *, seed: int, first_index: int = 0
+) -> Float[Tensor, "batch draws height width"]:
+    """Return float64 numbers in (0, 1), never 0 or 1, for images first_index ... of a seed."""
+    noise = np.empty((num, draws, height, width))
+    for i in range(num):
+        noise[i] = _stream(seed, first_index + i, noise[i].size).reshape(noise[i].shape)
+    return torch.from_numpy(noise)
+
+
+def class_uniforms(
+    labels: npt.NDArray[np.int64],
+    indices: npt.NDArray[np.int64],
+    shape: tuple[int, int, int],
+    *,
+    seed: int,
+) -> Float[Tensor, "batch draws height width"]:
+    """Return float64 numbers in (0, 1) for images `indices` of classes `labels` of a seed.
+
+    shape: (draws, height, width). Labels are the model's, from 0.
+    """
+    noise = np.empty((len(labels), *shape))
+    for i, (label, index) in enumerate(zip(labels, indices, strict=True)):
+        stream = _stream(seed, int(index), noise[i].size, word=int(label) + 1)
+        noise[i] = stream.reshape(shape)
+    return torch.from_numpy(noise)
+
+
+def draw_choices(num: int, *, seed: int, first_index: int = 0) -> Float[Tensor, " batch"]:
+    """Return one more number for each image, which no image's own stream has."""
+    last = _UINT64
+    numbers = [_stream(seed, first_index + i, 1, word=last)[0] for i in range(num)]
+    return torch.tensor(numbers, dtype=torch.float64)
+
+
 def _padded(values: npt.NDArray[np.int64], size: int) -> npt.NDArray[np.int64]:
     """Return `size` values, the last one repeated."""
     return np.pad(values, (0, size - len(values)), mode="edge")
@@ -155,41 +190,6 @@ def shard_rows(spec: SampleSpec, shard: int) -> Rows:
     """Return which drawings a shard holds."""
     start = shard * spec.rows_per_shard
     return spec_rows(spec, slice(start, start + shard_size(spec, shard)))
-
-
-def draw_uniforms(
-    num: int, draws: int, height: int, width: int, *, seed: int, first_index: int = 0
-) -> Float[Tensor, "batch draws height width"]:
-    """Return float64 numbers in (0, 1), never 0 or 1, for images first_index ... of a seed."""
-    noise = np.empty((num, draws, height, width))
-    for i in range(num):
-        noise[i] = _stream(seed, first_index + i, noise[i].size).reshape(noise[i].shape)
-    return torch.from_numpy(noise)
-
-
-def class_uniforms(
-    labels: npt.NDArray[np.int64],
-    indices: npt.NDArray[np.int64],
-    shape: tuple[int, int, int],
-    *,
-    seed: int,
-) -> Float[Tensor, "batch draws height width"]:
-    """Return float64 numbers in (0, 1) for images `indices` of classes `labels` of a seed.
-
-    shape: (draws, height, width). Labels are the model's, from 0.
-    """
-    noise = np.empty((len(labels), *shape))
-    for i, (label, index) in enumerate(zip(labels, indices, strict=True)):
-        stream = _stream(seed, int(index), noise[i].size, word=int(label) + 1)
-        noise[i] = stream.reshape(shape)
-    return torch.from_numpy(noise)
-
-
-def draw_choices(num: int, *, seed: int, first_index: int = 0) -> Float[Tensor, " batch"]:
-    """Return one more number for each image, which no image's own stream has."""
-    last = _UINT64
-    numbers = [_stream(seed, first_index + i, 1, word=last)[0] for i in range(num)]
-    return torch.tensor(numbers, dtype=torch.float64)
 
 
 def _stream(seed: int, index: int, size: int, *, word: int = 0) -> np.ndarray:

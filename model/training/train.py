@@ -141,50 +141,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m model.training.train", description=__doc__)
-    parser.add_argument("--store", required=True, help="URL of the artifact store")
-    parser.add_argument("--dataset", required=True, help="name@digest of the dataset")
-    parser.add_argument("--name", required=True, help="name of the model to publish")
-    parser.add_argument("--spec-json", required=True, type=Path, help="file with the TrainSpec")
-    parser.add_argument("--options-json", default="{}", help="RunOptions as a JSON object")
-    parser.add_argument("--failure-file", type=Path, help="where the first rank to fail says why")
-    parser.add_argument("--progress-json", action="store_true", help="progress lines on stdout")
-    return parser.parse_args(arguments)
-
-
-def _published(store: Store, name: str, digest: str, *, ranks: Ranks) -> Manifest | None:
-    """Return the model if the store had it when the first rank looked: all ranks agree."""
-    found = store.reuse("models", name, digest) if ranks.is_first else None
-    (is_there,) = ranks.sum([float(found is not None)])
-    return store.find("models", name, digest) if is_there else None
-
-
-@contextlib.contextmanager
-def torch_settings(options: RunOptions, ranks: Ranks) -> Iterator[None]:
-    """Set torch up for a run, and back: threads and, on a CPU, denormals and repeatable bits."""
-    threads = torch.get_num_threads()
-    deterministic = torch.are_deterministic_algorithms_enabled()
-    fill = _deterministic().fill_uninitialized_memory
-    torch.set_num_threads(threads_per_rank(options, ranks.local_size))
-    if ranks.device.type == "cpu":
-        torch.use_deterministic_algorithms(True)
-        # Filling fresh memory only helps to find bugs, and costs a pass over it.
-        _deterministic().fill_uninitialized_memory = False
-    try:
-        with denormals_as_zero():
-            yield
-    finally:
-        torch.set_num_threads(threads)
-        torch.use_deterministic_algorithms(deterministic)
-        _deterministic().fill_uninitialized_memory = fill
-
-
-def _deterministic() -> Any:
-    """Return torch's settings module, whose attributes are made when it is imported."""
-    return importlib.import_module("torch.utils.deterministic")
-
-
 class FolderLock:
     """An exclusive lock on a folder; its file names the process that has it."""
 
@@ -243,6 +199,50 @@ def only_trainer(
     finally:
         if lock is not None:
             lock.close()
+
+
+def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m model.training.train", description=__doc__)
+    parser.add_argument("--store", required=True, help="URL of the artifact store")
+    parser.add_argument("--dataset", required=True, help="name@digest of the dataset")
+    parser.add_argument("--name", required=True, help="name of the model to publish")
+    parser.add_argument("--spec-json", required=True, type=Path, help="file with the TrainSpec")
+    parser.add_argument("--options-json", default="{}", help="RunOptions as a JSON object")
+    parser.add_argument("--failure-file", type=Path, help="where the first rank to fail says why")
+    parser.add_argument("--progress-json", action="store_true", help="progress lines on stdout")
+    return parser.parse_args(arguments)
+
+
+def _published(store: Store, name: str, digest: str, *, ranks: Ranks) -> Manifest | None:
+    """Return the model if the store had it when the first rank looked: all ranks agree."""
+    found = store.reuse("models", name, digest) if ranks.is_first else None
+    (is_there,) = ranks.sum([float(found is not None)])
+    return store.find("models", name, digest) if is_there else None
+
+
+@contextlib.contextmanager
+def torch_settings(options: RunOptions, ranks: Ranks) -> Iterator[None]:
+    """Set torch up for a run, and back: threads and, on a CPU, denormals and repeatable bits."""
+    threads = torch.get_num_threads()
+    deterministic = torch.are_deterministic_algorithms_enabled()
+    fill = _deterministic().fill_uninitialized_memory
+    torch.set_num_threads(threads_per_rank(options, ranks.local_size))
+    if ranks.device.type == "cpu":
+        torch.use_deterministic_algorithms(True)
+        # Filling fresh memory only helps to find bugs, and costs a pass over it.
+        _deterministic().fill_uninitialized_memory = False
+    try:
+        with denormals_as_zero():
+            yield
+    finally:
+        torch.set_num_threads(threads)
+        torch.use_deterministic_algorithms(deterministic)
+        _deterministic().fill_uninitialized_memory = fill
+
+
+def _deterministic() -> Any:
+    """Return torch's settings module, whose attributes are made when it is imported."""
+    return importlib.import_module("torch.utils.deterministic")
 
 
 if __name__ == "__main__":

@@ -97,6 +97,56 @@ def splits_note(source: Source) -> dict[str, object]:
     return {"merged_splits": merged} if merged else {}
 
 
+def croissant_json(
+    spec: DatasetSpec, name: str, summary: Mapping[str, Any], shards: Sequence[FileEntry]
+) -> str:
+    """Return croissant.json: one file object a shard, with its SHA-256, and the columns."""
+    files = [entry for entry in shards if entry.path.startswith("data/")]
+    credit = credit_of(summary)
+    content = {
+        "@context": CONTEXT,
+        "@type": "sc:Dataset",
+        "conformsTo": "http://mlcommons.org/croissant/1.0",
+        "name": name,
+        "description": f"{summary['num_drawings']} drawings of {len(spec.class_names)} classes.",
+        **credit.croissant(),
+        "version": "1.0.0",
+        # The content digest, not the day: the same dataset has the same metadata.
+        "citeAs": credit.cite_as(f"Content digest {summary['content_digest']}."),
+        "distribution": [file_object(entry, _PARQUET) for entry in files]
+        + [file_set(_FILES, _PARQUET, "data/*.parquet")],
+        "recordSet": [_drawings(spec)],
+    }
+    return json.dumps(content, indent=1) + "\n"
+
+
+def source_credit(spec: DatasetSpec, source: Source) -> Credit:
+    """Return license and attribution of the drawings that a dataset is made of.
+
+    Google's are files with the SHA-256 of one of its .npy files, files read from its bucket, and
+    what the user calls so (`attribution` "quickdraw"); doodles are this program's. Else there is
+    what the user states, in addition to these too. Raises ValueError for doodles called Google's.
+    """
+    said = Credit(license=spec.license, attribution=spec.attribution)
+    if source.is_synthetic:
+        if spec.attribution == QUICKDRAW:
+            raise ValueError(
+                "doodles are drawn by this program, not Google's: leave --attribution quickdraw out"
+            )
+        return both(said, DOODLES)
+    if spec.attribution == QUICKDRAW:
+        return both(Credit(license=spec.license), GOOGLES)
+    num, total = sum(_is_googles(file) for file in source.files), len(source.files)
+    if num == 0:
+        return said
+    if num == total:
+        return both(said, GOOGLES)
+    part = Credit(attribution=f"In part ({num} of {total} files): {GOOGLES.attribution}")
+    # No license is said to hold for all as long as that of the rest is not stated.
+    license_of_part = Credit(license=GOOGLES.license if said.license else "")
+    return both(both(said, part), license_of_part)
+
+
 def _row_notes(tally: Tally) -> dict[str, Any]:
     """Return what is said of single rows; nothing where all are as they should be."""
     notes: dict[str, Any] = {}
@@ -241,29 +291,6 @@ The pictures are PNGs without compression inside compressed Parquet. `load_datas
 """
 
 
-def croissant_json(
-    spec: DatasetSpec, name: str, summary: Mapping[str, Any], shards: Sequence[FileEntry]
-) -> str:
-    """Return croissant.json: one file object a shard, with its SHA-256, and the columns."""
-    files = [entry for entry in shards if entry.path.startswith("data/")]
-    credit = credit_of(summary)
-    content = {
-        "@context": CONTEXT,
-        "@type": "sc:Dataset",
-        "conformsTo": "http://mlcommons.org/croissant/1.0",
-        "name": name,
-        "description": f"{summary['num_drawings']} drawings of {len(spec.class_names)} classes.",
-        **credit.croissant(),
-        "version": "1.0.0",
-        # The content digest, not the day: the same dataset has the same metadata.
-        "citeAs": credit.cite_as(f"Content digest {summary['content_digest']}."),
-        "distribution": [file_object(entry, _PARQUET) for entry in files]
-        + [file_set(_FILES, _PARQUET, "data/*.parquet")],
-        "recordSet": [_drawings(spec)],
-    }
-    return json.dumps(content, indent=1) + "\n"
-
-
 def _drawings(spec: DatasetSpec) -> dict[str, Any]:
     fields = [
         croissant_field(
@@ -287,33 +314,6 @@ def _label_text(spec: DatasetSpec) -> str:
         return "a label is a position in: " + ", ".join(spec.class_names)
     numbers = [f"{tfds_id(name)} {name}" for name in spec.class_names]
     return "a label is the class's number in TensorFlow Datasets: " + ", ".join(numbers)
-
-
-def source_credit(spec: DatasetSpec, source: Source) -> Credit:
-    """Return license and attribution of the drawings that a dataset is made of.
-
-    Google's are files with the SHA-256 of one of its .npy files, files read from its bucket, and
-    what the user calls so (`attribution` "quickdraw"); doodles are this program's. Else there is
-    what the user states, in addition to these too. Raises ValueError for doodles called Google's.
-    """
-    said = Credit(license=spec.license, attribution=spec.attribution)
-    if source.is_synthetic:
-        if spec.attribution == QUICKDRAW:
-            raise ValueError(
-                "doodles are drawn by this program, not Google's: leave --attribution quickdraw out"
-            )
-        return both(said, DOODLES)
-    if spec.attribution == QUICKDRAW:
-        return both(Credit(license=spec.license), GOOGLES)
-    num, total = sum(_is_googles(file) for file in source.files), len(source.files)
-    if num == 0:
-        return said
-    if num == total:
-        return both(said, GOOGLES)
-    part = Credit(attribution=f"In part ({num} of {total} files): {GOOGLES.attribution}")
-    # No license is said to hold for all as long as that of the rest is not stated.
-    license_of_part = Credit(license=GOOGLES.license if said.license else "")
-    return both(both(said, part), license_of_part)
 
 
 def _is_googles(file: SourceFile) -> bool:

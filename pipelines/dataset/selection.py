@@ -127,21 +127,6 @@ def metadata_columns(spec: DatasetSpec) -> tuple[str, ...]:
     return tuple(name for name, is_wanted in chosen.items() if is_wanted)
 
 
-def _is_bad(number: int) -> Rule:
-    return lambda table, _: column(table, "bad_row") == number
-
-
-def repeated(hashes: npt.NDArray[np.uint64], kept: Mask) -> Mask:
-    """Return which kept rows have the pixels of an earlier kept row."""
-    places = np.flatnonzero(kept)
-    order = np.lexsort((places, hashes[places, 1], hashes[places, 0]))
-    ordered = hashes[places[order]]
-    same = (ordered[1:] == ordered[:-1]).all(axis=1)
-    dropped = np.zeros(len(kept), bool)
-    dropped[places[order[1:][same]]] = True
-    return dropped
-
-
 def near_duplicates(
     difference_hashes: npt.NDArray[np.uint64], kept: npt.NDArray[np.bool_], max_bits: int
 ) -> npt.NDArray[np.bool_]:
@@ -168,6 +153,21 @@ def near_duplicates(
         gone[start : start + len(block)] = found
     dropped = np.zeros(len(kept), bool)
     dropped[places[gone]] = True
+    return dropped
+
+
+def _is_bad(number: int) -> Rule:
+    return lambda table, _: column(table, "bad_row") == number
+
+
+def repeated(hashes: npt.NDArray[np.uint64], kept: Mask) -> Mask:
+    """Return which kept rows have the pixels of an earlier kept row."""
+    places = np.flatnonzero(kept)
+    order = np.lexsort((places, hashes[places, 1], hashes[places, 0]))
+    ordered = hashes[places[order]]
+    same = (ordered[1:] == ordered[:-1]).all(axis=1)
+    dropped = np.zeros(len(kept), bool)
+    dropped[places[order[1:][same]]] = True
     return dropped
 
 

@@ -187,6 +187,34 @@ def read_entry(
         yield read_images(table["image"]), class_positions(table["label"].to_numpy(), ids)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DatasetDiff:
+    """How the drawings of dataset B differ from those of A.
+
+    only_in_a, only_in_b  drawings by split (same pixels, any class)
+    is_same_content       whether drawings, classes and splits are the same
+    """
+
+    only_in_a: dict[str, int]
+    only_in_b: dict[str, int]
+    is_same_content: bool
+
+
+@doing("diff", "reading the drawings of both")
+def diff_datasets(a: Manifest, b: Manifest, store: Store) -> DatasetDiff:
+    """Compare two datasets; their drawings are read unless the content digests are equal."""
+    same = a.summary["content_digest"] == b.summary["content_digest"]
+    mine, theirs = ({}, {}) if same else (_drawings(a, store), _drawings(b, store))
+    splits = sorted(set(mine) | set(theirs))
+    nothing = np.empty(0, "S16")
+    pairs = {s: (mine.get(s, nothing), theirs.get(s, nothing)) for s in splits}
+    return DatasetDiff(
+        only_in_a={s: len(np.setdiff1d(x, y)) for s, (x, y) in pairs.items()},
+        only_in_b={s: len(np.setdiff1d(y, x)) for s, (x, y) in pairs.items()},
+        is_same_content=same,
+    )
+
+
 def _as_bytes(hashes: Hashes) -> npt.NDArray[Any]:
     """Return (n, 2) uint64 as n comparable numbers of 128 bits."""
     return np.ascontiguousarray(hashes.astype(">u8")).view("S16").ravel()
@@ -264,34 +292,6 @@ def _decode(pictures: list[bytes], shape: tuple[int, int]) -> npt.NDArray[np.uin
 def _flat(nested: dict[str, dict[str, int]]) -> dict[str, int]:
     """Return the values of nested mappings by "outer/inner"."""
     return {f"{a}/{b}": value for a, inner in nested.items() for b, value in inner.items()}
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DatasetDiff:
-    """How the drawings of dataset B differ from those of A.
-
-    only_in_a, only_in_b  drawings by split (same pixels, any class)
-    is_same_content       whether drawings, classes and splits are the same
-    """
-
-    only_in_a: dict[str, int]
-    only_in_b: dict[str, int]
-    is_same_content: bool
-
-
-@doing("diff", "reading the drawings of both")
-def diff_datasets(a: Manifest, b: Manifest, store: Store) -> DatasetDiff:
-    """Compare two datasets; their drawings are read unless the content digests are equal."""
-    same = a.summary["content_digest"] == b.summary["content_digest"]
-    mine, theirs = ({}, {}) if same else (_drawings(a, store), _drawings(b, store))
-    splits = sorted(set(mine) | set(theirs))
-    nothing = np.empty(0, "S16")
-    pairs = {s: (mine.get(s, nothing), theirs.get(s, nothing)) for s in splits}
-    return DatasetDiff(
-        only_in_a={s: len(np.setdiff1d(x, y)) for s, (x, y) in pairs.items()},
-        only_in_b={s: len(np.setdiff1d(y, x)) for s, (x, y) in pairs.items()},
-        is_same_content=same,
-    )
 
 
 def _drawings(manifest: Manifest, store: Store) -> dict[str, npt.NDArray[Any]]:

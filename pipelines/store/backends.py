@@ -137,55 +137,6 @@ def local_path(url: str) -> Path | None:
     return Path(unquote(parts.path))
 
 
-def _full_folders() -> list[str]:
-    """Return which of the folders that work writes to have next to no room, by their paths."""
-    known = [Path.cwd(), Path(os.environ.get("TMPDIR", "/tmp")), Path(os.path.expanduser("~"))]  # noqa: PTH111
-    there = [folder for folder in dict.fromkeys(known) if folder.is_dir()]
-    return [str(folder) for folder in there if shutil.disk_usage(folder).free < _NEXT_TO_NONE_BYTES]
-
-
-def _clean_endpoints() -> None:
-    """Take user and password off the endpoint: no request has them, and every error would."""
-    for name in _ENDPOINTS:
-        endpoint = os.environ.get(name, "")
-        if endpoint != printable(endpoint):
-            os.environ[name] = printable(endpoint)
-
-
-def one_line(error: BaseException) -> str:
-    """Return what a person needs of an error, as it may be printed, and no more than a page.
-
-    obstore's have pages of debugging output.
-
-    >>> one_line(ValueError("Generic S3 error: no\\n\\nDebug source:\\nGeneric {}"))
-    'Generic S3 error: no'
-    >>> one_line(IsADirectoryError(21, "Is a directory", "/data"))
-    '/data: Is a directory'
-    """
-    text = _whole_line(error)
-    return text if len(text) <= _MAX_LINE else f"{text[:_MAX_LINE]}..."
-
-
-def _whole_line(error: BaseException) -> str:
-    if isinstance(error, OSError) and error.errno in NO_ROOM:
-        place = error.filename or ", ".join(_full_folders()) or "a disk"
-        return shown(
-            f"{place} is full ({error.strerror}): free some of its disk, then run it again"
-        )
-    if isinstance(error, OSError) and error.filename is not None and error.strerror:
-        return shown(f"{error.filename}: {error.strerror}")
-    if isinstance(error, UnicodeEncodeError):
-        return shown(f"{error.object[:_SHOWN_NAME]}: this name is not UTF-8: give it another one")
-    text = shown(str(error).partition("\n\nDebug source:")[0].strip())
-    if not any(server in text for server in _METADATA_SERVERS):
-        return text
-    return (
-        "no credentials for the store: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY for s3:// "
-        "(and AWS_ENDPOINT_URL for a server of your own), GOOGLE_APPLICATION_CREDENTIALS for "
-        f"gs://; this machine offers none either: {text}"
-    )
-
-
 def whole(ask: Callable[[], Answer]) -> Answer:
     """Return what `ask` does; repeat it if the answer was cut, up to MAX_ATTEMPTS times."""
     began = time.monotonic()
@@ -257,3 +208,52 @@ class Upload:
         writer = self._open()
         writer.write(bytes(self._held))
         return writer
+
+
+def _full_folders() -> list[str]:
+    """Return which of the folders that work writes to have next to no room, by their paths."""
+    known = [Path.cwd(), Path(os.environ.get("TMPDIR", "/tmp")), Path(os.path.expanduser("~"))]  # noqa: PTH111
+    there = [folder for folder in dict.fromkeys(known) if folder.is_dir()]
+    return [str(folder) for folder in there if shutil.disk_usage(folder).free < _NEXT_TO_NONE_BYTES]
+
+
+def _clean_endpoints() -> None:
+    """Take user and password off the endpoint: no request has them, and every error would."""
+    for name in _ENDPOINTS:
+        endpoint = os.environ.get(name, "")
+        if endpoint != printable(endpoint):
+            os.environ[name] = printable(endpoint)
+
+
+def one_line(error: BaseException) -> str:
+    """Return what a person needs of an error, as it may be printed, and no more than a page.
+
+    obstore's have pages of debugging output.
+
+    >>> one_line(ValueError("Generic S3 error: no\\n\\nDebug source:\\nGeneric {}"))
+    'Generic S3 error: no'
+    >>> one_line(IsADirectoryError(21, "Is a directory", "/data"))
+    '/data: Is a directory'
+    """
+    text = _whole_line(error)
+    return text if len(text) <= _MAX_LINE else f"{text[:_MAX_LINE]}..."
+
+
+def _whole_line(error: BaseException) -> str:
+    if isinstance(error, OSError) and error.errno in NO_ROOM:
+        place = error.filename or ", ".join(_full_folders()) or "a disk"
+        return shown(
+            f"{place} is full ({error.strerror}): free some of its disk, then run it again"
+        )
+    if isinstance(error, OSError) and error.filename is not None and error.strerror:
+        return shown(f"{error.filename}: {error.strerror}")
+    if isinstance(error, UnicodeEncodeError):
+        return shown(f"{error.object[:_SHOWN_NAME]}: this name is not UTF-8: give it another one")
+    text = shown(str(error).partition("\n\nDebug source:")[0].strip())
+    if not any(server in text for server in _METADATA_SERVERS):
+        return text
+    return (
+        "no credentials for the store: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY for s3:// "
+        "(and AWS_ENDPOINT_URL for a server of your own), GOOGLE_APPLICATION_CREDENTIALS for "
+        f"gs://; this machine offers none either: {text}"
+    )

@@ -91,6 +91,91 @@ def lineage_text(lineage: Lineage) -> str:
     return _tree_text(lineage, _title, lambda found: found.inputs)
 
 
+@dataclass(frozen=True, slots=True)
+class Dependents:
+    """An artifact and everything that names it among its inputs, and so on upwards."""
+
+    manifest: Manifest
+    made: tuple["Dependents", ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Difference:
+    """Where two artifacts differ; every pair is (left, right), None where one side has none.
+
+    spec      by dotted field
+    inputs    digests by role
+    rows      by split
+    summary   by dotted field: counts, drop reasons, metrics
+    versions  of the program and the libraries
+    files     how many are equal, changed, only left, only right
+    """
+
+    spec: Mapping[str, Pair]
+    inputs: Mapping[str, Pair]
+    rows: Mapping[str, Pair]
+    summary: Mapping[str, Pair]
+    versions: Mapping[str, Pair]
+    files: Mapping[str, int]
+
+
+@doing("lineage", "reading all manifests")
+def dependents(manifest: Manifest, store: Store) -> Dependents:
+    """Follow an artifact up to everything in the store that was made of it.
+
+    Raises StoreError where `trace` does.
+    """
+    users: dict[tuple[str, str], list[Manifest]] = {}
+    for kind in KINDS:
+        for user in store.manifests(kind):
+            for ref in user.inputs:
+                users.setdefault((ref.kind, ref.digest), []).append(user)
+
+    known: dict[str, Dependents] = {}
+
+    def climb(found: Manifest, below: tuple[str, ...]) -> Dependents:
+        if found.prefix not in known:
+            path = _one_level_up(found.prefix, below)
+            made = [climb(user, path) for user in users.get((found.kind, found.digest), [])]
+            known[found.prefix] = Dependents(found, tuple(made))
+        return known[found.prefix]
+
+    return climb(manifest, ())
+
+
+def dependents_text(tree: Dependents) -> str:
+    """Return the tree as text, one line an artifact.
+
+    datasets/cats@0123456789ab
+    `-- models/cats@ba9876543210
+        `-- samples/cats@...
+    """
+    return _tree_text(tree, _dependents_title, lambda found: found.made)
+
+
+def diff(left: Manifest, right: Manifest) -> Difference:
+    """Return where two artifacts differ in what was asked for and in what came out."""
+    return Difference(
+        spec=_differing(_flat(left.spec), _flat(right.spec)),
+        inputs=_differing(_inputs(left), _inputs(right)),
+        rows=_differing(drawings_by_split(left), drawings_by_split(right)),
+        summary=_differing(_flat(left.summary), _flat(right.summary)),
+        versions=_differing(left.versions, right.versions),
+        files=_compare_files(left, right),
+    )
+
+
+def diff_text(difference: Difference) -> str:
+    """Return the differences as lines `part field: left -> right`; "no difference" if none."""
+    lines = [
+        f"{part:<8}  {name}: {left} -> {right}"
+        for part in ("spec", "inputs", "rows", "summary", "versions")
+        for name, (left, right) in getattr(difference, part).items()
+    ]
+    counts = ", ".join(f"{count} {what}" for what, count in difference.files.items() if count)
+    return "\n".join([*(lines or ["no difference"]), f"files     {counts or 'none'}"]) + "\n"
+
+
 def _tree_text(
     tree: Tree, title: Callable[[Tree], str], children: Callable[[Tree], Iterable[Tree]]
 ) -> str:
@@ -202,91 +287,6 @@ def _dependency(found: Lineage) -> dict[str, Any]:
     algorithm, _, digest = ref.digest.rpartition(":")  # a file's says which
     digests = {algorithm or "sha256": digest}
     return {"name": ref.name, "digest": digests, "annotations": annotations}
-
-
-@dataclass(frozen=True, slots=True)
-class Dependents:
-    """An artifact and everything that names it among its inputs, and so on upwards."""
-
-    manifest: Manifest
-    made: tuple["Dependents", ...]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Difference:
-    """Where two artifacts differ; every pair is (left, right), None where one side has none.
-
-    spec      by dotted field
-    inputs    digests by role
-    rows      by split
-    summary   by dotted field: counts, drop reasons, metrics
-    versions  of the program and the libraries
-    files     how many are equal, changed, only left, only right
-    """
-
-    spec: Mapping[str, Pair]
-    inputs: Mapping[str, Pair]
-    rows: Mapping[str, Pair]
-    summary: Mapping[str, Pair]
-    versions: Mapping[str, Pair]
-    files: Mapping[str, int]
-
-
-@doing("lineage", "reading all manifests")
-def dependents(manifest: Manifest, store: Store) -> Dependents:
-    """Follow an artifact up to everything in the store that was made of it.
-
-    Raises StoreError where `trace` does.
-    """
-    users: dict[tuple[str, str], list[Manifest]] = {}
-    for kind in KINDS:
-        for user in store.manifests(kind):
-            for ref in user.inputs:
-                users.setdefault((ref.kind, ref.digest), []).append(user)
-
-    known: dict[str, Dependents] = {}
-
-    def climb(found: Manifest, below: tuple[str, ...]) -> Dependents:
-        if found.prefix not in known:
-            path = _one_level_up(found.prefix, below)
-            made = [climb(user, path) for user in users.get((found.kind, found.digest), [])]
-            known[found.prefix] = Dependents(found, tuple(made))
-        return known[found.prefix]
-
-    return climb(manifest, ())
-
-
-def dependents_text(tree: Dependents) -> str:
-    """Return the tree as text, one line an artifact.
-
-    datasets/cats@0123456789ab
-    `-- models/cats@ba9876543210
-        `-- samples/cats@...
-    """
-    return _tree_text(tree, _dependents_title, lambda found: found.made)
-
-
-def diff(left: Manifest, right: Manifest) -> Difference:
-    """Return where two artifacts differ in what was asked for and in what came out."""
-    return Difference(
-        spec=_differing(_flat(left.spec), _flat(right.spec)),
-        inputs=_differing(_inputs(left), _inputs(right)),
-        rows=_differing(drawings_by_split(left), drawings_by_split(right)),
-        summary=_differing(_flat(left.summary), _flat(right.summary)),
-        versions=_differing(left.versions, right.versions),
-        files=_compare_files(left, right),
-    )
-
-
-def diff_text(difference: Difference) -> str:
-    """Return the differences as lines `part field: left -> right`; "no difference" if none."""
-    lines = [
-        f"{part:<8}  {name}: {left} -> {right}"
-        for part in ("spec", "inputs", "rows", "summary", "versions")
-        for name, (left, right) in getattr(difference, part).items()
-    ]
-    counts = ", ".join(f"{count} {what}" for what, count in difference.files.items() if count)
-    return "\n".join([*(lines or ["no difference"]), f"files     {counts or 'none'}"]) + "\n"
 
 
 def _dependents_title(tree: Dependents) -> str:

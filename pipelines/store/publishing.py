@@ -82,18 +82,6 @@ def clear(store: Objects, manifest: Manifest) -> None:
         store.delete(item.path)
 
 
-def _folder(manifest: Manifest) -> str:
-    return f"attempts/publish/{manifest.kind}.{manifest.name}.{manifest.digest}"
-
-
-def _choice(manifest: Manifest) -> str:
-    return f"{_folder(manifest)}/chosen.json"
-
-
-def _staged(manifest: Manifest, entry: FileEntry) -> str:
-    return f"{_folder(manifest)}/files/{entry.sha256}"
-
-
 class Refs(Objects):
     """Objects under one root, and the logs of what was published under each name."""
 
@@ -137,6 +125,18 @@ def check_kind(kind: str) -> None:
     """Raise StoreError unless `kind` is one of the store's."""
     if kind not in KINDS:
         raise StoreError(f"kind {kind!r} is not one of {', '.join(KINDS)}")
+
+
+def _folder(manifest: Manifest) -> str:
+    return f"attempts/publish/{manifest.kind}.{manifest.name}.{manifest.digest}"
+
+
+def _choice(manifest: Manifest) -> str:
+    return f"{_folder(manifest)}/chosen.json"
+
+
+def _staged(manifest: Manifest, entry: FileEntry) -> str:
+    return f"{_folder(manifest)}/files/{entry.sha256}"
 
 
 def _refs_prefix(kind: str, name: str) -> str:
