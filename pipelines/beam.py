@@ -24,15 +24,18 @@ import os
 import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
+from pipelines.processes.progress import ProgressCallback, Rate, watch
 from pipelines.sources.base import BadFileError
 from pipelines.store.artifacts import Store, StoreError, open_store
 from pipelines.store.backends import one_line
 from pipelines.store.errors import INPUT_ERRORS, LackError, what_lacks
 from pipelines.store.printable import shown_trace
-from pipelines.store.scratch import ScratchError
+from pipelines.store.scratch import DAMAGED_UNITS, ScratchError
 
+_LOGGER = logging.getLogger(__name__)
 _MARK = re.compile(r"\[\[sketchmill:([A-Za-z0-9+/=]+)\]\]")
 
 
@@ -85,6 +88,56 @@ class DoWork(beam.DoFn):
             raise pack_failure(error) from None
         for name, amount in amounts.items():
             beam.metrics.Metrics.counter(COUNTER_NAMESPACE, name).inc(amount)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunOptions:
+    """How units are done; none of it changes a byte.
+
+    beam_args  flags for Beam, passed on untouched; none: FnApiRunner in this process, or in
+               `workers` processes
+    progress   called as progress(stage, done, total, note) in drawings
+    """
+
+    beam_args: Sequence[str] = ()
+    workers: int = 1
+    progress: ProgressCallback | None = None
+
+    @property
+    def runner(self) -> str:
+        """The runner's name; raises ValueError for flags that cannot be used."""
+        return runner_name(runner_flags(self.beam_args, self.workers)) or "FnApiRunner"
+
+
+def run_watched(
+    units: Sequence[Any],
+    work: Work,
+    store: Store,
+    options: RunOptions,
+    *,
+    stage: str,
+    pending: Mapping[str, int],
+    done: int = 0,
+    place: Store | None = None,
+) -> dict[str, int]:
+    """Do units as `run_units` does, tell how far they are, and warn of what was damaged.
+
+    pending  drawings by what the units put last, in `place`; by default in `store`
+    done     drawings that need no unit
+    """
+    rate = Rate(stage, done + sum(pending.values()), options.progress)
+    with watch(place or store, pending, lambda drawings: rate(done + drawings)):
+        counters = run_units(
+            units,
+            work,
+            store,
+            label=stage.capitalize(),
+            beam_args=options.beam_args,
+            workers=options.workers,
+        )
+    if number := counters.get(DAMAGED_UNITS):
+        _LOGGER.warning("%s: what was kept of %d units is damaged; it is made again", stage, number)
+    return counters
 
 
 def run_units(

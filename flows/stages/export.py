@@ -66,7 +66,7 @@ def plan_export(params: ExportParams) -> Mapping[str, Any]:
     """Return what exporting would write, without an audit: rows, bytes, files' formats."""
     from pipelines.export.formats.registry import export_format
     from pipelines.export.job import make_job
-    from pipelines.export.ranges import num_files
+    from pipelines.export.run import plan_units
 
     store = existing_store(params.store)
     dataset = find_exportable(store, params.ref)
@@ -77,7 +77,7 @@ def plan_export(params: ExportParams) -> Mapping[str, Any]:
         "of": f"{dataset.kind}/{dataset.name}@{dataset.digest}",
         "spec": job.spec.to_json(),
         "drawings": rows,
-        "files": num_files(job),
+        "files": len(plan_units(job)),
         "bytes": {name: total * export_format(name).bytes_per_drawing for name in job.spec.formats},
         "out": printable(params.out or f"{params.store}/exports/{job.name}"),
     }
@@ -147,46 +147,46 @@ def export_spec(params: ExportParams):
 
 def work_export_part(params: ExportParams, part: int, parts: int) -> Mapping[str, Any]:
     """Make one machine's part of an export's files; publish nothing."""
-    from pipelines.export.ranges import export_part
+    from pipelines.export.run import export_share
 
     with _store_for(params) as store:
         dataset = find_exportable(store, params.ref)
         audit = audit_for_export(params, dataset, store)
-        made = export_part(
+        share = export_share(
             dataset,
             store,
             export_spec(params),
             name=params.name or dataset.name,
-            part=part,
-            parts=parts,
+            files=slice(part, None, parts),
+            publishes=False,
             options=_options(params),
             extras=_extras(params, dataset, audit, store),
         )
-    return {"part": part, "parts": parts, "files": made}
+    return {"part": part, "parts": parts, "files": share.files}
 
 
 def work_export_range(params: ExportParams, first: int, last: int) -> Mapping[str, Any]:
     """Make some of an export's files; publish if they were the last that were missing."""
-    from pipelines.export.ranges import export_range
+    from pipelines.export.run import export_share
 
     with _store_for(params) as store:
         dataset = find_exportable(store, params.ref)
         audit = audit_for_export(params, dataset, store)
-        missing, export = export_range(
+        share = export_share(
             dataset,
             store,
             export_spec(params),
             name=params.name or dataset.name,
-            first=first,
-            last=last,
+            files=slice(first, last + 1),
+            publishes=True,
             options=_options(params),
             extras=_extras(params, dataset, audit, store),
         )
     return {
         "first": first,
         "last": last,
-        "missing": missing,
-        "export": export.digest if export else "",
+        "missing": share.missing,
+        "export": share.export.digest if share.export else "",
     }
 
 

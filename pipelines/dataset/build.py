@@ -12,7 +12,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 
-from pipelines.beam import runner_flags, runner_name
 from pipelines.dataset.class_shards import class_jobs, link_parts
 from pipelines.dataset.describe import Described, describe, publish_files, source_credit
 from pipelines.dataset.jobs import (
@@ -93,20 +92,16 @@ def build_dataset(
 ) -> Manifest:
     """Build the dataset unless the store has it, and return its manifest.
 
-    beam_args  flags for Beam, passed on untouched; none: FnApiRunner in this process, or in
-               `workers` processes
-    progress   called as progress(stage, done, total, note) in drawings
-
-    Raises ValueError for what the source cannot give, BadFileError for a file that is not what
-    it should be, under on_bad_file="fail".
+    beam_args, workers, progress: as in RunOptions. Raises ValueError for what the source cannot
+    give, BadFileError for a file that is not what it should be, under on_bad_file="fail".
     """
     _check(spec, source)
-    flags = runner_flags(beam_args, workers)
+    run = Run(store=store, beam_args=beam_args, workers=workers, progress=progress)
+    runner = run.runner
     job = Job(spec=spec, source=source, name=name)
     if manifest := store.reuse("datasets", name, job.digest):
         return manifest
-    run = Run(store=store, beam_args=beam_args, workers=workers, progress=progress)
-    versions = library_versions() | {"runner": runner_name(flags) or "FnApiRunner"}
+    versions = library_versions() | {"runner": runner}
     parts = class_jobs(job) if spec.layout == "linked" else []
     # No ref leads to an unfinished dataset or to parts that are not linked yet.
     with holding(store, places([job, *parts]), "build"), _scratch_needed():

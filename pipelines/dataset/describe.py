@@ -1,6 +1,5 @@
 """What a dataset says of itself: manifest summary, dataset card, Croissant, TFDS metadata."""
 
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -22,7 +21,7 @@ from pipelines.drawings.huggingface import loader_lines
 from pipelines.sources.base import Source, SourceFile
 from pipelines.sources.download import BASE_URL
 from pipelines.store.artifacts import Store
-from pipelines.store.manifest import FileEntry, digest_of
+from pipelines.store.manifest import FileEntry, artifact_entries, digest_of
 
 CARD_NAME = "README.md"
 CROISSANT_NAME = "croissant.json"
@@ -83,11 +82,7 @@ def describe(
         **slice_note(spec, source),
         **splits_note(source),
     }
-    shards = tuple(
-        FileEntry(path=path, bytes=size, sha256=digest, rows=record.rows, split=record.split)
-        for record in records
-        for path, size, digest in record.files
-    )
+    shards = tuple(entry for record in records for entry in record.files)
     return Described(summary=summary, shards=shards, records=tuple(records), sheets=sheets)
 
 
@@ -228,13 +223,10 @@ def publish_files(
         texts[CROISSANT_NAME] = croissant_json(spec, name, described.summary, described.shards)
     if "tfrecord" in spec.formats:
         texts |= tfds_files(spec, name, described.summary, described.records)
-    entries = []
     contents = {path: text.encode() for path, text in texts.items()} | described.sheets
     for path, content in sorted(contents.items()):
         store.put(f"{prefix}/{path}", content)
-        digest = hashlib.sha256(content).hexdigest()
-        entries.append(FileEntry(path=path, bytes=len(content), sha256=digest))
-    return tuple(entries) + described.shards
+    return artifact_entries(contents) + described.shards
 
 
 def dataset_card(spec: DatasetSpec, name: str, described: Described) -> str:

@@ -11,9 +11,9 @@ import json
 import logging
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
-from pipelines.beam import Work, run_units
+from pipelines.beam import RunOptions, run_watched
 from pipelines.dataset.contact_sheet import contact_sheets
 from pipelines.dataset.describe import content_total
 from pipelines.dataset.plan import BuildPlan, make_plan
@@ -25,12 +25,11 @@ from pipelines.dataset.shards import (
     DroppedUnit,
     ShardRecord,
     ShardUnit,
-    read_record,
     record_path,
 )
 from pipelines.dataset.spec import DatasetSpec
 from pipelines.dataset.tfds_slice import slice_rule
-from pipelines.processes.progress import ProgressCallback, Rate, doing, watch
+from pipelines.processes.progress import doing
 from pipelines.sources.base import BadFileError, Source
 from pipelines.store.artifacts import Store
 from pipelines.store.manifest import InputRef, artifact_digest, artifact_prefix
@@ -39,6 +38,7 @@ from pipelines.store.scratch import (
     checksum,
     damaged,
     forget_damaged,
+    read_record,
     read_scratch,
     sealed,
 )
@@ -74,19 +74,10 @@ class Job:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Run:
+class Run(RunOptions):
     """Where and how the work is done; none of it changes a byte."""
 
     store: Store
-    beam_args: Sequence[str] = ()
-    workers: int = 1
-    progress: ProgressCallback | None = None
-
-    def units(self, label: str, todo: Sequence[object], work: Work) -> dict[str, int]:
-        """Do units on Beam and return what it counted."""
-        return run_units(
-            todo, work, self.store, label=label, beam_args=self.beam_args, workers=self.workers
-        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,16 +92,6 @@ class Built:
 
 class ChangedError(BadFileError):
     """The shards are not of the drawings that were scanned."""
-
-
-@dataclass(slots=True)
-class _Shards:
-    """Shards to build, of all jobs; `pending` are their records and drawings."""
-
-    works: list[BuildWork] = field(default_factory=list)
-    todo: list[ShardUnit] = field(default_factory=list)
-    pending: dict[str, int] = field(default_factory=dict)
-    total: int = 0
 
 
 def dataset_digest(spec: DatasetSpec, source: Source) -> str:
@@ -190,12 +171,9 @@ def _scan(jobs: Sequence[Job], run: Run) -> list[tuple[ScanUnit, ...]]:
         image_size=spec.image_size, with_difference_hash=spec.near_duplicates is not None
     )
     todo = missing_units([unit for found in units for unit in found], run.store)
-    total = sum(job.source.rows for job in jobs)
-    done = total - sum(unit.rows for unit in todo)
-    rate = Rate("scan", total, run.progress)
     pending = {unit.path: unit.rows for unit in todo}
-    with watch(run.store, pending, lambda rows: rate(done + rows)):
-        counters = run.units("Scan", todo, work)
+    done = sum(job.source.rows for job in jobs) - sum(pending.values())
+    counters = run_watched(todo, work, run.store, run, stage="scan", pending=pending, done=done)
     _LOGGER.info("scan: %s", counters)
     forget_changed([unit for found in units for unit in found], todo, run.store)
     return units
@@ -213,52 +191,52 @@ def _plan(job: Job, units: tuple[ScanUnit, ...], store: Store) -> BuildPlan:
 
 @doing("build", "checking what has been built")
 def _build(jobs: Sequence[Job], plans: Sequence[BuildPlan], run: Run) -> None:
-    """Build the shards that have no record yet."""
-    shards = _Shards()
-    for job, plan in zip(jobs, plans, strict=True):
-        _add_missing(shards, job, plan, run.store)
-    if not shards.todo:
-        return
+    """Build the shards that are not done yet."""
+    works: list[BuildWork] = []
+    units: list[ShardUnit] = []
+    pending: dict[str, int] = {}
     dropped = Counter[str]()
-    for plan in plans:
+    for job, plan in zip(jobs, plans, strict=True):
+        units += _shard_units(job, plan, len(works), run.store)
+        works.append(_build_work(job, plan))
+        pending |= {record_path(job.scratch, each.shard): each.shard.rows for each in plan.shards}
         dropped.update({reason: sum(by.values()) for reason, by in plan.tally.dropped.items()})
-    done = shards.total - sum(shards.pending.values())
-    rate = Rate("build", shards.total, run.progress)
-    todo = [*shards.todo, DroppedUnit(rows=dict(dropped))]
-    with watch(run.store, shards.pending, lambda rows: rate(done + rows)):
-        counters = run.units("Build", todo, BuildWorks(tuple(shards.works)))
-    _check_counters(counters, sum(shards.pending.values()), dropped)
+    counters = run_watched(
+        [*units, DroppedUnit(rows=dict(dropped))],
+        BuildWorks(tuple(works)),
+        run.store,
+        run,
+        stage="build",
+        pending=pending,
+    )
+    _check_counters(counters, sum(pending.values()), dropped)
+    content = sealed(json.dumps(counters, sort_keys=True).encode("ascii"))
     for job in jobs:
-        content = sealed(json.dumps(counters, sort_keys=True).encode("ascii"))
         run.store.put(f"{job.scratch}/{COUNTERS_NAME}", content)
 
 
-def _add_missing(shards: _Shards, job: Job, plan: BuildPlan, store: Store) -> None:
-    index = len(shards.works)
-    shards.works.append(
-        BuildWork(
-            spec=job.spec,
-            units=needed_to_build(plan.units),
-            prefix=job.prefix,
-            scratch=job.scratch,
-            dataset_name=job.name,
-            class_names=job.source.class_names,
-        )
+def _build_work(job: Job, plan: BuildPlan) -> BuildWork:
+    return BuildWork(
+        spec=job.spec,
+        units=needed_to_build(plan.units),
+        prefix=job.prefix,
+        scratch=job.scratch,
+        dataset_name=job.name,
+        class_names=job.source.class_names,
     )
+
+
+def _shard_units(job: Job, plan: BuildPlan, work: int, store: Store) -> list[ShardUnit]:
+    """Put the plan of a job's shards, whatever is there: it might be damaged. Return the shards."""
     blocks = b"".join(planned.blocks.tobytes() for planned in plan.shards)
     path = f"{job.scratch}/blocks-{hashlib.sha256(blocks).hexdigest()[:16]}.bin"
-    first, before = 0, len(shards.todo)
+    store.put(path, blocks)
+    units, first = [], 0
     for planned in plan.shards:
-        shard, num_blocks = planned.shard, len(planned.blocks)
-        shards.total += shard.rows
-        record = record_path(job.scratch, shard)
-        if not _is_done(record, job.prefix, store):
-            own = checksum(planned.blocks.tobytes())
-            shards.todo.append(ShardUnit(shard, index, path, first, num_blocks, own))
-            shards.pending[record] = shard.rows
-        first += num_blocks
-    if len(shards.todo) > before:  # whatever is there: it might be damaged
-        store.put(path, blocks)
+        own, count = checksum(planned.blocks.tobytes()), len(planned.blocks)
+        units.append(ShardUnit(planned.shard, work, path, first, count, own))
+        first += count
+    return units
 
 
 def needed_to_build(units: Sequence[ScanUnit]) -> tuple[ScanUnit, ...]:
@@ -276,26 +254,11 @@ def needed_to_build(units: Sequence[ScanUnit]) -> tuple[ScanUnit, ...]:
     )
 
 
-def _is_done(path: str, prefix: str, store: Store) -> bool:
-    """Whether a shard has its record, and its files the size and the SHA-256 recorded.
-
-    A power failure may leave either empty, or without its end.
-    """
-    try:
-        record = read_record(store, path)
-    except FileNotFoundError:
-        return False
-    except ScratchError as error:
-        _LOGGER.warning("%s; it is made again", error)
-        return False
-    return all(store.holds(f"{prefix}/{file}", size, sha) for file, size, sha in record.files)
-
-
 @doing("build", "checking what has been built")
 def _records(job: Job, plan: BuildPlan, store: Store) -> tuple[ShardRecord, ...]:
     """Return the records of all shards; raise ChangedError if they are not of what was planned."""
     paths = [record_path(job.scratch, planned.shard) for planned in plan.shards]
-    records = tuple(read_record(store, path) for path in paths)
+    records = tuple(read_record(store, path, ShardRecord) for path in paths)
     if content_total(records) == plan.content:
         return records
     for path in paths:  # one of them was not made of the drawings that were scanned

@@ -1,13 +1,11 @@
 """The second pass: one shard from its planned rows, put whole under its final key.
 
-Reads the rows, orders them by hash, encodes, puts the file, then a small record of it. The
-record is what says "done": a run that was killed builds only the shards that have none.
+Reads the rows, orders them by hash, encodes, puts the files, then their record
+(pipelines/store/scratch.py): a run that was killed builds only the shards that are not done.
 """
 
-import hashlib
-import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -25,7 +23,8 @@ from pipelines.drawings.parquet import shard_name, shard_schema, write_shard
 from pipelines.drawings.tfrecord import TFRECORD_DIR, record_file_name, write_records
 from pipelines.sources.readers import open_reader
 from pipelines.store.artifacts import Store
-from pipelines.store.scratch import checksum, damaged, read_scratch, sealed
+from pipelines.store.manifest import file_entry
+from pipelines.store.scratch import UnitRecord, checksum, damaged, do_unit, holds_all
 
 METADATA_TYPES: Mapping[str, pa.DataType] = {
     "key_id": pa.int64(),
@@ -39,33 +38,18 @@ _STATISTICS_ROWS = 512
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ShardRecord:
-    """What is known of a finished shard.
+class ShardRecord(UnitRecord):
+    """What is known of a finished shard, which has one file a format.
 
-    files             [path, bytes, sha256] of each file, one a format
     content           128-bit sum over its drawings, 32 hexadecimal characters
-    counts            drawings by class name
     pixel_sum, pixel_square_sum  over all pixels, exact
     """
 
     split: str
     rows: int
-    files: tuple[tuple[str, int, str], ...]
     content: str
-    counts: dict[str, int]
     pixel_sum: int
     pixel_square_sum: int
-
-    def to_bytes(self) -> bytes:
-        """Return the record as JSON, sealed."""
-        return sealed(json.dumps(asdict(self), sort_keys=True).encode("ascii"))
-
-
-def read_record(store: Store, path: str) -> ShardRecord:
-    """Return the record that is kept under `path`; raise ScratchError if its checksum differs."""
-    raw = json.loads(bytes(read_scratch(store, path)))
-    raw["files"] = tuple((path, size, digest) for path, size, digest in raw["files"])
-    return ShardRecord(**raw)
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,23 +107,39 @@ class BuildWork:
     class_names: tuple[str, ...]
 
     def __call__(self, unit: ShardUnit, store: Store) -> dict[str, int]:
-        """Build and put the shard; count its rows and bytes."""
-        drawings = self._gather(unit, store)
+        """Build and put the shard unless it is done; count its rows and bytes."""
+        record, counted = do_unit(
+            store,
+            record_path(self.scratch, unit.shard),
+            ShardRecord,
+            is_whole=lambda record: holds_all(store, self.prefix, record.files),
+            make=lambda: self._make(unit, store),
+        )
+        counted["rows_kept"] = record.rows
+        if "made_units" in counted:
+            counted["bytes_read"] = record.rows * self.spec.image_size**2
+            counted["rows_written"] = record.rows
+            counted["bytes_written"] = sum(entry.bytes for entry in record.files)
+        return counted
+
+    def _make(self, unit: ShardUnit, store: Store) -> ShardRecord:
+        drawings, shard = self._gather(unit, store), unit.shard
         hashes = pixel_hashes(drawings.images)
         order = order_rows(hashes, self.spec.seed)
         drawings, hashes = drawings.take(order), hashes[order]
         files = []
-        for path, content in self._encode(unit.shard, drawings):
+        for path, content in self._encode(shard, drawings):
             store.put(f"{self.prefix}/{path}", content)
-            files.append((path, len(content), hashlib.sha256(content).hexdigest()))
-        record = self._record(unit.shard, drawings, hashes, tuple(files))
-        store.put(record_path(self.scratch, unit.shard), record.to_bytes())
-        return {
-            "rows_kept": len(drawings),
-            "bytes_read": drawings.images.nbytes,
-            "rows_written": len(drawings),
-            "bytes_written": sum(size for _, size, _ in files),
-        }
+            files.append(file_entry(path, content, rows=shard.rows, split=shard.split))
+        pixel_sum, square_sum = pixel_sums(drawings.images)
+        return ShardRecord(
+            files=tuple(files),
+            split=shard.split,
+            rows=shard.rows,
+            content=f"{content_sum(self.spec, shard.split, drawings.label, hashes):032x}",
+            pixel_sum=pixel_sum,
+            pixel_square_sum=square_sum,
+        )
 
     def _gather(self, unit: ShardUnit, store: Store) -> Drawings:
         """Return the planned rows, unit after unit; labels are positions in the spec's classes."""
@@ -197,24 +197,6 @@ class BuildWork:
             )
             files.append((path, content))
         return files
-
-    def _record(
-        self,
-        shard: Shard,
-        drawings: Drawings,
-        hashes: npt.NDArray[np.uint64],
-        files: tuple[tuple[str, int, str], ...],
-    ) -> ShardRecord:
-        pixel_sum, square_sum = pixel_sums(drawings.images)
-        return ShardRecord(
-            split=shard.split,
-            rows=len(drawings),
-            files=files,
-            content=f"{content_sum(self.spec, shard.split, drawings.label, hashes):032x}",
-            counts=count_labels(self.spec.class_names, drawings.label),
-            pixel_sum=pixel_sum,
-            pixel_square_sum=square_sum,
-        )
 
 
 @dataclass(frozen=True, slots=True)

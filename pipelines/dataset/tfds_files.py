@@ -35,7 +35,7 @@ def _dataset_info(
         shards = [record for record in records if record.split == split]
         if not shards:
             continue
-        sizes = [s for record in shards for path, s, _ in record.files if ".tfrecord" in path]
+        sizes = [e.bytes for record in shards for e in record.files if ".tfrecord" in e.path]
         splits.append(
             {
                 "name": split,

@@ -2,18 +2,16 @@
 
 Job      the dataset, the spec and the places; small, travels to every worker
 Unit     a planned range of rows of one split and the files to make of them
-Record   the files a unit made and the drawings of each class in them; kept as JSON under
-         the job's scratch, it is what a resumed export finds
+Record   the files a unit made and the drawings of each class in them; it is what a resumed
+         export finds (pipelines/store/scratch.py)
 
-The plan says which rows go to which file before one is read. A split is one sequence of rows, shard after shard. Files are equal cuts of it, so their sizes
-differ by at most one row and their names and content depend on neither workers nor time.
+The plan says which rows go to which file before one is read. A split is one sequence of rows,
+shard after shard. Files are equal cuts of it, so their sizes differ by at most one row and their
+names and content depend on neither workers nor time.
 """
 
-import dataclasses
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 from pipelines.drawings.credit import Credit, credit_of
 from pipelines.drawings.parquet import open_shard
@@ -26,7 +24,7 @@ from pipelines.store.manifest import (
     Manifest,
     artifact_digest,
 )
-from pipelines.store.scratch import read_scratch, sealed
+from pipelines.store.scratch import UnitRecord
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,35 +109,17 @@ class Unit:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Record:
+class Record(UnitRecord):
     """What a unit made.
 
-    files          of the export, relative to it
-    scratch_files  relative to the job's scratch, for the next stage
-    counts         drawings by label in what it read
-    sizes          bytes by label in the last of scratch_files, where its lines differ in length
+    counts  drawings by label in what it read
+    sizes   bytes by label in the last of scratch_files, where its lines differ in length
     """
 
     name: str
     stage: int
-    files: tuple[FileEntry, ...] = ()
     counts: tuple[int, ...] = ()
-    scratch_files: tuple[FileEntry, ...] = ()
     sizes: tuple[int, ...] = ()
-
-    def to_bytes(self) -> bytes:
-        """Return the record's file content: JSON, sealed."""
-        return sealed(json.dumps(dataclasses.asdict(self), sort_keys=True).encode("ascii"))
-
-
-def read_record(store: Store, path: str) -> Record:
-    """Return the record that is kept under `path`; raise ScratchError if its checksum differs."""
-    raw: dict[str, Any] = json.loads(bytes(read_scratch(store, path)))
-    for name in ("files", "scratch_files"):
-        raw[name] = tuple(FileEntry(**entry) for entry in raw[name])
-    for name in ("counts", "sizes"):
-        raw[name] = tuple(raw.get(name, ()))
-    return Record(**raw)
 
 
 def record_path(job: Job, unit: Unit) -> str:
@@ -279,12 +259,3 @@ def range_units(job: Job, *, format: str, task: str, rows_per_file: int, path: s
                 )
             )
     return units
-
-
-def check_same(found: Manifest, job: Job, out: str | None) -> Manifest:
-    """Return the manifest that is there; raise ValueError if it is another export's."""
-    if found.digest != job.digest:
-        raise ValueError(
-            f"{out} holds another export ({found.name}@{found.digest[:12]}): choose an empty place"
-        )
-    return found

@@ -2,25 +2,23 @@
 
     dataset + spec -> digest -> there already? -> units -> files and records -> manifest
 
-A unit that has a record is done, if its files are there with their size and SHA-256; so an
-interrupted export is continued by running it again. Records lie where the files go, so that a store
-that may only be read can be exported to another place. Nothing of the outcome depends on runner,
-workers, order or retries.
+An interrupted export is continued by running it again. Several machines may make some of the files
+each; they share nothing but the store and the place of the files, so no machine waits for another,
+and what a lost one has left is made by any later run. Records lie where the files go, so that a
+store that may only be read can be exported to another place. Nothing of the outcome depends on
+runner, workers, order or retries.
 """
 
 import contextlib
 import functools
-import logging
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
-import numpy as np
-
-from pipelines.beam import run_units, runner_flags, runner_name
-from pipelines.dataset.build import library_versions
+from pipelines.beam import RunOptions, run_watched
 from pipelines.export.croissant import export_croissant
+from pipelines.export.describe import closing_files, export_manifest, records_of
 from pipelines.export.formats.png_tree import MAX_LISTED, lists_pictures
 from pipelines.export.formats.registry import export_format
 from pipelines.export.job import (
@@ -29,43 +27,28 @@ from pipelines.export.job import (
     Job,
     Record,
     Unit,
-    check_same,
     export_inputs,
     make_job,
-    read_record,
     record_path,
 )
-from pipelines.export.readme import export_readme, load_lines
 from pipelines.export.spec import ExportSpec
 from pipelines.export.target import Target
-from pipelines.processes.progress import ProgressCallback, Rate, doing, watch
+from pipelines.processes.progress import doing
 from pipelines.store.artifacts import Store, StoreError, open_store
 from pipelines.store.leases import holding
 from pipelines.store.lineage import PROVENANCE_NAME, provenance_json
-from pipelines.store.manifest import (
-    FileEntry,
-    InputRef,
-    Manifest,
-    artifact_prefix,
-)
-from pipelines.store.scratch import ScratchError, damaged
-
-_LOGGER = logging.getLogger(__name__)
+from pipelines.store.manifest import FileEntry, Manifest, artifact_label, artifact_prefix
+from pipelines.store.scratch import damaged, do_unit, holds_all, missing_paths, read_record
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ExportOptions:
+class ExportOptions(RunOptions):
     """How an export is made; none of it changes a byte.
 
-    out        directory or URL to fill instead of the artifact store
-    beam_args  flags for Beam; none: FnApiRunner here, or in `workers` processes
-    progress   called as progress(stage, done, total, note) in drawings
+    out  directory or URL to fill instead of the artifact store
     """
 
     out: str | None = None
-    beam_args: Sequence[str] = ()
-    workers: int = 1
-    progress: ProgressCallback | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,15 +62,35 @@ class ExportWork:
     def __call__(self, unit: Unit, store: Store) -> Mapping[str, int]:
         """Make the unit's files unless its record says that they are there."""
         target = Target(_open_once(self.out) if self.out else store, self.prefix)
-        counted = {"made_units": 1}
-        try:
-            if is_done(unit, self.job, target):
-                return {"kept_units": 1}
-        except ScratchError:  # the caller warns: a worker's log may be lost
-            counted["damaged_units"] = 1
-        record = export_format(unit.format).make(unit, self.job, store, target)
-        target.store.put(record_path(self.job, unit), record.to_bytes())
+        form = export_format(unit.format)
+        _, counted = do_unit(
+            target.store,
+            record_path(self.job, unit),
+            Record,
+            is_whole=lambda found: self._is_whole(found, target) and form.is_whole(found, target),
+            make=lambda: form.make(unit, self.job, store, target),
+        )
         return counted
+
+    def _is_whole(self, record: Record, target: Target) -> bool:
+        for entry in record.scratch_files:
+            if not holds_all(target.store, self.job.scratch, [entry]):
+                raise damaged(f"{self.job.scratch}/{entry.path}")
+        return holds_all(target.store, target.prefix, record.files)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Share:
+    """What one of several machines did.
+
+    files    how many it was to make; 0 if the export was there
+    missing  how many of all files are missing still
+    export   the export, if this machine was to publish it and none is missing
+    """
+
+    files: int
+    missing: int
+    export: Manifest | None
 
 
 def export_dataset(
@@ -103,61 +106,86 @@ def export_dataset(
 
     Raises ValueError if the dataset cannot be exported so, or another export is at `out`.
     """
-    options = options or ExportOptions()
-    runner = runner_name(runner_flags(options.beam_args, options.workers)) or "FnApiRunner"
-    job, target = begin(dataset, store, spec, name, options, extras)
-    if (found := _published(job, store, target, options)) is not None:
-        return found
-    with making(job, target):
-        return _export(dataset, store, job, target, options, extras, runner)
+    return _finish(begin(dataset, store, spec, name, options or ExportOptions(), extras))
 
 
-def making(job: Job, target: Target) -> AbstractContextManager[None]:
-    """Return the lease on what an export is made of while it is not published.
-
-    In a place of the user's no collection takes anything.
-    """
-    if not target.prefix:
-        return contextlib.nullcontext()
-    return holding(target.store, [target.prefix, job.scratch], "export")
-
-
-def _export(
+def export_share(
     dataset: Manifest,
     store: Store,
-    job: Job,
-    target: Target,
-    options: ExportOptions,
-    extras: Extras,
-    runner: str,
-) -> Manifest:
-    try:
-        records = _make_files(job, store, target, options)
-    except FileNotFoundError:  # who published first has swept what both worked from
-        if (found := target.manifest()) is not None:
-            return check_same(found, job, options.out)
-        raise
-    _check_unlisted(job, records, target)
-    files = [entry for record in records for entry in record.files]
-    files += _closing_entries(job, records, target, extras.attachments)
-    files.append(target.put("croissant.json", export_croissant(job, files)))
-    manifest = _manifest(job, export_inputs(dataset, extras), records, files)
-    statement = provenance_json(manifest, store, runner)
-    # A place of the user's may have another export's, which was never finished.
-    write = target.create if options.out is None else target.put
-    files.append(write(PROVENANCE_NAME, statement))
-    _check_alone(job, files, target, options)
-    published = target.publish(_manifest(job, export_inputs(dataset, extras), records, files))
-    target.sweep_scratch(job.scratch)
-    return published
+    spec: ExportSpec,
+    *,
+    name: str,
+    files: slice,
+    publishes: bool,
+    options: ExportOptions | None = None,
+    extras: Extras = NO_EXTRAS,
+) -> Share:
+    """Make some of an export's files, as one of several machines.
+
+    files      by their numbers in the plan: slice(first, stop), or slice(part, None, parts)
+    publishes  whether to join and publish if no file is missing then, as export_dataset does
+
+    Raises ValueError as export_dataset does, or if there are no such files.
+    """
+    export = begin(dataset, store, spec, name, options or ExportOptions(), extras)
+    units = plan_units(export.job)
+    chosen = _chosen(units, files)
+    if export.found():
+        return Share(files=0, missing=0, export=_finish(export) if publishes else None)
+    with export.making():
+        run_stage(export, 0, chosen)
+    missing = _count_missing(export, units)
+    found = _finish(export) if publishes and not missing else None
+    return Share(files=len(chosen), missing=missing, export=found)
 
 
-def _published(job: Job, store: Store, target: Target, options: ExportOptions) -> Manifest | None:
-    """Return the export if it is there; in the store it is the latest of its name then."""
-    if options.out is None:
-        return store.reuse("exports", job.name, job.digest)
-    found = target.manifest()
-    return found and check_same(found, job, options.out)
+def _chosen(units: Sequence[Unit], files: slice) -> Sequence[Unit]:
+    first, stop, step = files.start, files.stop, files.step
+    if stop is None and not 0 <= first < step:
+        raise ValueError(f"part {first} of {step}: parts are counted from 0")
+    if stop is not None and not 0 <= first < stop <= len(units):
+        last = len(units) - 1
+        raise ValueError(f"--shards {first}-{stop - 1}: the export has the files 0 to {last}")
+    return units[files]
+
+
+def _count_missing(export: "Export", units: Sequence[Unit]) -> int:
+    """Return how many units have no record; none if they are swept as the export is there."""
+    job, target = export.job, export.target
+    paths = [record_path(job, unit) for unit in units]
+    missing = missing_paths(target.store, f"{job.scratch}/records", paths)
+    return 0 if target.manifest() is not None else len(missing)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Export:
+    """An export under way: what is exported, and how; what is known of it, and where it goes."""
+
+    dataset: Manifest
+    store: Store
+    options: ExportOptions
+    extras: Extras
+    job: Job
+    target: Target
+
+    def found(self) -> Manifest | None:
+        """Return the export if it is there; raise ValueError if another one is."""
+        found = self.target.manifest()
+        if found is not None and found.digest != self.job.digest:
+            raise ValueError(
+                f"{self.options.out} holds another export ({artifact_label(found)}): choose an "
+                "empty place"
+            )
+        return found
+
+    def making(self) -> AbstractContextManager[None]:
+        """Return the lease on what an export is made of while it is not published.
+
+        In a place of the user's no collection takes anything.
+        """
+        if self.options.out is not None:
+            return contextlib.nullcontext()
+        return holding(self.store, [self.target.prefix, self.job.scratch], "export")
 
 
 @doing("export", "reading what is to be exported")
@@ -168,84 +196,102 @@ def begin(
     name: str,
     options: ExportOptions,
     extras: Extras,
-) -> tuple[Job, Target]:
-    """Return the job and where its files go; raise ValueError if they cannot go there."""
+) -> Export:
+    """Return what is known before any work; raise ValueError if the files cannot go there."""
+    _ = options.runner  # raises for flags that cannot be used
     job = make_job(dataset, store, spec, name=name, extras=extras)
     _check_place(job, options)
-    return job, _target(job, store, options.out)
+    return Export(
+        dataset=dataset,
+        store=store,
+        options=options,
+        extras=extras,
+        job=job,
+        target=_target(job, store, options.out),
+    )
 
 
-def is_done(unit: Unit, job: Job, target: Target) -> bool:
-    """Return whether the unit has a record and every file of it has its size and SHA-256.
+def _finish(export: Export) -> Manifest:
+    """Make what is missing and publish, unless the export is there."""
+    job, target = export.job, export.target
+    inputs = export_inputs(export.dataset, export.extras)
+    if (found := _published(export)) is not None:
+        return found
+    with export.making():
+        try:
+            records = _make_files(export)
+        except FileNotFoundError:  # who published first has swept what both worked from
+            if (found := export.found()) is not None:
+                return found
+            raise
+        _check_unlisted(job, records, target)
+        files = [entry for record in records for entry in record.files]
+        files += _put_closing(export, records)
+        files.append(target.put("croissant.json", export_croissant(job, files)))
+        manifest = export_manifest(job, inputs, records, files)
+        statement = provenance_json(manifest, export.store, export.options.runner)
+        # A place of the user's may have another export's, which was never finished.
+        write = target.create if export.options.out is None else target.put
+        files.append(write(PROVENANCE_NAME, statement))
+        _check_alone(job, files, target, export.options)
+        published = target.publish(export_manifest(job, inputs, records, files))
+        target.sweep_scratch(job.scratch)
+        return published
 
-    Raises ScratchError if the record, or what is kept for the next stage, is not what was written.
-    """
-    try:
-        record = read_record(target.store, record_path(job, unit))
-    except FileNotFoundError:
-        return False
-    for entry in record.scratch_files:
-        path = f"{job.scratch}/{entry.path}"
-        if not target.store.holds(path, entry.bytes, entry.sha256):
-            raise damaged(path)
-    return all(target.holds(entry) for entry in record.files) and export_format(
-        unit.format
-    ).is_whole(record, target)
+
+def _published(export: Export) -> Manifest | None:
+    """Return the export if it is there; in the store it is the latest of its name then."""
+    if export.options.out is None:
+        return export.store.reuse("exports", export.job.name, export.job.digest)
+    return export.found()
 
 
 @doing("export", "laying out the files")
-def _make_files(job: Job, store: Store, target: Target, options: ExportOptions) -> list[Record]:
+def _make_files(export: Export) -> list[Record]:
     """Run every stage of every format and return all records, in the order of the plan."""
+    job, store = export.job, export.target.store
     records: dict[str, list[Record]] = {name: [] for name in job.spec.formats}
     for stage in range(max(export_format(name).num_stages for name in job.spec.formats)):
         units = plan_units(job, stage, records)
-        run_stage(units, stage, job, store, target, options)
+        run_stage(export, stage, units)
         for unit in units:
-            records[unit.format].append(read_record(target.store, record_path(job, unit)))
+            records[unit.format].append(read_record(store, record_path(job, unit), Record))
     return [record for name in job.spec.formats for record in records[name]]
 
 
-def plan_units(job: Job, stage: int, records: Mapping[str, list[Record]]) -> list[Unit]:
-    """Return the units of a stage of all formats; `records` are those of the stages before."""
+def plan_units(
+    job: Job, stage: int = 0, records: Mapping[str, Sequence[Record]] | None = None
+) -> list[Unit]:
+    """Return the units of a stage of all formats; `records` are those of the stages before.
+
+    Machines can share those of the first one.
+    """
     return [
         unit
         for name in job.spec.formats
         if stage < export_format(name).num_stages
-        for unit in export_format(name).units(job, stage, records[name])
+        for unit in export_format(name).units(job, stage, records[name] if records else ())
     ]
 
 
-def run_stage(
-    units: Sequence[Unit],
-    stage: int,
-    job: Job,
-    store: Store,
-    target: Target,
-    options: ExportOptions,
-) -> None:
+def run_stage(export: Export, stage: int, units: Sequence[Unit]) -> None:
     """Do units on Beam, but for those that are done."""
-    label = "export" if stage == 0 else "join"
-    rate = Rate(label, sum(unit.rows for unit in units), options.progress)
-    pending = {record_path(job, unit): unit.rows for unit in units}
-    with watch(target.store, pending, rate):
-        counters = run_units(
-            units,
-            ExportWork(job, options.out or "", target.prefix),
-            store,
-            label=label.capitalize(),
-            beam_args=options.beam_args,
-            workers=options.workers,
-        )
-    if number := counters.get("damaged_units"):
-        _LOGGER.warning(
-            "what was kept of %d files of the export is damaged; they are made again", number
-        )
+    job, target, options = export.job, export.target, export.options
+    run_watched(
+        units,
+        ExportWork(job, options.out or "", target.prefix),
+        export.store,
+        options,
+        stage="export" if stage == 0 else "join",
+        pending={record_path(job, unit): unit.rows for unit in units},
+        place=target.store,
+    )
 
 
 def _check_unlisted(job: Job, records: Sequence[Record], target: Target) -> None:
     """Raise StoreError if files that no manifest lists are missing or of another size."""
     for name in job.spec.formats:
-        own = [record for record in records if record.name.startswith(f"{name}-")]
+        own = records_of(name, records)
         if problems := export_format(name).unlisted_problems(job, own, target):
             raise StoreError(f"cannot publish: {'; '.join(problems[:3])}; run it again")
 
@@ -278,52 +324,9 @@ def _folder_and_suffix(path: str) -> tuple[str, str]:
 
 
 @doing("export", "writing what goes beside the files")
-def _closing_entries(
-    job: Job, records: Sequence[Record], target: Target, attachments: Mapping[str, bytes]
-) -> list[FileEntry]:
-    contents = {"README.md": export_readme(job, records), **attachments}
-    for name in job.spec.formats:
-        own = [record for record in records if record.name.startswith(f"{name}-")]
-        contents |= export_format(name).closing_files(job, own)
-    return [target.put(path, content) for path, content in sorted(contents.items())]
-
-
-def _manifest(
-    job: Job, inputs: tuple[InputRef, ...], records: Sequence[Record], files: Sequence[FileEntry]
-) -> Manifest:
-    counts = _counts(job, records)
-    return Manifest(
-        kind="exports",
-        name=job.name,
-        digest=job.digest,
-        spec=job.spec.to_json(),
-        inputs=inputs,
-        files=tuple(sorted(files, key=lambda entry: entry.path)),
-        summary={
-            "class_names": list(job.class_names),
-            "image_shape": list(job.image_shape),
-            "num_drawings": sum(counts.values()),
-            "splits": {split: job.rows(split) for split in job.splits},
-            "counts": counts,
-            "is_synthetic": job.is_synthetic,
-            **job.credit.to_json(),
-            "load": load_lines(job, records),
-        },
-        versions=library_versions(),
-    )
-
-
-def _counts(job: Job, records: Sequence[Record]) -> dict[str, int]:
-    """Return the drawings of each class; every format must have written all of them."""
-    total = sum(shard.rows for shard in job.shards)
-    sums = []
-    for name in job.spec.formats:
-        own = [r.counts for r in records if r.name.startswith(f"{name}-") and r.counts]
-        sums.append(np.sum(own, axis=0))
-    for found in sums:
-        if found.sum() != total or (found != sums[0]).any():
-            raise StoreError(f"the formats hold {[int(s.sum()) for s in sums]} of {total} drawings")
-    return dict(zip(job.class_names, sums[0].tolist(), strict=True))
+def _put_closing(export: Export, records: Sequence[Record]) -> list[FileEntry]:
+    contents = {**closing_files(export.job, records), **export.extras.attachments}
+    return [export.target.put(path, content) for path, content in sorted(contents.items())]
 
 
 def _check_place(job: Job, options: ExportOptions) -> None:

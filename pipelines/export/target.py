@@ -25,6 +25,7 @@ from pipelines.store.manifest import (
     MANIFEST_NAME,
     FileEntry,
     Manifest,
+    file_entry,
     manifest_from_json,
     manifest_to_json,
 )
@@ -149,9 +150,7 @@ class Target:
         For what another machine would write in other bytes: whoever publishes, it fits.
         """
         self.store.create(self.path(relative), content)
-        found = self.store.get(self.path(relative))
-        sha256 = hashlib.sha256(found).hexdigest()
-        return FileEntry(path=relative, bytes=len(found), sha256=sha256)
+        return file_entry(relative, self.store.get(self.path(relative)))
 
     def put_many(self, files: Mapping[str, bytes]) -> None:
         """Write many small files: straight into a local directory, side by side elsewhere.
@@ -195,10 +194,6 @@ class Target:
         for item in self.store.objects(self.path(relative)):
             if not _PART.fullmatch(item.path.rpartition("/")[2]):
                 yield item.path.removeprefix(f"{self.prefix}/") if self.prefix else item.path
-
-    def holds(self, entry: FileEntry) -> bool:
-        """Return whether the file is there with this size and this content."""
-        return self.store.holds(self.path(entry.path), entry.bytes, entry.sha256)
 
     def manifest(self) -> Manifest | None:
         """Return the manifest that is there, None if the export is not complete."""

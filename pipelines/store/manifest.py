@@ -310,7 +310,12 @@ def dataset_ref(dataset: Manifest) -> InputRef:
 
 def artifact_entries(files: Mapping[str, bytes]) -> tuple[FileEntry, ...]:
     """Return the manifest's entries of these files."""
-    return tuple(
-        FileEntry(path=path, bytes=len(content), sha256=hashlib.sha256(content).hexdigest())
-        for path, content in sorted(files.items())
-    )
+    return tuple(file_entry(path, content) for path, content in sorted(files.items()))
+
+
+def file_entry(
+    path: str, content: bytes, *, rows: int | None = None, split: str | None = None
+) -> FileEntry:
+    """Return the manifest's entry of a file."""
+    sha256 = hashlib.sha256(content).hexdigest()
+    return FileEntry(path=path, bytes=len(content), sha256=sha256, rows=rows, split=split)

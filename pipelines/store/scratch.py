@@ -1,23 +1,36 @@
-"""Scratch files with a checksum: the content, then a line with its xxh3_128.
+"""What an interrupted run goes on from: sealed scratch files, and records of finished units.
 
-    content, newline, xxh3_128 of the content as 32 hexadecimal digits, newline
+    sealed  content, newline, xxh3_128 of the content as 32 hexadecimal digits, newline
+    unit    its files under keys that the plan gives, then its record, which is sealed JSON
 
-A build deletes what does not match its checksum, warns, and makes it again. The checksum is last, so
-that a truncated file is detected too.
+The checksum is last, so that a truncated file is detected too. A unit is done if its record is there
+and its files have the size and the SHA-256 recorded: a kill leaves no record, and a power failure
+may leave any file empty or without its end. What is damaged is made again, with a warning; so is
+what another version recorded in other fields.
 """
 
+import dataclasses
+import json
+import posixpath
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
 
 import xxhash
 
 from pipelines.store.artifacts import Store
 from pipelines.store.errors import StoreError
+from pipelines.store.manifest import FileEntry
 
 SEAL_BYTES = 34
 _SEAL = re.compile(rb"\n[0-9a-f]{32}\n")
 
+# Counted where Beam counts, for the caller to warn: what a worker logs may be lost.
+DAMAGED_UNITS = "damaged_units"
+
 Buffer = bytes | memoryview
+Record = TypeVar("Record", bound="UnitRecord")
 
 
 class ScratchError(StoreError):
@@ -73,3 +86,68 @@ def forget_damaged(store: Store, paths: Sequence[str]) -> list[str]:
 def damaged(path: str) -> ScratchError:
     """Return the error for a scratch file whose checksum does not match."""
     return ScratchError(f"{path} is damaged: it is not what was written there")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UnitRecord:
+    """What a unit made; subclasses add what is to be known of it without reading its files.
+
+    files          of the artifact, relative to it
+    scratch_files  for a later unit, relative to the scratch of the run
+    """
+
+    files: tuple[FileEntry, ...] = ()
+    scratch_files: tuple[FileEntry, ...] = ()
+
+
+def do_unit(
+    store: Store,
+    path: str,
+    kind: type[Record],
+    *,
+    is_whole: Callable[[Record], bool],
+    make: Callable[[], Record],
+) -> tuple[Record, dict[str, int]]:
+    """Return a unit's record and what to count; make the unit unless its record says it is done.
+
+    path      the key of the record, which is put once `make` has put the files
+    is_whole  whether the files are as recorded; raises ScratchError to have damage counted
+    """
+    counted = {"made_units": 1}
+    try:
+        record = read_record(store, path, kind)
+        if is_whole(record):
+            return record, {"kept_units": 1}
+    except FileNotFoundError:
+        pass
+    except ScratchError:
+        counted[DAMAGED_UNITS] = 1
+    record = make()
+    content = json.dumps(dataclasses.asdict(record), sort_keys=True).encode("ascii")
+    store.put(path, sealed(content))
+    return record, counted
+
+
+def read_record(store: Store, path: str, kind: type[Record]) -> Record:
+    """Return the record under `path`; raise ScratchError if it is not one of this kind."""
+    raw = json.loads(bytes(read_scratch(store, path)))
+    try:
+        for name in ("files", "scratch_files"):
+            raw[name] = [FileEntry(**entry) for entry in raw[name]]
+        return kind(**{k: tuple(v) if isinstance(v, list) else v for k, v in raw.items()})
+    except (KeyError, TypeError) as error:  # of another version
+        raise damaged(path) from error
+
+
+def holds_all(store: Store, folder: str, entries: Iterable[FileEntry]) -> bool:
+    """Return whether each file below `folder` has its size and its SHA-256."""
+    return all(
+        store.holds(posixpath.join(folder, entry.path), entry.bytes, entry.sha256)
+        for entry in entries
+    )
+
+
+def missing_paths(store: Store, folder: str, paths: Iterable[str]) -> list[str]:
+    """Return those of the planned paths below `folder` that are not in the store."""
+    there = {item.path for item in store.objects(folder)}
+    return [path for path in paths if path not in there]

@@ -154,7 +154,7 @@ def test_work_in_another_order_and_twice_gives_the_same_bytes(source_dir, monkey
     def backwards_and_twice(units, work, store, **options):
         return in_order([*reversed(units), *units], work, store, **options)
 
-    monkeypatch.setattr("pipelines.dataset.jobs.run_units", backwards_and_twice)
+    monkeypatch.setattr("pipelines.beam.run_units", backwards_and_twice)
     assert contents(build(source_dir, "backwards")) == contents(undisturbed)
 
 

@@ -77,7 +77,7 @@ def test_what_beam_is_given_does_not_grow_with_the_drawings(tmp_path, monkeypatc
         given.append(len(pickle.dumps((list(units), work))))
         return run_units(units, work, *arguments, **options)
 
-    monkeypatch.setattr("pipelines.dataset.jobs.run_units", count_bytes)
+    monkeypatch.setattr("pipelines.beam.run_units", count_bytes)
     for count in (500, 10_000):
         source_dir = write_bitmaps(tmp_path / f"source-{count}", count=count)
         build(tmp_path, source_dir, rows_per_shard=count // 2)
@@ -99,7 +99,7 @@ def test_a_plan_that_was_damaged_while_a_build_was_off_is_put_anew(tmp_path, mon
         raise ConnectionError("the worker is gone")
 
     with monkeypatch.context() as patched:
-        patched.setattr("pipelines.dataset.jobs.run_units", damage)
+        patched.setattr("pipelines.beam.run_units", damage)
         with pytest.raises(ConnectionError):
             build(tmp_path, source_dir)
     assert build(tmp_path, source_dir).files == whole.files
@@ -223,6 +223,7 @@ def test_what_beam_counts_is_what_the_manifest_says(tmp_path, layout, caplog):
     assert counters[0] == {
         "rows_kept": manifest.summary["num_drawings"],
         "rows_written": manifest.summary["num_drawings"],
+        "made_units": len(shards),
         "rows_dropped_blank": 3,
         "rows_dropped_duplicate": 25,
         "bytes_read": manifest.summary["num_drawings"] * 784,

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from flows.cli import run_command_line
-from pipelines.dataset import jobs
+from pipelines import beam
 from pipelines.dataset.build import build_dataset
 from pipelines.dataset.contact_sheet import sheet_cells
 from pipelines.dataset.spec import DatasetSpec
@@ -136,13 +136,13 @@ def test_the_whole_names_its_files_and_shows_its_drawings(source_dir):
 
 def test_all_missing_classes_are_built_in_one_graph_a_pass(source_dir, monkeypatch):
     labels = []
-    real = jobs.run_units
+    real = beam.run_units
 
     def counted(units, work, store, *, label, **rest):
         labels.append(label)
         return real(units, work, store, label=label, **rest)
 
-    monkeypatch.setattr(jobs, "run_units", counted)
+    monkeypatch.setattr(beam, "run_units", counted)
     build(source_dir, layout="linked")
     assert labels == ["Scan", "Build"]
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from pipelines.dataset import jobs
+from pipelines import beam
 from pipelines.dataset.build import build_dataset
 from pipelines.dataset.spec import DatasetSpec
 from pipelines.sources.registry import open_directory
@@ -69,9 +69,9 @@ class AtOnce:
 
 
 def wrap_work(monkeypatch, wrapper):
-    real = jobs.run_units
+    real = beam.run_units
     monkeypatch.setattr(
-        jobs,
+        beam,
         "run_units",
         lambda units, work, *rest, **run: real(units, wrapper(work), *rest, **run),
     )

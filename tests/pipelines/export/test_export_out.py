@@ -22,8 +22,8 @@ def test_two_places_have_records_of_their_own(store, dataset, tmp_path):
     scratches = set()
     for out in (None, str(tmp_path / "a"), str(tmp_path / "b")):
         options = ExportOptions(out=out)
-        job, target = run.begin(dataset.manifest, store, spec, "small", options, Extras())
-        scratches.add((target.store.url, job.scratch))
+        export = run.begin(dataset.manifest, store, spec, "small", options, Extras())
+        scratches.add((export.target.store.url, export.job.scratch))
     assert len(scratches) == 3
 
 

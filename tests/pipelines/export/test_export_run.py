@@ -12,15 +12,27 @@ import pytest
 import pipelines.export.run as run
 from pipelines.drawings.parquet import open_shard, read_images
 from pipelines.export.formats.registry import export_format
-from pipelines.export.job import Extras, make_job, read_record, record_path
-from pipelines.export.ranges import export_part, export_range
-from pipelines.export.run import ExportOptions, ExportWork, export_dataset
+from pipelines.export.job import Extras, Record, make_job, record_path
+from pipelines.export.run import ExportOptions, ExportWork, Share, export_dataset, export_share
 from pipelines.export.spec import FORMATS, ExportSpec
 from pipelines.export.target import Target
 from pipelines.store.artifacts import open_store
 from pipelines.store.manifest import FileEntry
+from pipelines.store.scratch import read_record
 
 ALL = ExportSpec(formats=FORMATS, rows_per_file=4)
+
+
+def make_part(store, dataset, part: int) -> int:
+    files = slice(part, None, 3)
+    made = export_share(dataset.manifest, store, ALL, name="parts", files=files, publishes=False)
+    assert made.export is None
+    return made.files
+
+
+def make_range(store, dataset, first: int, last: int) -> Share:
+    files = slice(first, last + 1)
+    return export_share(dataset.manifest, store, ALL, name="small", files=files, publishes=True)
 
 
 def contents(root: Path) -> dict[str, bytes]:
@@ -41,7 +53,7 @@ def test_bytes_do_not_depend_on_the_number_of_workers(store, dataset, tmp_path):
 
 def test_the_same_export_is_answered_at_once(store, dataset, monkeypatch):
     first = export_dataset(dataset.manifest, store, ALL, name="small")
-    monkeypatch.setattr(run, "run_units", pytest.fail)
+    monkeypatch.setattr(run, "run_watched", pytest.fail)
     assert export_dataset(dataset.manifest, store, ALL, name="small") == first
     assert store.latest("exports", "small") == first
     assert store.damaged(first) == []
@@ -50,10 +62,7 @@ def test_the_same_export_is_answered_at_once(store, dataset, monkeypatch):
 @pytest.mark.slow
 def test_parts_of_several_machines_are_joined_by_the_export(store, dataset, monkeypatch):
     whole = export_dataset(dataset.manifest, store, ALL, name="whole")
-    files = [
-        export_part(dataset.manifest, store, ALL, name="parts", part=part, parts=3)
-        for part in (2, 0)
-    ]
+    files = [make_part(store, dataset, part) for part in (2, 0)]
     assert min(files) > 0
     assert store.latest("exports", "parts") is None
     made = []
@@ -69,31 +78,28 @@ def test_parts_of_several_machines_are_joined_by_the_export(store, dataset, monk
     assert 0 < len(first_stage) < sum(files)
     assert {e.sha256 for e in joined.files if e.rows} == {e.sha256 for e in whole.files if e.rows}
     # There is nothing left to do, and no such part.
-    assert export_part(dataset.manifest, store, ALL, name="parts", part=1, parts=3) == 0
+    assert make_part(store, dataset, 1) == 0
     with pytest.raises(ValueError, match="counted from 0"):
-        export_part(dataset.manifest, store, ALL, name="parts", part=3, parts=3)
+        make_part(store, dataset, 3)
 
 
 @pytest.mark.slow
 def test_whoever_makes_the_last_files_joins_and_publishes(store, dataset):
     whole = export_dataset(dataset.manifest, store, ALL, name="whole")
-    spec = ALL
     with pytest.raises(ValueError, match="the export has the files 0 to ") as caught:
-        export_range(dataset.manifest, store, spec, name="small", first=0, last=10_000)
+        make_range(store, dataset, 0, 10_000)
     last = int(str(caught.value).rsplit(" ", 1)[-1])
     ranges = [(5, last), (0, 1)]  # the machine of files 2 to 4 was lost
     for first, stop in ranges:
-        missing, export = export_range(
-            dataset.manifest, store, spec, name="small", first=first, last=stop
-        )
-        assert export is None
-    assert missing == 3
-    missing, export = export_range(dataset.manifest, store, spec, name="small", first=2, last=4)
-    assert missing == 0
+        share = make_range(store, dataset, first, stop)
+        assert share.export is None
+    assert share.missing == 3
+    share = make_range(store, dataset, 2, 4)
+    assert (share.files, share.missing) == (3, 0)
+    export = share.export
     assert store.latest("exports", "small") == export
     assert {e.sha256 for e in export.files if e.rows} == {e.sha256 for e in whole.files if e.rows}
-    again = export_range(dataset.manifest, store, spec, name="small", first=0, last=1)
-    assert again == (0, export)
+    assert make_range(store, dataset, 0, 1) == Share(files=0, missing=0, export=export)
 
 
 def test_who_finds_its_records_swept_takes_the_export_that_is_there(store, dataset, monkeypatch):
@@ -174,7 +180,7 @@ def test_a_damaged_file_is_made_again(store, dataset, name):
     unit = export_format(name).units(job, 0, ())[0]
     work(unit, store)
     assert work(unit, store) == {"kept_units": 1}
-    record = read_record(store, record_path(job, unit))
+    record = read_record(store, record_path(job, unit), Record)
     path = [*record.files, *record.scratch_files][-1].path
     place = f"{job.scratch}/{path}" if record.scratch_files else target.path(path)
     content = store.get(place)

@@ -330,8 +330,8 @@ def without_beam(monkeypatch, source):
             work(unit, store)
         return {}
 
-    monkeypatch.setattr("pipelines.dataset.jobs.run_units", run_units)
-    monkeypatch.setattr("pipelines.dataset.jobs.watch", lambda *_: contextlib.nullcontext())
+    monkeypatch.setattr("pipelines.beam.run_units", run_units)
+    monkeypatch.setattr("pipelines.beam.watch", lambda *_: contextlib.nullcontext())
 
 
 @pytest.fixture
