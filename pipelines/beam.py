@@ -136,7 +136,12 @@ def run_watched(
             workers=options.workers,
         )
     if number := counters.get(DAMAGED_UNITS):
-        _LOGGER.warning("%s: what was kept of %d units is damaged; it is made again", stage, number)
+        _LOGGER.warning(
+            "%s: what was kept is damaged, or of another version, in %d of %d units; it is made again",
+            stage,
+            number,
+            len(units),
+        )
     return counters
 
 

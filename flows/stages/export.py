@@ -3,12 +3,12 @@
 Nothing is published before the gate: a number beyond its limit ends the command with its name.
 """
 
+import contextlib
 import json
-from collections.abc import Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
@@ -27,6 +27,9 @@ from pipelines.store.artifacts import existing_store, open_store
 from pipelines.store.held import HeldStore, working_store
 from pipelines.store.manifest import InputRef, Manifest
 from pipelines.store.printable import printable
+
+if TYPE_CHECKING:
+    from pipelines.export.run import Export
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,28 +88,31 @@ def plan_export(params: ExportParams) -> Mapping[str, Any]:
 
 def export(params: ExportParams) -> Manifest:
     """Audit, check, export."""
-    with _store_for(params) as store:
-        dataset = find_exportable(store, params.ref)
-        return _export(params, dataset, store)
+    from pipelines.export.run import finish
+
+    with _begun(params) as begun:
+        return finish(begun)
 
 
-def _store_for(params: ExportParams) -> AbstractContextManager[HeldStore]:
-    """Return the store to export from, which is written to unless the files go elsewhere."""
-    if params.out:
-        return report_store(params.store, "export")
-    return working_store(params.store, "export")
+@contextlib.contextmanager
+def _begun(params: ExportParams) -> Iterator["Export"]:
+    """Audit, check, and yield the export; its store is written to unless the files go elsewhere."""
+    from pipelines.export.run import begin
 
-
-@doing("export", "getting ready")
-def _export(params: ExportParams, dataset: Manifest, store: HeldStore) -> Manifest:
-    from pipelines.export.run import export_dataset
-
-    audit = audit_for_export(params, dataset, store)
-    extras = _extras(params, dataset, audit, store)
-    name, options = params.name or dataset.name, _options(params)
-    return export_dataset(
-        dataset, store, export_spec(params), name=name, options=options, extras=extras
-    )
+    opened = report_store if params.out else working_store
+    with opened(params.store, "export") as store:
+        with doing("export", "getting ready"):
+            dataset = find_exportable(store, params.ref)
+            audit = audit_for_export(params, dataset, store)
+            begun = begin(
+                dataset,
+                store,
+                export_spec(params),
+                name=params.name or dataset.name,
+                options=_options(params),
+                extras=_extras(params, dataset, audit, store),
+            )
+        yield begun
 
 
 def work_export(params: ExportParams) -> Mapping[str, Any]:
@@ -147,47 +153,21 @@ def export_spec(params: ExportParams):
 
 def work_export_part(params: ExportParams, part: int, parts: int) -> Mapping[str, Any]:
     """Make one machine's part of an export's files; publish nothing."""
-    from pipelines.export.run import export_share
+    from pipelines.export.run import make_share
 
-    with _store_for(params) as store:
-        dataset = find_exportable(store, params.ref)
-        audit = audit_for_export(params, dataset, store)
-        share = export_share(
-            dataset,
-            store,
-            export_spec(params),
-            name=params.name or dataset.name,
-            files=slice(part, None, parts),
-            publishes=False,
-            options=_options(params),
-            extras=_extras(params, dataset, audit, store),
-        )
-    return {"part": part, "parts": parts, "files": share.files}
+    with _begun(params) as begun:
+        files, _ = make_share(begun, slice(part, None, parts))
+    return {"part": part, "parts": parts, "files": files}
 
 
 def work_export_range(params: ExportParams, first: int, last: int) -> Mapping[str, Any]:
     """Make some of an export's files; publish if they were the last that were missing."""
-    from pipelines.export.run import export_share
+    from pipelines.export.run import finish, make_share
 
-    with _store_for(params) as store:
-        dataset = find_exportable(store, params.ref)
-        audit = audit_for_export(params, dataset, store)
-        share = export_share(
-            dataset,
-            store,
-            export_spec(params),
-            name=params.name or dataset.name,
-            files=slice(first, last + 1),
-            publishes=True,
-            options=_options(params),
-            extras=_extras(params, dataset, audit, store),
-        )
-    return {
-        "first": first,
-        "last": last,
-        "missing": share.missing,
-        "export": share.export.digest if share.export else "",
-    }
+    with _begun(params) as begun:
+        _, missing = make_share(begun, slice(first, last + 1))
+        made = "" if missing else finish(begun).digest
+    return {"first": first, "last": last, "missing": missing, "export": made}
 
 
 @doing("report", "drawing")

@@ -21,7 +21,6 @@ from model.audit.filters import Filters
 from model.audit.gate import Limit, check_gate, require_passed
 from model.audit.measures import split_entries
 from model.audit.quota_rows import (
-    SPLIT,
     Filled,
     Pick,
     Tally,
@@ -32,7 +31,7 @@ from model.audit.quota_rows import (
 )
 from model.audit.run import AuditSpec, audit_samples, kept_rows, measure_samples, read_audit
 from model.sampling.card import manner
-from model.sampling.shards import sample_dataset
+from model.sampling.shards import SPLIT, sample_dataset
 from model.sampling.spec import SampleSpec
 from pipelines.processes.progress import Progress, doing, no_progress
 from pipelines.store.artifacts import Store

@@ -5,7 +5,7 @@ source like one drawn at once. The rounds are no inputs: `rounds` in the summary
 each, and with the model that makes every row again.
 """
 
-import hashlib
+import functools
 import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,8 +19,8 @@ import pyarrow as pa
 from model.audit.filters import Filters
 from model.audit.measures import Images, drawing_hashes, in_sorted
 from model.audit.nearness import nearest
-from model.network.weights import library_versions
-from model.sampling.card import CARD_NAME, COLUMNS, dataset_card, summarize
+from model.sampling.card import COLUMNS
+from model.sampling.shards import SPLIT, Samples, describe_shard
 from pipelines.drawings.parquet import (
     open_shard,
     read_images,
@@ -29,9 +29,8 @@ from pipelines.drawings.parquet import (
     shard_writer,
 )
 from pipelines.store.artifacts import Store
-from pipelines.store.manifest import FileEntry, InputRef, Manifest, artifact_digest, artifact_prefix
+from pipelines.store.manifest import Manifest
 
-SPLIT = "train"
 ROWS_PER_SHARD = 8_192
 
 
@@ -50,57 +49,28 @@ class Pick:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Filled:
-    """A quota that is filled: its address, the model, what was wanted and what was drawn.
+class Filled(Samples):
+    """A quota that is filled."""
 
-    how       the drawing in words, for the card
-    details   fields of the summary that other samples have not
-    """
-
-    name: str
-    spec: Mapping[str, Any]
-    inputs: tuple[InputRef, ...]
-    model: Manifest
-    class_names: tuple[str, ...]
     picks: Sequence[Pick]
-    how: str
-    details: Mapping[str, Any]
-
-    @property
-    def prefix(self) -> str:
-        """The directory in the store."""
-        return artifact_prefix("samples", self.name, self.digest)
-
-    @property
-    def digest(self) -> str:
-        """The address of the work."""
-        return artifact_digest("samples", self.spec, self.inputs)
 
 
 def put_samples(filled: Filled, store: Store) -> Manifest:
-    """Put shards and card into the store and return the manifest, which is not published."""
-    num_classes = len(filled.class_names)
-    counts, bits = np.zeros(num_classes, np.int64), np.zeros(num_classes)
-    shards = []
+    """Put shards and card into the store and return the manifest, which is not published.
+
+    The rounds are what an interrupted quota goes on from: its shards are put again, in seconds.
+    """
+    records = []
     for path, table in _shard_tables(filled, store):
-        labels = table["label"].to_numpy()
-        counts += np.bincount(labels, minlength=num_classes)
-        weights = table["bits_per_dim"].to_numpy().astype(np.float64)
-        bits += np.bincount(labels, weights, minlength=num_classes)
-        entry = _put(store, filled, path, _encode(table), rows=table.num_rows, split=SPLIT)
-        shards.append(entry)
-    summary = summarize(filled.class_names, filled.model, counts=counts, bits_per_dim=bits)
-    summary |= filled.details
-    card = dataset_card(filled.model, filled.name, summary, shards, how=filled.how)
-    return Manifest(
-        kind="samples",
-        name=filled.name,
-        digest=filled.digest,
-        spec=filled.spec,
-        inputs=filled.inputs,
-        files=(_put(store, filled, CARD_NAME, card.encode()), *shards),
-        summary=summary,
-        versions=library_versions(),
+        content = _encode(table)
+        store.put(f"{filled.prefix}/{path}", content)
+        records.append(describe_shard(path, content, table, len(filled.class_names)))
+    return filled.put_card(
+        [record.entry for record in records],
+        store,
+        counts=np.sum([record.counts for record in records], axis=0),
+        # One after the other: np.sum rounds otherwise where there is one class.
+        bits_per_dim=functools.reduce(np.add, [record.bits_per_dim for record in records]),
     )
 
 
@@ -133,12 +103,6 @@ def _encode(table: pa.Table) -> bytes:
     with shard_writer(sink, table.schema) as writer:
         writer.write_table(table, row_group_size=ROWS_PER_SHARD)
     return sink.getvalue().to_pybytes()
-
-
-def _put(store: Store, filled: Filled, path: str, content: bytes, **entry: Any) -> FileEntry:
-    store.put(f"{filled.prefix}/{path}", content)
-    digest = hashlib.sha256(content).hexdigest()
-    return FileEntry(path=path, bytes=len(content), sha256=digest, **entry)
 
 
 @dataclass(slots=True)

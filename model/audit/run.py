@@ -10,7 +10,6 @@ gate is checked against an audit, and is no part of it.
 """
 
 import dataclasses
-import hashlib
 import io
 import json
 from collections.abc import Mapping
@@ -30,7 +29,7 @@ from model.audit.measures import count_repeats, measure, split_entries
 from pipelines.processes.progress import Progress, no_progress
 from pipelines.store.artifacts import Store
 from pipelines.store.errors import reading
-from pipelines.store.manifest import FileEntry, InputRef, Manifest, artifact_digest
+from pipelines.store.manifest import FileEntry, InputRef, Manifest, artifact_digest, file_entry
 
 AUDIT_NAME = "audit.json"
 # Raised when the same samples begin to get other numbers.
@@ -267,5 +266,4 @@ def _entry(path: str, content: bytes) -> FileEntry:
     rows = None
     if path.endswith(".npy"):
         rows = int(np.load(io.BytesIO(content), allow_pickle=False).sum())
-    digest = hashlib.sha256(content).hexdigest()
-    return FileEntry(path=path, bytes=len(content), sha256=digest, rows=rows)
+    return file_entry(path, content, rows=rows)

@@ -75,9 +75,8 @@ def sample_on_ranks(
     mine = range(spec.num_shards)[ranks.rank :: ranks.size]
     make_shards(spec, model, store, name, shards=mine, processes=1, progress=progress)
     if ranks.is_first:
-        for shard in range(spec.num_shards):
-            while missing_shards(spec, model, store, name, shards=[shard]):
-                time.sleep(POLL_SEC)
+        while missing_shards(spec, model, store, name):
+            time.sleep(POLL_SEC)
         return publish_samples(spec, model, store, name)
     while (found := store.find("samples", name, digest)) is None:
         time.sleep(POLL_SEC)

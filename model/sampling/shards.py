@@ -4,17 +4,19 @@
 
 A shard is created under its final name when it is whole, and never replaced, so whatever is
 there after an interruption is good; its bytes follow from the spec and the shard's number. A
-second run makes what is missing and publishes. Columns: image, label, class_name, sample_index,
+second run makes what is missing and publishes. Shards have no records of units: one that was lost
+between shard and record would cost minutes of a GPU, and another kind of GPU may draw other last
+digits than those that are there. Columns: image, label, class_name, sample_index,
 seed, bits_per_dim (of the model's own likelihood at temperature 1 and guidance 0), model and
 dataset (the digests of the model and of the dataset that it learned from, empty if it names none).
 """
 
 import contextlib
-import hashlib
 import os
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -36,7 +38,15 @@ from pipelines.drawings.parquet import open_shard, shard_name, shard_schema, wri
 from pipelines.processes.progress import Progress, doing, no_progress
 from pipelines.store.artifacts import Store
 from pipelines.store.leases import holding
-from pipelines.store.manifest import FileEntry, Manifest, artifact_prefix
+from pipelines.store.manifest import (
+    FileEntry,
+    InputRef,
+    Manifest,
+    artifact_digest,
+    artifact_prefix,
+    file_entry,
+)
+from pipelines.store.scratch import missing_paths
 
 SPLIT = "train"
 
@@ -48,6 +58,57 @@ class ShardRecord:
     entry: FileEntry
     counts: npt.NDArray[np.int64]
     bits_per_dim: npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Samples:
+    """Samples whose shards are in the store: their address, the model, and how it drew.
+
+    how      the drawing in words, to stand after the model's name on the card
+    details  fields of the summary that samples drawn at once have not
+    """
+
+    name: str
+    spec: Mapping[str, Any]
+    inputs: tuple[InputRef, ...]
+    model: Manifest
+    class_names: tuple[str, ...]
+    how: str
+    details: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def digest(self) -> str:
+        """The address of the work."""
+        return artifact_digest("samples", self.spec, self.inputs)
+
+    @property
+    def prefix(self) -> str:
+        """The directory in the store."""
+        return artifact_prefix("samples", self.name, self.digest)
+
+    def put_card(
+        self,
+        shards: Sequence[FileEntry],
+        store: Store,
+        *,
+        counts: npt.NDArray[np.int64],
+        bits_per_dim: npt.NDArray[np.float64],
+    ) -> Manifest:
+        """Put the card and return the manifest; counts, bits_per_dim as in `summarize`."""
+        summary = summarize(self.class_names, self.model, counts=counts, bits_per_dim=bits_per_dim)
+        summary |= self.details
+        card = dataset_card(self.model, self.name, summary, shards, how=self.how).encode()
+        store.put(f"{self.prefix}/{CARD_NAME}", card)
+        return Manifest(
+            kind="samples",
+            name=self.name,
+            digest=self.digest,
+            spec=self.spec,
+            inputs=self.inputs,
+            files=(file_entry(CARD_NAME, card), *shards),
+            summary=summary,
+            versions=library_versions(),
+        )
 
 
 def sample_dataset(
@@ -111,34 +172,28 @@ def missing_shards(
     """Return those of `shards` (None: of all) that the store lacks."""
     prefix = samples_prefix(spec, model, name)
     wanted = range(spec.num_shards) if shards is None else shards
-    return [shard for shard in wanted if store.size(shard_path(spec, prefix, shard)) is None]
+    planned = {shard_path(spec, prefix, shard): shard for shard in wanted}
+    return [planned[path] for path in missing_paths(store, prefix, planned)]
 
 
 @doing("sample", "describing the shards")
 def publish_samples(spec: SampleSpec, model: Manifest, store: Store, name: str) -> Manifest:
     """Publish shards that are all in the store; raise FileNotFoundError if one is not."""
     prefix = samples_prefix(spec, model, name)
-    records = [read_record(spec, store, prefix, shard) for shard in range(spec.num_shards)]
-    summary = summarize(
-        spec.class_names,
-        model,
-        counts=np.sum([record.counts for record in records], axis=0),
-        bits_per_dim=np.sum([record.bits_per_dim for record in records], axis=0),
-    )
-    entries = tuple(record.entry for record in records)
-    how = f"with seed {spec.seed} {manner(spec.temperature, spec.guidance)}"
-    card = dataset_card(model, name, summary, entries, how=how).encode()
-    store.put(f"{prefix}/{CARD_NAME}", card)
-    digest = hashlib.sha256(card).hexdigest()
-    manifest = Manifest(
-        kind="samples",
+    records = [_read_record(spec, store, prefix, shard) for shard in range(spec.num_shards)]
+    samples = Samples(
         name=name,
-        digest=samples_digest(spec, model),
         spec=spec_to_json(spec),
         inputs=(model_ref(model),),
-        files=(FileEntry(path=CARD_NAME, bytes=len(card), sha256=digest), *entries),
-        summary=summary,
-        versions=library_versions(),
+        model=model,
+        class_names=tuple(spec.class_names),
+        how=f"with seed {spec.seed} {manner(spec.temperature, spec.guidance)}",
+    )
+    manifest = samples.put_card(
+        [record.entry for record in records],
+        store,
+        counts=np.sum([record.counts for record in records], axis=0),
+        bits_per_dim=np.sum([record.bits_per_dim for record in records], axis=0),
     )
     return store.publish(manifest)
 
@@ -166,22 +221,22 @@ def _dataset_digest(model: Manifest) -> str:
     return next((ref.digest for ref in model.inputs if ref.role == "dataset"), "")
 
 
-def read_record(spec: SampleSpec, store: Store, prefix: str, shard: int) -> ShardRecord:
-    """Describe a shard of the store by what it holds."""
+def _read_record(spec: SampleSpec, store: Store, prefix: str, shard: int) -> ShardRecord:
     content = store.get(shard_path(spec, prefix, shard))
     table = open_shard(content).read(["label", "bits_per_dim"])
-    entry = FileEntry(
-        path=shard_name(SPLIT, shard, spec.num_shards),
-        bytes=len(content),
-        sha256=hashlib.sha256(content).hexdigest(),
-        rows=table.num_rows,
-        split=SPLIT,
-    )
-    labels, num_classes = table["label"].to_numpy(), len(spec.class_names)
-    counts = np.bincount(labels, minlength=num_classes)
+    path = shard_name(SPLIT, shard, spec.num_shards)
+    return describe_shard(path, content, table, len(spec.class_names))
+
+
+def describe_shard(path: str, content: bytes, table: pa.Table, num_classes: int) -> ShardRecord:
+    """Describe a shard by what it holds: its columns label and bits_per_dim."""
+    labels = table["label"].to_numpy()
     weights = table["bits_per_dim"].to_numpy().astype(np.float64)
-    bits = np.bincount(labels, weights, minlength=num_classes).astype(np.float64)
-    return ShardRecord(entry, counts, bits)
+    return ShardRecord(
+        file_entry(path, content, rows=table.num_rows, split=SPLIT),
+        counts=np.bincount(labels, minlength=num_classes),
+        bits_per_dim=np.bincount(labels, weights, minlength=num_classes).astype(np.float64),
+    )
 
 
 def samples_prefix(spec: SampleSpec, model: Manifest, name: str) -> str:

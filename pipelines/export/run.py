@@ -80,86 +80,8 @@ class ExportWork:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Share:
-    """What one of several machines did.
-
-    files    how many it was to make; 0 if the export was there
-    missing  how many of all files are missing still
-    export   the export, if this machine was to publish it and none is missing
-    """
-
-    files: int
-    missing: int
-    export: Manifest | None
-
-
-def export_dataset(
-    dataset: Manifest,
-    store: Store,
-    spec: ExportSpec,
-    *,
-    name: str,
-    options: ExportOptions | None = None,
-    extras: Extras = NO_EXTRAS,
-) -> Manifest:
-    """Export a dataset or samples, unless that is done, and return the export's manifest.
-
-    Raises ValueError if the dataset cannot be exported so, or another export is at `out`.
-    """
-    return _finish(begin(dataset, store, spec, name, options or ExportOptions(), extras))
-
-
-def export_share(
-    dataset: Manifest,
-    store: Store,
-    spec: ExportSpec,
-    *,
-    name: str,
-    files: slice,
-    publishes: bool,
-    options: ExportOptions | None = None,
-    extras: Extras = NO_EXTRAS,
-) -> Share:
-    """Make some of an export's files, as one of several machines.
-
-    files      by their numbers in the plan: slice(first, stop), or slice(part, None, parts)
-    publishes  whether to join and publish if no file is missing then, as export_dataset does
-
-    Raises ValueError as export_dataset does, or if there are no such files.
-    """
-    export = begin(dataset, store, spec, name, options or ExportOptions(), extras)
-    units = plan_units(export.job)
-    chosen = _chosen(units, files)
-    if export.found():
-        return Share(files=0, missing=0, export=_finish(export) if publishes else None)
-    with export.making():
-        run_stage(export, 0, chosen)
-    missing = _count_missing(export, units)
-    found = _finish(export) if publishes and not missing else None
-    return Share(files=len(chosen), missing=missing, export=found)
-
-
-def _chosen(units: Sequence[Unit], files: slice) -> Sequence[Unit]:
-    first, stop, step = files.start, files.stop, files.step
-    if stop is None and not 0 <= first < step:
-        raise ValueError(f"part {first} of {step}: parts are counted from 0")
-    if stop is not None and not 0 <= first < stop <= len(units):
-        last = len(units) - 1
-        raise ValueError(f"--shards {first}-{stop - 1}: the export has the files 0 to {last}")
-    return units[files]
-
-
-def _count_missing(export: "Export", units: Sequence[Unit]) -> int:
-    """Return how many units have no record; none if they are swept as the export is there."""
-    job, target = export.job, export.target
-    paths = [record_path(job, unit) for unit in units]
-    missing = missing_paths(target.store, f"{job.scratch}/records", paths)
-    return 0 if target.manifest() is not None else len(missing)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Export:
-    """An export under way: what is exported, and how; what is known of it, and where it goes."""
+    """An export before any work: of what and how, what its files are, and where they go."""
 
     dataset: Manifest
     store: Store
@@ -193,28 +115,74 @@ def begin(
     dataset: Manifest,
     store: Store,
     spec: ExportSpec,
+    *,
     name: str,
-    options: ExportOptions,
-    extras: Extras,
+    options: ExportOptions | None = None,
+    extras: Extras = NO_EXTRAS,
 ) -> Export:
-    """Return what is known before any work; raise ValueError if the files cannot go there."""
+    """Return the export of a dataset or of samples.
+
+    Raises ValueError if they cannot be exported so, or not to that place.
+    """
+    options = options or ExportOptions()
     _ = options.runner  # raises for flags that cannot be used
     job = make_job(dataset, store, spec, name=name, extras=extras)
     _check_place(job, options)
+    target = _target(job, store, options.out)
     return Export(
-        dataset=dataset,
-        store=store,
-        options=options,
-        extras=extras,
-        job=job,
-        target=_target(job, store, options.out),
+        dataset=dataset, store=store, options=options, extras=extras, job=job, target=target
     )
 
 
-def _finish(export: Export) -> Manifest:
-    """Make what is missing and publish, unless the export is there."""
+def export_dataset(
+    dataset: Manifest,
+    store: Store,
+    spec: ExportSpec,
+    *,
+    name: str,
+    options: ExportOptions | None = None,
+    extras: Extras = NO_EXTRAS,
+) -> Manifest:
+    """Export a dataset or samples: `finish` what `begin` returns."""
+    return finish(begin(dataset, store, spec, name=name, options=options, extras=extras))
+
+
+def make_share(export: Export, files: slice) -> tuple[int, int]:
+    """Make some of the files that the plan numbers from 0, as one of several machines.
+
+    files: slice(first, stop), or slice(part, None, parts). Returns how many these are, and how
+    many of all files are missing still: who finds none may `finish`. Both are 0 if the export is
+    there. Raises ValueError if there are no such files, or another export is at `out`.
+    """
     job, target = export.job, export.target
-    inputs = export_inputs(export.dataset, export.extras)
+    units = plan_units(job)
+    chosen = _chosen(units, files)
+    if export.found():
+        return 0, 0
+    with export.making():
+        run_stage(export, 0, chosen)
+    paths = [record_path(job, unit) for unit in units]
+    missing = missing_paths(target.store, f"{job.scratch}/records", paths)
+    # Who published meanwhile has swept the records.
+    return len(chosen), 0 if export.found() else len(missing)
+
+
+def _chosen(units: Sequence[Unit], files: slice) -> Sequence[Unit]:
+    first, stop, step = files.start, files.stop, files.step
+    if stop is None and not 0 <= first < step:
+        raise ValueError(f"part {first} of {step}: parts are counted from 0")
+    if stop is not None and not 0 <= first < stop <= len(units):
+        last = len(units) - 1
+        raise ValueError(f"--shards {first}-{stop - 1}: the export has the files 0 to {last}")
+    return units[files]
+
+
+def finish(export: Export) -> Manifest:
+    """Make what is missing of an export and publish it, unless it is there.
+
+    Raises ValueError if another export is at `out`.
+    """
+    job, target = export.job, export.target
     if (found := _published(export)) is not None:
         return found
     with export.making():
@@ -224,19 +192,31 @@ def _finish(export: Export) -> Manifest:
             if (found := export.found()) is not None:
                 return found
             raise
-        _check_unlisted(job, records, target)
-        files = [entry for record in records for entry in record.files]
-        files += _put_closing(export, records)
-        files.append(target.put("croissant.json", export_croissant(job, files)))
-        manifest = export_manifest(job, inputs, records, files)
-        statement = provenance_json(manifest, export.store, export.options.runner)
-        # A place of the user's may have another export's, which was never finished.
-        write = target.create if export.options.out is None else target.put
-        files.append(write(PROVENANCE_NAME, statement))
-        _check_alone(job, files, target, export.options)
-        published = target.publish(export_manifest(job, inputs, records, files))
+        files = _describe(export, records)
+        published = target.publish(_manifest(export, records, files))
         target.sweep_scratch(job.scratch)
         return published
+
+
+def _describe(export: Export, records: Sequence[Record]) -> list[FileEntry]:
+    """Put what goes beside the files, unless these are not right; return the entries of all."""
+    job, target = export.job, export.target
+    _check_unlisted(job, records, target)
+    files = [entry for record in records for entry in record.files]
+    files += _put_closing(export, records)
+    files.append(target.put("croissant.json", export_croissant(job, files)))
+    manifest = _manifest(export, records, files)
+    statement = provenance_json(manifest, export.store, export.options.runner)
+    # A place of the user's may have another export's, which was never finished.
+    write = target.create if export.options.out is None else target.put
+    files.append(write(PROVENANCE_NAME, statement))
+    _check_alone(job, files, target, export.options)
+    return files
+
+
+def _manifest(export: Export, records: Sequence[Record], files: Sequence[FileEntry]) -> Manifest:
+    inputs = export_inputs(export.dataset, export.extras)
+    return export_manifest(export.job, inputs, records, files)
 
 
 def _published(export: Export) -> Manifest | None:

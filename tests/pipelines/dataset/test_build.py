@@ -15,7 +15,7 @@ from pipelines.sources.doodles.make import google_npy
 from pipelines.sources.registry import open_directory
 from pipelines.store.artifacts import Store, open_store
 from pipelines.store.manifest import Manifest
-from pipelines.store.scratch import read_scratch
+from pipelines.store.scratch import read_scratch, sealed
 
 CLASSES = ("bee", "sea turtle", "sun")
 
@@ -248,6 +248,8 @@ def test_an_unfinished_build_is_continued_to_the_same_bytes(tmp_path):
     killed.delete(f"{records}/train-00004-of-00009.json")
     # What a power failure may leave: a record without content, a shard with another's.
     killed.put(f"{records}/train-00005-of-00009.json", b"")
+    # What another version may leave: a record of other fields.
+    killed.put(f"{records}/train-00003-of-00009.json", sealed(b'{"files": [["x", 1, "0"]]}'))
     shard = f"{prefix}/data/train-00006-of-00009.parquet"
     killed.put(shard, bytes(len(killed.get(shard))))
     again = build(tmp_path, source_dir, "killed", rows_per_shard=100)

@@ -7,7 +7,7 @@ import sys
 import pytest
 
 import pipelines.export.run as run
-from pipelines.export.job import Extras, make_job
+from pipelines.export.job import make_job
 from pipelines.export.run import ExportOptions, export_dataset
 from pipelines.export.spec import FORMATS, ExportSpec
 from pipelines.export.target import _PLACE as PLACE
@@ -22,7 +22,7 @@ def test_two_places_have_records_of_their_own(store, dataset, tmp_path):
     scratches = set()
     for out in (None, str(tmp_path / "a"), str(tmp_path / "b")):
         options = ExportOptions(out=out)
-        export = run.begin(dataset.manifest, store, spec, "small", options, Extras())
+        export = run.begin(dataset.manifest, store, spec, name="small", options=options)
         scratches.add((export.target.store.url, export.job.scratch))
     assert len(scratches) == 3
 

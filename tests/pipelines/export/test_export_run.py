@@ -13,7 +13,14 @@ import pipelines.export.run as run
 from pipelines.drawings.parquet import open_shard, read_images
 from pipelines.export.formats.registry import export_format
 from pipelines.export.job import Extras, Record, make_job, record_path
-from pipelines.export.run import ExportOptions, ExportWork, Share, export_dataset, export_share
+from pipelines.export.run import (
+    ExportOptions,
+    ExportWork,
+    begin,
+    export_dataset,
+    finish,
+    make_share,
+)
 from pipelines.export.spec import FORMATS, ExportSpec
 from pipelines.export.target import Target
 from pipelines.store.artifacts import open_store
@@ -21,18 +28,6 @@ from pipelines.store.manifest import FileEntry
 from pipelines.store.scratch import read_record
 
 ALL = ExportSpec(formats=FORMATS, rows_per_file=4)
-
-
-def make_part(store, dataset, part: int) -> int:
-    files = slice(part, None, 3)
-    made = export_share(dataset.manifest, store, ALL, name="parts", files=files, publishes=False)
-    assert made.export is None
-    return made.files
-
-
-def make_range(store, dataset, first: int, last: int) -> Share:
-    files = slice(first, last + 1)
-    return export_share(dataset.manifest, store, ALL, name="small", files=files, publishes=True)
 
 
 def contents(root: Path) -> dict[str, bytes]:
@@ -62,7 +57,8 @@ def test_the_same_export_is_answered_at_once(store, dataset, monkeypatch):
 @pytest.mark.slow
 def test_parts_of_several_machines_are_joined_by_the_export(store, dataset, monkeypatch):
     whole = export_dataset(dataset.manifest, store, ALL, name="whole")
-    files = [make_part(store, dataset, part) for part in (2, 0)]
+    parts = begin(dataset.manifest, store, ALL, name="parts")
+    files = [make_share(parts, slice(part, None, 3))[0] for part in (2, 0)]
     assert min(files) > 0
     assert store.latest("exports", "parts") is None
     made = []
@@ -78,28 +74,29 @@ def test_parts_of_several_machines_are_joined_by_the_export(store, dataset, monk
     assert 0 < len(first_stage) < sum(files)
     assert {e.sha256 for e in joined.files if e.rows} == {e.sha256 for e in whole.files if e.rows}
     # There is nothing left to do, and no such part.
-    assert make_part(store, dataset, 1) == 0
+    assert make_share(parts, slice(1, None, 3)) == (0, 0)
     with pytest.raises(ValueError, match="counted from 0"):
-        make_part(store, dataset, 3)
+        make_share(parts, slice(3, None, 3))
 
 
 @pytest.mark.slow
 def test_whoever_makes_the_last_files_joins_and_publishes(store, dataset):
     whole = export_dataset(dataset.manifest, store, ALL, name="whole")
+    small = begin(dataset.manifest, store, ALL, name="small")
     with pytest.raises(ValueError, match="the export has the files 0 to ") as caught:
-        make_range(store, dataset, 0, 10_000)
+        make_share(small, slice(0, 10_001))
     last = int(str(caught.value).rsplit(" ", 1)[-1])
     ranges = [(5, last), (0, 1)]  # the machine of files 2 to 4 was lost
     for first, stop in ranges:
-        share = make_range(store, dataset, first, stop)
-        assert share.export is None
-    assert share.missing == 3
-    share = make_range(store, dataset, 2, 4)
-    assert (share.files, share.missing) == (3, 0)
-    export = share.export
+        files, missing = make_share(small, slice(first, stop + 1))
+        assert files == stop + 1 - first
+    assert missing == 3
+    assert make_share(small, slice(2, 5)) == (3, 0)
+    assert store.latest("exports", "small") is None
+    export = finish(small)
     assert store.latest("exports", "small") == export
     assert {e.sha256 for e in export.files if e.rows} == {e.sha256 for e in whole.files if e.rows}
-    assert make_range(store, dataset, 0, 1) == Share(files=0, missing=0, export=export)
+    assert make_share(small, slice(0, 2)) == (0, 0)
 
 
 def test_who_finds_its_records_swept_takes_the_export_that_is_there(store, dataset, monkeypatch):
