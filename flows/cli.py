@@ -19,7 +19,7 @@ _STDOUT, _STDERR = 1, 2
 # What obstore raises where it can start no thread.
 _PANIC = "PanicException"
 
-# Command -> its help, and its module where that is not its own.
+# Command -> its help; the module of those that are no stage.
 COMMANDS = {
     "run": "The whole chain: class list -> dataset -> model -> drawings -> report.",
     "build": "Make a dataset of the chosen classes.",
@@ -48,12 +48,10 @@ COMMANDS = {
     "serve": "Run the schedules of infra/prefect.yaml here, without a server.",
     "doctor": "Check that this machine and this store can do the work.",
 }
-MODULES = dict.fromkeys(
-    ("run", "build", "train", "sample", "report", "quota", "reproduce", "export"), "stages"
-)
-MODULES |= dict.fromkeys(("ls", "show", "verify", "lineage", "diff"), "artifacts")
-MODULES |= dict.fromkeys(("gc", "pin", "unpin", "pull", "push"), "retention")
-MODULES |= dict.fromkeys(("deploy", "serve"), "deployments")
+_MODULES = dict.fromkeys(("ls", "show", "verify", "lineage", "diff"), "artifacts")
+_MODULES |= dict.fromkeys(("gc", "pin", "unpin", "pull", "push"), "retention")
+_MODULES |= dict.fromkeys(("deploy", "serve"), "deployments")
+_MODULES |= {"classes": "classes", "doctor": "doctor"}
 
 
 def make_app():
@@ -72,7 +70,7 @@ def make_app():
         error_formatter=lambda error: CycloptsPanel(shown(str(error))),
     )
     for name, text in COMMANDS.items():
-        module = MODULES.get(name, name)
+        module = _MODULES.get(name, "stages")
         app.command(f"flows.commands.{module}:{name}", name=name, help=text)
     return app
 

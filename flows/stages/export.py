@@ -3,28 +3,30 @@
 Nothing is published before the gate: a number beyond its limit ends the command with its name.
 """
 
+import dataclasses
 import json
-from collections.abc import Mapping
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated, Any
 
 from cyclopts import Parameter
 
-from flows.options import Listed, Repeated
+from flows.options import DEFAULT_STORE, Listed, Repeated, StoreUrl
 from flows.stages.audit import (
     AuditOptions,
     AuditParams,
     audit_for_export,
     check_audit,
+    draw_audited,
     draw_report_of,
+    filters_of,
+    limits_of,
 )
-from flows.stages.base import find_exportable, report_store, where
+from flows.stages.base import Inputs, Result, Stage, argument, find_exportable, where
+from flows.stages.sample import parse_range
 from flows.terminal import current
 from pipelines.processes.progress import doing
-from pipelines.store.artifacts import existing_store, open_store
-from pipelines.store.held import HeldStore, working_store
+from pipelines.store.artifacts import Store
+from pipelines.store.held import HeldStore
 from pipelines.store.manifest import InputRef, Manifest
 from pipelines.store.printable import printable
 
@@ -58,69 +60,30 @@ class ExportOptions(AuditOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ExportParams(ExportOptions, AuditParams):
+class ExportCommand(ExportOptions):
+    """What the command takes beside the drawings.
+
+    Parameters
+    ----------
+    name
+        Name of the export; that of the drawings by default.
+    part
+        Make this machine's part of the files only, such as 0/4 to 3/4, and publish nothing; the
+        same command without it then joins and publishes.
+    shards
+        Make these files only, such as 0-99, as one of several machines that share the store;
+        the one that finds none missing joins and publishes.
+    """
+
+    name: str = ""
+    part: str = ""
+    shards: str = ""
+    store: StoreUrl = DEFAULT_STORE
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportParams(ExportCommand, AuditParams):
     """Write a dataset or samples in formats of other tools."""
-
-
-def plan_export(params: ExportParams) -> Mapping[str, Any]:
-    """Return what exporting would write, without an audit: rows, bytes, files' formats."""
-    from pipelines.export.formats.registry import export_format
-    from pipelines.export.job import make_job
-    from pipelines.export.ranges import num_files
-
-    store = existing_store(params.store)
-    dataset = find_exportable(store, params.ref)
-    job = make_job(dataset, store, export_spec(params), name=params.name or dataset.name)
-    rows = {split: job.rows(split) for split in job.splits}
-    total = sum(rows.values())
-    return {
-        "of": f"{dataset.kind}/{dataset.name}@{dataset.digest}",
-        "spec": job.spec.to_json(),
-        "drawings": rows,
-        "files": num_files(job),
-        "bytes": {name: total * export_format(name).bytes_per_drawing for name in job.spec.formats},
-        "out": printable(params.out or f"{params.store}/exports/{job.name}"),
-    }
-
-
-def export(params: ExportParams) -> Manifest:
-    """Audit, check, export."""
-    with _store_for(params) as store:
-        dataset = find_exportable(store, params.ref)
-        return _export(params, dataset, store)
-
-
-def _store_for(params: ExportParams) -> AbstractContextManager[HeldStore]:
-    """Return the store to export from, which is written to unless the files go elsewhere."""
-    if params.out:
-        return report_store(params.store, "export")
-    return working_store(params.store, "export")
-
-
-@doing("export", "getting ready")
-def _export(params: ExportParams, dataset: Manifest, store: HeldStore) -> Manifest:
-    from pipelines.export.run import export_dataset
-
-    audit = audit_for_export(params, dataset, store)
-    extras = _extras(params, dataset, audit, store)
-    name, options = params.name or dataset.name, _options(params)
-    return export_dataset(
-        dataset, store, export_spec(params), name=name, options=options, extras=extras
-    )
-
-
-def work_export(params: ExportParams) -> Mapping[str, Any]:
-    """Export and return digest, place and counts."""
-    made = export(params)
-    return {
-        "export": made.digest,
-        "name": made.name,
-        "path": printable(params.out) or where(open_store(params.store), made),
-        "drawings": made.summary["num_drawings"],
-        "files": len(made.files),
-        "bytes": sum(entry.bytes for entry in made.files),
-        "audit": next((ref.digest for ref in made.inputs if ref.role == "audit"), ""),
-    }
 
 
 def export_spec(params: ExportParams):
@@ -129,13 +92,11 @@ def export_spec(params: ExportParams):
 
     filters, gate = {}, []
     if params.filters:
-        from model.audit.filters import read_filters
-
-        filters = read_filters(Path(params.filters)).to_json()
+        filters = filters_of(params.filters).to_json()
     if params.gate:
-        from model.audit.gate import limits_to_json, read_gate
+        from model.audit.gate import limits_to_json
 
-        gate = limits_to_json(read_gate(Path(params.gate)))
+        gate = limits_to_json(limits_of(params.gate))
     return ExportSpec(
         formats=params.formats,
         splits=params.splits,
@@ -145,52 +106,6 @@ def export_spec(params: ExportParams):
     )
 
 
-def work_export_part(params: ExportParams, part: int, parts: int) -> Mapping[str, Any]:
-    """Make one machine's part of an export's files; publish nothing."""
-    from pipelines.export.ranges import export_part
-
-    with _store_for(params) as store:
-        dataset = find_exportable(store, params.ref)
-        audit = audit_for_export(params, dataset, store)
-        made = export_part(
-            dataset,
-            store,
-            export_spec(params),
-            name=params.name or dataset.name,
-            part=part,
-            parts=parts,
-            options=_options(params),
-            extras=_extras(params, dataset, audit, store),
-        )
-    return {"part": part, "parts": parts, "files": made}
-
-
-def work_export_range(params: ExportParams, first: int, last: int) -> Mapping[str, Any]:
-    """Make some of an export's files; publish if they were the last that were missing."""
-    from pipelines.export.ranges import export_range
-
-    with _store_for(params) as store:
-        dataset = find_exportable(store, params.ref)
-        audit = audit_for_export(params, dataset, store)
-        missing, export = export_range(
-            dataset,
-            store,
-            export_spec(params),
-            name=params.name or dataset.name,
-            first=first,
-            last=last,
-            options=_options(params),
-            extras=_extras(params, dataset, audit, store),
-        )
-    return {
-        "first": first,
-        "last": last,
-        "missing": missing,
-        "export": export.digest if export else "",
-    }
-
-
-@doing("report", "drawing")
 def _options(params: ExportParams):
     from pipelines.export.run import ExportOptions
 
@@ -227,15 +142,6 @@ def _extras(params: ExportParams, dataset: Manifest, audit: Manifest | None, sto
     return Extras(inputs=(ref,), kept=kept, attachments=attachments)
 
 
-@dataclass(frozen=True, kw_only=True)
-class ExportPartParams:
-    """One of several parts of an export's files; none published."""
-
-    export: ExportParams
-    part: int = 0
-    parts: int = 1
-
-
 def parse_part(text: str) -> tuple[int, int]:
     """Read "number/parts"; raise ValueError for anything else.
 
@@ -247,3 +153,103 @@ def parse_part(text: str) -> tuple[int, int]:
         return int(number), int(parts)
     except ValueError as error:
         raise ValueError(f"--part {text}: expected number/parts, such as 0/4") from error
+
+
+def _check(params: ExportParams) -> None:
+    if params.part and params.shards:
+        raise ValueError("--part and --shards are two ways to share the work: use one")
+    if params.part:
+        parse_part(params.part)
+    if params.shards:
+        parse_range(params.shards)
+
+
+def _inputs(params: ExportParams, store: Store) -> Inputs:
+    return {"drawings": find_exportable(store, params.ref)}
+
+
+def _plan(params: ExportParams, inputs: Inputs, store: Store) -> Result:
+    """Return what exporting would write, without an audit: rows, bytes, files' formats."""
+    from pipelines.export.formats.registry import export_format
+    from pipelines.export.job import make_job
+    from pipelines.export.ranges import num_files
+
+    dataset = inputs["drawings"]
+    job = make_job(dataset, store, export_spec(params), name=params.name or dataset.name)
+    rows = {split: job.rows(split) for split in job.splits}
+    total = sum(rows.values())
+    return {
+        "of": f"{dataset.kind}/{dataset.name}@{dataset.digest}",
+        "spec": job.spec.to_json(),
+        "drawings": rows,
+        "files": num_files(job),
+        "bytes": {name: total * export_format(name).bytes_per_drawing for name in job.spec.formats},
+        "out": printable(params.out or f"{params.store}/exports/{job.name}"),
+    }
+
+
+@doing("export", "getting ready")
+def _work(params: ExportParams, inputs: Inputs, store: HeldStore) -> Manifest | Result:
+    """Audit, check, export; of --part or --shards these files only."""
+    from pipelines.export.ranges import export_part, export_range
+    from pipelines.export.run import export_dataset
+
+    dataset = inputs["drawings"]
+    audit = audit_for_export(params, dataset, store)
+    how: dict[str, Any] = {
+        "name": params.name or dataset.name,
+        "options": _options(params),
+        "extras": _extras(params, dataset, audit, store),
+    }
+    spec = export_spec(params)
+    if params.part:
+        part, parts = parse_part(params.part)
+        made = export_part(dataset, store, spec, part=part, parts=parts, **how)
+        return {"part": part, "parts": parts, "files": made}
+    if params.shards:
+        first, last = parse_range(params.shards)
+        missing, export = export_range(dataset, store, spec, first=first, last=last, **how)
+        found = export.digest if export else ""
+        return {"first": first, "last": last, "missing": missing, "export": found}
+    return export_dataset(dataset, store, spec, **how)
+
+
+def _result(params: ExportParams, made: Manifest, store: HeldStore) -> Result:
+    """Return digest, place and counts."""
+    return {
+        "export": made.digest,
+        "name": made.name,
+        "path": printable(params.out) or where(store, made),
+        "drawings": made.summary["num_drawings"],
+        "files": len(made.files),
+        "bytes": sum(entry.bytes for entry in made.files),
+        "audit": next((ref.digest for ref in made.inputs if ref.role == "audit"), ""),
+    }
+
+
+STAGE = Stage(
+    name="export",
+    title="Write drawings in the formats of other tools.",
+    params=ExportParams,
+    check=_check,
+    inputs=_inputs,
+    plan=_plan,
+    work=_work,
+    result=_result,
+    place="export",
+    options=ExportCommand,
+    argument=argument(
+        "ref", str, "Name, name@digest or digest; samples/NAME or datasets/NAME if both have it."
+    ),
+)
+PART = dataclasses.replace(
+    STAGE, name="export-part", title="Write one part of an export's files.", place="export_part"
+)
+AUDIT = Stage(
+    name="audit",
+    title="Audit samples, check a gate and show both.",
+    params=ExportParams,
+    inputs=_inputs,
+    work=lambda params, inputs, store: draw_audited(params, inputs["drawings"], store),
+    place="audit",
+)

@@ -18,7 +18,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 import strokes
 
 from flows.cli import run_command_line
-from flows.commands.complete import MOST_BYTES
+from flows.stages.complete import MOST_BYTES
 from model.network.config import ConditionConfig
 from model.network.pixelcnn import PixelCNN
 from pipelines.store.artifacts import open_store

@@ -26,7 +26,7 @@ import ring_chain
 import strokes
 
 from flows.cli import run_command_line
-from flows.stages import sample as stages
+from flows.stages import sample
 from flows.stages.sample import SampleParams
 from model.network.pixelcnn import PixelCNN
 from pipelines.store.artifacts import open_store
@@ -185,7 +185,8 @@ def made(tmp_path_factory) -> Path:
     torch.manual_seed(0)
     model = PixelCNN(dataclasses.replace(strokes.CONFIG, high=255)).eval()
     strokes.publish_model(store, model, dataset, "net")
-    stages.sample(SampleParams(store=store.url, model="net", name="new", per_class=2, processes=1))
+    params = SampleParams(store=store.url, model="net", name="new", per_class=2, processes=1)
+    sample.STAGE.run(params)
     return folder
 
 
