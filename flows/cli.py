@@ -30,7 +30,7 @@ COMMANDS = {
     "quota": "Draw until each class has its number of accepted drawings.",
     "reproduce": "Draw one row of samples again and compare every byte.",
     "complete": "Draw the rest of a drawing that is given in part.",
-    "judge": "Train a classifier on real drawings and score samples with it.",
+    "classifier": "Train a classifier on real drawings and score samples with it.",
     "score": "Rank the drawings of a dataset by likelihood, scribbles first.",
     "export": "Write drawings in the formats of other tools, with their provenance.",
     "classes": "List the 345 Quick, Draw! classes.",
@@ -52,6 +52,15 @@ _MODULES = dict.fromkeys(("ls", "show", "verify", "lineage", "diff"), "artifacts
 _MODULES |= dict.fromkeys(("gc", "pin", "unpin", "pull", "push"), "retention")
 _MODULES |= dict.fromkeys(("deploy", "serve"), "deployments")
 _MODULES |= {"classes": "classes", "doctor": "doctor"}
+# Former names, which work and are not shown: of commands, and of options by command.
+FORMER_COMMANDS = {"judge": "classifier"}
+FORMER_OPTIONS = {
+    "sample": {"--per-class": "--samples-per-class"},
+    "quota": {"--per-class": "--samples-per-class", "--judge": "--classifier"},
+    "report": {"--judge": "--classifier"},
+    "export": {"--judge": "--classifier", "--rows-per-file": "--rows-per-shard"},
+    "complete": {"--from": "--dataset"},
+}
 
 
 def make_app():
@@ -103,7 +112,7 @@ def run_command_line(argv: list[str]) -> int:
 
     from flows.terminal import ShownFormatter
 
-    debug = "--debug" in argv
+    debug, argv = "--debug" in argv, with_present_names(argv)
     if logging.lastResort is not None:  # of commands that set up no log
         logging.lastResort.setFormatter(ShownFormatter())
     try:
@@ -124,6 +133,20 @@ def run_command_line(argv: list[str]) -> int:
             raise
         return _explain(error, debug=debug)
     return 0
+
+
+def with_present_names(argv: list[str]) -> list[str]:
+    """Return arguments with the present names in place of former ones.
+
+    >>> with_present_names(["sample", "--per-class=2"]), with_present_names(["judge", "--json"])
+    (['sample', '--samples-per-class=2'], ['classifier', '--json'])
+    """
+    command = FORMER_COMMANDS.get(argv[0], argv[0]) if argv else ""
+    present = FORMER_OPTIONS.get(command, {})
+    options = (each.partition("=") for each in argv[1:])
+    return [command][: len(argv)] + [
+        present.get(name, name) + is_ + to for name, is_, to in options
+    ]
 
 
 class _Stop(KeyboardInterrupt):

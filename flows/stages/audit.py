@@ -35,7 +35,7 @@ class AuditOptions:
 
     filters: Annotated[str, AUDIT] = ""
     gate: Annotated[str, AUDIT] = ""
-    judge: Annotated[str, AUDIT] = ""
+    judge: Annotated[str, AUDIT, Parameter(name="--classifier")] = ""
     with_audit: Annotated[bool, AUDIT, Parameter(name="--audit")] = True
 
 

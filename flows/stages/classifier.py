@@ -16,20 +16,20 @@ from pipelines.store.held import HeldStore
 class ClassifierParams:
     """Train a small CNN on a dataset's training split, and score samples with it.
 
-    Scores: the judge's accuracy on samples and on real test drawings, Frechet distance,
+    Scores: the classifier's accuracy on samples and on real test drawings, Frechet distance,
     precision, recall, density and coverage in its feature space, each beside what real drawings
     get, and the distance to the nearest training drawing.
 
     Parameters
     ----------
     dataset
-        The drawings that the judge learns from.
+        The drawings that the classifier learns from.
     samples
         Generated drawings to score.
     name
-        Name of the judge in the store; <dataset>-judge by default.
+        Name of the classifier in the store; by default that of the dataset with -judge.
     train_on_samples
-        Also train a judge on the samples and test it on real drawings.
+        Also train one on the samples and test it on real drawings.
     """
 
     dataset: Annotated[str, Parameter(required=True)] = ""
@@ -74,4 +74,4 @@ def _work(params: ClassifierParams, inputs: Inputs, store: HeldStore) -> Result:
     return result
 
 
-STAGE = Stage(name="judge", params=ClassifierParams, inputs=_inputs, plan=_plan, work=_work)
+STAGE = Stage(name="classifier", params=ClassifierParams, inputs=_inputs, plan=_plan, work=_work)

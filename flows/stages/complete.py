@@ -34,8 +34,8 @@ class CompleteParams:
     class_name
         What it is a drawing of; by default what the dataset says. A model of several labels
         takes several, with commas.
-    from_
-        A dataset, in place of a picture.
+    dataset
+        Has the drawing, in place of a picture.
     split
         train, validation or test of the dataset.
     row
@@ -63,7 +63,7 @@ class CompleteParams:
     png: Annotated[Path | None, HIDDEN] = None
     model: Annotated[str, Parameter(required=True)] = ""
     class_name: str = ""
-    from_: Annotated[str, Parameter(name="--from")] = ""
+    dataset: str = ""
     split: Literal["train", "validation", "test"] = "test"
     row: int = 0
     rows_given: int | None = None
@@ -79,7 +79,7 @@ class CompleteParams:
 
 
 def _inputs(params: CompleteParams, store: Store) -> Inputs:
-    dataset = {"dataset": store.resolve("datasets", params.from_)} if params.from_ else {}
+    dataset = {"dataset": store.resolve("datasets", params.dataset)} if params.dataset else {}
     return {"model": store.resolve("models", params.model)} | dataset
 
 

@@ -53,7 +53,7 @@ class ExportOptions(AuditOptions):
 
     formats: Annotated[Listed, Parameter(name="--format")] = ("hf",)
     splits: Listed = ()
-    rows_per_file: int | None = None
+    rows_per_file: Annotated[int | None, Parameter(name="--rows-per-shard")] = None
     out: str = ""
     workers: int = 1
     beam_args: Annotated[Repeated, Parameter(name="--beam")] = ()

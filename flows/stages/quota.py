@@ -49,11 +49,11 @@ class QuotaParams:
     """
 
     model: Annotated[str, Parameter(required=True)] = ""
-    per_class: NotNegative = 0
+    per_class: Annotated[NotNegative, Parameter(name="--samples-per-class")] = 0
     counts: str = ""
     filters: str = ""
     gate: str = ""
-    judge: str = ""
+    judge: Annotated[str, Parameter(name="--classifier")] = ""
     seed: int = 0
     temperature: float = 1.0
     guidance: float | None = None
@@ -66,7 +66,7 @@ def wanted_counts(params: QuotaParams, model: Manifest) -> dict[str, int]:
     """Return the number of drawings of each class; raise ValueError for unknown classes."""
     known = list(model.summary["class_names"])
     if bool(params.counts) == bool(params.per_class):
-        raise ValueError("give either --per-class or --counts")
+        raise ValueError("give either --samples-per-class or --counts")
     if params.per_class:
         return dict.fromkeys(known, params.per_class)
     counts = read_counts(Path(params.counts))

@@ -30,7 +30,7 @@ class ReportParams:
     audit
         Look for duplicates and copies of training drawings, and compare statistics by class.
     judge
-        A classifier of the store (sketchmill judge) that the audit asks too.
+        A classifier of the store (sketchmill classifier) that the audit asks too.
     gate
         TOML file of limits on the audit's numbers; beyond one the command fails.
     """
@@ -40,7 +40,7 @@ class ReportParams:
     name: str = ""
     store: StoreUrl = DEFAULT_STORE
     audit: Annotated[bool, Parameter(negative=())] = False
-    judge: str = ""
+    judge: Annotated[str, Parameter(name="--classifier")] = ""
     gate: str = ""
 
 

@@ -39,8 +39,8 @@ class SampleParams:
     per_class
         How many drawings of each class.
     counts
-        CSV file of class,count in place of --classes and --per-class; a spreadsheet's semicolons
-        and tabs will do.
+        CSV file of class,count in place of --classes and --samples-per-class; a
+        spreadsheet's semicolons and tabs will do.
     seed
         Drawing i of class c has noise of its own under a seed: the same drawing from any number of
         processes, but for a pixel that another --batch or kind of CPU rounds to another level.
@@ -66,7 +66,7 @@ class SampleParams:
 
     model: Annotated[str, Parameter(required=True)] = "doodles-tiny"
     classes: Annotated[tuple[str, ...], HIDDEN] = ()
-    per_class: int = 8
+    per_class: Annotated[int, Parameter(name="--samples-per-class")] = 8
     counts: str = ""
     seed: int = 0
     temperature: float = 1.0
