@@ -27,6 +27,7 @@ from pipelines.store.manifest import Kind, Manifest, digest_of
 P = TypeVar("P")
 Inputs = Mapping[str, Manifest]
 Result = Mapping[str, Any]
+Address = tuple[Kind, str, str]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +39,7 @@ class Stage(Generic[P]):
               the docstring is the help
     work      makes the artifact or finds it in the store; without an artifact, returns the result
     inputs    resolves what the stage reads, by role
+    address   returns kind, name and digest of the artifact that inputs give
     plan      returns what --dry-run prints; by default the digests of the inputs
     result    returns what the command prints of the artifact
     check     raises ValueError for parameters that are wrong whatever the store has
@@ -55,6 +57,7 @@ class Stage(Generic[P]):
     params: type[P]
     work: Callable[[P, Inputs, HeldStore], Manifest | Result]
     inputs: Callable[[P, Store], Inputs] = lambda _params, _store: {}
+    address: Callable[[P, Inputs], Address] | None = None
     plan: Callable[[P, Inputs, Store], Result] = lambda _params, inputs, _store: {
         role: manifest.digest for role, manifest in inputs.items()
     }

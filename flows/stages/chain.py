@@ -1,7 +1,6 @@
 """The chain of stages: dataset, model, samples, report, by digests alone."""
 
 import dataclasses
-import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any
@@ -11,12 +10,12 @@ from pydantic import BeforeValidator
 
 from flows.options import DEFAULT_STORE, HIDDEN, MAIN, Classes, NotNegative, Positive, StoreUrl
 from flows.stages import build, report, sample, train
-from flows.stages.base import Inputs, Result, Stage, where
+from flows.stages.base import Address, Inputs, Result, Stage, where
 from flows.stages.build import BuildParams, check_runner, dataset_work, source_name
 from flows.stages.export import ExportOptions
 from flows.stages.report import ReportParams
-from flows.stages.sample import SampleParams, sample_spec
-from flows.stages.train import TrainParams, train_spec
+from flows.stages.sample import SampleParams
+from flows.stages.train import TrainParams
 from flows.terminal import check_prefect_home
 from pipelines.catalogue import SEED_CLASSES
 from pipelines.dataset.spec import InputOptions
@@ -25,6 +24,8 @@ from pipelines.processes.progress import doing
 from pipelines.store.artifacts import Store
 from pipelines.store.held import HeldStore
 from pipelines.store.manifest import Kind, Manifest, check_slug, drawings_by_split, slug
+
+Look = Callable[[Kind, str, str], Manifest | None]
 
 
 @Parameter(name="*", group=Group("The source", sort_key=1))
@@ -160,66 +161,30 @@ def stages_of(params: ChainParams) -> dict[str, tuple[Stage, Callable[[str], Any
     }
 
 
-def find_chain(params: ChainParams, store: Store, *, reuse: bool = False) -> dict[str, Manifest]:
+def find_chain(params: ChainParams, dataset: str, look: Look) -> dict[str, Manifest]:
     """Return the complete artifacts of a chain by stage, up to the first that is missing.
 
-    reuse: make each the latest of its name, as a stage that finds its result does, and fetch or
-    draw the source, to know it; without, only what is known of it is looked for.
+    dataset: its digest, empty if that is not known; look: Store.find, or Store.reuse, which makes
+    each the latest of its name, as a stage that finds its result does.
     """
-    look = store.reuse if reuse else store.find
     found: dict[str, Manifest] = {}
-    for made, (kind, digest_of_stage) in _steps(plan_only=not reuse).items():
-        digest = digest_of_stage(params, found)
-        manifest = look(kind, _name(params, made), digest) if digest else None
+    address: Address = ("datasets", params.dataset_name, dataset)
+    for made, (stage, params_of) in stages_of(params).items():
+        if stage.address:
+            address = stage.address(params_of(address[2]), found)
+        manifest = look(*address) if address[2] else None
         if manifest is None:
             break
         found[made] = manifest
     return found
 
 
-def _name(params: ChainParams, made: str) -> str:
-    return params.dataset_name if made == "dataset" else params.model_name
-
-
-def _steps(*, plan_only: bool) -> dict[str, tuple[Kind, Callable[..., str | None]]]:
-    """Return the kind of each artifact, and what finds its digest from those before."""
-    return {
-        "dataset": ("datasets", functools.partial(_dataset_digest, plan_only=plan_only)),
-        "model": ("models", _model_digest),
-        "samples": ("samples", _samples_digest),
-        "report": ("reports", _report_digest),
-    }
-
-
-def _dataset_digest(
-    params: ChainParams, _found: Mapping[str, Manifest], *, plan_only: bool
-) -> str | None:
+def _dataset_digest(params: ChainParams, *, plan_only: bool) -> str:
+    """Return the digest; for a plan nothing is fetched or drawn, so it may be unknown then."""
     from pipelines.dataset.build import dataset_digest
 
     spec, source = dataset_work(params.build(), plan_only=plan_only)
-    return dataset_digest(spec, source) if source.is_known else None
-
-
-def _model_digest(params: ChainParams, found: Mapping[str, Manifest]) -> str:
-    from model.training.spec import run_digest
-
-    dataset = found["dataset"]
-    return run_digest(train_spec(params.train(dataset.digest), dataset), dataset)
-
-
-def _samples_digest(params: ChainParams, found: Mapping[str, Manifest]) -> str:
-    from model.sampling.spec import samples_digest
-
-    model = found["model"]
-    return samples_digest(sample_spec(params.sample(model.digest), model), model)
-
-
-def _report_digest(params: ChainParams, found: Mapping[str, Manifest]) -> str:
-    from model.report.page import report_digest, report_inputs, report_spec
-
-    inputs = report_inputs(found["dataset"], found["model"], found["samples"])
-    spec = report_spec(per_class=params.report(found["samples"].digest).per_class)
-    return report_digest(spec, inputs)
+    return dataset_digest(spec, source) if source.is_known else ""
 
 
 def check_chain(params: ChainParams) -> None:
@@ -237,10 +202,10 @@ def check_chain(params: ChainParams) -> None:
 
 def _plan(params: ChainParams, _inputs: Inputs, store: Store) -> Result:
     """Return the resolved parameters and what the store already has."""
-    found = find_chain(params, store)
+    found = find_chain(params, _dataset_digest(params, plan_only=True), store.find)
     state = {
         made: f"there: {found[made].digest}" if made in found else "to be made"
-        for made in _steps(plan_only=True)
+        for made in stages_of(params)
     }
     return {"params": dataclasses.asdict(params)} | state
 
@@ -248,19 +213,17 @@ def _plan(params: ChainParams, _inputs: Inputs, store: Store) -> Result:
 def _work(params: ChainParams, _inputs: Inputs, store: HeldStore) -> Result:
     """Run the chain unless the store has all of it; return digests, paths and numbers."""
     check_prefect_home()
-    found = find_chain(params, store, reuse=True)
-    if len(found) == len(_steps(plan_only=False)):
-        return _result(store, found) | {"seconds": {}}
-    with doing("run", "waiting for Prefect"):
-        from flows.stages.prefect_flow import run_chain  # starts Prefect, which takes seconds
+    seconds: Mapping[str, float] = {}
+    found = find_chain(params, _dataset_digest(params, plan_only=False), store.reuse)
+    if "report" not in found:
+        with doing("run", "waiting for Prefect"):
+            from flows.stages.prefect_flow import run_chain  # starts Prefect, which takes seconds
 
-        made = run_chain(params, stages_of, "{params.dataset_name} {params.preset}")
-    for name, (kind, _) in _steps(plan_only=False).items():
-        manifest = store.find(kind, _name(params, name), made[name])
-        if manifest is None:
-            raise RuntimeError(f"{kind}/{made[name]} vanished from {store.url} during the run")
-        found[name] = manifest
-    return _result(store, found) | {"seconds": made["seconds"]}
+            made = run_chain(params, stages_of, "{params.dataset_name} {params.preset}")
+        seconds, found = made["seconds"], find_chain(params, made["dataset"], store.find)
+        if "report" not in found:
+            raise RuntimeError(f"an artifact vanished from {store.url} during the run")
+    return _result(store, found) | {"seconds": seconds}
 
 
 def _result(store: Store, found: Inputs) -> dict[str, Any]:

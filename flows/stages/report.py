@@ -7,7 +7,7 @@ from cyclopts import Parameter
 
 from flows.options import DEFAULT_STORE, Positive, StoreUrl
 from flows.stages.audit import draw_audited
-from flows.stages.base import Inputs, Result, Stage, parent, where
+from flows.stages.base import Address, Inputs, Result, Stage, parent, where
 from flows.stages.export import ExportParams
 from flows.terminal import current
 from pipelines.store.artifacts import Store
@@ -50,6 +50,14 @@ def _inputs(params: ReportParams, store: Store) -> Inputs:
     return {"samples": samples, "model": model, "dataset": parent(store, model, "dataset")}
 
 
+def _address(params: ReportParams, inputs: Inputs) -> Address:
+    from model.report.page import report_digest, report_inputs, report_spec
+
+    shown = report_inputs(inputs["dataset"], inputs["model"], inputs["samples"])
+    digest = report_digest(report_spec(per_class=params.per_class), shown)
+    return "reports", params.name or inputs["samples"].name, digest
+
+
 def _work(params: ReportParams, inputs: Inputs, store: HeldStore) -> Manifest:
     from model.report.page import make_report
 
@@ -86,6 +94,7 @@ STAGE = Stage(
     title="Show real above generated drawings in one page.",
     params=ReportParams,
     inputs=_inputs,
+    address=_address,
     work=_work,
     result=_result,
     store="read",

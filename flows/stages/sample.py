@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 from cyclopts import Parameter
 
 from flows.options import DEFAULT_STORE, HIDDEN, ModelClasses, NotNegative, StoreUrl
-from flows.stages.base import Inputs, Result, Stage
+from flows.stages.base import Address, Inputs, Result, Stage
 from flows.terminal import current, warn
 from pipelines.catalogue import resolve_names
 from pipelines.store.artifacts import Store
@@ -190,20 +190,23 @@ def _inputs(params: SampleParams, store: Store) -> Inputs:
     return {"model": store.resolve("models", params.model)}
 
 
-def _plan(params: SampleParams, inputs: Inputs, store: Store) -> Result:
-    """Return the resolved spec and whether the store has the samples."""
+def _address(params: SampleParams, inputs: Inputs) -> Address:
     from model.sampling.spec import samples_digest
 
     model = inputs["model"]
-    name = params.name or model.name
-    spec = sample_spec(params, model)
-    digest = samples_digest(spec, model)
+    digest = samples_digest(sample_spec(params, model), model)
+    return "samples", params.name or model.name, digest
+
+
+def _plan(params: SampleParams, inputs: Inputs, store: Store) -> Result:
+    """Return the resolved spec and whether the store has the samples."""
+    kind, name, digest = _address(params, inputs)
     return {
-        "spec": dataclasses.asdict(spec),
-        "model": model.digest,
+        "spec": dataclasses.asdict(sample_spec(params, inputs["model"])),
+        "model": inputs["model"].digest,
         "samples": digest,
         "name": name,
-        "is_drawn": store.find("samples", name, digest) is not None,
+        "is_drawn": store.find(kind, name, digest) is not None,
     }
 
 
@@ -215,7 +218,7 @@ def _work(params: SampleParams, inputs: Inputs, store: HeldStore) -> Manifest | 
 
     warn(emulation_warning(getattr(torch, params.dtype), default_device()))
     if params.shards:
-        return _work_range(params, inputs["model"], store)
+        return _work_range(params, inputs, store)
     model = inputs["model"]
     return sample_dataset(
         sample_spec(params, model),
@@ -227,24 +230,24 @@ def _work(params: SampleParams, inputs: Inputs, store: HeldStore) -> Manifest | 
     )
 
 
-def _work_range(params: SampleParams, model: Manifest, store: Store) -> Result:
+def _work_range(params: SampleParams, inputs: Inputs, store: Store) -> Result:
     """Draw some shards; publish if they were the last that the store lacked.
 
     Machines that share nothing but the store take ranges of their own. Raises ValueError if there
     are no such shards.
     """
     from model.sampling.shards import make_shards, missing_shards, publish_samples, samples_prefix
-    from model.sampling.spec import samples_digest
 
     first, last = parse_range(params.shards)
-    spec, name = sample_spec(params, model), params.name or model.name
+    model = inputs["model"]
+    spec = sample_spec(params, model)
+    kind, name, digest = _address(params, inputs)
     if not 0 <= first <= last < spec.num_shards:
         raise ValueError(
             f"--shards {first}-{last}: the plan has the shards 0-{spec.num_shards - 1}"
         )
-    digest = samples_digest(spec, model)
     with holding(store, [samples_prefix(spec, model, name)], "sample"):
-        if not store.reuse("samples", name, digest):
+        if not store.reuse(kind, name, digest):
             make_shards(
                 spec,
                 model,
@@ -291,6 +294,7 @@ STAGE = Stage(
     params=SampleParams,
     check=_check,
     inputs=_inputs,
+    address=_address,
     plan=_plan,
     work=_work,
     result=_result,

@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 from cyclopts import Group, Parameter
 
 from flows.options import DEFAULT_STORE, MAIN, NotNegative, StoreUrl
-from flows.stages.base import Inputs, Result, Stage
+from flows.stages.base import Address, Inputs, Result, Stage
 from flows.terminal import current
 from pipelines.store.artifacts import Store
 from pipelines.store.held import HeldStore
@@ -150,23 +150,28 @@ def train_spec(params: TrainParams, dataset: Manifest):
     return fit_to_dataset(apply_overrides(spec, params.settings), dataset)
 
 
+def _address(params: TrainParams, inputs: Inputs) -> Address:
+    from model.training.spec import run_digest
+
+    dataset = inputs["dataset"]
+    digest = run_digest(train_spec(params, dataset), dataset)
+    return "models", model_name(params, dataset), digest
+
+
 def _plan(params: TrainParams, inputs: Inputs, store: Store) -> Result:
     """Return the resolved spec and whether the store has the model."""
     from model.options import options_to_json
-    from model.training.spec import run_digest, spec_to_json
+    from model.training.spec import spec_to_json
 
-    dataset = inputs["dataset"]
-    name = model_name(params, dataset)
-    spec = train_spec(params, dataset)
-    digest = run_digest(spec, dataset)
+    kind, name, digest = _address(params, inputs)
     return {
-        "spec": spec_to_json(spec),
-        "dataset": dataset.digest,
+        "spec": spec_to_json(train_spec(params, inputs["dataset"])),
+        "dataset": inputs["dataset"].digest,
         "model": digest,
         "name": name,
         "options": json.loads(options_to_json(run_options(params))),
         "torchrun": rendezvous_options(params),
-        "is_trained": store.find("models", name, digest) is not None,
+        "is_trained": store.find(kind, name, digest) is not None,
     }
 
 
@@ -201,6 +206,7 @@ STAGE = Stage(
     title="Train a conditional PixelCNN++ on a dataset.",
     params=TrainParams,
     inputs=lambda params, store: {"dataset": store.resolve("datasets", params.dataset)},
+    address=_address,
     plan=_plan,
     work=_work,
     result=_result,
