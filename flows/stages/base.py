@@ -8,7 +8,7 @@ it ends (pipelines.store.held). Heavy libraries are imported in the stage that n
 import contextlib
 import inspect
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Generic, Literal, TypeVar, cast
@@ -22,7 +22,7 @@ from pipelines.store.errors import AbsentError, FullError
 from pipelines.store.held import HeldStore
 from pipelines.store.leases import check_writable
 from pipelines.store.local_files import NO_ROOM, check_room
-from pipelines.store.manifest import Kind, Manifest, digest_of
+from pipelines.store.manifest import KINDS, Kind, Manifest, digest_of
 
 P = TypeVar("P")
 Inputs = Mapping[str, Manifest]
@@ -219,24 +219,26 @@ def where(store: Store, manifest: Manifest) -> str:
     return str(local) if local is not None else f"{store.url.rstrip('/')}/{manifest.prefix}"
 
 
-def find_exportable(store: Store, ref: str) -> Manifest:
-    """Return the dataset or samples that a person means.
+def resolve_any(store: Store, ref: str, kinds: Sequence[Kind] = KINDS) -> Manifest:
+    """Return the artifact that `ref` means among several kinds, or among one: `models/cats`.
 
-    Raises StoreError if there is none, or one of each kind.
+    Raises StoreError if none or several match, or one that might is damaged.
     """
     kind, _, rest = ref.partition("/")
-    if rest:
-        if kind not in EXPORTABLE:
-            raise StoreError(f"{ref!r}: only {' and '.join(EXPORTABLE)} can be exported")
+    if rest and kind in KINDS:
+        if kind not in kinds:
+            raise StoreError(f"{ref!r}: only {' and '.join(kinds)} can be exported")
         return store.resolve(kind, rest)
-    found, errors = [], []
-    for candidate in EXPORTABLE:
+    found, reasons = [], []
+    for each in kinds:
         try:
-            found.append(store.resolve(candidate, ref))
+            found.append(store.resolve(each, ref))
         except AbsentError as error:
-            errors.append(str(error))
-    if len(found) > 1:
-        raise StoreError(f"{ref!r} means both: write samples/{ref} or datasets/{ref}")
-    if not found:
-        raise StoreError("; ".join(errors))
-    return found[0]
+            reasons.append(str(error))
+    if len(found) == 1:
+        return found[0]
+    if found:
+        which = ", ".join(f"{m.kind}/{m.name}@{m.digest[:12]}" for m in found)
+        raise StoreError(f"{ref!r} means several artifacts: {which}; put the kind before it")
+    is_any = len(kinds) == len(KINDS)
+    raise AbsentError(f"nothing in {store.url} matches {ref!r}" if is_any else "; ".join(reasons))

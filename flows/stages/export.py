@@ -21,7 +21,7 @@ from flows.stages.audit import (
     filters_of,
     limits_of,
 )
-from flows.stages.base import Inputs, Result, Stage, argument, find_exportable, where
+from flows.stages.base import EXPORTABLE, Inputs, Result, Stage, argument, resolve_any, where
 from flows.stages.sample import parse_range
 from flows.terminal import current
 from pipelines.processes.progress import doing
@@ -165,7 +165,7 @@ def _check(params: ExportParams) -> None:
 
 
 def _inputs(params: ExportParams, store: Store) -> Inputs:
-    return {"drawings": find_exportable(store, params.ref)}
+    return {"drawings": resolve_any(store, params.ref, EXPORTABLE)}
 
 
 def _plan(params: ExportParams, inputs: Inputs, store: Store) -> Result:

@@ -6,7 +6,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from flows.options import DEFAULT_STORE, HIDDEN, StoreUrl
-from flows.stages.base import Inputs, Result, Stage, argument, find_exportable
+from flows.stages.base import Inputs, Result, Stage, argument
 from pipelines.store.artifacts import Store
 from pipelines.store.held import HeldStore
 
@@ -27,8 +27,7 @@ class ReproduceParams:
 
 
 def _inputs(params: ReproduceParams, store: Store) -> Inputs:
-    ref = params.ref if "/" in params.ref else f"samples/{params.ref}"
-    return {"samples": find_exportable(store, ref)}
+    return {"samples": store.resolve("samples", params.ref.removeprefix("samples/"))}
 
 
 def _work(params: ReproduceParams, inputs: Inputs, store: HeldStore) -> Result:
