@@ -106,17 +106,6 @@ def export_spec(params: ExportParams):
     )
 
 
-def _options(params: ExportParams):
-    from pipelines.export.run import ExportOptions
-
-    return ExportOptions(
-        out=params.out or None,
-        beam_args=params.beam_args,
-        workers=params.workers,
-        progress=current(),
-    )
-
-
 def _extras(params: ExportParams, dataset: Manifest, audit: Manifest | None, store: HeldStore):
     from pipelines.export.job import NO_EXTRAS, Extras
 
@@ -191,14 +180,19 @@ def _plan(params: ExportParams, inputs: Inputs, store: Store) -> Result:
 @doing("export", "getting ready")
 def _work(params: ExportParams, inputs: Inputs, store: HeldStore) -> Manifest | Result:
     """Audit, check, export; of --part or --shards these files only."""
+    from pipelines.export import run
     from pipelines.export.ranges import export_part, export_range
-    from pipelines.export.run import export_dataset
 
     dataset = inputs["drawings"]
     audit = audit_for_export(params, dataset, store)
     how: dict[str, Any] = {
         "name": params.name or dataset.name,
-        "options": _options(params),
+        "options": run.ExportOptions(
+            out=params.out or None,
+            beam_args=params.beam_args,
+            workers=params.workers,
+            progress=current(),
+        ),
         "extras": _extras(params, dataset, audit, store),
     }
     spec = export_spec(params)
@@ -211,7 +205,7 @@ def _work(params: ExportParams, inputs: Inputs, store: HeldStore) -> Manifest | 
         missing, export = export_range(dataset, store, spec, first=first, last=last, **how)
         found = export.digest if export else ""
         return {"first": first, "last": last, "missing": missing, "export": found}
-    return export_dataset(dataset, store, spec, **how)
+    return run.export_dataset(dataset, store, spec, **how)
 
 
 def _result(params: ExportParams, made: Manifest, store: HeldStore) -> Result:

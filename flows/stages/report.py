@@ -6,9 +6,8 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from flows.options import DEFAULT_STORE, Positive, StoreUrl
-from flows.stages.audit import draw_audited
+from flows.stages.audit import AuditParams, draw_audited
 from flows.stages.base import Address, Inputs, Result, Stage, parent, where
-from flows.stages.export import ExportParams
 from flows.terminal import current
 from pipelines.store.artifacts import Store
 from pipelines.store.held import HeldStore
@@ -63,12 +62,8 @@ def _work(params: ReportParams, inputs: Inputs, store: HeldStore) -> Manifest:
 
     samples = inputs["samples"]
     if params.audit or params.judge or params.gate:
-        audited = ExportParams(
-            store=params.store,
-            ref=f"samples/{params.samples}",
-            name=params.name,
-            judge=params.judge,
-            gate=params.gate,
+        audited = AuditParams(
+            ref=params.samples, name=params.name, judge=params.judge, gate=params.gate
         )
         return draw_audited(audited, samples, store, per_class=params.per_class)
     current()("report", 0, 1, "drawing")
