@@ -19,7 +19,7 @@ _STDOUT, _STDERR = 1, 2
 # What obstore raises where it can start no thread.
 _PANIC = "PanicException"
 
-# Command -> its help; the module of those that are no stage.
+# Command -> its help.
 COMMANDS = {
     "run": "The whole chain: class list -> dataset -> model -> drawings -> report.",
     "build": "Make a dataset of the chosen classes.",
@@ -48,6 +48,7 @@ COMMANDS = {
     "serve": "Run the schedules of infra/prefect.yaml here, without a server.",
     "doctor": "Check that this machine and this store can do the work.",
 }
+# Command that is no stage -> its module.
 _MODULES = dict.fromkeys(("ls", "show", "verify", "lineage", "diff"), "artifacts")
 _MODULES |= dict.fromkeys(("gc", "pin", "unpin", "pull", "push"), "retention")
 _MODULES |= dict.fromkeys(("deploy", "serve"), "deployments")
@@ -141,12 +142,12 @@ def with_present_names(argv: list[str]) -> list[str]:
     >>> with_present_names(["sample", "--per-class=2"]), with_present_names(["judge", "--json"])
     (['sample', '--samples-per-class=2'], ['classifier', '--json'])
     """
-    command = FORMER_COMMANDS.get(argv[0], argv[0]) if argv else ""
+    if not argv:
+        return []
+    command = FORMER_COMMANDS.get(argv[0], argv[0])
     present = FORMER_OPTIONS.get(command, {})
     options = (each.partition("=") for each in argv[1:])
-    return [command][: len(argv)] + [
-        present.get(name, name) + is_ + to for name, is_, to in options
-    ]
+    return [command, *(present.get(name, name) + is_ + value for name, is_, value in options)]
 
 
 class _Stop(KeyboardInterrupt):

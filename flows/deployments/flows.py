@@ -1,6 +1,6 @@
 """The flows that a worker runs unattended; infra/prefect.yaml deploys them.
 
-    build, train, ...    one stage each, in a process of its own (flows.stages.registry.DEPLOYED)
+    build, ...     one stage each, in a process of its own (flows.stages.registry.DEPLOYED)
     rebuild        the chain for every class list; what the store has is answered at once
     bulk_export    sampling by ranges of shards over tasks or workers, then export
 

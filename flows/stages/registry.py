@@ -1,4 +1,4 @@
-"""The stages by name: one entry each serves the command line, child processes and deployed flows."""
+"""The stages by name: an entry serves the command line, child processes and deployed flows."""
 
 from flows.stages import (
     build,
@@ -15,11 +15,9 @@ from flows.stages import (
     train,
 )
 
-_MODULES = (
-    *(chain, build, train, evaluate, sample, report, quota, reproduce, complete, classifier),
-    *(score, export),
-)
+_CHAIN = (chain, build, train, sample, report)
+_OTHERS = (classifier, complete, evaluate, export, quota, reproduce, score)
 # Those that have a command.
-STAGES = {module.STAGE.name: module.STAGE for module in _MODULES}
+STAGES = {module.STAGE.name: module.STAGE for module in (*_CHAIN, *_OTHERS)}
 _PARTS = (sample.RANGES, sample.SHARDS, export.AUDIT, export.PART)
 DEPLOYED = {stage.name: stage for stage in (*STAGES.values(), *_PARTS) if stage.place}
