@@ -19,7 +19,7 @@ _STDOUT, _STDERR = 1, 2
 # What obstore raises where it can start no thread.
 _PANIC = "PanicException"
 
-# Command -> its help, and its module where that is not its own.
+# Command -> its help.
 COMMANDS = {
     "run": "The whole chain: class list -> dataset -> model -> drawings -> report.",
     "build": "Make a dataset of the chosen classes.",
@@ -30,7 +30,7 @@ COMMANDS = {
     "quota": "Draw until each class has its number of accepted drawings.",
     "reproduce": "Draw one row of samples again and compare every byte.",
     "complete": "Draw the rest of a drawing that is given in part.",
-    "judge": "Train a classifier on real drawings and score samples with it.",
+    "classifier": "Train a classifier on real drawings and score samples with it.",
     "score": "Rank the drawings of a dataset by likelihood, scribbles first.",
     "export": "Write drawings in the formats of other tools, with their provenance.",
     "classes": "List the 345 Quick, Draw! classes.",
@@ -48,12 +48,20 @@ COMMANDS = {
     "serve": "Run the schedules of infra/prefect.yaml here, without a server.",
     "doctor": "Check that this machine and this store can do the work.",
 }
-MODULES = dict.fromkeys(
-    ("run", "build", "train", "sample", "report", "quota", "reproduce", "export"), "stages"
-)
-MODULES |= dict.fromkeys(("ls", "show", "verify", "lineage", "diff"), "artifacts")
-MODULES |= dict.fromkeys(("gc", "pin", "unpin", "pull", "push"), "retention")
-MODULES |= dict.fromkeys(("deploy", "serve"), "deployments")
+# Command that is no stage -> its module.
+_MODULES = dict.fromkeys(("ls", "show", "verify", "lineage", "diff"), "artifacts")
+_MODULES |= dict.fromkeys(("gc", "pin", "unpin", "pull", "push"), "retention")
+_MODULES |= dict.fromkeys(("deploy", "serve"), "deployments")
+_MODULES |= {"classes": "classes", "doctor": "doctor"}
+# Former names, which work and are not shown: of commands, and of options by command.
+FORMER_COMMANDS = {"judge": "classifier"}
+FORMER_OPTIONS = {
+    "sample": {"--per-class": "--samples-per-class"},
+    "quota": {"--per-class": "--samples-per-class", "--judge": "--classifier"},
+    "report": {"--judge": "--classifier"},
+    "export": {"--judge": "--classifier", "--rows-per-file": "--rows-per-shard"},
+    "complete": {"--from": "--dataset"},
+}
 
 
 def make_app():
@@ -72,7 +80,7 @@ def make_app():
         error_formatter=lambda error: CycloptsPanel(shown(str(error))),
     )
     for name, text in COMMANDS.items():
-        module = MODULES.get(name, name)
+        module = _MODULES.get(name, "stages")
         app.command(f"flows.commands.{module}:{name}", name=name, help=text)
     return app
 
@@ -105,7 +113,7 @@ def run_command_line(argv: list[str]) -> int:
 
     from flows.terminal import ShownFormatter
 
-    debug = "--debug" in argv
+    debug, argv = "--debug" in argv, with_present_names(argv)
     if logging.lastResort is not None:  # of commands that set up no log
         logging.lastResort.setFormatter(ShownFormatter())
     try:
@@ -126,6 +134,20 @@ def run_command_line(argv: list[str]) -> int:
             raise
         return _explain(error, debug=debug)
     return 0
+
+
+def with_present_names(argv: list[str]) -> list[str]:
+    """Return arguments with the present names in place of former ones.
+
+    >>> with_present_names(["sample", "--per-class=2"]), with_present_names(["judge", "--json"])
+    (['sample', '--samples-per-class=2'], ['classifier', '--json'])
+    """
+    if not argv:
+        return []
+    command = FORMER_COMMANDS.get(argv[0], argv[0])
+    present = FORMER_OPTIONS.get(command, {})
+    options = (each.partition("=") for each in argv[1:])
+    return [command, *(present.get(name, name) + is_ + value for name, is_, value in options)]
 
 
 class _Stop(KeyboardInterrupt):

@@ -4,6 +4,7 @@ A stage's parameters are its options: one frozen dataclass, whose docstring is t
 here say how a field that is no plain value is written on the command line.
 """
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -131,6 +132,13 @@ class Classes:
             return split_names(self.classes) or (self.classes,)
         return class_lines(self.classes_file) if self.classes_file else default
 
+    def into(self, params: Any) -> Any:
+        """Return parameters of these classes, and a source that may be printed."""
+        from pipelines.sources.files import without_secrets  # which takes a moment
+
+        source = without_secrets(params.source)
+        return dataclasses.replace(params, classes=self.written(), source=source)
+
 
 @Parameter(name="*")
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -144,6 +152,10 @@ class ModelClasses(Classes):
             "all that the model knows."
         ),
     ] = None
+
+    def into(self, params: Any) -> Any:
+        """Return parameters of these classes; the model knows its own."""
+        return dataclasses.replace(params, classes=self.written(()))
 
 
 def read_class_list(file: Path, source: str) -> list[str]:

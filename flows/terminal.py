@@ -16,7 +16,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
@@ -254,15 +254,3 @@ def session(output: Output) -> Iterator[None]:
     for floor in ("model", "pipelines"):
         logging.getLogger(floor).setLevel(logging.WARNING)
     yield
-
-
-def run_stage(
-    output: Output,
-    *,
-    plan: Callable[[], Mapping[str, Any]],
-    work: Callable[[], Mapping[str, Any]],
-) -> None:
-    """Print the plan for --dry-run, else do the work and print its result."""
-    with session(output):
-        result = plan() if output.dry_run else work()
-    print_result(result, as_json=output.json)

@@ -6,38 +6,19 @@ from typing import Annotated, Any
 from cyclopts import Parameter
 
 from flows.options import Common
+from flows.stages.base import resolve_any
 from flows.terminal import print_result
 from pipelines.processes.progress import doing
-from pipelines.store.artifacts import Store, StoreError, Unreadable, existing_store
+from pipelines.store.artifacts import Store, Unreadable, existing_store
 from pipelines.store.backends import one_line
-from pipelines.store.errors import AbsentError, BusyError
+from pipelines.store.errors import BusyError
 from pipelines.store.held import check_held, held_store
-from pipelines.store.manifest import KINDS, Kind, Manifest, drawings_by_split
+from pipelines.store.manifest import KINDS, Manifest, drawings_by_split
 
 # Problems of one artifact that are printed; there may be a million.
 MAX_PROBLEMS = 100
 # What a spec or a summary written by another program may raise.
 _NOT_OURS = (ValueError, LookupError, TypeError, AttributeError, ArithmeticError)
-
-
-def resolve_any(store: Store, ref: str) -> Manifest:
-    """Return the artifact that `ref` means among all kinds, or among one: `models/cats`.
-
-    Raises StoreError if none or several match, or one that might is damaged.
-    """
-    kinds, rest = _kinds_of(ref)
-    found, reasons = [], []
-    for kind in kinds:
-        try:
-            found.append(store.resolve(kind, rest))
-        except AbsentError as error:
-            reasons.append(str(error))
-    if len(found) == 1:
-        return found[0]
-    if found:
-        which = ", ".join(f"{m.kind}/{m.name}@{m.digest[:12]}" for m in found)
-        raise StoreError(f"{ref!r} means several artifacts: {which}; put the kind before it")
-    raise AbsentError(reasons[0] if len(kinds) == 1 else f"nothing in {store.url} matches {ref!r}")
 
 
 def overview(manifest: Manifest) -> dict[str, Any]:
@@ -55,14 +36,6 @@ def overview(manifest: Manifest) -> dict[str, Any]:
 def title(row: Mapping[str, Any]) -> str:
     """Return `kind/name@digest` of an overview, the digest short."""
     return f"{row['kind']}/{row['name']}@{row['digest'][:12]}"
-
-
-def _kinds_of(ref: str) -> tuple[tuple[Kind, ...], str]:
-    head, slash, rest = ref.partition("/")
-    for kind in KINDS:
-        if slash and head == kind:
-            return (kind,), rest
-    return KINDS, ref
 
 
 def ls(text: str = "", /, *, common: Common = Common()) -> None:

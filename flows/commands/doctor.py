@@ -35,7 +35,7 @@ STAGES = {
     "apache-beam": "build",
     "tensorflow-datasets": "build from prepared TFDS directories",
     "google-crc32c": "build and export as tfds",
-    "torch": "train, evaluate, sample, report, audit, judge, score",
+    "torch": "train, evaluate, sample, report, audit, classifier, score",
 }
 
 

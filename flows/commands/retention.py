@@ -1,17 +1,19 @@
 """`sketchmill gc | pin | unpin | pull | push`: keep what is needed, where it is needed."""
 
 import dataclasses
+from collections.abc import Callable
 from datetime import timedelta
 from typing import Annotated
 
 from cyclopts import Parameter
 from cyclopts.validators import Number
 
-from flows.commands.artifacts import resolve_any
 from flows.options import Common, NotNegative
+from flows.stages.base import resolve_any
 from flows.terminal import current, print_result, session
-from pipelines.store.artifacts import existing_store, open_store
+from pipelines.store.artifacts import Store, existing_store, open_store
 from pipelines.store.leases import check_writable
+from pipelines.store.manifest import Manifest
 
 # A century; a span of time has an end somewhere.
 MAX_DAYS = 36_525
@@ -63,15 +65,9 @@ def pin(ref: str, /, *, reason: str = "", common: Common = Common()) -> None:
     reason
         Why, for the next reader.
     """
-    from pipelines.store.collect import pin as pin_artifact
+    from pipelines.store import collect
 
-    store = existing_store(common.store)
-    manifest = resolve_any(store, ref)
-    if common.dry_run:
-        print_result({"would pin": manifest.prefix}, as_json=common.json)
-        return
-    pin_artifact(store, manifest, reason)
-    print_result({"pinned": manifest.prefix}, as_json=common.json)
+    _pin(ref, "pin", lambda store, found: collect.pin(store, found, reason), common)
 
 
 def unpin(ref: str, /, *, common: Common = Common()) -> None:
@@ -82,15 +78,18 @@ def unpin(ref: str, /, *, common: Common = Common()) -> None:
     ref
         Name, kind/name, name@digest, or the first characters of a digest.
     """
-    from pipelines.store.collect import unpin as unpin_artifact
+    from pipelines.store import collect
 
+    _pin(ref, "unpin", collect.unpin, common)
+
+
+def _pin(ref: str, verb: str, act: Callable[[Store, Manifest], None], common: Common) -> None:
     store = existing_store(common.store)
-    manifest = resolve_any(store, ref)
-    if common.dry_run:
-        print_result({"would unpin": manifest.prefix}, as_json=common.json)
-        return
-    unpin_artifact(store, manifest)
-    print_result({"unpinned": manifest.prefix}, as_json=common.json)
+    found = resolve_any(store, ref)
+    if not common.dry_run:
+        act(store, found)
+    done = f"would {verb}" if common.dry_run else f"{verb}ned"
+    print_result({done: found.prefix}, as_json=common.json)
 
 
 def pull(ref: str, /, *, origin: str, common: Common = Common()) -> None:

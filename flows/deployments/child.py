@@ -13,21 +13,19 @@ import dataclasses
 import json
 import signal
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from types import FrameType
-from typing import Any, NoReturn, cast
+from typing import Any, NoReturn
 
-from flows.stages.base import Stage
-from flows.stages.export import ExportPartParams, work_export_part
-from flows.stages.registry import STAGES
-from flows.stages.sample import SampleParams, ShardsParams, plan_ranges, sample_shards
+from flows.stages.base import where
+from flows.stages.registry import DEPLOYED
 from flows.terminal import ProgressCallback
 from pipelines.processes.progress import json_event
 from pipelines.processes.supervise import ChildError, launch
 from pipelines.store.artifacts import open_store
 from pipelines.store.backends import one_line
 from pipelines.store.errors import INPUT_ERRORS, MISTAKES, BusyError, FinalError
+from pipelines.store.leases import check_writable
 from pipelines.store.manifest import Manifest
 from pipelines.store.printable import shown, shown_trace
 
@@ -39,22 +37,14 @@ FINAL_CODE = 71
 MISTAKE_CODE = 70
 
 
-@dataclass(frozen=True, slots=True)
-class Job:
-    """What a child can do: the parameters it takes, and what does it."""
-
-    params: type
-    work: Callable[[Any], Mapping[str, Any]]
-
-
 def run_isolated(
-    job: str,
+    name: str,
     params: Any,
     *,
     deadline_sec: float | None = None,
     progress: ProgressCallback | None = None,
 ) -> dict[str, Any]:
-    """Do a job in a process of its own and return its result.
+    """Do a stage in a process of its own and return its result.
 
     Raises ValueError if the input is wrong, DeadlineError if its time was up, ChildError if it
     failed; whatever happens, none of its processes is left.
@@ -68,7 +58,7 @@ def run_isolated(
         elif "stage" in event and progress:
             progress(event["stage"], event["done"], event["total"], event["message"])
 
-    command = [sys.executable, "-m", "flows.deployments.child", job]
+    command = [sys.executable, "-m", "flows.deployments.child", name]
     given = json.dumps(dataclasses.asdict(params))
     try:
         launch(command, given=given, on_line=read, deadline_sec=deadline_sec)
@@ -80,7 +70,7 @@ def run_isolated(
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Do one job: its name; its parameters are JSON on standard input.
+    """Do one stage: its name; its parameters are JSON on standard input.
 
     SIGTERM ends it as an exception does: ranks that train get time to save. If we only died, their
     output would have no reader, and they would end by that before they have saved.
@@ -88,11 +78,11 @@ def main(arguments: Sequence[str]) -> int:
     from flows.terminal import showing
 
     signal.signal(signal.SIGTERM, _stop)
-    job = jobs()[arguments[0]]
-    params = from_json(job.params, json.load(sys.stdin))
+    stage = DEPLOYED[arguments[0]]
+    params = from_json(stage.params, json.load(sys.stdin))
     try:
         with showing(_print_progress, arguments[0]):
-            result = job.work(params)
+            result = result_of(params, stage.run(params))
     except INPUT_ERRORS as error:
         sys.stderr.write(f"{type(error).__name__}: {one_line(error)}\n")
         return BAD_INPUT_CODE
@@ -110,26 +100,13 @@ def _stop(number: int, _frame: FrameType | None) -> NoReturn:
     sys.exit(128 + number)
 
 
-def jobs() -> dict[str, Job]:
-    """Return what a child can do, by name: the stages, and parts of two of them."""
-
-    def published_by(stage: Stage) -> Job:
-        return Job(stage.params, lambda params: _result(params, stage.work(params)))
-
-    return {name: published_by(stage) for name, stage in STAGES.items()} | {
-        "plan-sample": Job(SampleParams, plan_ranges),
-        "sample-shards": Job(ShardsParams, sample_shards),
-        "export-part": Job(
-            ExportPartParams,
-            lambda params: work_export_part(params.export, params.part, params.parts),
-        ),
-    }
-
-
-def _result(params: Any, manifest: Manifest) -> Mapping[str, Any]:
+def result_of(params: Any, made: Manifest | Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return what a flow is told of what a stage made or found out."""
+    if not isinstance(made, Manifest):
+        return made
     if getattr(params, "out", ""):  # written to a folder of its own, not to the store
-        return {"export": manifest.digest}
-    return published(params.store, manifest)
+        return {"digest": made.digest}
+    return published(params.store, made)
 
 
 def published(url: str, manifest: Manifest) -> dict[str, Any]:
@@ -137,9 +114,8 @@ def published(url: str, manifest: Manifest) -> dict[str, Any]:
 
     Raises BusyError if it has been deleted.
     """
-    from flows.stages.base import where
-
     store = open_store(url)
+    check_writable(store)
     if store.reuse(manifest.kind, manifest.name, manifest.digest) is None:
         raise BusyError(f"{manifest.prefix} was deleted from {url} meanwhile: run it again")
     return {
@@ -155,13 +131,7 @@ def published(url: str, manifest: Manifest) -> dict[str, Any]:
 
 def from_json(params: type, raw: Mapping[str, Any]) -> Any:
     """Return the parameters that `dataclasses.asdict` and JSON made of them."""
-    values = {}
-    for field in dataclasses.fields(params):
-        value = raw[field.name]
-        if dataclasses.is_dataclass(field.type):
-            value = from_json(cast(type, field.type), value)
-        values[field.name] = _tuples(value)
-    return params(**values)
+    return params(**{name: _tuples(value) for name, value in raw.items()})
 
 
 def _tuples(value: Any) -> Any:

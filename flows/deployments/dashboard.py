@@ -42,12 +42,7 @@ from prefect.artifacts import (
 from prefect.client.orchestration import get_client
 from prefect.runtime import flow_run
 
-from flows.stages.build import BuildParams
 from flows.stages.chain import BulkParams, ChainParams
-from flows.stages.export import ExportParams, ExportPartParams
-from flows.stages.report import ReportParams
-from flows.stages.sample import SampleParams, ShardsParams
-from flows.stages.train import TrainParams
 from flows.terminal import ProgressCallback, progress_line
 from pipelines.store.artifacts import Store, open_store
 from pipelines.store.manifest import artifact_prefix, slug
@@ -83,20 +78,15 @@ def result_name(flow_name: str, name: str, classes: Sequence[str], digest: str) 
 def subject(params: Any) -> str:
     """Return what parameters are about, in a few words.
 
-    >>> subject(BuildParams(name="pets", classes=("cat", "dog", "cow")))
+    >>> subject(ChainParams(name="pets", classes=("cat", "dog", "cow")))
     'pets: cat, dog +1'
-    >>> subject(ShardsParams(sample=SampleParams(model="ab" * 32), start=20, stop=40))
-    '20-40 of abababababab'
     """
-    if isinstance(params, BuildParams):
-        return f"{params.name}{_of_classes(params.classes)}"
-    if isinstance(params, ChainParams):
-        return f"{params.model_name}{_of_classes(params.classes)}"
-    if isinstance(params, TrainParams):
-        return f"{params.name} of {short(params.dataset)}"
-    if isinstance(params, ReportParams):
-        return f"{params.name} of {short(params.samples)}"
-    return _subject_of_bulk(params)
+    if isinstance(params, BulkParams):
+        return subject(params.sample)
+    what = [getattr(params, name, "") for name in ("shards", "part", "model_name", "name")]
+    made_of = [getattr(params, name, "") for name in ("dataset", "model", "samples", "ref")]
+    parts = [next(filter(None, what), ""), short(next(filter(None, made_of), ""))]
+    return " of ".join(filter(None, parts)) + _of_classes(getattr(params, "classes", ()))
 
 
 def rebuild_name(chain: ChainParams, lists: Any) -> str:
@@ -129,19 +119,6 @@ def short(ref: str) -> str:
     'samples/pets@abababababab'
     """
     return _DIGEST.sub(r"\1", ref)
-
-
-def _subject_of_bulk(params: Any) -> str:
-    if isinstance(params, SampleParams):
-        return f"{params.name} of {short(params.model)}{_of_classes(params.classes)}"
-    if isinstance(params, ShardsParams):
-        return f"{params.start}-{params.stop} of {short(params.sample.model)}"
-    if isinstance(params, ExportParams):
-        return short(params.ref)
-    if isinstance(params, ExportPartParams):
-        return f"{params.part} of {params.parts} of {short(params.export.ref)}"
-    assert isinstance(params, BulkParams), params
-    return subject(params.sample)
 
 
 def _of_classes(classes: Sequence[str]) -> str:

@@ -1,7 +1,6 @@
 """The flows that a worker runs unattended; infra/prefect.yaml deploys them.
 
-    build, train, sample, report, audit, export    one stage each, in a process of its own
-    plan, sample-shards, export-part               what is to draw, and parts of two stages
+    build, ...     one stage each, in a process of its own (flows.stages.registry.DEPLOYED)
     rebuild        the chain for every class list; what the store has is answered at once
     bulk_export    sampling by ranges of shards over tasks or workers, then export
 
@@ -21,19 +20,11 @@ from prefect.variables import Variable
 
 from flows.deployments.dashboard import few, name_run, rebuild_name, run_name
 from flows.deployments.remote_run import HERE, Places, cancelling_runs, ended_with
-from flows.deployments.tasks import (
-    export_part_task,
-    plan_task,
-    results_of_all,
-    run_window,
-    shards_task,
-    stage_task,
-)
+from flows.deployments.tasks import results_of_all, run_window, stage_task
 from flows.stages.base import Stage
-from flows.stages.chain import BulkParams, ChainParams
-from flows.stages.export import ExportParams, ExportPartParams
-from flows.stages.registry import STAGES
-from flows.stages.sample import SampleParams, ShardsParams
+from flows.stages.chain import BulkParams, ChainParams, stages_of
+from flows.stages.export import ExportParams
+from flows.stages.registry import DEPLOYED
 from pipelines.processes.supervise import end_with_worker, stopping_children
 from pipelines.store.manifest import slug
 
@@ -44,32 +35,15 @@ def _stage_flow(stage: Stage) -> Flow[..., State[Any]]:
     """Return the flow of one stage; it ends with the digest of what was made."""
 
     def run(params: Any, places: Places = HERE) -> State[Any]:
-        return ended_with({"digest": stage_task(stage.name, params, places)})
+        return ended_with(stage_task(stage.name, params, places))
 
-    run.__name__ = run.__qualname__ = stage.name
+    run.__name__ = run.__qualname__ = stage.name.replace("-", "_")
     run.__annotations__["params"] = stage.params  # the form
     return flow(name=stage.name, flow_run_name=run_name, description=stage.title)(run)
 
 
-build, train, sample, report, audit, export = map(_stage_flow, STAGES.values())
-
-
-@flow(name="plan", flow_run_name=run_name)
-def plan(params: SampleParams, places: Places = HERE) -> State[Any]:
-    """Find the shards of samples that the store lacks; end with ranges of them."""
-    return ended_with(plan_task(params, places))
-
-
-@flow(name="sample-shards", flow_run_name=run_name)
-def sample_shards(params: ShardsParams, places: Places = HERE) -> State[Any]:
-    """Draw a range of shards; the flow that asked for it publishes."""
-    return ended_with({"shards": shards_task(params, places)})
-
-
-@flow(name="export-part", flow_run_name=run_name)
-def export_part(params: ExportPartParams, places: Places = HERE) -> State[Any]:
-    """Write one part of an export's files; the flow that asked for it publishes."""
-    return ended_with({"part": export_part_task(params, places)})
+# Entry points of infra/prefect.yaml: build, train, sample_shards and so on.
+globals().update({name.replace("-", "_"): _stage_flow(each) for name, each in DEPLOYED.items()})
 
 
 @flow(name="rebuild", flow_run_name="rebuild")  # named once the class lists are known
@@ -105,11 +79,11 @@ def bulk_export(params: BulkParams, places: Places = HERE) -> dict[str, str]:
     """
     end_with_worker()
     with cancelling_runs(), stopping_children():
-        found = plan_task(params.sample, places)
+        found = stage_task("plan", params.sample, places)
         get_run_logger().info("%d of %d shards to draw", found["missing"], found["shards"])
-        asked = [ShardsParams(sample=params.sample, start=a, stop=b) for a, b in found["ranges"]]
-        run_window(shards_task, asked, places, at_once=params.tasks)
-        samples = stage_task("sample", params.sample, places)
+        asked = [replace(params.sample, shards=f"{a}-{b - 1}") for a, b in found["ranges"]]
+        _side_by_side("sample-shards", asked, places, params.tasks)
+        samples = stage_task("sample", params.sample, places)["digest"]
         exported = _export(params, samples, places)
     name_run(f"bulk-export {params.sample.name} @{samples[:12]} @{exported[:12]}")
     return {"samples": samples, "export": exported}
@@ -126,10 +100,13 @@ def _export(params: BulkParams, samples: str, places: Places) -> str:
     if wanted.with_audit or wanted.filters or wanted.gate:
         stage_task("audit", wanted, places)
     if params.tasks > 1:
-        parts = range(params.tasks)
-        cut = [ExportPartParams(export=wanted, part=k, parts=len(parts)) for k in parts]
-        run_window(export_part_task, cut, places, at_once=params.tasks)
-    return stage_task("export", wanted, places)
+        parts = [replace(wanted, part=f"{k}/{params.tasks}") for k in range(params.tasks)]
+        _side_by_side("export-part", parts, places, params.tasks)
+    return stage_task("export", wanted, places)["digest"]
+
+
+def _side_by_side(stage: str, asked: Sequence[Any], places: Places, at_once: int) -> None:
+    run_window(lambda params: stage_task.submit(stage, params, places), asked, at_once=at_once)
 
 
 def _of_list(chain: ChainParams, name: str, classes: Sequence[str]) -> ChainParams:
@@ -138,7 +115,7 @@ def _of_list(chain: ChainParams, name: str, classes: Sequence[str]) -> ChainPara
 
 def _chain(params: ChainParams, places: Places) -> str:
     """Run the stages one after the other; return the report's digest."""
-    dataset = stage_task("build", params.build(), places)
-    model = stage_task("train", params.train(dataset), places)
-    samples = stage_task("sample", params.sample(model), places)
-    return stage_task("report", params.report(samples), places)
+    digest = ""
+    for stage, params_of in stages_of(params).values():
+        digest = stage_task(stage.name, params_of(digest), places)["digest"]
+    return digest

@@ -31,6 +31,7 @@ from prefect.client.schemas.objects import FlowRun, State
 from prefect.context import FlowRunContext
 from prefect.states import Cancelling, Completed
 
+from flows.stages.registry import DEPLOYED
 from pipelines.store.artifacts import open_store
 from pipelines.store.manifest import digest_of
 from pipelines.store.printable import shown
@@ -46,8 +47,16 @@ _T = TypeVar("_T")
 _lock = threading.Lock()
 
 
+_Placed = dataclasses.make_dataclass(
+    "_Placed",
+    [(stage.place, str, "") for stage in DEPLOYED.values()],
+    frozen=True,
+    kw_only=True,
+)
+
+
 @dataclass(frozen=True, kw_only=True)
-class Places:
+class Places(_Placed):
     """Deployments that do the stages, such as "build/cpu"; empty: here.
 
     deadline_hours     of one stage's work, its time in a queue not counted; it is stopped then
@@ -56,15 +65,6 @@ class Places:
                        fails; 0: forever
     """
 
-    build: str = ""
-    train: str = ""
-    plan: str = ""
-    shards: str = ""
-    sample: str = ""
-    report: str = ""
-    audit: str = ""
-    export: str = ""
-    export_part: str = ""
     deadline_hours: float = 24.0
     no_worker_minutes: float = 10.0
 

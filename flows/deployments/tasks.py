@@ -9,15 +9,20 @@ from typing import Any, TypeVar
 
 from prefect import get_run_logger, task
 from prefect.cache_policies import NO_CACHE
-from prefect.runtime import flow_run
+from prefect.runtime import flow_run, task_run
 from prefect.tasks import exponential_backoff
 
-from flows.deployments.chain import is_transient
 from flows.deployments.child import FINAL_CODE, MISTAKE_CODE, run_isolated
-from flows.deployments.dashboard import name_run, result_name, show_result, showing_progress
+from flows.deployments.dashboard import (
+    name_run,
+    result_name,
+    show_result,
+    showing_progress,
+    subject,
+)
 from flows.deployments.remote_run import ElsewhereError, LostError, Places, run_elsewhere
-from flows.stages.export import ExportPartParams
-from flows.stages.sample import SampleParams, ShardsParams
+from flows.stages.prefect_flow import is_transient
+from flows.stages.registry import DEPLOYED
 from pipelines.processes.supervise import STOPPED_CODE, ChildError, DeadlineError, end_with_worker
 
 _T = TypeVar("_T")
@@ -52,66 +57,35 @@ RETRY: dict[str, Any] = {
 }
 
 
-@task(name="stage", task_run_name="{job} {params.name}", **RETRY)
-def stage_task(job: str, params: Any, places: Places) -> str:
-    """Do a stage where it is placed; return the digest of what it made."""
+def _task_run_name() -> str:
+    """Return the name of the task run that begins: the stage, and what it makes."""
+    stage, params = (task_run.parameters[name] for name in ("stage", "params"))
+    return f"{stage} {subject(params)}"
+
+
+@task(name="stage", task_run_name=_task_run_name, **RETRY)
+def stage_task(stage: str, params: Any, places: Places) -> dict[str, Any]:
+    """Do a stage where it is placed; return what the run that asked for it needs to know."""
     end_with_worker()
-    if place := getattr(places, job):
-        return run_elsewhere(place, params, places)["digest"]
-    result = _run_here(job, params, places, title=f"{job} {params.name}")
-    if "kind" not in result:  # written to a directory of its own, not to the store
-        return result["export"]
+    if place := getattr(places, DEPLOYED[stage].place):
+        return run_elsewhere(place, params, places)
+    with showing_progress(f"{stage} {subject(params)}", get_run_logger()) as progress:
+        result = run_isolated(stage, params, deadline_sec=places.deadline_sec, progress=progress)
+    if "kind" not in result:
+        return result
     show_result(result, params.store)
-    if flow_run.flow_name == job:
+    if flow_run.flow_name == stage:
         classes = result["summary"].get("class_names", ())
-        name_run(result_name(job, result["name"], classes, result["digest"]))
-    return result["digest"]
-
-
-@task(name="plan", **RETRY)
-def plan_task(params: SampleParams, places: Places) -> dict[str, Any]:
-    """Return the number of shards, of those that the store lacks, and the ranges to draw."""
-    end_with_worker()
-    if places.plan:
-        return run_elsewhere(places.plan, params, places)
-    return _run_here("plan-sample", params, places, title=f"plan {params.name}")
-
-
-@task(name="shards", task_run_name="shards {params.start} to {params.stop}", **RETRY)
-def shards_task(params: ShardsParams, places: Places) -> int:
-    """Draw a range of shards; return how many."""
-    end_with_worker()
-    if places.shards:
-        run_elsewhere(places.shards, params, places)
-    else:
-        title = f"shards {params.start}-{params.stop}"
-        _run_here("sample-shards", params, places, title=title)
-    return params.stop - params.start
-
-
-@task(name="part", task_run_name="part {params.part} of {params.parts}", **RETRY)
-def export_part_task(params: ExportPartParams, places: Places) -> int:
-    """Write one part of an export's files; return its number."""
-    end_with_worker()
-    if places.export_part:
-        run_elsewhere(places.export_part, params, places)
-    else:
-        title = f"part {params.part} of {params.parts}"
-        _run_here("export-part", params, places, title=title)
-    return params.part
-
-
-def _run_here(job: str, params: Any, places: Places, *, title: str) -> dict[str, Any]:
-    with showing_progress(title, get_run_logger()) as progress:
-        return run_isolated(job, params, deadline_sec=places.deadline_sec, progress=progress)
+        name_run(result_name(stage, result["name"], classes, result["digest"]))
+    return {key: result[key] for key in ("kind", "name", "digest")}
 
 
 class SomeFailedError(RuntimeError):
     """Some of many tasks failed; the message says which and why."""
 
 
-def run_window(task: Any, asked: Sequence[Any], places: Any, *, at_once: int) -> None:
-    """Run a Prefect task for each of `asked`, at most `at_once` at a time, and wait for all.
+def run_window(submit: Callable[[Any], Any], asked: Sequence[Any], *, at_once: int) -> None:
+    """Submit each of `asked` to Prefect, at most `at_once` at a time, and wait for all.
 
     Raises SomeFailedError with what every task that failed has said.
     """
@@ -119,7 +93,7 @@ def run_window(task: Any, asked: Sequence[Any], places: Any, *, at_once: int) ->
     futures = []
     for each in asked:
         free.acquire()
-        future = task.submit(each, places)
+        future = submit(each)
         future.add_done_callback(lambda _: free.release())
         futures.append(future)
     results_of_all([future.result for future in futures])

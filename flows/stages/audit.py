@@ -7,10 +7,11 @@ from typing import Annotated, Any
 from cyclopts import Group, Parameter
 
 from flows.options import DEFAULT_STORE
-from flows.stages.base import find_exportable, parent
+from flows.stages.base import parent
 from flows.terminal import current
+from pipelines.processes.progress import doing
 from pipelines.store.artifacts import Store
-from pipelines.store.held import HeldStore, working_store
+from pipelines.store.held import HeldStore
 from pipelines.store.manifest import Manifest
 
 AUDIT = Parameter(group=Group("Audit", sort_key=1))
@@ -34,7 +35,7 @@ class AuditOptions:
 
     filters: Annotated[str, AUDIT] = ""
     gate: Annotated[str, AUDIT] = ""
-    judge: Annotated[str, AUDIT] = ""
+    judge: Annotated[str, AUDIT, Parameter(name="--classifier")] = ""
     with_audit: Annotated[bool, AUDIT, Parameter(name="--audit")] = True
 
 
@@ -63,10 +64,8 @@ def audit_for_export(params: AuditParams, dataset: Manifest, store: Store) -> Ma
         return None
     if not params.with_audit and not needed:
         return None
-    from model.audit.filters import Filters, read_filters
     from model.audit.run import AuditSpec, audit_samples
 
-    filters = read_filters(Path(params.filters)) if params.filters else Filters()
     source = parent(store, parent(store, dataset, "model"), "dataset")
     judge = store.resolve("models", params.judge) if params.judge else None
     return audit_samples(
@@ -74,7 +73,7 @@ def audit_for_export(params: AuditParams, dataset: Manifest, store: Store) -> Ma
         source,
         store,
         name=f"{dataset.name[:57].rstrip('-')}-audit",
-        spec=AuditSpec(filters=filters),
+        spec=AuditSpec(filters=filters_of(params.filters)),
         judge=judge,
         progress=current(),
     )
@@ -91,28 +90,37 @@ def check_audit(params: AuditParams, audit: Manifest, store: Store) -> list[dict
 
 def gate_checks(params: AuditParams, audit: Manifest, store: Store):
     """Return the gate's checks, passed or failed."""
-    from model.audit.gate import check_gate, read_gate
+    from model.audit.gate import check_gate
     from model.audit.run import read_audit
 
     if not params.gate:
         return []
-    return check_gate(read_gate(Path(params.gate)), read_audit(audit, store))
+    return check_gate(limits_of(params.gate), read_audit(audit, store))
 
 
-def audit(params: AuditParams, *, per_class: int = 8) -> Manifest:
-    """Audit samples, check the gate and draw the page that shows both."""
-    with working_store(params.store, "report") as store:
-        return draw_audited(params, store, per_class=per_class)
+def filters_of(path: str):
+    """Return the rules in a file, none without a file."""
+    from model.audit.filters import Filters, read_filters
+
+    return read_filters(Path(path)) if path else Filters()
 
 
-def draw_audited(params: AuditParams, store: HeldStore, *, per_class: int) -> Manifest:
+def limits_of(path: str):
+    """Return the gate in a file, one that lets all through without a file."""
+    from model.audit.gate import read_gate
+
+    return read_gate(Path(path)) if path else ()
+
+
+def draw_audited(
+    params: AuditParams, samples: Manifest, store: HeldStore, *, per_class: int = 8
+) -> Manifest:
     """Audit samples and draw the report with what was found.
 
     Raises GateError if a limit failed; the page is made before, and shows the failed numbers.
     """
     from model.audit.gate import require_passed
 
-    samples = find_exportable(store, params.ref)
     found = audit_for_export(params, samples, store)
     if found is None:
         raise ValueError(f"{params.ref} is no samples dataset: nothing to audit")
@@ -126,6 +134,7 @@ def draw_audited(params: AuditParams, store: HeldStore, *, per_class: int) -> Ma
     return report
 
 
+@doing("report", "drawing")
 def draw_report_of(
     samples: Manifest,
     audit: Manifest,

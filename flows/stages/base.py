@@ -1,39 +1,150 @@
-"""What stages have in common: parameters in, manifest out; no Prefect here.
+"""What stages have in common: parameters in, an artifact or numbers out; no Prefect here.
 
 A stage resolves its parameters to a spec and asks the library, which answers at once if the store
-has the result. While it works, what it resolves is leased (pipelines.store.held), as is what it
-makes. Heavy libraries are imported in the stage that needs them.
+has the result. `Stage` opens the store: what a stage reads, finds and makes there is leased until
+it ends (pipelines.store.held). Heavy libraries are imported in the stage that needs them.
 """
 
 import contextlib
+import inspect
 import os
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Annotated, Any, Generic, Literal, TypeVar, cast
 
-from pipelines.store.artifacts import Store, StoreError
+from cyclopts import Parameter
+
+from flows.options import Classes, Output
+from flows.terminal import print_result, session
+from pipelines.store.artifacts import Store, StoreError, existing_store, open_store
 from pipelines.store.errors import AbsentError, FullError
-from pipelines.store.held import HeldStore, held_store
+from pipelines.store.held import HeldStore
+from pipelines.store.leases import check_writable
 from pipelines.store.local_files import NO_ROOM, check_room
-from pipelines.store.manifest import Kind, Manifest, digest_of
+from pipelines.store.manifest import KINDS, Kind, Manifest, digest_of
+
+P = TypeVar("P")
+Inputs = Mapping[str, Manifest]
+Result = Mapping[str, Any]
+Address = tuple[Kind, str, str]
 
 
-@dataclass(frozen=True, slots=True)
-class Stage:
-    """A stage as everything that starts it knows it: the chain, child processes, deployed flows.
+@dataclass(frozen=True, kw_only=True)
+class Stage(Generic[P]):
+    """A stage: its command, its deployed flow and its child process are made of this.
 
-    name    of the command, the deployment, the child process and the place where it runs
-    title   what it does, in a line
-    params  its parameters: options of the command, fields of Prefect's form, JSON of the child
-    work    makes the artifact, or finds it in the store
+    name      of the command, the flow and the child process
+    params    its parameters, with a `store`: options, fields of Prefect's form, JSON of the child;
+              the docstring is the help
+    work      makes the artifact or finds it in the store; without an artifact, returns the result
+    inputs    resolves what the stage reads, by role
+    address   returns kind, name and digest of the artifact that inputs give
+    plan      returns what --dry-run prints; by default the digests of the inputs
+    result    returns what the command prints of the artifact
+    check     raises ValueError for parameters that are wrong whatever the store has
+    store     "write": it is written to; "new": and made if it is not there; "read": it may be
+              read-only, and what is published goes to the cache then. A stage whose parameters
+              name a place `out` of the store only reads
+    place     field of Places that says where the flow runs; empty: it is not deployed
+    title     of the flow, in a line
+    options   what the command takes beside `argument`, if not `params`
+    argument  the parameter that the command takes by position
+    classes   options of the command that decide `classes`
     """
 
     name: str
-    title: str
-    params: type
-    work: Callable[[Any], Manifest]
+    params: type[P]
+    work: Callable[[P, Inputs, HeldStore], Manifest | Result]
+    inputs: Callable[[P, Store], Inputs] = lambda _params, _store: {}
+    address: Callable[[P, Inputs], Address] | None = None
+    plan: Callable[[P, Inputs, Store], Result] = lambda _params, inputs, _store: {
+        role: manifest.digest for role, manifest in inputs.items()
+    }
+    result: Callable[[P, Manifest, HeldStore], Result] = lambda _params, made, _store: {
+        "digest": made.digest
+    }
+    check: Callable[[P], None] = lambda _params: None
+    store: Literal["write", "new", "read"] = "write"
+    place: str = ""
+    title: str = ""
+    options: type | None = None
+    argument: inspect.Parameter | None = None
+    classes: type[Classes] | None = None
+
+    def run(self, params: P) -> Manifest | Result:
+        """Do the work."""
+        with self._opened(params) as store:
+            return self.work(params, self.inputs(params, store), store)
+
+    def answer(self, params: P) -> Result:
+        """Do the work and return what the command prints."""
+        with self._opened(params) as store:
+            made = self.work(params, self.inputs(params, store), store)
+            return self.result(params, made, store) if isinstance(made, Manifest) else made
+
+    def planned(self, params: P) -> Result:
+        """Return what the work would do."""
+        self.check(params)
+        store = self._find_store(params)
+        return self.plan(params, self.inputs(params, store), store)
+
+    @property
+    def command(self) -> Callable[..., None]:
+        """The function that the command line calls, with a signature of the stage's own."""
+        kinds = {"options": self.options or self.params, "classes": self.classes, "output": Output}
+        parameters = [
+            inspect.Parameter(
+                name,
+                inspect.Parameter.KEYWORD_ONLY,
+                default=kind(),
+                annotation=Annotated[kind, Parameter(name="*")],
+            )
+            for name, kind in kinds.items()
+            if kind
+        ]
+        signature = inspect.Signature([self.argument, *parameters] if self.argument else parameters)
+
+        def command(*given: Any, **named: Any) -> None:
+            bound = signature.bind(*given, **named)
+            bound.apply_defaults()
+            self._answer_command(**bound.arguments)
+
+        command.__signature__ = signature  # pyrefly: ignore
+        return command
+
+    def _answer_command(
+        self, options: Any, output: Output, classes: Classes | None = None, **argument: Any
+    ) -> None:
+        params = self.params(**vars(options) | argument)
+        if classes is not None:
+            params = classes.into(params)
+        with session(output):
+            result = self.planned(params) if output.dry_run else self.answer(params)
+        print_result(result, as_json=output.json)
+
+    @contextlib.contextmanager
+    def _opened(self, params: Any) -> Iterator[HeldStore]:
+        """Open the store; what comes out of it is leased until the block ends."""
+        self.check(params)
+        reads = self.store == "read" or getattr(params, "out", "")
+        beside = cache_folder() / "reports" / digest_of(params.store)[:16]
+        store = HeldStore(self._find_store(params), self.name, beside if reads else None)
+        with store.leases:
+            if not reads:
+                check_writable(store)
+            yield store
+
+    def _find_store(self, params: Any) -> Store:
+        return (open_store if self.store == "new" else existing_store)(params.store)
+
+
+def argument(name: str, kind: Any, text: str, **default: Any) -> inspect.Parameter:
+    """Return a parameter that a command takes by position; text: its help."""
+    annotation = Annotated[kind, Parameter(help=text)]
+    return inspect.Parameter(
+        name, inspect.Parameter.POSITIONAL_ONLY, annotation=annotation, **default
+    )
 
 
 # Less than any source needs of it: what has not even this is full.
@@ -80,11 +191,6 @@ def naming_cache() -> Iterator[None]:
         ) from error
 
 
-def report_store(url: str, what: str) -> AbstractContextManager[HeldStore]:
-    """Open a store as `held_store` does; if it may only be read, reports go to the cache."""
-    return held_store(url, what, cache_folder() / "reports" / digest_of(url)[:16])
-
-
 def parent(store: Store, manifest: Manifest, role: str) -> Manifest:
     """Return the artifact that a manifest names as its input of a role.
 
@@ -96,12 +202,12 @@ def parent(store: Store, manifest: Manifest, role: str) -> Manifest:
     raise ValueError(f"{manifest.kind} {manifest.name} names no {role} among its inputs")
 
 
-def model_and_dataset(store: Store, model_ref: str, dataset_ref: str) -> tuple[Manifest, Manifest]:
+def model_and_dataset(params: Any, store: Store) -> Inputs:
     """Return a model, and a dataset: by default the one the model learned from."""
-    model = store.resolve("models", model_ref)
-    if dataset_ref:
-        return model, store.resolve("datasets", dataset_ref)
-    return model, parent(store, model, "dataset")
+    model = store.resolve("models", params.model)
+    if params.dataset:
+        return {"model": model, "dataset": store.resolve("datasets", params.dataset)}
+    return {"model": model, "dataset": parent(store, model, "dataset")}
 
 
 EXPORTABLE: tuple[Kind, ...] = ("samples", "datasets")
@@ -113,24 +219,26 @@ def where(store: Store, manifest: Manifest) -> str:
     return str(local) if local is not None else f"{store.url.rstrip('/')}/{manifest.prefix}"
 
 
-def find_exportable(store: Store, ref: str) -> Manifest:
-    """Return the dataset or samples that a person means.
+def resolve_any(store: Store, ref: str, kinds: Sequence[Kind] = KINDS) -> Manifest:
+    """Return the artifact that `ref` means among several kinds, or among one: `models/cats`.
 
-    Raises StoreError if there is none, or one of each kind.
+    Raises StoreError if none or several match, or one that might is damaged.
     """
     kind, _, rest = ref.partition("/")
-    if rest:
-        if kind not in EXPORTABLE:
-            raise StoreError(f"{ref!r}: only {' and '.join(EXPORTABLE)} can be exported")
+    if rest and kind in KINDS:
+        if kind not in kinds:
+            raise StoreError(f"{ref!r}: only {' and '.join(kinds)} can be exported")
         return store.resolve(kind, rest)
-    found, errors = [], []
-    for candidate in EXPORTABLE:
+    found, reasons = [], []
+    for each in kinds:
         try:
-            found.append(store.resolve(candidate, ref))
+            found.append(store.resolve(each, ref))
         except AbsentError as error:
-            errors.append(str(error))
-    if len(found) > 1:
-        raise StoreError(f"{ref!r} means both: write samples/{ref} or datasets/{ref}")
-    if not found:
-        raise StoreError("; ".join(errors))
-    return found[0]
+            reasons.append(str(error))
+    if len(found) == 1:
+        return found[0]
+    if found:
+        which = ", ".join(f"{m.kind}/{m.name}@{m.digest[:12]}" for m in found)
+        raise StoreError(f"{ref!r} means several artifacts: {which}; put the kind before it")
+    is_any = len(kinds) == len(KINDS)
+    raise AbsentError(f"nothing in {store.url} matches {ref!r}" if is_any else "; ".join(reasons))

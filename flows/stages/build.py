@@ -3,21 +3,29 @@
 import dataclasses
 import math
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import Annotated, Any
 
-from cyclopts import Parameter
+from cyclopts import Group, Parameter
 
-from flows.options import DEFAULT_STORE, HIDDEN, MAIN, Listed, Repeated, Splits, StoreUrl
-from flows.stages.base import cache_folder, naming_cache, writable_cache
+from flows.options import (
+    DEFAULT_STORE,
+    HIDDEN,
+    MAIN,
+    Classes,
+    Listed,
+    Repeated,
+    Splits,
+    StoreUrl,
+)
+from flows.stages.base import Inputs, Result, Stage, cache_folder, naming_cache, writable_cache
 from flows.terminal import current
 from pipelines.catalogue import ALL, SEED_CLASSES, resolve_names
 from pipelines.dataset.spec import DEFAULT_SPLITS, DatasetOptions, InputOptions
 from pipelines.drawings.limits import Limits
-from pipelines.store.artifacts import open_store
-from pipelines.store.leases import check_writable
+from pipelines.store.artifacts import Store
+from pipelines.store.held import HeldStore
 from pipelines.store.manifest import Manifest, check_slug, drawings_by_split, slug
 from pipelines.store.printable import printable
 
@@ -41,6 +49,7 @@ PER_SEC = {
 }
 
 
+@Parameter(name="*", group=Group("The dataset", sort_key=1))
 @dataclass(frozen=True, kw_only=True)
 class BuildParams(Limits, InputOptions, DatasetOptions):
     """Make a dataset of the chosen classes: shards and a manifest.
@@ -92,25 +101,6 @@ def source_name(source: str) -> str:
         name = Path(source).resolve().name
     cleaned = slug(name if re.search("[A-Za-z0-9]", name) else UNNAMED_SOURCE)
     return cleaned[:48].strip("-")
-
-
-def build(params: BuildParams) -> Manifest:
-    """Make the dataset."""
-    from pipelines.dataset.build import build_dataset
-
-    check_runner(params)
-    store = open_store(params.store)
-    check_writable(store)
-    spec, source = dataset_work(params)
-    return build_dataset(
-        spec,
-        source,
-        store,
-        params.name,
-        beam_args=params.beam_args,
-        workers=params.workers,
-        progress=current(),
-    )
 
 
 def check_runner(params: BuildParams) -> None:
@@ -177,16 +167,14 @@ def source_names(params: BuildParams) -> tuple[str, ...]:
     return names
 
 
-def plan_build(params: BuildParams) -> Mapping[str, Any]:
+def _plan(params: BuildParams, _inputs: Inputs, store: Store) -> Result:
     """Return the spec and what building would do, from file sizes alone."""
     from pipelines.dataset.build import plan_dataset
     from pipelines.dataset.describe import source_credit, splits_note
     from pipelines.dataset.tfds_slice import slice_note
-    from pipelines.store.artifacts import open_store
 
-    check_runner(params)
     spec, source = dataset_work(params, plan_only=True)
-    made = plan_dataset(spec, source, open_store(params.store), params.name)
+    made = plan_dataset(spec, source, store, params.name)
     plan: dict[str, Any] = {"spec": spec.to_json()} | dataclasses.asdict(made)
     if not source.is_known:
         plan["digest"] = None  # known once the doodles are drawn
@@ -197,17 +185,45 @@ def plan_build(params: BuildParams) -> Mapping[str, Any]:
     return plan | notes | splits_note(source)
 
 
-def work_build(params: BuildParams) -> Mapping[str, Any]:
-    """Build and return the digest and the counts."""
-    manifest = build(params)
+def _work(params: BuildParams, _inputs: Inputs, store: HeldStore) -> Manifest:
+    from pipelines.dataset.build import build_dataset
+
+    spec, source = dataset_work(params)
+    return build_dataset(
+        spec,
+        source,
+        store,
+        params.name,
+        beam_args=params.beam_args,
+        workers=params.workers,
+        progress=current(),
+    )
+
+
+def _result(_params: BuildParams, made: Manifest, _store: HeldStore) -> Result:
+    """Return the digest and the counts."""
     result: dict[str, Any] = {
-        "dataset": manifest.digest,
-        "name": manifest.name,
-        "drawings": drawings_by_split(manifest),
+        "dataset": made.digest,
+        "name": made.name,
+        "drawings": drawings_by_split(made),
     }
     for key in ("dropped", "repaired"):
-        if found := manifest.summary.get(key):
+        if found := made.summary.get(key):
             result[key] = {reason: sum(by.values()) for reason, by in found.items()}
-    if merged := manifest.summary.get("merged_splits"):
+    if merged := made.summary.get("merged_splits"):
         result["merged_splits"] = merged
     return result
+
+
+STAGE = Stage(
+    name="build",
+    title="Make a dataset of the chosen classes.",
+    params=BuildParams,
+    check=check_runner,
+    plan=_plan,
+    work=_work,
+    result=_result,
+    store="new",
+    place="build",
+    classes=Classes,
+)

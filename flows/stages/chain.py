@@ -1,30 +1,34 @@
-"""The chain of stages: its parameters, and what the store has of it, found from digests alone."""
+"""The chain of stages: dataset, model, samples, report, by digests alone."""
 
 import dataclasses
-import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any
 
-from cyclopts import Parameter
+from cyclopts import Group, Parameter
 from pydantic import BeforeValidator
 
-from flows.options import DEFAULT_STORE, HIDDEN, MAIN, NotNegative, Positive, StoreUrl
-from flows.stages.base import where
-from flows.stages.build import BuildParams, dataset_work, source_name
+from flows.options import DEFAULT_STORE, HIDDEN, MAIN, Classes, NotNegative, Positive, StoreUrl
+from flows.stages import build, report, sample, train
+from flows.stages.base import Address, Inputs, Result, Stage, where
+from flows.stages.build import BuildParams, check_runner, dataset_work, source_name
 from flows.stages.export import ExportOptions
 from flows.stages.report import ReportParams
-from flows.stages.sample import SampleParams, sample_spec
-from flows.stages.train import TrainParams, train_spec
+from flows.stages.sample import SampleParams
+from flows.stages.train import TrainParams
+from flows.terminal import check_prefect_home
 from pipelines.catalogue import SEED_CLASSES
 from pipelines.dataset.spec import InputOptions
 from pipelines.drawings.limits import Limits
-from pipelines.store.artifacts import Store, open_store
-from pipelines.store.manifest import Kind, Manifest, drawings_by_split, slug
+from pipelines.processes.progress import doing
+from pipelines.store.artifacts import Store
+from pipelines.store.held import HeldStore
+from pipelines.store.manifest import Kind, Manifest, check_slug, drawings_by_split, slug
 
-STAGES = ("dataset", "model", "samples", "report")
+Look = Callable[[Kind, str, str], Manifest | None]
 
 
+@Parameter(name="*", group=Group("The source", sort_key=1))
 @dataclass(frozen=True, kw_only=True)
 class ChainParams(Limits, InputOptions):
     """Make a dataset, train a model on it, draw new drawings, and show them in a report.
@@ -140,37 +144,91 @@ class BulkParams:
     )
 
     def __post_init__(self) -> None:
-        """Raise ValueError for a number of tasks that draws nothing."""
+        """Raise ValueError for a number of tasks that draws nothing, or shards."""
         if self.tasks < 1:
             raise ValueError(f"tasks must be 1 or more, found {self.tasks}")
+        if self.sample.shards:
+            raise ValueError("the flow itself cuts the samples into shards: leave shards empty")
 
 
-def find_chain(params: ChainParams, *, reuse: bool = False) -> dict[str, Manifest]:
+def stages_of(params: ChainParams) -> dict[str, tuple[Stage, Callable[[str], Any]]]:
+    """Return the stages by what they make, and their parameters from the digest before."""
+    return {
+        "dataset": (build.STAGE, lambda _: params.build()),
+        "model": (train.STAGE, params.train),
+        "samples": (sample.STAGE, params.sample),
+        "report": (report.STAGE, params.report),
+    }
+
+
+def find_chain(params: ChainParams, dataset: str, look: Look) -> dict[str, Manifest]:
     """Return the complete artifacts of a chain by stage, up to the first that is missing.
 
-    reuse: make each the latest of its name, as a stage that finds its result does, and fetch or
-    draw the source, to know it; without, only what is known of it is looked for.
+    dataset: its digest, empty if that is not known; look: Store.find, or Store.reuse, which makes
+    each the latest of its name, as a stage that finds its result does.
     """
-    store = open_store(params.store)
-    look = store.reuse if reuse else store.find
     found: dict[str, Manifest] = {}
-    for stage, kind, digest_of_stage in _steps(plan_only=not reuse):
-        digest = digest_of_stage(params, found)
-        name = params.dataset_name if stage == "dataset" else params.model_name
-        manifest = look(kind, name, digest) if digest else None
+    address: Address = ("datasets", params.dataset_name, dataset)
+    for made, (stage, params_of) in stages_of(params).items():
+        if stage.address:
+            address = stage.address(params_of(address[2]), found)
+        manifest = look(*address) if address[2] else None
         if manifest is None:
             break
-        found[stage] = manifest
+        found[made] = manifest
     return found
 
 
-def chain_result(params: ChainParams, digests: Mapping[str, Any]) -> dict[str, Any]:
+def _dataset_digest(params: ChainParams, *, plan_only: bool) -> str:
+    """Return the digest; for a plan nothing is fetched or drawn, so it may be unknown then."""
+    from pipelines.dataset.build import dataset_digest
+
+    spec, source = dataset_work(params.build(), plan_only=plan_only)
+    return dataset_digest(spec, source) if source.is_known else ""
+
+
+def check_chain(params: ChainParams) -> None:
+    """Raise ValueError for what no stage could do, before the first begins."""
+    from model.network.config import check_guidance
+    from model.training.presets import preset
+    from model.training.spec import apply_overrides
+
+    spec = apply_overrides(preset(params.preset), params.settings)
+    if params.guidance is not None:
+        check_guidance(params.guidance, spec.network)
+    check_slug(params.model_name)
+    check_runner(params.build())
+
+
+def _plan(params: ChainParams, _inputs: Inputs, store: Store) -> Result:
+    """Return the resolved parameters and what the store already has."""
+    found = find_chain(params, _dataset_digest(params, plan_only=True), store.find)
+    state = {
+        made: f"there: {found[made].digest}" if made in found else "to be made"
+        for made in stages_of(params)
+    }
+    return {"params": dataclasses.asdict(params)} | state
+
+
+def _work(params: ChainParams, _inputs: Inputs, store: HeldStore) -> Result:
+    """Run the chain unless the store has all of it; return digests, paths and numbers."""
+    check_prefect_home()
+    seconds: Mapping[str, float] = {}
+    found = find_chain(params, _dataset_digest(params, plan_only=False), store.reuse)
+    if "report" not in found:
+        with doing("run", "waiting for Prefect"):
+            from flows.stages.prefect_flow import run_chain  # starts Prefect, which takes seconds
+
+            made = run_chain(params, stages_of, "{params.dataset_name} {params.preset}")
+        seconds, found = made["seconds"], find_chain(params, made["dataset"], store.find)
+        if "report" not in found:
+            raise RuntimeError(f"an artifact vanished from {store.url} during the run")
+    return _result(store, found) | {"seconds": seconds}
+
+
+def _result(store: Store, found: Inputs) -> dict[str, Any]:
     """Return what `sketchmill run` prints: digests, the report's path, the numbers."""
-    store = open_store(params.store)
-    dataset = _get(store, "datasets", params.dataset_name, digests["dataset"])
-    model = _get(store, "models", params.model_name, digests["model"])
-    samples = _get(store, "samples", params.model_name, digests["samples"])
-    report = _get(store, "reports", params.model_name, digests["report"])
+    dataset, model, samples, report = found.values()
     return {
         "dataset": dataset.digest,
         "model": model.digest,
@@ -185,76 +243,12 @@ def chain_result(params: ChainParams, digests: Mapping[str, Any]) -> dict[str, A
     }
 
 
-def _steps(*, plan_only: bool):
-    dataset_digest = functools.partial(_dataset_digest, plan_only=plan_only)
-    return (
-        ("dataset", "datasets", dataset_digest),
-        ("model", "models", _model_digest),
-        ("samples", "samples", _samples_digest),
-        ("report", "reports", _report_digest),
-    )
-
-
-def _dataset_digest(
-    params: ChainParams, _found: Mapping[str, Manifest], *, plan_only: bool
-) -> str | None:
-    from pipelines.dataset.build import dataset_digest
-
-    spec, source = dataset_work(params.build(), plan_only=plan_only)
-    return dataset_digest(spec, source) if source.is_known else None
-
-
-def _model_digest(params: ChainParams, found: Mapping[str, Manifest]) -> str:
-    from model.training.spec import run_digest
-
-    dataset = found["dataset"]
-    return run_digest(train_spec(params.train(dataset.digest), dataset), dataset)
-
-
-def _samples_digest(params: ChainParams, found: Mapping[str, Manifest]) -> str:
-    from model.sampling.spec import samples_digest
-
-    model = found["model"]
-    return samples_digest(sample_spec(params.sample(model.digest), model), model)
-
-
-def _report_digest(params: ChainParams, found: Mapping[str, Manifest]) -> str:
-    from model.report.page import report_digest, report_inputs, report_spec
-
-    inputs = report_inputs(found["dataset"], found["model"], found["samples"])
-    spec = report_spec(per_class=params.report(found["samples"].digest).per_class)
-    return report_digest(spec, inputs)
-
-
-def _get(store: Store, kind: Kind, name: str, digest: str) -> Manifest:
-    found = store.find(kind, name, digest)
-    if found is None:
-        raise RuntimeError(f"{kind}/{name}/{digest} vanished from {store.url} during the run")
-    return found
-
-
-def plan_chain(params: ChainParams) -> Mapping[str, Any]:
-    """Return the resolved parameters and what the store already has."""
-
-    check_chain(params)
-    found = find_chain(params)
-    state = {
-        stage: f"there: {found[stage].digest}" if stage in found else "to be made"
-        for stage in STAGES
-    }
-    return {"params": dataclasses.asdict(params)} | state
-
-
-def check_chain(params: ChainParams) -> None:
-    """Raise ValueError for what no stage could do, before the first begins."""
-    from flows.stages.build import check_runner
-    from model.network.config import check_guidance
-    from model.training.presets import preset
-    from model.training.spec import apply_overrides
-    from pipelines.store.manifest import check_slug
-
-    spec = apply_overrides(preset(params.preset), params.settings)
-    if params.guidance is not None:
-        check_guidance(params.guidance, spec.network)
-    check_slug(params.model_name)
-    check_runner(params.build())
+STAGE = Stage(
+    name="run",
+    params=ChainParams,
+    check=check_chain,
+    plan=_plan,
+    work=_work,
+    store="new",
+    classes=Classes,
+)

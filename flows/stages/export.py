@@ -3,33 +3,32 @@
 Nothing is published before the gate: a number beyond its limit ends the command with its name.
 """
 
-import contextlib
+import dataclasses
 import json
-from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 from cyclopts import Parameter
 
-from flows.options import Listed, Repeated
+from flows.options import DEFAULT_STORE, Listed, Repeated, StoreUrl
 from flows.stages.audit import (
     AuditOptions,
     AuditParams,
     audit_for_export,
     check_audit,
+    draw_audited,
     draw_report_of,
+    filters_of,
+    limits_of,
 )
-from flows.stages.base import find_exportable, report_store, where
+from flows.stages.base import EXPORTABLE, Inputs, Result, Stage, argument, resolve_any, where
+from flows.stages.sample import parse_range
 from flows.terminal import current
 from pipelines.processes.progress import doing
-from pipelines.store.artifacts import existing_store, open_store
-from pipelines.store.held import HeldStore, working_store
+from pipelines.store.artifacts import Store
+from pipelines.store.held import HeldStore
 from pipelines.store.manifest import InputRef, Manifest
 from pipelines.store.printable import printable
-
-if TYPE_CHECKING:
-    from pipelines.export.run import Export
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,79 +53,37 @@ class ExportOptions(AuditOptions):
 
     formats: Annotated[Listed, Parameter(name="--format")] = ("hf",)
     splits: Listed = ()
-    rows_per_file: int | None = None
+    rows_per_file: Annotated[int | None, Parameter(name="--rows-per-shard")] = None
     out: str = ""
     workers: int = 1
     beam_args: Annotated[Repeated, Parameter(name="--beam")] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
-class ExportParams(ExportOptions, AuditParams):
+class ExportCommand(ExportOptions):
+    """What the command takes beside the drawings.
+
+    Parameters
+    ----------
+    name
+        Name of the export; that of the drawings by default.
+    part
+        Make this machine's part of the files only, such as 0/4 to 3/4, and publish nothing; the
+        same command without it then joins and publishes.
+    shards
+        Make these files only, such as 0-99, as one of several machines that share the store;
+        the one that finds none missing joins and publishes.
+    """
+
+    name: str = ""
+    part: str = ""
+    shards: str = ""
+    store: StoreUrl = DEFAULT_STORE
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportParams(ExportCommand, AuditParams):
     """Write a dataset or samples in formats of other tools."""
-
-
-def plan_export(params: ExportParams) -> Mapping[str, Any]:
-    """Return what exporting would write, without an audit: rows, bytes, files' formats."""
-    from pipelines.export.formats.registry import export_format
-    from pipelines.export.job import make_job
-    from pipelines.export.run import plan_units
-
-    store = existing_store(params.store)
-    dataset = find_exportable(store, params.ref)
-    job = make_job(dataset, store, export_spec(params), name=params.name or dataset.name)
-    rows = {split: job.rows(split) for split in job.splits}
-    total = sum(rows.values())
-    return {
-        "of": f"{dataset.kind}/{dataset.name}@{dataset.digest}",
-        "spec": job.spec.to_json(),
-        "drawings": rows,
-        "files": len(plan_units(job)),
-        "bytes": {name: total * export_format(name).bytes_per_drawing for name in job.spec.formats},
-        "out": printable(params.out or f"{params.store}/exports/{job.name}"),
-    }
-
-
-def export(params: ExportParams) -> Manifest:
-    """Audit, check, export."""
-    from pipelines.export.run import finish
-
-    with _begun(params) as begun:
-        return finish(begun)
-
-
-@contextlib.contextmanager
-def _begun(params: ExportParams) -> Iterator["Export"]:
-    """Audit, check, and yield the export; its store is written to unless the files go elsewhere."""
-    from pipelines.export.run import begin
-
-    opened = report_store if params.out else working_store
-    with opened(params.store, "export") as store:
-        with doing("export", "getting ready"):
-            dataset = find_exportable(store, params.ref)
-            audit = audit_for_export(params, dataset, store)
-            begun = begin(
-                dataset,
-                store,
-                export_spec(params),
-                name=params.name or dataset.name,
-                options=_options(params),
-                extras=_extras(params, dataset, audit, store),
-            )
-        yield begun
-
-
-def work_export(params: ExportParams) -> Mapping[str, Any]:
-    """Export and return digest, place and counts."""
-    made = export(params)
-    return {
-        "export": made.digest,
-        "name": made.name,
-        "path": printable(params.out) or where(open_store(params.store), made),
-        "drawings": made.summary["num_drawings"],
-        "files": len(made.files),
-        "bytes": sum(entry.bytes for entry in made.files),
-        "audit": next((ref.digest for ref in made.inputs if ref.role == "audit"), ""),
-    }
 
 
 def export_spec(params: ExportParams):
@@ -135,50 +92,17 @@ def export_spec(params: ExportParams):
 
     filters, gate = {}, []
     if params.filters:
-        from model.audit.filters import read_filters
-
-        filters = read_filters(Path(params.filters)).to_json()
+        filters = filters_of(params.filters).to_json()
     if params.gate:
-        from model.audit.gate import limits_to_json, read_gate
+        from model.audit.gate import limits_to_json
 
-        gate = limits_to_json(read_gate(Path(params.gate)))
+        gate = limits_to_json(limits_of(params.gate))
     return ExportSpec(
         formats=params.formats,
         splits=params.splits,
         rows_per_file=params.rows_per_file,
         filters=filters,
         gate=tuple(gate),
-    )
-
-
-def work_export_part(params: ExportParams, part: int, parts: int) -> Mapping[str, Any]:
-    """Make one machine's part of an export's files; publish nothing."""
-    from pipelines.export.run import make_share
-
-    with _begun(params) as begun:
-        files, _ = make_share(begun, slice(part, None, parts))
-    return {"part": part, "parts": parts, "files": files}
-
-
-def work_export_range(params: ExportParams, first: int, last: int) -> Mapping[str, Any]:
-    """Make some of an export's files; publish if they were the last that were missing."""
-    from pipelines.export.run import finish, make_share
-
-    with _begun(params) as begun:
-        _, missing = make_share(begun, slice(first, last + 1))
-        made = "" if missing else finish(begun).digest
-    return {"first": first, "last": last, "missing": missing, "export": made}
-
-
-@doing("report", "drawing")
-def _options(params: ExportParams):
-    from pipelines.export.run import ExportOptions
-
-    return ExportOptions(
-        out=params.out or None,
-        beam_args=params.beam_args,
-        workers=params.workers,
-        progress=current(),
     )
 
 
@@ -207,15 +131,6 @@ def _extras(params: ExportParams, dataset: Manifest, audit: Manifest | None, sto
     return Extras(inputs=(ref,), kept=kept, attachments=attachments)
 
 
-@dataclass(frozen=True, kw_only=True)
-class ExportPartParams:
-    """One of several parts of an export's files; none published."""
-
-    export: ExportParams
-    part: int = 0
-    parts: int = 1
-
-
 def parse_part(text: str) -> tuple[int, int]:
     """Read "number/parts"; raise ValueError for anything else.
 
@@ -227,3 +142,109 @@ def parse_part(text: str) -> tuple[int, int]:
         return int(number), int(parts)
     except ValueError as error:
         raise ValueError(f"--part {text}: expected number/parts, such as 0/4") from error
+
+
+def _check(params: ExportParams) -> None:
+    if params.part and params.shards:
+        raise ValueError("--part and --shards are two ways to share the work: use one")
+    if params.part:
+        parse_part(params.part)
+    if params.shards:
+        parse_range(params.shards)
+
+
+def _inputs(params: ExportParams, store: Store) -> Inputs:
+    return {"drawings": resolve_any(store, params.ref, EXPORTABLE)}
+
+
+def _plan(params: ExportParams, inputs: Inputs, store: Store) -> Result:
+    """Return what exporting would write, without an audit: rows, bytes, files' formats."""
+    from pipelines.export.formats.registry import export_format
+    from pipelines.export.job import make_job
+    from pipelines.export.run import plan_units
+
+    dataset = inputs["drawings"]
+    job = make_job(dataset, store, export_spec(params), name=params.name or dataset.name)
+    rows = {split: job.rows(split) for split in job.splits}
+    total = sum(rows.values())
+    return {
+        "of": f"{dataset.kind}/{dataset.name}@{dataset.digest}",
+        "spec": job.spec.to_json(),
+        "drawings": rows,
+        "files": len(plan_units(job)),
+        "bytes": {name: total * export_format(name).bytes_per_drawing for name in job.spec.formats},
+        "out": printable(params.out or f"{params.store}/exports/{job.name}"),
+    }
+
+
+@doing("export", "getting ready")
+def _work(params: ExportParams, inputs: Inputs, store: HeldStore) -> Manifest | Result:
+    """Audit, check, export; of --part or --shards these files only."""
+    from pipelines.export.run import ExportOptions, begin, finish, make_share
+
+    dataset = inputs["drawings"]
+    audit = audit_for_export(params, dataset, store)
+    export = begin(
+        dataset,
+        store,
+        export_spec(params),
+        name=params.name or dataset.name,
+        options=ExportOptions(
+            out=params.out or None,
+            beam_args=params.beam_args,
+            workers=params.workers,
+            progress=current(),
+        ),
+        extras=_extras(params, dataset, audit, store),
+    )
+    if params.part:
+        part, parts = parse_part(params.part)
+        files, _ = make_share(export, slice(part, None, parts))
+        return {"part": part, "parts": parts, "files": files}
+    if params.shards:
+        first, last = parse_range(params.shards)
+        _, missing = make_share(export, slice(first, last + 1))
+        made = "" if missing else finish(export).digest
+        return {"first": first, "last": last, "missing": missing, "export": made}
+    return finish(export)
+
+
+def _result(params: ExportParams, made: Manifest, store: HeldStore) -> Result:
+    """Return digest, place and counts."""
+    return {
+        "export": made.digest,
+        "name": made.name,
+        "path": printable(params.out) or where(store, made),
+        "drawings": made.summary["num_drawings"],
+        "files": len(made.files),
+        "bytes": sum(entry.bytes for entry in made.files),
+        "audit": next((ref.digest for ref in made.inputs if ref.role == "audit"), ""),
+    }
+
+
+STAGE = Stage(
+    name="export",
+    title="Write drawings in the formats of other tools.",
+    params=ExportParams,
+    check=_check,
+    inputs=_inputs,
+    plan=_plan,
+    work=_work,
+    result=_result,
+    place="export",
+    options=ExportCommand,
+    argument=argument(
+        "ref", str, "Name, name@digest or digest; samples/NAME or datasets/NAME if both have it."
+    ),
+)
+PART = dataclasses.replace(
+    STAGE, name="export-part", title="Write one part of an export's files.", place="export_part"
+)
+AUDIT = Stage(
+    name="audit",
+    title="Audit samples, check a gate and show both.",
+    params=ExportParams,
+    inputs=_inputs,
+    work=lambda params, inputs, store: draw_audited(params, inputs["drawings"], store),
+    place="audit",
+)

@@ -1,17 +1,19 @@
-"""Quotas and reproduction as steps: counts of accepted drawings, and one drawing again."""
+"""Draw until each class has its number of accepted drawings."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated
+
+from cyclopts import Parameter
 
 from flows.options import DEFAULT_STORE, NotNegative, StoreUrl
-from flows.stages.base import find_exportable, parent
+from flows.stages.audit import filters_of, limits_of
+from flows.stages.base import Inputs, Result, Stage, parent
 from flows.stages.sample import guidance, read_counts
 from flows.terminal import current
 from pipelines.catalogue import resolve_names
-from pipelines.store.artifacts import Store, existing_store
-from pipelines.store.held import held_store, working_store
+from pipelines.store.artifacts import Store
+from pipelines.store.held import HeldStore
 from pipelines.store.manifest import Manifest
 
 
@@ -46,12 +48,12 @@ class QuotaParams:
         How many at once; 0 is one a core.
     """
 
-    model: str
-    per_class: NotNegative = 0
+    model: Annotated[str, Parameter(required=True)] = ""
+    per_class: Annotated[NotNegative, Parameter(name="--samples-per-class")] = 0
     counts: str = ""
     filters: str = ""
     gate: str = ""
-    judge: str = ""
+    judge: Annotated[str, Parameter(name="--classifier")] = ""
     seed: int = 0
     temperature: float = 1.0
     guidance: float | None = None
@@ -64,7 +66,7 @@ def wanted_counts(params: QuotaParams, model: Manifest) -> dict[str, int]:
     """Return the number of drawings of each class; raise ValueError for unknown classes."""
     known = list(model.summary["class_names"])
     if bool(params.counts) == bool(params.per_class):
-        raise ValueError("give either --per-class or --counts")
+        raise ValueError("give either --samples-per-class or --counts")
     if params.per_class:
         return dict.fromkeys(known, params.per_class)
     counts = read_counts(Path(params.counts))
@@ -74,34 +76,64 @@ def wanted_counts(params: QuotaParams, model: Manifest) -> dict[str, int]:
     return dict(zip(names, counts.values(), strict=True))
 
 
-def plan_quota(params: QuotaParams) -> Mapping[str, Any]:
+def _check(params: QuotaParams) -> None:
+    filters_of(params.filters)
+    limits_of(params.gate)
+
+
+def _inputs(params: QuotaParams, store: Store) -> Inputs:
+    model = store.resolve("models", params.model)
+    judge = {"judge": store.resolve("models", params.judge)} if params.judge else {}
+    return {"model": model, "dataset": parent(store, model, "dataset")} | judge
+
+
+def _spec(params: QuotaParams, model: Manifest):
+    from model.audit.quota import QuotaSpec
+
+    return QuotaSpec(
+        counts=wanted_counts(params, model),
+        filters=filters_of(params.filters),
+        seed=params.seed,
+        temperature=params.temperature,
+        guidance=guidance(params.guidance, model),
+    )
+
+
+def _sources(inputs: Inputs):
+    from model.audit.quota import Sources
+
+    return Sources(model=inputs["model"], dataset=inputs["dataset"], judge=inputs.get("judge"))
+
+
+def _plan(params: QuotaParams, inputs: Inputs, store: Store) -> Result:
     """Return the resolved spec and whether the store has the drawings."""
     from pipelines.store.manifest import artifact_digest
 
-    store = existing_store(params.store)
-    spec, sources = _work(params, store)
-    _gate(params)
-    digest = artifact_digest("samples", spec.to_json(), sources.inputs())
-    name = params.name or sources.model.name
+    model = inputs["model"]
+    spec = _spec(params, model)
+    digest = artifact_digest("samples", spec.to_json(), _sources(inputs).inputs())
+    name = params.name or model.name
     found = store.find("samples", name, digest)
     return {"spec": spec.to_json(), "samples": digest, "name": name, "is_drawn": found is not None}
 
 
-def work_quota(params: QuotaParams) -> Mapping[str, Any]:
-    """Draw and return the digest, with accepted and rejected by reason."""
+def _work(params: QuotaParams, inputs: Inputs, store: HeldStore) -> Manifest:
     from model.audit.quota import fill_quotas
 
-    with working_store(params.store, "quota") as store:
-        spec, sources = _work(params, store)
-        made = fill_quotas(
-            spec,
-            sources,
-            store,
-            params.name or sources.model.name,
-            gate=_gate(params),
-            processes=params.processes,
-            progress=current(),
-        )
+    model = inputs["model"]
+    return fill_quotas(
+        _spec(params, model),
+        _sources(inputs),
+        store,
+        params.name or model.name,
+        gate=limits_of(params.gate),
+        processes=params.processes,
+        progress=current(),
+    )
+
+
+def _result(_params: QuotaParams, made: Manifest, _store: HeldStore) -> Result:
+    """Return the digest, with accepted and rejected by reason."""
     rejected: dict[str, int] = {}
     for reasons in made.summary["rejected"].values():
         for reason, count in reasons.items():
@@ -116,49 +148,12 @@ def work_quota(params: QuotaParams) -> Mapping[str, Any]:
     }
 
 
-def work_reproduce(store_url: str, ref: str, row: int) -> Mapping[str, Any]:
-    """Draw one row again; raise RuntimeError if a pixel differs."""
-    from model.audit.reproduce import reproduce
-
-    with held_store(store_url, "reproduce") as store:
-        samples = find_exportable(store, ref if "/" in ref else f"samples/{ref}")
-        found = reproduce(samples, store, row=row)
-    recipe = found.recipe
-    if not found.is_equal:
-        pixels = int((recipe.image != found.image).sum())
-        raise RuntimeError(
-            f"row {row} of {samples.name} differs in {pixels} pixels: another processor or another "
-            "version of torch may round a sum otherwise"
-        )
-    return {
-        "row": row,
-        "is_equal": True,
-        "class_name": recipe.class_name,
-        "seed": recipe.seed,
-        "sample_index": recipe.sample_index,
-        "model": recipe.model,
-        "bytes": recipe.image.size,
-    }
-
-
-def _gate(params: QuotaParams):
-    from model.audit.gate import read_gate
-
-    return read_gate(Path(params.gate)) if params.gate else ()
-
-
-def _work(params: QuotaParams, store: Store):
-    from model.audit.filters import Filters, read_filters
-    from model.audit.quota import QuotaSpec, Sources
-
-    model = store.resolve("models", params.model)
-    filters = read_filters(Path(params.filters)) if params.filters else Filters()
-    judge = store.resolve("models", params.judge) if params.judge else None
-    spec = QuotaSpec(
-        counts=wanted_counts(params, model),
-        filters=filters,
-        seed=params.seed,
-        temperature=params.temperature,
-        guidance=guidance(params.guidance, model),
-    )
-    return spec, Sources(model=model, dataset=parent(store, model, "dataset"), judge=judge)
+STAGE = Stage(
+    name="quota",
+    params=QuotaParams,
+    check=_check,
+    inputs=_inputs,
+    plan=_plan,
+    work=_work,
+    result=_result,
+)

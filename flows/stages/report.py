@@ -1,18 +1,16 @@
 """One page of pictures and numbers for a samples dataset."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated
 
 from cyclopts import Parameter
 
 from flows.options import DEFAULT_STORE, Positive, StoreUrl
-from flows.stages.audit import draw_audited
-from flows.stages.base import parent, report_store, where
-from flows.stages.export import ExportParams
+from flows.stages.audit import AuditParams, draw_audited
+from flows.stages.base import Address, Inputs, Result, Stage, parent, where
 from flows.terminal import current
-from pipelines.store.artifacts import Store, existing_store
-from pipelines.store.held import working_store
+from pipelines.store.artifacts import Store
+from pipelines.store.held import HeldStore
 from pipelines.store.manifest import Manifest
 
 
@@ -28,31 +26,50 @@ class ReportParams:
         Drawings in a row.
     name
         Name in the store; that of the samples by default.
+    audit
+        Look for duplicates and copies of training drawings, and compare statistics by class.
+    judge
+        A classifier of the store (sketchmill classifier) that the audit asks too.
+    gate
+        TOML file of limits on the audit's numbers; beyond one the command fails.
     """
 
     samples: Annotated[str, Parameter(required=True)] = "doodles-tiny"
     per_class: Positive = 8
     name: str = ""
     store: StoreUrl = DEFAULT_STORE
+    audit: Annotated[bool, Parameter(negative=())] = False
+    judge: Annotated[str, Parameter(name="--classifier")] = ""
+    gate: str = ""
 
 
-def report(params: ReportParams) -> Manifest:
-    """Draw the report of a samples dataset, its model and that model's dataset."""
-    with working_store(params.store, "report") as store:
-        return draw_report(params, store)
-
-
-def draw_report(params: ReportParams, store: Store) -> Manifest:
-    """Do what `report` does in a store that is open."""
-    from model.report.page import make_report
-
+def _inputs(params: ReportParams, store: Store) -> Inputs:
     samples = store.resolve("samples", params.samples)
     model = parent(store, samples, "model")
-    dataset = parent(store, model, "dataset")
+    return {"samples": samples, "model": model, "dataset": parent(store, model, "dataset")}
+
+
+def _address(params: ReportParams, inputs: Inputs) -> Address:
+    from model.report.page import report_digest, report_inputs, report_spec
+
+    shown = report_inputs(inputs["dataset"], inputs["model"], inputs["samples"])
+    digest = report_digest(report_spec(per_class=params.per_class), shown)
+    return "reports", params.name or inputs["samples"].name, digest
+
+
+def _work(params: ReportParams, inputs: Inputs, store: HeldStore) -> Manifest:
+    from model.report.page import make_report
+
+    samples = inputs["samples"]
+    if params.audit or params.judge or params.gate:
+        audited = AuditParams(
+            ref=params.samples, name=params.name, judge=params.judge, gate=params.gate
+        )
+        return draw_audited(audited, samples, store, per_class=params.per_class)
     current()("report", 0, 1, "drawing")
     made = make_report(
-        dataset,
-        model,
+        inputs["dataset"],
+        inputs["model"],
         samples,
         store,
         name=params.name or samples.name,
@@ -62,21 +79,19 @@ def draw_report(params: ReportParams, store: Store) -> Manifest:
     return made
 
 
-def plan_report(params: ReportParams) -> Mapping[str, Any]:
-    """Return the artifacts that the page shows."""
-    store = existing_store(params.store)
-    samples = store.resolve("samples", params.samples)
-    model = parent(store, samples, "model")
-    dataset = parent(store, model, "dataset")
-    return {"samples": samples.digest, "model": model.digest, "dataset": dataset.digest}
+def _result(_params: ReportParams, made: Manifest, store: HeldStore) -> Result:
+    place = where(store.home(made), made)
+    return {"digest": made.digest, "report": f"{place}/{made.summary['page']}"}
 
 
-def work_report(params: ReportParams, audited: ExportParams | None) -> Mapping[str, Any]:
-    """Draw the page; return its digest and its path."""
-    with report_store(params.store, "report") as store:
-        if audited:
-            manifest = draw_audited(audited, store, per_class=params.per_class)
-        else:
-            manifest = draw_report(params, store)
-        place = where(store.home(manifest), manifest)
-    return {"digest": manifest.digest, "report": f"{place}/{manifest.summary['page']}"}
+STAGE = Stage(
+    name="report",
+    title="Show real above generated drawings in one page.",
+    params=ReportParams,
+    inputs=_inputs,
+    address=_address,
+    work=_work,
+    result=_result,
+    store="read",
+    place="report",
+)

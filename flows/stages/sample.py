@@ -1,18 +1,19 @@
 """New labelled drawings from a model: all of them, or some shards as one of several machines."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
-from flows.options import DEFAULT_STORE, HIDDEN, NotNegative, StoreUrl
+from flows.options import DEFAULT_STORE, HIDDEN, ModelClasses, NotNegative, StoreUrl
+from flows.stages.base import Address, Inputs, Result, Stage
 from flows.terminal import current, warn
 from pipelines.catalogue import resolve_names
-from pipelines.store.artifacts import Store, open_store
-from pipelines.store.held import working_store
+from pipelines.store.artifacts import Store
+from pipelines.store.held import HeldStore
 from pipelines.store.leases import holding
 from pipelines.store.manifest import Manifest
 from pipelines.store.text_files import read_rows
@@ -38,8 +39,8 @@ class SampleParams:
     per_class
         How many drawings of each class.
     counts
-        CSV file of class,count in place of --classes and --per-class; a spreadsheet's semicolons
-        and tabs will do.
+        CSV file of class,count in place of --classes and --samples-per-class; a
+        spreadsheet's semicolons and tabs will do.
     seed
         Drawing i of class c has noise of its own under a seed: the same drawing from any number of
         processes, but for a pixel that another --batch or kind of CPU rounds to another level.
@@ -58,11 +59,14 @@ class SampleParams:
         Name in the store; the model's by default.
     processes
         How many at once; 0 is one a GPU, each on its own, or without GPUs one a core.
+    shards
+        Draw these shards only, such as 0-99, as one of several machines that share the store;
+        the one that finds none missing publishes.
     """
 
     model: Annotated[str, Parameter(required=True)] = "doodles-tiny"
     classes: Annotated[tuple[str, ...], HIDDEN] = ()
-    per_class: int = 8
+    per_class: Annotated[int, Parameter(name="--samples-per-class")] = 8
     counts: str = ""
     seed: int = 0
     temperature: float = 1.0
@@ -73,15 +77,7 @@ class SampleParams:
     name: str = ""
     store: StoreUrl = DEFAULT_STORE
     processes: NotNegative = 0
-
-
-@dataclass(frozen=True, kw_only=True)
-class ShardsParams:
-    """Some shards of a samples artifact, from start up to stop; none published."""
-
-    sample: SampleParams
-    start: int = 0
-    stop: int = 0
+    shards: str = ""
 
 
 def read_counts(path: Path) -> dict[str, int]:
@@ -130,22 +126,6 @@ def ranges_of(missing: Sequence[int], num_shards: int) -> list[tuple[int, int]]:
     return [(start, min(start + size, num_shards)) for start in starts]
 
 
-def sample(params: SampleParams) -> Manifest:
-    """Draw new drawings."""
-    from model.sampling.shards import sample_dataset
-
-    with working_store(params.store, "sample") as store:
-        model = store.resolve("models", params.model)
-        return sample_dataset(
-            sample_spec(params, model),
-            model,
-            store,
-            params.name or model.name,
-            processes=params.processes,
-            progress=current(),
-        )
-
-
 def sample_spec(params: SampleParams, model: Manifest):
     """Return what decides the drawings.
 
@@ -188,114 +168,6 @@ def guidance(wanted: float | None, model: Manifest) -> float:
     return wanted
 
 
-def sample_range(params: SampleParams, first: int, last: int) -> dict[str, Any]:
-    """Draw some shards; publish if they were the last that the store lacked.
-
-    first, last: shards of the plan, both included. Machines that share nothing but the store
-    take ranges of their own. Raises ValueError if there are no such shards.
-    """
-    from model.sampling.shards import missing_shards, publish_samples, samples_prefix
-    from model.sampling.spec import samples_digest
-
-    with working_store(params.store, "sample") as store:
-        model = store.resolve("models", params.model)
-        spec, name = sample_spec(params, model), params.name or model.name
-        if not 0 <= first <= last < spec.num_shards:
-            raise ValueError(
-                f"--shards {first}-{last}: the plan has the shards 0-{spec.num_shards - 1}"
-            )
-        digest = samples_digest(spec, model)
-        with holding(store, [samples_prefix(spec, model, name)], "sample"):
-            if not store.reuse("samples", name, digest):
-                _make(range(first, last + 1), params, model, store)
-            missing = len(missing_shards(spec, model, store, name))
-            if not missing:
-                publish_samples(spec, model, store, name)
-    return {
-        "samples": digest,
-        "name": name,
-        "shards": spec.num_shards,
-        "missing_shards": missing,
-        "is_published": not missing,
-    }
-
-
-def plan_sample(params: SampleParams) -> Mapping[str, Any]:
-    """Return the resolved spec and whether the store has the samples."""
-    from model.sampling.spec import samples_digest
-    from pipelines.store.artifacts import existing_store
-
-    store = existing_store(params.store)
-    model = store.resolve("models", params.model)
-    name = params.name or model.name
-    spec = sample_spec(params, model)
-    digest = samples_digest(spec, model)
-    return {
-        "spec": dataclasses.asdict(spec),
-        "model": model.digest,
-        "samples": digest,
-        "name": name,
-        "is_drawn": store.find("samples", name, digest) is not None,
-    }
-
-
-def work_sample(params: SampleParams, shards: tuple[int, int] | None = None) -> Mapping[str, Any]:
-    """Draw all shards or some, and return the samples' digest."""
-    import torch
-
-    from model.network.precision import default_device, emulation_warning
-
-    warn(emulation_warning(getattr(torch, params.dtype), default_device()))
-    if shards:
-        return sample_range(params, *shards)
-    manifest = sample(params)
-    drawings = sum(entry.rows or 0 for entry in manifest.files)
-    return {"samples": manifest.digest, "name": manifest.name, "drawings": drawings}
-
-
-def plan_ranges(params: SampleParams) -> dict[str, Any]:
-    """Return how many shards there are, how many the store lacks, and ranges that hold these."""
-    from model.sampling.shards import missing_shards
-
-    store = open_store(params.store)
-    model = store.resolve("models", params.model)
-    spec = sample_spec(params, model)
-    missing = missing_shards(spec, model, store, params.name or model.name)
-    return {
-        "shards": spec.num_shards,
-        "missing": len(missing),
-        "ranges": ranges_of(missing, spec.num_shards),
-    }
-
-
-def sample_shards(params: ShardsParams) -> dict[str, Any]:
-    """Draw a range of shards; publish nothing."""
-    from model.sampling.shards import samples_prefix
-
-    wanted, sample = range(params.start, params.stop), params.sample
-    with working_store(sample.store, "sample") as store:
-        model = store.resolve("models", sample.model)
-        spec, name = sample_spec(sample, model), sample.name or model.name
-        with holding(store, [samples_prefix(spec, model, name)], "sample"):
-            _make(wanted, sample, model, store)
-    return {"shards": len(wanted)}
-
-
-def _make(shards: range, params: SampleParams, model: Manifest, store: Store) -> None:
-    from model.sampling.shards import make_shards
-
-    spec, name = sample_spec(params, model), params.name or model.name
-    make_shards(
-        spec,
-        model,
-        store,
-        name,
-        shards=shards,
-        processes=params.processes,
-        progress=current(),
-    )
-
-
 def parse_range(text: str) -> tuple[int, int]:
     """Read "first-last" or one number; raise ValueError for anything else.
 
@@ -307,3 +179,137 @@ def parse_range(text: str) -> tuple[int, int]:
         return int(first), int(last or first)
     except ValueError as error:
         raise ValueError(f"--shards {text}: expected first-last, such as 0-99") from error
+
+
+def _check(params: SampleParams) -> None:
+    if params.shards:
+        parse_range(params.shards)
+
+
+def _inputs(params: SampleParams, store: Store) -> Inputs:
+    return {"model": store.resolve("models", params.model)}
+
+
+def _address(params: SampleParams, inputs: Inputs) -> Address:
+    from model.sampling.spec import samples_digest
+
+    model = inputs["model"]
+    digest = samples_digest(sample_spec(params, model), model)
+    return "samples", params.name or model.name, digest
+
+
+def _plan(params: SampleParams, inputs: Inputs, store: Store) -> Result:
+    """Return the resolved spec and whether the store has the samples."""
+    kind, name, digest = _address(params, inputs)
+    return {
+        "spec": dataclasses.asdict(sample_spec(params, inputs["model"])),
+        "model": inputs["model"].digest,
+        "samples": digest,
+        "name": name,
+        "is_drawn": store.find(kind, name, digest) is not None,
+    }
+
+
+def _work(params: SampleParams, inputs: Inputs, store: HeldStore) -> Manifest | Result:
+    import torch
+
+    from model.network.precision import default_device, emulation_warning
+    from model.sampling.shards import sample_dataset
+
+    warn(emulation_warning(getattr(torch, params.dtype), default_device()))
+    if params.shards:
+        return _work_range(params, inputs, store)
+    model = inputs["model"]
+    return sample_dataset(
+        sample_spec(params, model),
+        model,
+        store,
+        params.name or model.name,
+        processes=params.processes,
+        progress=current(),
+    )
+
+
+def _work_range(params: SampleParams, inputs: Inputs, store: Store) -> Result:
+    """Draw some shards; publish if they were the last that the store lacked.
+
+    Machines that share nothing but the store take ranges of their own. Raises ValueError if there
+    are no such shards.
+    """
+    from model.sampling.shards import make_shards, missing_shards, publish_samples, samples_prefix
+
+    first, last = parse_range(params.shards)
+    model = inputs["model"]
+    spec = sample_spec(params, model)
+    kind, name, digest = _address(params, inputs)
+    if not 0 <= first <= last < spec.num_shards:
+        raise ValueError(
+            f"--shards {first}-{last}: the plan has the shards 0-{spec.num_shards - 1}"
+        )
+    with holding(store, [samples_prefix(spec, model, name)], "sample"):
+        if not store.reuse(kind, name, digest):
+            make_shards(
+                spec,
+                model,
+                store,
+                name,
+                shards=range(first, last + 1),
+                processes=params.processes,
+                progress=current(),
+            )
+        missing = len(missing_shards(spec, model, store, name))
+        if not missing:
+            publish_samples(spec, model, store, name)
+    return {
+        "samples": digest,
+        "name": name,
+        "shards": spec.num_shards,
+        "missing_shards": missing,
+        "is_published": not missing,
+    }
+
+
+def _result(_params: SampleParams, made: Manifest, _store: HeldStore) -> Result:
+    drawings = sum(entry.rows or 0 for entry in made.files)
+    return {"samples": made.digest, "name": made.name, "drawings": drawings}
+
+
+def _find_ranges(params: SampleParams, inputs: Inputs, store: HeldStore) -> Result:
+    """Return how many shards there are, how many the store lacks, and ranges that hold these."""
+    from model.sampling.shards import missing_shards
+
+    model = inputs["model"]
+    spec = sample_spec(params, model)
+    missing = missing_shards(spec, model, store, params.name or model.name)
+    return {
+        "shards": spec.num_shards,
+        "missing": len(missing),
+        "ranges": ranges_of(missing, spec.num_shards),
+    }
+
+
+STAGE = Stage(
+    name="sample",
+    title="Draw new labelled drawings from a model.",
+    params=SampleParams,
+    check=_check,
+    inputs=_inputs,
+    address=_address,
+    plan=_plan,
+    work=_work,
+    result=_result,
+    place="sample",
+    classes=ModelClasses,
+)
+SHARDS = dataclasses.replace(
+    STAGE, name="sample-shards", title="Draw a range of shards.", place="shards"
+)
+RANGES = Stage(
+    name="plan",
+    title="Find the shards of samples that the store lacks; end with ranges of them.",
+    params=SampleParams,
+    inputs=_inputs,
+    work=_find_ranges,
+    store="read",
+    place="plan",
+)

@@ -3,16 +3,17 @@
 import dataclasses
 import json
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from cyclopts import Group, Parameter
 
 from flows.options import DEFAULT_STORE, MAIN, NotNegative, StoreUrl
+from flows.stages.base import Address, Inputs, Result, Stage
 from flows.terminal import current
-from pipelines.store.held import working_store
+from pipelines.store.artifacts import Store
+from pipelines.store.held import HeldStore
 from pipelines.store.manifest import Manifest, slug
 
 RUNNING = Parameter(group=Group("Running", sort_key=1))
@@ -91,24 +92,6 @@ class TrainParams:
     local_address: Annotated[str, MACHINES, Parameter(name="--local-addr")] = ""
 
 
-def train(params: TrainParams) -> Manifest:
-    """Train the model in processes of their own."""
-    from model.training.torchrun import train_in_processes
-
-    with working_store(params.store, "train") as store:
-        dataset = store.resolve("datasets", params.dataset)
-        return train_in_processes(
-            train_spec(params, dataset),
-            dataset,
-            store,
-            model_name(params, dataset),
-            num_processes=params.processes,
-            options=run_options(params),
-            progress=current(),
-            torchrun_options=rendezvous_options(params),
-        )
-
-
 def model_name(params: TrainParams, dataset: Manifest) -> str:
     """Return the model's name, by default made from the dataset and the preset."""
     return params.name or slug(f"{dataset.name}-{params.preset}")
@@ -167,34 +150,65 @@ def train_spec(params: TrainParams, dataset: Manifest):
     return fit_to_dataset(apply_overrides(spec, params.settings), dataset)
 
 
-def plan_train(params: TrainParams) -> Mapping[str, Any]:
+def _address(params: TrainParams, inputs: Inputs) -> Address:
+    from model.training.spec import run_digest
+
+    dataset = inputs["dataset"]
+    digest = run_digest(train_spec(params, dataset), dataset)
+    return "models", model_name(params, dataset), digest
+
+
+def _plan(params: TrainParams, inputs: Inputs, store: Store) -> Result:
     """Return the resolved spec and whether the store has the model."""
     from model.options import options_to_json
-    from model.training.spec import run_digest, spec_to_json
-    from pipelines.store.artifacts import existing_store
+    from model.training.spec import spec_to_json
 
-    store = existing_store(params.store)
-    dataset = store.resolve("datasets", params.dataset)
-    name = model_name(params, dataset)
-    spec = train_spec(params, dataset)
-    digest = run_digest(spec, dataset)
+    kind, name, digest = _address(params, inputs)
     return {
-        "spec": spec_to_json(spec),
-        "dataset": dataset.digest,
+        "spec": spec_to_json(train_spec(params, inputs["dataset"])),
+        "dataset": inputs["dataset"].digest,
         "model": digest,
         "name": name,
         "options": json.loads(options_to_json(run_options(params))),
         "torchrun": rendezvous_options(params),
-        "is_trained": store.find("models", name, digest) is not None,
+        "is_trained": store.find(kind, name, digest) is not None,
     }
 
 
-def work_train(params: TrainParams) -> Mapping[str, Any]:
-    """Train and return the model's digest and its likelihood."""
-    manifest = train(params)
+def _work(params: TrainParams, inputs: Inputs, store: HeldStore) -> Manifest:
+    """Train in processes of their own."""
+    from model.training.torchrun import train_in_processes
+
+    dataset = inputs["dataset"]
+    return train_in_processes(
+        train_spec(params, dataset),
+        dataset,
+        store,
+        model_name(params, dataset),
+        num_processes=params.processes,
+        options=run_options(params),
+        progress=current(),
+        torchrun_options=rendezvous_options(params),
+    )
+
+
+def _result(_params: TrainParams, made: Manifest, _store: HeldStore) -> Result:
     return {
-        "model": manifest.digest,
-        "name": manifest.name,
-        "bits_per_dim": manifest.summary["test_bits_per_dim"],
-        "validation_bits_per_dim": manifest.summary["validation_bits_per_dim"],
+        "model": made.digest,
+        "name": made.name,
+        "bits_per_dim": made.summary["test_bits_per_dim"],
+        "validation_bits_per_dim": made.summary["validation_bits_per_dim"],
     }
+
+
+STAGE = Stage(
+    name="train",
+    title="Train a conditional PixelCNN++ on a dataset.",
+    params=TrainParams,
+    inputs=lambda params, store: {"dataset": store.resolve("datasets", params.dataset)},
+    address=_address,
+    plan=_plan,
+    work=_work,
+    result=_result,
+    place="train",
+)

@@ -11,7 +11,6 @@ from pathlib import Path
 from pipelines.store.artifacts import Store, existing_store, open_store
 from pipelines.store.collect import needing
 from pipelines.store.errors import FullError, ReadOnlyError
-from pipelines.store.leases import check_writable
 from pipelines.store.manifest import Kind, Manifest
 from pipelines.store.objects import Content
 
@@ -96,17 +95,6 @@ def held_store(url: str, what: str, beside: Path | None = None) -> Iterator[Held
     """Open a store that is there; whatever is resolved with it stays until the block ends."""
     store = HeldStore(existing_store(url), what, beside)
     with store.leases:
-        yield store
-
-
-@contextlib.contextmanager
-def working_store(url: str, what: str) -> Iterator[HeldStore]:
-    """Do what `held_store` does for work that writes into the store.
-
-    Raises ReadOnlyError or FullError at once where that cannot be.
-    """
-    with held_store(url, what) as store:
-        check_writable(store)
         yield store
 
 

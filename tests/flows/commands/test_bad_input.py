@@ -38,7 +38,7 @@ def here(tmp_path, monkeypatch):
         store.publish(Manifest(kind=kind, name=name, digest=digest, spec={}, summary=summary))
 
 
-QUOTA = "quota --model m --per-class 1"
+QUOTA = "quota --model m --samples-per-class 1"
 COMPLETE = "complete p.png --model m --rows-given 3"
 BAD = {
     # a folder, a file or nothing in place of what is wanted
@@ -76,7 +76,7 @@ BAD = {
     "sample --model s": "no complete artifact 's' among the models",
     "report --samples d": "no complete artifact 'd' among the samples",
     "reproduce d --row 0": "no complete artifact 'd' among the samples",
-    "judge --dataset s": "no complete artifact 's' among the datasets",
+    "classifier --dataset s": "no complete artifact 's' among the datasets",
     "score --model m --dataset s": "no complete artifact 's' among the datasets",
     "export m": "no complete artifact 'm'",
     "export models/m": "only samples and datasets can be exported",
@@ -94,10 +94,10 @@ BAD = {
     "train --dataset d --set learning_rate=nan": "learning_rate=nan",
     "evaluate --model m --nproc-per-node -1": "--nproc-per-node",
     "sample --model m --processes -1": "--processes",
-    "sample --model m --per-class 0": "per_class must be at least 1",
+    "sample --model m --samples-per-class 0": "per_class must be at least 1",
     "sample --model m --temperature nan": "temperature must be positive, found nan",
     "report --samples s --per-class 0": "--per-class",
-    "quota --model m --per-class -1": "--per-class",
+    "quota --model m --samples-per-class -1": "--samples-per-class",
     f"{QUOTA} --processes -1": "--processes",
     f"{COMPLETE} --seed -1": "--seed",
     "score --model m --worst 0": "--worst must be at least 1",

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from flows.cli import COMMANDS, run_command_line
+from flows.cli import COMMANDS, FORMER_COMMANDS, FORMER_OPTIONS, run_command_line
 from flows.stages.build import BuildParams, dataset_work, source_names
 from flows.stages.chain import ChainParams
 from model.network.config import DEFAULT_GUIDANCE
@@ -48,6 +48,32 @@ def test_help_takes_less_than_half_a_second_of_a_processor():
 def test_every_command_has_help(command, capsys):
     assert run_command_line([command, "--help"]) == 0
     assert "--store" in capsys.readouterr().out
+
+
+def help_of(command: str, capsys) -> str:
+    assert run_command_line([command, "--help"]) == 0
+    return capsys.readouterr().out
+
+
+@pytest.mark.parametrize("former", FORMER_COMMANDS)
+def test_former_commands_work_and_are_not_shown(former, capsys):
+    assert help_of(former, capsys) == help_of(FORMER_COMMANDS[former], capsys)
+    run_command_line(["--help"])
+    assert f" {former} " not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("command", FORMER_OPTIONS)
+@pytest.mark.parametrize("written", ["{} x", "{}=x"])
+def test_former_options_mean_present_ones_and_are_not_shown(command, written, capsys):
+    for former, present in FORMER_OPTIONS[command].items():
+        shown = help_of(command, capsys).split()
+        assert present in shown, present
+        assert former not in shown, former
+        said = []
+        for option in (former, present):
+            code = run_command_line([command, *written.format(option).split(), "--unknown"])
+            said.append((code, capsys.readouterr().err))
+        assert said[0] == said[1], former
 
 
 def test_unknown_class_is_refused_with_the_nearest_names(capsys):

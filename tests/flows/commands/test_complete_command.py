@@ -18,7 +18,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 import strokes
 
 from flows.cli import run_command_line
-from flows.commands.complete import MOST_BYTES
+from flows.stages.complete import MOST_BYTES
 from model.network.config import ConditionConfig
 from model.network.pixelcnn import PixelCNN
 from pipelines.store.artifacts import open_store
@@ -138,7 +138,18 @@ def test_a_mask_says_what_of_a_picture_is_given(folder: Path, capsys):
 
 def test_a_drawing_of_a_dataset_is_completed_as_its_own_class(folder: Path, capsys):
     images, _ = strokes.drawings(6, seed=3)
-    given = ("--from", "strokes", "--row", "5", "--model", "knows", "--num", "4", "--out", "a.png")
+    given = (
+        "--dataset",
+        "strokes",
+        "--row",
+        "5",
+        "--model",
+        "knows",
+        "--num",
+        "4",
+        "--out",
+        "a.png",
+    )
     found = done(folder, capsys, *given)
     assert found["class_names"] == ["column"]
     assert found["given_pixels"] == 8
@@ -160,13 +171,13 @@ def test_color_models_take_and_make_color(folder: Path, capsys):
 
 @pytest.mark.parametrize("dtype", ["float64", "bfloat16"])
 def test_any_dtype_and_several_labels_at_once(folder: Path, capsys, dtype: str):
-    given = ("--from", "strokes", "--model", "several", "--class-name", "row,column")
+    given = ("--dataset", "strokes", "--model", "several", "--class-name", "row,column")
     found = done(folder, capsys, *given, "--num", "2", "--dtype", dtype)
     assert found["class_names"] == ["row", "column"]
 
 
 def test_an_unconditional_model_needs_no_class(folder: Path, capsys):
-    found = done(folder, capsys, "--from", "strokes", "--model", "plain", "--num", "1")
+    found = done(folder, capsys, "--dataset", "strokes", "--model", "plain", "--num", "1")
     assert found["class_names"] == []
 
 
@@ -187,7 +198,7 @@ def test_picture_that_is_too_large_is_not_completed(folder: Path, capsys, option
     assert f"endless.png has more than {MOST_BYTES} bytes" in capsys.readouterr().err
 
 
-DATASET = ("--from", "strokes")
+DATASET = ("--dataset", "strokes")
 
 
 @pytest.mark.parametrize(

@@ -302,7 +302,17 @@ def test_model_samples_and_report_say_what_the_dataset_says(place, stated):
     settings = [part for setting in small for part in ("--set", setting)]
     for arguments in (
         ("train", "--dataset", "own", "--name", "net", *settings),
-        ("sample", "--model", "net", "--name", "net", "--per-class", "2", "--processes", "1"),
+        (
+            "sample",
+            "--model",
+            "net",
+            "--name",
+            "net",
+            "--samples-per-class",
+            "2",
+            "--processes",
+            "1",
+        ),
         ("report", "--samples", "net", "--name", "net"),
     ):
         code, said = place.run(*arguments)

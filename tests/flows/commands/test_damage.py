@@ -16,7 +16,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 SMALL = ["num_filters=6", "num_hierarchies=2", "num_resnet=1", "budget_nimg=64", "batch_size=32"]
 REPORT = ("report", "--samples", "net")
 AUDIT = (*REPORT, "--audit")
-JUDGE = ("judge", "--dataset", "cats", "--samples", "net")
+JUDGE = ("classifier", "--dataset", "cats", "--samples", "net")
 # What is damaged: kind, name and the beginning of the file's path; and who must notice.
 CASES = {
     "evaluate-weights": ("models/net/weights", ("evaluate", "--model", "net")),
@@ -31,14 +31,17 @@ CASES = {
     "judge-training": ("datasets/cats/data/train", (*JUDGE, "--name", "new")),
     "judge-weights": ("models/cats-judge/judge", JUDGE),
     "judge-samples": ("samples/net/data", JUDGE),
-    "quota-weights": ("models/net/weights", ("quota", "--model", "net", "--per-class", "1")),
+    "quota-weights": (
+        "models/net/weights",
+        ("quota", "--model", "net", "--samples-per-class", "1"),
+    ),
     "report-evaluation": ("models/net/evaluation", REPORT),
     "report-curve": ("models/net/curve", REPORT),
     "report-samples": ("samples/net/data", REPORT),
     "report-shard": ("datasets/cats/data/test", REPORT),
     "audit-samples": ("samples/net/data", AUDIT),
     "audit-training": ("datasets/cats/data/train", AUDIT),
-    "audit-judge": ("models/cats-judge/judge", (*AUDIT, "--judge", "cats-judge")),
+    "audit-judge": ("models/cats-judge/judge", (*AUDIT, "--classifier", "cats-judge")),
     "export-audit-samples": ("samples/net/data", ("export", "samples/net")),
 }
 for _format in FORMATS:
@@ -62,9 +65,9 @@ def home(tmp_path_factory) -> Path:
         assert run_command_line([*build, *common]) == 0
         train = ["train", "--dataset", "cats", "--name", "net", *settings]
         assert run_command_line([*train, *common]) == 0
-        sample = ["sample", "--model", "net", "--per-class", "4", "--name", "net"]
+        sample = ["sample", "--model", "net", "--samples-per-class", "4", "--name", "net"]
         assert run_command_line([*sample, *common]) == 0
-        assert run_command_line(["judge", "--dataset", "cats", *common]) == 0
+        assert run_command_line(["classifier", "--dataset", "cats", *common]) == 0
     shutil.rmtree(home / "store" / "attempts")
     return home
 

@@ -15,8 +15,8 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 import strokes
 
 from flows.cli import run_command_line
-from flows.stages import sample as stages
-from flows.stages.export import ExportParams, work_export
+from flows.stages import export, sample
+from flows.stages.export import ExportParams
 from flows.stages.sample import SampleParams
 from flows.terminal import showing
 from model.network.pixelcnn import PixelCNN
@@ -57,7 +57,7 @@ def leases(store: Store) -> list[str]:
 
 def test_export_holds_a_lease_on_its_dataset(store, dataset):
     params = ExportParams(store=store.url, ref="strokes", formats=("idx",))
-    check_leased(store, dataset, lambda: work_export(params))
+    check_leased(store, dataset, lambda: export.STAGE.run(params))
 
 
 def test_sampling_holds_a_lease_on_its_model(store, dataset):
@@ -65,10 +65,9 @@ def test_sampling_holds_a_lease_on_its_model(store, dataset):
     model = PixelCNN(dataclasses.replace(strokes.CONFIG, high=255)).eval()
     manifest = strokes.publish_model(store, model, dataset, "net")
     params = SampleParams(store=store.url, model="net", name="new", per_class=1, processes=1)
-    check_leased(store, manifest, lambda: stages.sample(params))
-    check_leased(
-        store, manifest, lambda: stages.sample_range(dataclasses.replace(params, seed=1), 0, 0)
-    )
+    check_leased(store, manifest, lambda: sample.STAGE.run(params))
+    some = dataclasses.replace(params, seed=1, shards="0")
+    check_leased(store, manifest, lambda: sample.STAGE.run(some))
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +79,8 @@ def made(tmp_path_factory) -> Path:
     torch.manual_seed(0)
     model = PixelCNN(dataclasses.replace(strokes.CONFIG, high=255)).eval()
     strokes.publish_model(store, model, dataset, "net")
-    stages.sample(SampleParams(store=store.url, model="net", name="new", per_class=2, processes=1))
+    params = SampleParams(store=store.url, model="net", name="new", per_class=2, processes=1)
+    sample.STAGE.run(params)
     copy_artifact(dataset, store, open_store(str(folder / "other")))
     build = "build --classes bee,sun --max-per-class 20 --name real --quiet --store"
     with pytest.MonkeyPatch.context() as patch:
@@ -102,13 +102,13 @@ def chain(made, tmp_path, monkeypatch) -> Path:
 COMMANDS = [
     "evaluate --model net",
     "score --model net --worst 1",
-    "complete --model net --from strokes --num 1",
-    "sample --model net --per-class 1 --processes 1 --name more",
-    "quota --model net --per-class 1 --processes 1 --name filled",
+    "complete --model net --dataset strokes --num 1",
+    "sample --model net --samples-per-class 1 --processes 1 --name more",
+    "quota --model net --samples-per-class 1 --processes 1 --name filled",
     "reproduce new --row 1",
     "export new --format idx --no-audit",
     "export strokes --format png --out out",
-    "judge --dataset real",
+    "classifier --dataset real",
     "verify real new",
     "push samples/new --to other",
     "pull strokes --origin other --store pulled",

@@ -26,7 +26,7 @@ import ring_chain
 import strokes
 
 from flows.cli import run_command_line
-from flows.stages import sample as stages
+from flows.stages import sample
 from flows.stages.sample import SampleParams
 from model.network.pixelcnn import PixelCNN
 from pipelines.store.artifacts import open_store
@@ -185,7 +185,8 @@ def made(tmp_path_factory) -> Path:
     torch.manual_seed(0)
     model = PixelCNN(dataclasses.replace(strokes.CONFIG, high=255)).eval()
     strokes.publish_model(store, model, dataset, "net")
-    stages.sample(SampleParams(store=store.url, model="net", name="new", per_class=2, processes=1))
+    params = SampleParams(store=store.url, model="net", name="new", per_class=2, processes=1)
+    sample.STAGE.run(params)
     return folder
 
 
@@ -234,7 +235,7 @@ SERVED = {
     "export strokes --format png --out {out}": True,
     "export samples/rings --format idx,numpy_bitmap --out {out}": True,
     "score --model net --worst 1": True,
-    "complete --model net --from strokes --num 1": True,
+    "complete --model net --dataset strokes --num 1": True,
     "push samples/new --to other": True,
     "pull samples/new --origin store --store other": True,
 }
@@ -263,9 +264,9 @@ REFUSED = [
     "build --classes bee",
     "run --classes bee",
     "train --dataset strokes",
-    "sample --model net --per-class 1 --name more",
-    "quota --model net --per-class 1",
-    "judge --dataset strokes",
+    "sample --model net --samples-per-class 1 --name more",
+    "quota --model net --samples-per-class 1",
+    "classifier --dataset strokes",
     "export strokes --format idx",
     "pin net",
     "pull strokes --origin store",

@@ -179,7 +179,7 @@ def test_a_store_that_damages_all_it_keeps_is_named(root, monkeypatch, capsys):
 @pytest.mark.slow
 def test_records_and_parts_of_an_export_that_were_damaged_are_made_again(root, caplog):
     def export(store: str, *arguments: str) -> int:
-        formats = ["--format", "numpy_bitmap,webdataset", "--rows-per-file", "30"]
+        formats = ["--format", "numpy_bitmap,webdataset", "--rows-per-shard", "30"]
         return run_command_line(["export", "one", *formats, "--store", store, *arguments])
 
     assert export("undisturbed") == 0

@@ -170,11 +170,11 @@ def test_copy_of_googles_bucket_is_asked_with_secrets_and_told_without(
 
 
 ARGUMENTS = {
-    "complete": "net --from drawings.ndjson",
+    "complete": "net --dataset drawings.ndjson",
     "diff": "one other",
     "pull": "net --origin {url}",
     "push": "net --to {url}",
-    "quota": "--classes bee --per-class 1",
+    "quota": "--classes bee --samples-per-class 1",
     "reproduce": "samples/new --row 1",
     "run": "--classes bee",
     "build": "--classes bee",
@@ -182,7 +182,7 @@ ARGUMENTS = {
     "serve": "--class-list birds=missing.txt",
     "deploy": "--class-list birds=missing.txt",
 }
-ARGUMENTS |= dict.fromkeys(("evaluate", "sample", "report", "judge", "score", "train"), "")
+ARGUMENTS |= dict.fromkeys(("evaluate", "sample", "report", "classifier", "score", "train"), "")
 ARGUMENTS |= dict.fromkeys(("ls", "verify", "gc", "doctor"), "")
 ARGUMENTS |= dict.fromkeys(("show", "lineage", "pin", "unpin", "export"), "net")
 URLS = (

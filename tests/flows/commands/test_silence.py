@@ -211,10 +211,10 @@ SLOW_STORE = {
 SLOW_IMPORT = {
     "sample --model x": "load +importing torch",
     "evaluate --model x": "load +importing torch",
-    "judge --dataset x": "load +importing torch",
+    "classifier --dataset x": "load +importing torch",
     "score --model x": "load +importing torch",
-    "complete --model x --from x": "load +importing torch",
-    "quota --model x --per-class 1": "load +importing torch",
+    "complete --model x --dataset x": "load +importing torch",
+    "quota --model x --samples-per-class 1": "load +importing torch",
     "reproduce x --row 0": "load +importing torch",
     "serve": "load +importing prefect",
     "build --classes sun": "load +importing apache_beam",

@@ -7,20 +7,21 @@ import os
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import pytest
 from prefect.exceptions import ParameterTypeError
 from prefect.utilities.callables import parameter_schema
 
 from flows.deployments import flows as deployed
-from flows.deployments.child import FINAL_CODE, MISTAKE_CODE, from_json, jobs, run_isolated
+from flows.deployments.child import FINAL_CODE, MISTAKE_CODE, from_json, run_isolated
 from flows.deployments.housekeeping import is_due, sweep, verify
 from flows.deployments.remote_run import Places
 from flows.deployments.tasks import SomeFailedError, is_worth_retrying, run_window
 from flows.stages.build import BuildParams
 from flows.stages.chain import BulkParams
 from flows.stages.export import ExportParams
-from flows.stages.sample import MAX_RANGES, SampleParams, ShardsParams, ranges_of, sample_spec
+from flows.stages.sample import MAX_RANGES, SampleParams, ranges_of, sample_spec
 from flows.stages.train import TrainParams
 from pipelines.processes.supervise import ChildError, DeadlineError
 from pipelines.store.artifacts import open_store
@@ -30,7 +31,7 @@ from pipelines.store.manifest import FileEntry, Manifest, artifact_digest
 PARAMS = [
     BuildParams(classes=("bee", "sun"), max_per_class=3),
     TrainParams(settings=("seed=1",)),
-    ShardsParams(sample=SampleParams(classes=("bee",)), start=2, stop=5),
+    SampleParams(classes=("bee",), shards="2-4"),
     ExportParams(ref="samples/x", formats=("hf", "png")),
 ]
 
@@ -38,10 +39,6 @@ PARAMS = [
 @pytest.mark.parametrize("params", PARAMS, ids=lambda params: type(params).__name__)
 def test_parameters_survive_the_way_to_the_child(params):
     assert from_json(type(params), json.loads(json.dumps(dataclasses.asdict(params)))) == params
-
-
-def test_every_stage_is_a_job():
-    assert {"build", "train", "sample", "report", "export"} <= set(jobs())
 
 
 def test_child_without_its_input_is_bad_input_and_not_tried_again(tmp_path):
@@ -128,14 +125,9 @@ def test_ranges_stay_where_they_are_when_some_shards_are_drawn():
     assert set(ranges_of(range(1234, 4000, 7), 4000)) < set(before)
 
 
-class Futures:
-    """A task that Prefect would run in threads: each call says what it returns or raises."""
-
-    def __init__(self, work, workers: int) -> None:
-        self.work, self.pool = work, ThreadPoolExecutor(workers)
-
-    def submit(self, each, _places):
-        return self.pool.submit(self.work, each)
+def submitting(work, workers: int):
+    """Return what submits to threads as Prefect does: each call says what it returns or raises."""
+    return partial(ThreadPoolExecutor(workers).submit, work)
 
 
 def test_window_is_always_full_and_never_overfull():
@@ -150,7 +142,7 @@ def test_window_is_always_full_and_never_overfull():
             blocked.set()
         running.discard(each)
 
-    run_window(Futures(work, 5), range(10), None, at_once=3)
+    run_window(submitting(work, 5), range(10), at_once=3)
     assert max(most) <= 3
 
 
@@ -163,7 +155,7 @@ def test_every_range_is_tried_and_all_failures_are_told():
             raise OSError(f"first line of {each}\nlast line of {each}")
 
     with pytest.raises(SomeFailedError, match=r"2 of 5 failed") as caught:
-        run_window(Futures(work, 1), range(5), None, at_once=1)
+        run_window(submitting(work, 1), range(5), at_once=1)
     assert tried == list(range(5))
     for text in ("OSError: first line of 1 ... last line of 1", "last line of 3"):
         assert text in str(caught.value)
@@ -191,6 +183,8 @@ def test_counts_and_classes_are_refused_together():
 def test_number_of_tasks_that_draws_nothing_is_refused():
     with pytest.raises(ValueError, match="tasks must be 1 or more, found 0"):
         BulkParams(tasks=0)
+    with pytest.raises(ValueError, match="leave shards empty"):
+        BulkParams(sample=SampleParams(shards="0"))
 
 
 @pytest.mark.parametrize("percent", [1.0, 5.0, 30.0, 100.0])

@@ -2,6 +2,7 @@
 
 import hashlib
 import re
+from dataclasses import replace
 
 import pytest
 
@@ -16,9 +17,9 @@ from flows.deployments.dashboard import (
 )
 from flows.stages.build import BuildParams
 from flows.stages.chain import BulkParams, ChainParams
-from flows.stages.export import ExportParams, ExportPartParams
+from flows.stages.export import ExportParams
 from flows.stages.report import ReportParams
-from flows.stages.sample import SampleParams, ShardsParams
+from flows.stages.sample import SampleParams
 from flows.stages.train import TrainParams
 from pipelines.store.artifacts import StoreError, open_store
 from pipelines.store.manifest import FileEntry, Manifest, artifact_digest, artifact_prefix
@@ -36,10 +37,10 @@ EXPORT = ExportParams(ref=f"samples/net@{DIGEST}")
         (TrainParams(name="net", dataset=DIGEST), "net of 3fa9c0ffee12"),
         (SAMPLE, "net of 3fa9c0ffee12: cat, dog +2"),
         (SampleParams(name="net", model="latest"), "net of latest"),
-        (ShardsParams(sample=SAMPLE, start=2, stop=5), "2-5 of 3fa9c0ffee12"),
+        (replace(SAMPLE, shards="2-4"), "2-4 of 3fa9c0ffee12: cat, dog +2"),
         (ReportParams(name="net", samples=DIGEST), "net of 3fa9c0ffee12"),
         (EXPORT, "samples/net@3fa9c0ffee12"),
-        (ExportPartParams(export=EXPORT, part=1, parts=4), "1 of 4 of samples/net@3fa9c0ffee12"),
+        (replace(EXPORT, part="1/4"), "1/4 of samples/net@3fa9c0ffee12"),
         (ChainParams(source="doodles", classes=CLASSES[:2]), "doodles-tiny: cat, dog"),
         (BulkParams(sample=SAMPLE), "net of 3fa9c0ffee12: cat, dog +2"),
     ],

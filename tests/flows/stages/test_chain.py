@@ -126,7 +126,9 @@ def test_stages_one_by_one_give_the_digests_of_the_chain(result, home):
     store = ["--store", str(home / "store")]
     built = sketchmill("build", "--classes", CLASSES, "--max-per-class", "200", *store, home=home)
     assert built["dataset"] == result["dataset"]
-    drawn = sketchmill("sample", "--model", "doodles-tiny", "--per-class", "2", *store, home=home)
+    drawn = sketchmill(
+        "sample", "--model", "doodles-tiny", "--samples-per-class", "2", *store, home=home
+    )
     assert drawn["samples"] == result["samples"]
 
 

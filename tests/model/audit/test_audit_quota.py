@@ -273,7 +273,7 @@ def test_the_commands_lead_from_counts_to_a_gated_export(store, sources, tmp_pat
 @pytest.mark.slow
 def test_an_export_with_filters_holds_the_accepted_rows(store, sources, tmp_path, capsys):
     at = ("--store", store.url)
-    run(capsys, "sample", "--model", "tiny", "--per-class", "12", "--processes", "1", *at)
+    run(capsys, "sample", "--model", "tiny", "--samples-per-class", "12", "--processes", "1", *at)
     filters = tmp_path / "filters.toml"
     filters.write_text("min_ink = 14\n")
     gate = tmp_path / "gate.toml"

@@ -43,7 +43,7 @@ def exports(tmp_path_factory) -> Path:
         write_source(root / "sources" / name, seed, classes)
         source = ["--source", f"sources/{name}", "--classes", "all"]
         sketchmill("build", *source, "--name", name, cwd=root)
-        options = ["--format", ",".join(FORMATS), "--rows-per-file", "30", "--out", name]
+        options = ["--format", ",".join(FORMATS), "--rows-per-shard", "30", "--out", name]
         sketchmill("export", name, *options, cwd=root)
     return root
 

@@ -1,20 +1,19 @@
-"""Prefect flows: one for each stage and the chain over them. Only digests pass between them.
+"""Stages one after the other as Prefect flows of this process; only digests pass between them.
 
 Each task is one call of a stage, which looks into the store before it works. So a rerun does
 what is missing, a cached result need not be trusted, and nothing large goes through Prefect.
 """
 
 import time
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, cast
 
 from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
 
-from flows.stages.base import Stage
-from flows.stages.chain import ChainParams
-from flows.stages.registry import STAGES
+from flows.stages.base import P, Stage
 from pipelines.store.errors import INPUT_ERRORS, MISTAKES, FinalError
+from pipelines.store.manifest import Manifest
 
 # Trying again cannot help: bad input, what ends the same, an interruption, a mistake of ours.
 FINAL_ERRORS = (*INPUT_ERRORS, *MISTAKES, FinalError, KeyboardInterrupt)
@@ -40,39 +39,38 @@ RETRY: dict[str, Any] = {
 }
 
 
+def run_chain(
+    params: P, steps: Callable[[P], Mapping[str, tuple[Stage, Callable[[str], Any]]]], name: str
+) -> dict[str, Any]:
+    """Run stages one after the other; return the digests and the seconds each took.
+
+    steps: returns, by the name of the result, a stage and what makes its parameters of the digest
+    of the one before; name: of the run, filled in from `params`.
+    """
+
+    @flow(name="sketchmill", flow_run_name=name, log_prints=False)
+    def chain(params: Any) -> dict[str, Any]:
+        made: dict[str, Any] = {}
+        seconds: dict[str, float] = {}
+        digest = ""
+        for result, (stage, params_of) in steps(params).items():
+            start = time.perf_counter()
+            made[result] = digest = _stage_flow(stage)(params_of(digest))
+            seconds[stage.name] = round(time.perf_counter() - start, 1)
+        return made | {"seconds": seconds}
+
+    return chain(params)
+
+
 def _stage_flow(stage: Stage) -> Callable[[Any], str]:
     """Return the flow of a stage, which does it in this process and returns its digest."""
 
     @task(name=stage.name, task_run_name=f"{stage.name} {{params.name}}", **RETRY)
     def work(params: Any) -> str:
-        return stage.work(params).digest
+        return cast(Manifest, stage.run(params)).digest
 
     @flow(name=stage.name, flow_run_name=f"{stage.name} {{params.name}}", description=stage.title)
     def run(params: Any) -> str:
         return work(params)
 
     return run
-
-
-@flow(name="sketchmill", flow_run_name="{params.dataset_name} {params.preset}", log_prints=False)
-def chain(params: ChainParams) -> dict[str, Any]:
-    """Run every stage; return the digests and the seconds each took."""
-    seconds: dict[str, float] = {}
-
-    def timed(name: str, stage_params: Any) -> str:
-        start = time.perf_counter()
-        digest = _stage_flow(STAGES[name])(stage_params)
-        seconds[name] = round(time.perf_counter() - start, 1)
-        return digest
-
-    dataset = timed("build", params.build())
-    model = timed("train", params.train(dataset))
-    samples = timed("sample", params.sample(model))
-    report = timed("report", params.report(samples))
-    return {
-        "dataset": dataset,
-        "model": model,
-        "samples": samples,
-        "report": report,
-        "seconds": seconds,
-    }

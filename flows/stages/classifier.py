@@ -1,0 +1,77 @@
+"""A classifier trained on real drawings, and what it says of samples."""
+
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+from cyclopts import Parameter
+
+from flows.options import DEFAULT_STORE, StoreUrl
+from flows.stages.base import Inputs, Result, Stage, writable_cache
+from flows.terminal import current
+from pipelines.store.artifacts import Store
+from pipelines.store.held import HeldStore
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassifierParams:
+    """Train a small CNN on a dataset's training split, and score samples with it.
+
+    Scores: the classifier's accuracy on samples and on real test drawings, Frechet distance,
+    precision, recall, density and coverage in its feature space, each beside what real drawings
+    get, and the distance to the nearest training drawing.
+
+    Parameters
+    ----------
+    dataset
+        The drawings that the classifier learns from.
+    samples
+        Generated drawings to score.
+    name
+        Name of the classifier in the store; by default that of the dataset with -judge.
+    train_on_samples
+        Also train one on the samples and test it on real drawings.
+    """
+
+    dataset: Annotated[str, Parameter(required=True)] = ""
+    samples: str = ""
+    name: str = ""
+    train_on_samples: Annotated[bool, Parameter(negative=())] = False
+    store: StoreUrl = DEFAULT_STORE
+
+
+def _inputs(params: ClassifierParams, store: Store) -> Inputs:
+    samples = {"samples": store.resolve("samples", params.samples)} if params.samples else {}
+    return {"dataset": store.resolve("datasets", params.dataset)} | samples
+
+
+def _plan(params: ClassifierParams, inputs: Inputs, store: Store) -> Result:
+    from model.evaluation.classifier import judge_digest, judge_spec
+
+    dataset = inputs["dataset"]
+    digest = judge_digest(judge_spec(dataset), dataset)
+    name = params.name or f"{dataset.name}-judge"
+    is_there = store.find("models", name, digest) is not None
+    return {"judge": digest, "name": name, "dataset": dataset.digest, "is_trained": is_there}
+
+
+def _work(params: ClassifierParams, inputs: Inputs, store: HeldStore) -> Result:
+    from model.evaluation.classifier import judge_spec, train_judge
+    from model.evaluation.compare import classification_accuracy_score, score_samples
+
+    dataset, samples = inputs["dataset"], inputs.get("samples")
+    spec, name = judge_spec(dataset), params.name or f"{dataset.name}-judge"
+    trained = train_judge(spec, dataset, store, name, progress=current())
+    result: dict[str, Any] = {"judge": trained.digest, "name": trained.name}
+    if samples is None:
+        return result | dict(trained.summary)
+    folder = writable_cache() / "drawings"
+    result["samples"] = samples.digest
+    result |= score_samples(samples, trained, dataset, store, cache_dir=folder)
+    if params.train_on_samples:
+        result["classification_accuracy_score"] = classification_accuracy_score(
+            samples, dataset, store, spec=spec, cache_dir=folder, progress=current()
+        )
+    return result
+
+
+STAGE = Stage(name="classifier", params=ClassifierParams, inputs=_inputs, plan=_plan, work=_work)

@@ -1,0 +1,141 @@
+"""Bits/dim of a model over a split of a dataset, and what it classifies.
+
+With several processes, `python -m model.evaluation.evaluate --progress-json` runs as torchrun's ranks
+on this machine: it prints progress as JSON lines and its result on the last line. The ranks end when
+this process does.
+"""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+from cyclopts import Parameter
+
+from flows.options import DEFAULT_STORE, NotNegative, StoreUrl
+from flows.stages.base import Inputs, Result, Stage, model_and_dataset, writable_cache
+from flows.terminal import ProgressCallback, current
+from pipelines.processes.progress import doing, json_event
+from pipelines.processes.supervise import launch
+from pipelines.store.artifacts import Store
+from pipelines.store.held import HeldStore
+from pipelines.store.manifest import drawings_by_split
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateParams:
+    """Measure a model over a whole split, each drawing once.
+
+    On a GPU if there is one.
+
+    Parameters
+    ----------
+    model
+        Name, name@digest, or the first characters of a digest.
+    dataset
+        The dataset; by default the one the model learned from.
+    split
+        train, validation or test.
+    limit
+        Measure N drawings, spread over the split and always the same; 0 is all.
+    bayes
+        Also take each drawing for the class under which it is most likely: accuracy and
+        confusion. Costs a pass for each class.
+    baseline
+        Also the bits/dim of a model without a network: a histogram of gray levels by pixel and
+        class, of the dataset's training split.
+    nproc_per_node
+        Ranks that share the work; 0 is one a GPU, and one without.
+    """
+
+    model: Annotated[str, Parameter(required=True)] = ""
+    dataset: str = ""
+    split: Literal["train", "validation", "test"] = "test"
+    limit: int = 0
+    bayes: Annotated[bool, Parameter(negative=())] = False
+    baseline: Annotated[bool, Parameter(negative=())] = False
+    nproc_per_node: NotNegative = 0
+    store: StoreUrl = DEFAULT_STORE
+
+
+def _plan(params: EvaluateParams, inputs: Inputs, _store: Store) -> Result:
+    drawings = drawings_by_split(inputs["dataset"]).get(params.split, 0)
+    drawings = min(params.limit or drawings, drawings)
+    digests = {role: found.digest for role, found in inputs.items()}
+    return digests | {"split": params.split, "drawings": drawings}
+
+
+def _work(params: EvaluateParams, inputs: Inputs, store: HeldStore) -> Result:
+    import torch
+
+    from model.evaluation.evaluate import Evaluation, check_evaluation, evaluate_model
+    from model.ranks import join_ranks
+
+    wanted = Evaluation(
+        split=params.split,
+        limit=params.limit,
+        with_bayes=params.bayes,
+        with_baseline=params.baseline,
+    )
+    model, dataset = inputs["model"], inputs["dataset"]
+    check_evaluation(model, dataset, store, wanted)
+    num_ranks = params.nproc_per_node or max(1, torch.cuda.device_count())
+    cache = writable_cache() / "drawings"
+    if num_ranks > 1:
+        return _evaluate_on_ranks(params, inputs, str(cache), num_ranks)
+    with join_ranks() as ranks:
+        return evaluate_model(
+            model, dataset, store, wanted, cache_dir=cache, ranks=ranks, progress=current()
+        )
+
+
+def _evaluate_on_ranks(
+    params: EvaluateParams, inputs: Inputs, cache: str, num_ranks: int
+) -> Result:
+    if params.store.startswith("memory://"):
+        raise ValueError("a memory:// store cannot be shared with ranks: use --nproc-per-node 1")
+    arguments = ["--store", params.store, "--split", params.split, "--limit", str(params.limit)]
+    for role in ("model", "dataset"):
+        arguments += [f"--{role}", f"{inputs[role].name}@{inputs[role].digest}"]
+    arguments += ["--cache", cache, "--progress-json"]
+    arguments += ["--bayes"] * params.bayes + ["--baseline"] * params.baseline
+    return run_on_ranks("model.evaluation.evaluate", arguments, num=num_ranks, progress=current())
+
+
+def run_on_ranks(
+    module: str, arguments: Sequence[str], *, num: int, progress: ProgressCallback
+) -> dict[str, Any]:
+    """Run `python -m module` as `num` ranks and return its result.
+
+    Raises ChildError with the last words of the first rank that failed.
+    """
+    result: dict[str, Any] = {}
+
+    def read(line: str) -> None:
+        event = json_event(line)
+        if "stage" in event:
+            progress(event["stage"], event["done"], event["total"], event["message"])
+        elif event:
+            result.update(event)
+
+    command = [
+        sys.executable,
+        "-m",
+        "pipelines.processes.parent",
+        "model.training.agent",
+        "--standalone",
+    ]
+    command += [f"--nproc-per-node={num}", "-m", "pipelines.processes.parent", module, *arguments]
+    with doing(module.rpartition(".")[2], f"waiting for {num} processes"):
+        launch(command, on_line=read)
+    return result
+
+
+STAGE = Stage(
+    name="evaluate",
+    params=EvaluateParams,
+    inputs=model_and_dataset,
+    plan=_plan,
+    work=_work,
+    store="read",
+)

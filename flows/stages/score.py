@@ -1,0 +1,91 @@
+"""The drawings of a dataset that the model finds least likely."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+from cyclopts import Parameter
+
+from flows.options import DEFAULT_STORE, StoreUrl
+from flows.stages.base import Inputs, Result, Stage, model_and_dataset, writable_cache
+from flows.terminal import check_folder, current
+from pipelines.store.artifacts import Store
+from pipelines.store.held import HeldStore
+from pipelines.store.manifest import drawings_by_split
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoreParams:
+    """Rank drawings by bits/dim under their own label: scribbles and wrong labels come first.
+
+    On a GPU if there is one.
+
+    Parameters
+    ----------
+    model
+        Name, name@digest, or the first characters of a digest.
+    dataset
+        The dataset; by default the one the model learned from.
+    split
+        train, validation or test.
+    worst
+        How many to list and to draw.
+    sheet
+        PNG file for the contact sheet of the worst, the least likely first.
+    bayes
+        Also classify the worst by Bayes' rule; costs a pass for each class.
+    """
+
+    model: Annotated[str, Parameter(required=True)] = ""
+    dataset: str = ""
+    split: Literal["train", "validation", "test"] = "test"
+    worst: int = 100
+    sheet: str = "worst.png"
+    bayes: Annotated[bool, Parameter(negative=())] = False
+    store: StoreUrl = DEFAULT_STORE
+
+
+def _check(params: ScoreParams) -> None:
+    if params.worst < 1:
+        raise ValueError(f"--worst must be at least 1, found {params.worst}")
+    check_folder(Path(params.sheet))
+
+
+def _plan(params: ScoreParams, inputs: Inputs, _store: Store) -> Result:
+    drawings = drawings_by_split(inputs["dataset"]).get(params.split, 0)
+    return {role: found.digest for role, found in inputs.items()} | {"drawings": drawings}
+
+
+def _work(params: ScoreParams, inputs: Inputs, store: HeldStore) -> Result:
+    from model.evaluation.evaluate import Evaluation
+    from model.evaluation.rank import judge_suspects, rank_split, sheet_png, suspects
+    from model.ranks import join_ranks
+
+    model, dataset = inputs["model"], inputs["dataset"]
+    with join_ranks() as alone:
+        ranked = rank_split(
+            model,
+            dataset,
+            store,
+            Evaluation(split=params.split, with_bayes=params.bayes),
+            cache_dir=writable_cache() / "drawings",
+            device=alone.device,
+            progress=current(),
+        )
+    rows = suspects(ranked, params.worst)
+    if params.bayes:
+        rows = judge_suspects(ranked, rows, progress=current())
+    Path(params.sheet).write_bytes(sheet_png(ranked, rows))
+    digests = {"model": model.digest, "dataset": dataset.digest}
+    return digests | {"sheet": params.sheet, "worst": rows}
+
+
+STAGE = Stage(
+    name="score",
+    params=ScoreParams,
+    check=_check,
+    inputs=model_and_dataset,
+    plan=_plan,
+    work=_work,
+    store="read",
+)
