@@ -9,7 +9,7 @@ from typing import Annotated, Any
 from cyclopts import Parameter
 from pydantic import BeforeValidator
 
-from flows.options import DEFAULT_STORE, HIDDEN, MAIN, NotNegative, Positive, StoreUrl
+from flows.options import DEFAULT_STORE, HIDDEN, MAIN, NotNegative, Positive, SourceText, StoreUrl
 from flows.stages.base import where
 from flows.stages.build import BuildParams, dataset_work, source_name
 from flows.stages.export import ExportOptions
@@ -33,9 +33,6 @@ class ChainParams(Limits, InputOptions):
 
     Parameters
     ----------
-    source
-        doodles (made here, no network), quickdraw (Google's bucket), or a path or URL of files
-        in a Quick, Draw! layout.
     preset
         Training preset: tiny, small, article or large.
     settings
@@ -59,7 +56,7 @@ class ChainParams(Limits, InputOptions):
         Processes that draw; 0 is one a core.
     """
 
-    source: Annotated[str, MAIN] = "doodles"
+    source: SourceText = "doodles"
     classes: Annotated[tuple[str, ...], HIDDEN] = SEED_CLASSES
     preset: Annotated[str, MAIN] = "tiny"
     settings: Annotated[tuple[str, ...], MAIN, Parameter(name="--set", negative=())] = ()
