@@ -161,7 +161,7 @@ def _endings() -> tuple[str, ...]:
 
 
 def _listed(words: Sequence[str]) -> str:
-    return " or ".join([", ".join(words[:-1]), words[-1]])
+    return " or ".join([*filter(None, [", ".join(words[:-1])]), words[-1]])
 
 
 def _find_place(text: str, classes: Sequence[str] | None, image_size: int) -> Place:
