@@ -15,6 +15,7 @@ from cyclopts.validators import Number
 
 from pipelines.catalogue import SEED_CLASSES, class_lines, read_classes_file, split_names
 from pipelines.dataset.spec import parse_splits
+from pipelines.sources.kinds import NAMED, source_help
 
 DEFAULT_STORE = "./store"
 # Panels of the help, in this order.
@@ -163,11 +164,10 @@ def read_class_list(file: Path, source: str) -> list[str]:
 
     Raises ValueError for a name that Google's source has not, or if it is no file of text.
     """
-    from pipelines.sources.registry import NAMED
-
     return list(read_classes_file(file) if source in NAMED else class_lines(file))
 
 
+SourceText = Annotated[str, Parameter(help=source_help()), MAIN]
 StoreUrl = Annotated[
     str, Parameter(help="Artifact store: a directory or an object-store URL."), MAIN
 ]

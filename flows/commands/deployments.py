@@ -124,7 +124,7 @@ def _times_of(name: str, entries: Sequence[Any], now: datetime) -> str:
 
 def _environment(store: str, source: str, preset: str) -> dict[str, str]:
     """Return the variables of the file; a worker has another working directory than we."""
-    from pipelines.sources.registry import NAMED
+    from pipelines.sources.kinds import NAMED
 
     place = source if source in NAMED else _absolute(source)
     values = {"STORE": _absolute(store), "SOURCE": place, "PRESET": preset}

@@ -16,6 +16,7 @@ from flows.options import (
     Classes,
     Listed,
     Repeated,
+    SourceText,
     Splits,
     StoreUrl,
 )
@@ -37,18 +38,6 @@ UNNAMED_SOURCE = "source"
 SHOWN_NAMES = 25
 
 
-# Scan and build on a core of an AMD EPYC, in drawings/s: bitmaps are read in place, pictures
-# decoded, strokes drawn; raw ones are simplified first.
-PER_SEC = {
-    "npy": 100_000,
-    "parquet": 10_000,
-    "tfds": 3_000,
-    "simplified": 3_000,
-    "binary": 3_000,
-    "raw": 550,
-}
-
-
 @Parameter(name="*", group=Group("The dataset", sort_key=1))
 @dataclass(frozen=True, kw_only=True)
 class BuildParams(Limits, InputOptions, DatasetOptions):
@@ -58,9 +47,6 @@ class BuildParams(Limits, InputOptions, DatasetOptions):
 
     Parameters
     ----------
-    source
-        doodles, quickdraw, or a path or URL of files in a Quick, Draw! layout, of Parquet with
-        pictures and labels, or of a dataset that TFDS has prepared.
     name
         Name in the store; by default made from the source, so that two directories of one name
         share it (their digests differ, "latest" is the one built last).
@@ -70,7 +56,7 @@ class BuildParams(Limits, InputOptions, DatasetOptions):
         A flag for Beam, passed on untouched, e.g. --beam=--runner=FlinkRunner; repeatable.
     """
 
-    source: Annotated[str, MAIN] = "doodles"
+    source: SourceText = "doodles"
     classes: Annotated[tuple[str, ...], HIDDEN] = SEED_CLASSES
     name: Annotated[str, MAIN] = ""
     store: StoreUrl = DEFAULT_STORE
@@ -118,7 +104,8 @@ def dataset_work(params: BuildParams, *, plan_only: bool = False):
     """
     from pipelines.dataset.selection import metadata_columns
     from pipelines.dataset.spec import DatasetSpec
-    from pipelines.sources.registry import SourceOptions, open_source, plan_source
+    from pipelines.sources.base import SourceOptions
+    from pipelines.sources.registry import open_source, plan_source
 
     names = source_names(params)
     shared = {f.name for f in dataclasses.fields(DatasetSpec)}
@@ -136,9 +123,8 @@ def dataset_work(params: BuildParams, *, plan_only: bool = False):
         with naming_cache():
             return spec, plan_source(params.source, names, cache_folder(), options)
     cache, progress = writable_cache(), current()
-    asked = {f.name: getattr(options, f.name) for f in dataclasses.fields(options)}
     with naming_cache():
-        return spec, open_source(params.source, names, cache, progress=progress, **asked)
+        return spec, open_source(params.source, names, cache, options, progress)
 
 
 def source_names(params: BuildParams) -> tuple[str, ...]:
@@ -148,7 +134,8 @@ def source_names(params: BuildParams) -> tuple[str, ...]:
     """
     from pipelines.dataset.spec import check_names
     from pipelines.drawings.limits import limits_of
-    from pipelines.sources.registry import SourceOptions, source_classes
+    from pipelines.sources.base import SourceOptions
+    from pipelines.sources.registry import source_classes
     from pipelines.store.printable import printable
 
     options = SourceOptions(image_size=params.image_size, limits=limits_of(params))
@@ -172,13 +159,14 @@ def _plan(params: BuildParams, _inputs: Inputs, store: Store) -> Result:
     from pipelines.dataset.build import plan_dataset
     from pipelines.dataset.describe import source_credit, splits_note
     from pipelines.dataset.tfds_slice import slice_note
+    from pipelines.sources.kinds import file_format
 
     spec, source = dataset_work(params, plan_only=True)
     made = plan_dataset(spec, source, store, params.name)
     plan: dict[str, Any] = {"spec": spec.to_json()} | dataclasses.asdict(made)
     if not source.is_known:
         plan["digest"] = None  # known once the doodles are drawn
-    seconds = sum(file.rows / PER_SEC[file.format] for file in source.files) or 1.0
+    seconds = sum(f.rows / file_format(f.format).per_sec for f in source.files) or 1.0
     plan["estimated_sec"] = math.ceil(seconds / params.workers)
     plan["estimate"] = f"at {source.rows / seconds:,.0f} drawings/s a process, after any download"
     notes = source_credit(spec, source).to_json() | slice_note(spec, source)

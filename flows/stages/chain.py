@@ -8,7 +8,16 @@ from typing import Annotated, Any
 from cyclopts import Group, Parameter
 from pydantic import BeforeValidator
 
-from flows.options import DEFAULT_STORE, HIDDEN, MAIN, Classes, NotNegative, Positive, StoreUrl
+from flows.options import (
+    DEFAULT_STORE,
+    HIDDEN,
+    MAIN,
+    Classes,
+    NotNegative,
+    Positive,
+    SourceText,
+    StoreUrl,
+)
 from flows.stages import build, report, sample, train
 from flows.stages.base import Address, Inputs, Result, Stage, where
 from flows.stages.build import BuildParams, check_runner, dataset_work, source_name
@@ -37,9 +46,6 @@ class ChainParams(Limits, InputOptions):
 
     Parameters
     ----------
-    source
-        doodles (made here, no network), quickdraw (Google's bucket), or a path or URL of files
-        in a Quick, Draw! layout.
     preset
         Training preset: tiny, small, article or large.
     settings
@@ -63,7 +69,7 @@ class ChainParams(Limits, InputOptions):
         Processes that draw; 0 is one a core.
     """
 
-    source: Annotated[str, MAIN] = "doodles"
+    source: SourceText = "doodles"
     classes: Annotated[tuple[str, ...], HIDDEN] = SEED_CLASSES
     preset: Annotated[str, MAIN] = "tiny"
     settings: Annotated[tuple[str, ...], MAIN, Parameter(name="--set", negative=())] = ()

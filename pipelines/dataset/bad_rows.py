@@ -16,10 +16,10 @@ import pyarrow as pa
 from pipelines.dataset.attributes import BAD_ROW_REASONS
 from pipelines.dataset.spec import DatasetSpec
 from pipelines.sources.base import BadFileError, SourceFile
+from pipelines.sources.kinds import file_format
 
 # The number of bad rows that a manifest names; all are counted.
 NAMED_ROWS = 1_000
-LINE_FORMATS = ("simplified", "raw")
 # A class of at least so many drawings in a file of which more than this share are blank, or whose
 # pixels are mostly ink, is not what it seems. Real files have no blanks and 28 % ink.
 _PLAUSIBLE_ROWS = 20
@@ -42,7 +42,7 @@ class BadRow:
     @property
     def place(self) -> str:
         """Where it is, as its kind of file counts."""
-        if self.file.format in LINE_FORMATS:
+        if file_format(self.file.format).is_lines:
             return f"line {self.row + 1}"
         return f"row {self.row}"
 

@@ -47,7 +47,7 @@ from pipelines.dataset.selection import (
 from pipelines.dataset.spec import DatasetSpec
 from pipelines.drawings.hashing import add_sums, sum_rows
 from pipelines.sources.base import BadFileError, Source
-from pipelines.sources.readers import STROKE_FORMATS
+from pipelines.sources.kinds import file_format
 
 INK_BINS = 16
 _NO_LABEL = -1
@@ -226,7 +226,7 @@ def _file_problem(
         classes = [found == label for label in labels]
     for rows in [] if is_official(file.digest) else classes:
         good = rows & (verdicts == 0)
-        own_peak = None if file.format in STROKE_FORMATS else peak[good]
+        own_peak = None if file_format(file.format).is_drawn else peak[good]
         if problem := class_problem(ink[good], own_peak, spec.image_size**2):
             return f"{file.url}: {problem}"
     if spec.on_bad_file == "fail" or spec.on_bad_row == "skip":

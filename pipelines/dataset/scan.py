@@ -31,7 +31,8 @@ from pipelines.drawings.hashing import pixel_hashes
 from pipelines.sources.base import BadFileError, Source, SourceFile
 from pipelines.sources.cairo import cairo_version
 from pipelines.sources.files import file_version
-from pipelines.sources.readers import STROKE_FORMATS, open_reader
+from pipelines.sources.kinds import file_format
+from pipelines.sources.registry import open_reader
 from pipelines.store.artifacts import Store
 from pipelines.store.manifest import digest_of
 from pipelines.store.scratch import SEAL_BYTES, damaged, is_seal, sealed
@@ -124,7 +125,7 @@ class ScanWork:
             drawings,
             with_label=unit.file.class_name is None,
             with_difference_hash=self.with_difference_hash,
-            is_trusted=unit.file.format in STROKE_FORMATS or is_official(unit.file.digest),
+            is_trusted=file_format(unit.file.format).is_drawn or is_official(unit.file.digest),
         )
 
 
@@ -229,6 +230,6 @@ def _file_key(file: SourceFile, image_size: int, with_difference_hash: bool) -> 
     parts += file.limits.stated().items()  # what is beyond them is a bad row
     # What a server says of a file, its size and time, may be said of another of its files too.
     parts += [] if file.digest.startswith("sha256:") else [file.url]
-    if file.format in STROKE_FORMATS:  # another libcairo may draw other pixels
+    if file_format(file.format).is_drawn:  # another libcairo may draw other pixels
         parts += sorted(cairo_version().values())
     return digest_of(parts)[:32]

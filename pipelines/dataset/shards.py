@@ -21,7 +21,7 @@ from pipelines.drawings.batch import METADATA_COLUMNS, Drawings
 from pipelines.drawings.hashing import add_sums, order_rows, pixel_hashes, sum_rows
 from pipelines.drawings.parquet import shard_name, shard_schema, write_shard
 from pipelines.drawings.tfrecord import TFRECORD_DIR, record_file_name, write_records
-from pipelines.sources.readers import open_reader
+from pipelines.sources.registry import open_reader
 from pipelines.store.artifacts import Store
 from pipelines.store.manifest import file_entry
 from pipelines.store.scratch import UnitRecord, checksum, damaged, do_unit, holds_all

@@ -8,6 +8,7 @@ values, of which true is ink.
 """
 
 import ast
+import functools
 import re
 import struct
 from collections.abc import Mapping
@@ -17,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipelines.drawings.batch import Drawings
-from pipelines.sources.base import BadFileError, SourceFile
+from pipelines.sources.base import BadFileError, Reader, SourceFile, check_side
 from pipelines.sources.files import FileRanges
 
 _MAGIC = b"\x93NUMPY"
@@ -106,17 +107,32 @@ def describe_content(head: bytes) -> str:
     return f"it begins with {head[:16]!r}" if head else "it is empty"
 
 
-class BitmapReader:
+def open_bitmaps(file: SourceFile, image_size: int) -> "BitmapReader":
+    """Return the reader of an .npy file; raise BadFileError if its bitmaps have another size."""
+    check_side(file.url, int(file.layout["side"]), image_size)
+    return _cached_reader(file.url, file.bytes, file.digest, tuple(file.layout.items()))
+
+
+@functools.lru_cache(maxsize=400)
+def _cached_reader(
+    url: str, size: int, digest: str, layout: tuple[tuple[str, Any], ...]
+) -> "BitmapReader":
+    """Keep files open: one shard of all classes reads from 345 files."""
+    del size, digest  # of an older file at this address
+    return BitmapReader(url, dict(layout))
+
+
+class BitmapReader(Reader):
     """Reads the drawings of one .npy file, or of our own blocks of pixels."""
 
-    def __init__(self, file: SourceFile) -> None:
-        """Open the file; `file.layout` is what `inspect_npy` returned."""
-        self.url = file.url
-        self.side = int(file.layout["side"])
-        self.dtype = np.dtype(file.layout["dtype"])
-        self.offset = int(file.layout["offset"])
+    def __init__(self, url: str, layout: Mapping[str, Any]) -> None:
+        """Open the file; `layout` is what `inspect_npy` returned."""
+        self.url = url
+        self.side = int(layout["side"])
+        self.dtype = np.dtype(layout["dtype"])
+        self.offset = int(layout["offset"])
         self.row_bytes = self.side * self.side * self.dtype.itemsize
-        self.ranges = FileRanges(file.url)
+        self.ranges = FileRanges(url)
 
     def read(self, start: int, stop: int) -> Drawings:
         """Return the drawings [start, stop); label is 0."""

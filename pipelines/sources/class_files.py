@@ -1,55 +1,84 @@
-"""Finding and opening the files of classes in directories that somebody filled.
+"""The files of classes in a directory, by their names, and the files that are not read.
 
     bee.npy, full_numpy_bitmap_bee.npy, "bee (1).npy", "bee copy.npy"    files of class bee
     sea%20turtle.npy, sea+turtle.npy                                     sea turtle
     Bee.npy beside bee.npy, one name in two forms of Unicode             refused
 
-Names are in Unicode's form NFC, whichever form a file system keeps them in. What an export of ours
-calls its files is in its table of names.
+Names are in Unicode's form NFC, in whichever form a file system keeps them. A table of names in an
+export of this program takes precedence over the names of its files. A file of a kind that is not
+read is described: what it is, and what to take or do instead.
 """
 
 import csv
-import dataclasses
 import io
 import os
 import re
 import unicodedata
-from collections.abc import Collection, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from urllib.parse import unquote_to_bytes
 
 from pipelines.catalogue import catalogue, tfds_id
-from pipelines.drawings.limits import DEFAULT, Limits
-from pipelines.sources.base import BadFileError, SourceFile
-from pipelines.sources.bitmaps import inspect_npy
-from pipelines.sources.directories import Place
+from pipelines.sources.base import BadFileError, Place
 from pipelines.sources.files import (
-    DANGLING,
     FileRanges,
-    content_digest,
     file_size,
-    file_version,
     is_listable,
     is_remote,
     join_url,
     list_files,
-    why_absent,
 )
-from pipelines.sources.strokes import open_strokes
-from pipelines.sources.unread import unread_files
-from pipelines.store.errors import reading
 
-# What browsers and tools make of "full/numpy_bitmap/bee.npy".
+# How browsers and tools name "full/numpy_bitmap/bee.npy".
 _PREFIXES = tuple(
     f"full{mark}{kind}{mark}"
     for kind in ("numpy_bitmap", "simplified", "raw", "binary")
     for mark in ("_", "%2F")
 )
-# What browsers, Windows, macOS and Google Drive call the second copy of a file.
+# How browsers, Windows, macOS and Google Drive name the second copy of a file.
 _COPY = re.compile(
     r"(?:Copy of (?P<drive>.+))|(?P<name>.+?)(?: ?\(\d+\)| - Copy(?: \(\d+\))?| copy(?: \d+)?| [2-9])"
 )
 _NAMES_TABLE = "numpy_bitmap-classes.csv"
+
+_PACKED = "packed: unpack it"
+_PICTURE = (
+    "a picture: folders of pictures (PNG and the like) are not read; make Parquet of them, e.g. "
+    'datasets.load_dataset("imagefolder", data_dir=...)["train"].to_parquet("train.parquet")'
+)
+_PICKLE = "a Python pickle, which is never opened: save the drawings with np.save, (n, 784) uint8"
+_UNFINISHED = "an unfinished download: fetch the file again"
+
+_BY_ENDING = {
+    ".npz": (
+        "an .npz archive, as the sketch-rnn files of Quick, Draw! are, which is not read: take "
+        "Google's simplified drawings (.ndjson) or bitmaps (numpy_bitmap, .npy) of the class"
+    ),
+    ".csv": (
+        "CSV, as Kaggle's Doodle Recognition has it, which is not read: take Google's simplified "
+        "drawings (.ndjson) of the class"
+    ),
+    ".jsonl": "JSON lines: if they are drawings in Google's form, name the file .ndjson",
+    ".tar": f"a tar archive, {_PACKED}",
+    ".arrow": 'an Arrow file, which is not read: write Parquet with to_parquet("train.parquet")',
+    ".tfrecord": "TFRecord without the dataset_info.json and features.json of TFDS beside it",
+    ".h5": "HDF5, which is not read: save its drawings with np.save, (n, 784) uint8",
+    ".mat": "a MATLAB file, which is not read: save its drawings with np.save, (n, 784) uint8",
+    "-ubyte": "in MNIST's format IDX, which is not read: take its numpy_bitmap or Parquet form",
+}
+_BY_ENDING |= {".tsv": _BY_ENDING[".csv"], ".hdf5": _BY_ENDING[".h5"]}
+_BY_ENDING |= {".feather": _BY_ENDING[".arrow"]}
+_BY_ENDING |= dict.fromkeys((".gz", ".tgz"), f"compressed with gzip, {_PACKED}")
+_BY_ENDING |= {".zst": f"compressed with zstd, {_PACKED}", ".zip": f"a zip archive, {_PACKED}"}
+_BY_ENDING |= dict.fromkeys((".bz2", ".xz", ".7z", ".rar"), _PACKED)
+_BY_ENDING |= dict.fromkeys((".pkl", ".pickle", ".pt", ".pth"), _PICKLE)
+_BY_ENDING |= dict.fromkeys((".crdownload", ".part", ".download", ".tmp"), _UNFINISHED)
+_PICTURES = (".png", ".jpg", ".jpeg", ".gif", ".webp", ".bmp", ".tif", ".tiff", ".svg")
+_BY_ENDING |= dict.fromkeys(_PICTURES, _PICTURE)
+# Read only in lower case.
+_READ = (".npy", ".ndjson", ".bin", ".parquet")
+_KEPT = re.compile(r"\.(npy|ndjson|bin|parquet)(\.\d+|\.bak|\.old|\.orig|~)$")
+# Files that exports of this program have beside their drawings.
+_OURS = ("-classes.csv", "-rows.csv", "-labels.csv")
 
 _Folders = Sequence[tuple[str, str]]
 
@@ -90,7 +119,7 @@ def class_names_in(place: Place) -> tuple[str, ...]:
 
 
 def unread_beside(place: Place) -> list[tuple[str, str]]:
-    """Return address and reason of the files beside those of classes that are not read."""
+    """Return address and reason of the files that are not read, beside those of classes."""
     folders = dict.fromkeys(folder for folder, _ in place.folders if is_listable(folder))
     named = [(folder, unread_files(list_files(folder))) for folder in folders]
     found = {join_url(folder, n): what for folder, files in named for n, what in files.items()}
@@ -100,82 +129,30 @@ def unread_beside(place: Place) -> list[tuple[str, str]]:
     ]
 
 
-def open_class_file(
-    url: str,
-    size: int,
-    class_name: str,
-    cache_dir: Path,
-    *,
-    image_size: int,
-    limits: Limits = DEFAULT,
-) -> SourceFile:
-    """Return a file that `find_class_files` has found as a file of a source.
+def describe_unread(name: str) -> str:
+    """Return what a file that is not read is and what to do, empty for any other file.
 
-    Raises BadFileError if it is not what its name says or cannot give drawings of that size.
+    >>> describe_unread("bee.NPY"), describe_unread("README.md")
+    ('read only if its name ends in .npy', '')
     """
-    if size == DANGLING:
-        raise BadFileError(f"{url}: {why_absent(url)}")
-    if not url.endswith(".npy"):
-        is_binary = url.endswith(".bin")
-        return open_strokes(url, size, class_name, cache_dir, is_binary=is_binary, limits=limits)
-    file = _open_bitmaps(url, size, class_name, cache_dir)
-    if int(file.layout["side"]) != image_size:
-        raise BadFileError(
-            f"{url} holds bitmaps of {file.layout['side']} pixels a side, wanted "
-            f"{image_size}: only strokes can be drawn at another size"
-        )
-    return file
+    folded = name.lower()
+    if folded.endswith(_OURS):
+        return ""
+    if folded.endswith(_READ) and not name.endswith(_READ):
+        return f"read only if its name ends in {name[name.rindex('.') :].lower()}"
+    if _KEPT.search(folded):
+        return "a copy that some tool numbered or kept: take it away, or give it its ending back"
+    return next((what for ending, what in _BY_ENDING.items() if folded.endswith(ending)), "")
 
 
-def join_strokes(file: SourceFile, cache_dir: Path, limits: Limits = DEFAULT) -> SourceFile:
-    """Return bitmaps with the simplified drawings of the same class beside them, strokes as is.
-
-    Raises ValueError if there are none, BadFileError if they are not as many.
-    """
-    if file.format != "npy":
-        return file
-    directory = file.url.rsplit("/", 1)[0]
-    tried = [directory, f"{directory}/../simplified", f"{directory.rsplit('/', 1)[0]}/simplified"]
-    for place in tried if not is_remote(directory) else tried[::2]:
-        url = join_url(place, f"{file.class_name}.ndjson")
-        size = file_size(url)
-        if size is None:
-            continue
-        strokes = open_strokes(
-            url, size, str(file.class_name), cache_dir, is_binary=False, limits=limits
-        )
-        if strokes.rows != file.rows:
-            raise BadFileError(
-                f"{url} has {strokes.rows} lines for {file.rows} bitmaps: metadata are joined by "
-                "row, both files must be whole"
-            )
-        return dataclasses.replace(file, metadata=strokes)
-    raise ValueError(
-        f"no {file.class_name}.ndjson beside {file.url} or in a directory `simplified` next to its "
-        "own: metadata of bitmaps come from the simplified drawings"
-    )
-
-
-def _open_bitmaps(url: str, size: int, class_name: str, cache_dir: Path) -> SourceFile:
-    """Return one .npy file as a file of a source, after a look at its header."""
-    version = file_version(url)
-    with reading(url):
-        layout = inspect_npy(url, size)
-    return SourceFile(
-        url=url,
-        format="npy",
-        class_name=class_name,
-        rows=int(layout["rows"]),
-        bytes=size,
-        digest=content_digest(url, cache_dir),
-        version=version,
-        layout=layout,
-        is_direct=True,
-    )
+def unread_files(names: Iterable[str]) -> dict[str, str]:
+    """Return those of these files that are not read, each with what it is and what to do."""
+    described = ((name, describe_unread(name)) for name in names)
+    return {name: what for name, what in described if what}
 
 
 def class_of(name: str, beside: Collection[str] = ()) -> str:
-    """Return the class that a file name means, its ending left out; `beside` it are these.
+    """Return the class of a file by its name without the ending; `beside` it are these.
 
     >>> class_of("full_numpy_bitmap_sea turtle"), class_of("sea+turtle"), class_of("a+b")
     ('sea turtle', 'sea turtle', 'a+b')
@@ -199,7 +176,7 @@ def class_of(name: str, beside: Collection[str] = ()) -> str:
 def _unquoted(stem: str) -> str:
     try:
         stem = unquote_to_bytes(os.fsencode(stem)).decode()
-    except UnicodeDecodeError:  # no address: a name with a percent sign, or not in UTF-8
+    except UnicodeDecodeError:  # not quoted: a name with a percent sign, or not in UTF-8
         stem = stem.replace("%20", " ")
     return unicodedata.normalize("NFC", stem)
 
@@ -212,8 +189,8 @@ def _ordered(found: Collection[str]) -> tuple[str, ...]:
 def _files_by_class(folders: _Folders) -> dict[str, dict[str, int]]:
     """Return addresses and sizes of the files of each class: of the first folder that has it.
 
-    Names of files that differ in capitals alone are one class with two files: which of them a
-    reader on another system sees is not known.
+    Files whose names differ only in case are two files of one class: another system may see only
+    one of them.
     """
     found: dict[str, dict[str, int]] = {}
     folded: dict[str, str] = {}
@@ -226,7 +203,7 @@ def _files_by_class(folders: _Folders) -> dict[str, dict[str, int]]:
 def _files_in(folder: str, ending: str, folded: dict[str, str]) -> dict[str, dict[str, int]]:
     sizes = {file: size for file, size in list_files(folder).items() if file.endswith(ending)}
     stems = [file.removesuffix(ending) for file in sizes]
-    # Google's folders on a server are not asked for what lies beside them.
+    # For Google's folders on a server the request for a table is saved.
     is_asked = not is_remote(folder) or any(tfds_id(class_of(stem)) < 0 for stem in stems)
     table = _names_table(folder) if ending == ".npy" and is_asked else {}
     found: dict[str, dict[str, int]] = {}
@@ -241,7 +218,7 @@ def _files_in(folder: str, ending: str, folded: dict[str, str]) -> dict[str, dic
 
 
 def _names_table(folder: str) -> Mapping[str, str]:
-    """Return the class of each file that an export of ours lists beside its directory."""
+    """Return the class of each file that an export of this program lists beside its directory."""
     parent, _, last = join_url(folder, "").rstrip("/").rpartition("/")
     url = join_url(parent, _NAMES_TABLE)
     size = file_size(url) if last == "numpy_bitmap" else None
@@ -270,7 +247,7 @@ def _only(address: str, classes: Sequence[str] | None) -> list[tuple[str, str, i
 
 
 def _probe(folders: _Folders, classes: Sequence[str] | None) -> list[tuple[str, str, int]]:
-    """Ask for each class's file where a listing is not to be had."""
+    """Ask for the file of each class where the directory cannot be listed."""
     (directory, ending), *_ = folders
     if classes is None:
         raise ValueError(f"{directory} cannot be listed: name the classes")

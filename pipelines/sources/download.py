@@ -1,12 +1,13 @@
-"""Google's bucket into the cache: each file whole and checked, or not there.
+"""Google's bucket as a source: files are downloaded into the cache, whole and checked.
 
-A download grows in `<name>.part`; an interrupted one is continued by a range request, by this
+A download grows in `<name>.part`; an interrupted one is continued by a range request, in this
 run or a later one, and two processes that want the same file take turns. Only a file of the
-right size and SHA-256 (both from the catalogue) gets its name; what the cache has is held
+right size and SHA-256 (both from the catalogue) gets its name; files in the cache are checked
 against the same SHA-256.
 """
 
 import contextlib
+import dataclasses
 import fcntl
 import http.client
 import logging
@@ -21,9 +22,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, NoReturn
 
-from pipelines.catalogue import ClassEntry, class_entry
-from pipelines.processes.progress import doing
-from pipelines.sources.base import BadFileError
+from pipelines.catalogue import ClassEntry, catalogue, class_entry
+from pipelines.processes.progress import ProgressCallback, doing
+from pipelines.sources.base import (
+    BITMAP_SIZE,
+    DEFAULT_OPTIONS,
+    BadFileError,
+    Place,
+    Request,
+    Source,
+    SourceKind,
+    SourceOptions,
+)
+from pipelines.sources.classes import ClassFiles, class_folder, plan_bitmaps
 from pipelines.sources.files import content_digest, secrets_of, without_secrets
 from pipelines.store.local_files import sha256_of
 
@@ -37,8 +48,6 @@ _ATTEMPTS = 6
 _FIRST_WAIT_SEC, _LAST_WAIT_SEC = 1.0, 30.0
 _NOT_GOOGLES = "it is not Google's file, or was damaged on the way"
 
-ProgressCallback = Callable[..., None]
-
 _HTTPError = urllib.error.HTTPError
 _log = logging.getLogger(__name__)
 
@@ -51,6 +60,46 @@ class _Download:
     address: str
     report: Callable[[int], None]
     wait: Callable[[float], None]
+
+
+class QuickDraw(SourceKind):
+    """Google's bitmaps of 345 classes."""
+
+    def classes(self, place: Place, options: SourceOptions) -> tuple[str, ...]:
+        """Return the classes of the catalogue."""
+        del place, options
+        return tuple(entry.name for entry in catalogue())
+
+    def plan(self, place: Place, request: Request) -> Source:
+        """Return the files as the catalogue describes them."""
+        del place
+        entries = map(class_entry, _chosen(request))
+        files = [(e.name, e.num_drawings, e.bytes, f"sha256:{e.sha256}") for e in entries]
+        return plan_bitmaps(files, request.options)
+
+    def open(self, place: Place, request: Request) -> Source:
+        """Download what the cache lacks and return its files."""
+        del place
+        cache_dir = request.cache_dir
+        directory = cache_dir / "quickdraw" / "numpy_bitmap"
+        download_classes(
+            _chosen(request), directory, cache_dir=cache_dir, progress=request.progress
+        )
+        # The cache may hold partial files of other classes: only the chosen ones are looked at.
+        files = class_folder(str(directory), ".npy")
+        return ClassFiles().open(files, dataclasses.replace(request, options=DEFAULT_OPTIONS))
+
+
+def _chosen(request: Request) -> Sequence[str]:
+    """Return the classes to download; raise ValueError for what the bucket cannot give."""
+    if not request.classes:
+        raise ValueError("name the classes to download: all 345 are 39.5 GB")
+    if request.options.columns or request.options.image_size != BITMAP_SIZE:
+        raise ValueError(
+            "quickdraw downloads bitmaps only; for metadata or another size download the "
+            "simplified drawings (.ndjson) and give their directory as source"
+        )
+    return request.classes
 
 
 def download_classes(

@@ -11,7 +11,6 @@ import base64
 import contextlib
 import functools
 import hashlib
-import io
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -170,39 +169,6 @@ class FileRanges:
             return bytes(obstore.get_range(store, path, start=offset, length=length))
 
 
-class RangeFile(io.RawIOBase):
-    """One file as Python reads files, for libraries that want such a thing."""
-
-    def __init__(self, url: str, size: int) -> None:
-        """Open a file of this size in bytes."""
-        self.ranges, self.size, self.place = FileRanges(url), size, 0
-
-    def readable(self) -> bool:
-        """Return True."""
-        return True
-
-    def seekable(self) -> bool:
-        """Return True."""
-        return True
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        """Move to a place counted from the start, from here or from the end."""
-        base = {io.SEEK_SET: 0, io.SEEK_CUR: self.place, io.SEEK_END: self.size}[whence]
-        self.place = base + offset
-        return self.place
-
-    def tell(self) -> int:
-        """Return the place."""
-        return self.place
-
-    def read(self, size: int = -1) -> bytes:
-        """Return the bytes from here on, at most `size`; none at the end."""
-        left = max(0, self.size - self.place)
-        content = self.ranges.read(self.place, left if size < 0 else min(size, left))
-        self.place += len(content)
-        return content
-
-
 def is_listable(directory: str) -> bool:
     """Return whether one can ask what a directory holds; not over http(s)."""
     return not directory.startswith(_WEB)
@@ -221,6 +187,15 @@ def list_files(directory: str) -> dict[str, int]:
 def list_tree(directory: str, suffix: str) -> dict[str, int]:
     """Return the relative paths and sizes of the files below a directory that end so, sorted."""
     return _list(directory, suffix, deep=True)
+
+
+def find_below(directory: str, patterns: Sequence[str]) -> list[Path]:
+    """Return the paths below a local directory that match, no hidden ones; none of a remote one."""
+    if is_remote(directory):
+        return []
+    root = local_path(directory)
+    found = [path for pattern in patterns for path in root.glob(pattern)]
+    return [path for path in found if not is_hidden(str(path.relative_to(root)))]
 
 
 def _list(directory: str, suffix: str, *, deep: bool) -> dict[str, int]:

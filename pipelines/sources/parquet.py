@@ -1,16 +1,15 @@
-"""Parquet datasets of pictures and labels as a source: ours, and Hugging Face's way.
+"""Parquet datasets of pictures and labels as a source, such as those of Hugging Face.
 
-The pictures are a column `image` of {bytes, path} or of bytes; table_labels.py says whose they are.
-Files whose name, or folder's, begins with "_" are no part of a dataset, nor are hidden ones and
-copies "x-checkpoint.parquet" beside the original. A file without rows changes nothing, whatever its types.
+The pictures are a column `image` of {bytes, path} or of bytes; table_labels.py finds their classes.
+Files whose name or folder begins with "_" are no part of a dataset, nor are hidden ones and copies
+"x-checkpoint.parquet" beside the original. A file without rows is ignored, whatever its types.
 """
 
 import contextlib
 import functools
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,34 +19,48 @@ import pyarrow.parquet as pq
 
 from pipelines.drawings.batch import Drawings, joined
 from pipelines.drawings.limits import DEFAULT, Limits
-from pipelines.drawings.parquet import bytes_field, read_images, read_pictures
-from pipelines.sources.base import BadFileError, Source, SourceFile
+from pipelines.drawings.parquet import read_images, read_pictures
+from pipelines.sources.base import (
+    BITMAP_SIZE,
+    BadFileError,
+    FileFormat,
+    Names,
+    Place,
+    Reader,
+    Request,
+    Source,
+    SourceFile,
+    SourceKind,
+    SourceOptions,
+)
 from pipelines.sources.files import (
     DANGLING,
     content_digest,
     file_version,
+    find_below,
     hashing,
+    list_tree,
     why_absent,
 )
 from pipelines.sources.metadata import COLUMN_NAMES, parse_column
 from pipelines.sources.table_files import (
     check_groups,
+    find_image,
     largest_dictionary,
     open_table,
+    splits_of,
+    table_addresses,
     with_dictionaries,
 )
-from pipelines.sources.table_files import counted as _counted
-from pipelines.sources.table_files import splits_of as _splits
-from pipelines.sources.table_files import table_addresses as _addresses
 from pipelines.sources.table_labels import find_labels, labels_of_rows, names_in
 from pipelines.store.errors import reading
 
-IMAGE_COLUMNS = ("image", "img", "picture", "drawing")
-_SIDE = 28
 _WHAT = "Parquet of pictures"
 # Rows that are decoded at once; fewer where one value of a dictionary stands for many.
 _BATCH_ROWS, _BATCH_BYTES = 1_024, 1 << 26
 _SEARCHED_ROWS = 1_024
+# As deep as exports of this program have tables: hf/data.
+_NEAR = ("*/*.parquet", "*/*/*.parquet")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,7 +68,7 @@ class Table:
     """A Parquet file of pictures.
 
     names       of its classes
-    class_name  of all its drawings, if the path says it
+    class_name  of all its drawings, if the path names it
     side        pixels a side of its first picture that is a drawing, None if there is none
     """
 
@@ -68,35 +81,12 @@ class Table:
     side: int | None = None
 
 
-def open_tables(
-    directory: str,
-    cache_dir: Path,
-    *,
-    name: str | None = None,
-    skip_bad_files: bool = False,
-    limits: Limits = DEFAULT,
-) -> Source:
-    """Return the source of all Parquet files below a directory, or of one, in order of names.
-
-    Raises BadFileError for a file that is damaged, has no such columns, no class names or pictures
-    of another size than the first; if such files are skipped, only if no other is left.
-    """
-    found, bad = [], []
-    for url, size in _counted(_addresses(directory), directory):
-        try:
-            table = _table_at(url, size, limits)
-            _check_side(table, found)
-            found.append(table)
-        except BadFileError as error:
-            bad.append((url, error))
-    if bad and not (skip_bad_files and found):
-        raise bad[0][1]
-    class_names = _union([table.names for table in found])
-    splits = _splits([table.url for table in found])
-    with hashing({table.url: table.bytes for table in found}, directory):
-        digests = [content_digest(table.url, cache_dir) for table in found]
-    files = [
-        SourceFile(
+def _source_files(
+    found: Sequence[Table], digests: Sequence[str], class_names: Sequence[str]
+) -> Iterator[SourceFile]:
+    splits = splits_of([table.url for table in found])
+    for table, split, digest in zip(found, splits, digests, strict=True):
+        yield SourceFile(
             url=table.url,
             format="parquet",
             class_name=table.class_name,
@@ -106,34 +96,11 @@ def open_tables(
             digest=digest,
             layout=({} if table.class_name else {"labels": list(class_names)}) | split,
         )
-        for table, split, digest in zip(found, splits, digests, strict=True)
-    ]
-    return Source(
-        name=name or directory,
-        class_names=class_names,
-        files=tuple(files),
-        image_size=next((table.side for table in found if table.side is not None), _SIDE),
-        bad_files=tuple((url, str(error)) for url, error in bad),
-    )
-
-
-def table_names(directory: str, limits: Limits = DEFAULT) -> tuple[str, ...]:
-    """Return the class names of all Parquet files below a directory that can be read.
-
-    Raises BadFileError if these have none.
-    """
-    found = []
-    for url, size in _counted(_addresses(directory), directory):
-        with contextlib.suppress(BadFileError):
-            found.append(_table_at(url, size, limits).names)
-    if found and not any(found):
-        raise BadFileError(f"{directory}: its Parquet files have no row that names a class")
-    return _union(found)
 
 
 @functools.lru_cache(maxsize=1_024)
 def describe_table(url: str, size: int, version: str, limits: Limits = DEFAULT) -> Table:
-    """Return what a Parquet file of pictures holds; another `version` is looked at again.
+    """Return what a Parquet file of pictures holds; remembered for each `version`.
 
     Raises BadFileError if it is damaged or holds something else.
     """
@@ -155,7 +122,7 @@ def _table_at(url: str, size: int, limits: Limits) -> Table:
 
 def _describe(file: pq.ParquetFile, url: str, size: int, version: str, limits: Limits) -> Table:
     schema = file.schema_arrow
-    image, labels = _find_image(url, schema), find_labels(url, schema)
+    image, labels = find_image(url, schema), find_labels(url, schema)
     check_groups(url, size, file, [image, *labels.columns], limits)
     file = with_dictionaries(url, size, file, labels)
     return Table(
@@ -169,7 +136,7 @@ def _describe(file: pq.ParquetFile, url: str, size: int, version: str, limits: L
     )
 
 
-class TableReader:
+class TableReader(Reader):
     """Reads the drawings of one Parquet file, some rows at a time."""
 
     def __init__(self, file: SourceFile, image_size: int) -> None:
@@ -179,7 +146,7 @@ class TableReader:
         with reading(file.url, _WHAT):
             parquet = open_table(file.url, file.bytes, file.limits)
             schema = parquet.schema_arrow
-            self.image = _find_image(file.url, schema)
+            self.image = find_image(file.url, schema)
             self.labels = find_labels(file.url, schema)
             self.parquet = with_dictionaries(file.url, file.bytes, parquet, self.labels)
         self.columns = {
@@ -230,10 +197,6 @@ class TableReader:
             **columns,
         )
 
-    def read_rows(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.uint8]:
-        """Pictures are decoded once, in order; their pixels are then read as bitmaps."""
-        raise NotImplementedError("pictures are not read row by row")
-
     def _rows(self, start: int, stop: int) -> Iterator[pa.Table]:
         """Yield the rows [start, stop) in parts that fit in memory when they are decoded."""
         if start != self._next:
@@ -256,7 +219,7 @@ class TableReader:
             self.batch_rows,
             groups,
             columns,
-            use_threads=False,  # Arrow waits for ever if none can start
+            use_threads=False,  # Arrow waits forever if none can start
         ):
             if skip < batch.num_rows:
                 yield pa.Table.from_batches([batch.slice(skip)])
@@ -282,31 +245,68 @@ class TableReader:
         return found
 
 
+class Tables(SourceKind):
+    """All Parquet files of pictures below a directory, or one, in order of names."""
+
+    endings = (".parquet",)
+    formats: Mapping[str, FileFormat] = {"parquet": FileFormat(read=TableReader, per_sec=10_000)}
+
+    def find(self, directory: str, names: Names, image_size: int, is_known: bool) -> list[Place]:
+        """Return the directory if Parquet lies in it or below."""
+        del image_size
+        is_here = any(name.endswith(".parquet") for name in names)
+        if is_here or (
+            find_below(directory, _NEAR) if is_known else list_tree(directory, ".parquet")
+        ):
+            return [Place(kind="parquet", directory=directory)]
+        return []
+
+    def classes(self, place: Place, options: SourceOptions) -> tuple[str, ...]:
+        """Return the class names of all files that can be read.
+
+        Raises BadFileError if these have none.
+        """
+        found = []
+        for url, size in table_addresses(place.directory):
+            with contextlib.suppress(BadFileError):
+                found.append(_table_at(url, size, options.limits).names)
+        if found and not any(found):
+            raise BadFileError(
+                f"{place.directory}: its Parquet files have no row that names a class"
+            )
+        return _union(found)
+
+    def open(self, place: Place, request: Request) -> Source:
+        """Return all files, of all classes.
+
+        Raises BadFileError for a file that is damaged, has no such columns, no class names or
+        pictures of another size than the first; if such files are skipped, only if no other is
+        left.
+        """
+        found, bad = [], []
+        for url, size in table_addresses(place.directory):
+            try:
+                table = _table_at(url, size, request.options.limits)
+                _check_side(table, found)
+                found.append(table)
+            except BadFileError as error:
+                bad.append((url, error))
+        if bad and not (request.options.skip_bad_files and found):
+            raise bad[0][1]
+        with hashing({table.url: table.bytes for table in found}, place.directory):
+            digests = [content_digest(table.url, request.cache_dir) for table in found]
+        class_names = _union([table.names for table in found])
+        return Source(
+            class_names=class_names,
+            files=tuple(_source_files(found, digests, class_names)),
+            image_size=next((table.side for table in found if table.side is not None), BITMAP_SIZE),
+            bad_files=tuple((url, str(error)) for url, error in bad),
+        )
+
+
 def _union(lists: Sequence[tuple[str, ...]]) -> tuple[str, ...]:
     """Return all names once, in the order of their first appearance."""
     return tuple(dict.fromkeys(name for names in lists for name in names))
-
-
-def _find_image(url: str, schema: pa.Schema) -> str:
-    """Return the column of pictures."""
-    present = [name for name in IMAGE_COLUMNS if name in schema.names]
-    if not present:
-        choices = " or ".join(IMAGE_COLUMNS[:2])
-        raise BadFileError(f"{url} has no column {choices}; it has {schema.names}")
-    for name in present:
-        with contextlib.suppress(ValueError):
-            bytes_field(pa.array([], schema.field(name).type))
-            return name
-    kind = schema.field(present[0]).type
-    raise BadFileError(
-        f"{url}: the column {present[0]!r} holds {_kind_name(kind)}, expected encoded pictures (PNG "
-        "bytes, or {bytes, path}); strokes are read from .ndjson or .bin, pixels from .npy"
-    )
-
-
-def _kind_name(kind: pa.DataType) -> str:
-    text = str(kind)
-    return text if len(text) <= 60 else f"{text[:60]}..."
 
 
 def _first_side(file: pq.ParquetFile, image: str) -> int | None:

@@ -1,122 +1,80 @@
-"""From what a person writes after --source to a source with known files.
+"""From what is written after --source to a source with known files.
 
     doodles               drawn by the program itself, in Google's formats, kept in the cache
     quickdraw             Google's bucket, downloaded into the cache, checked by size and SHA-256
     PATH or URL           a directory of files, or one file: .npy bitmaps, .ndjson or .bin strokes,
                           Parquet; or a prepared TFDS directory
 
-Which files of a directory are read is seen from their names (kinds.py). What often lies under such
-names and is something else:
+kinds.py lists the kinds of sources; each finds its files by their names, and an address that could
+be read in two ways is refused. What often lies under such names and is something else:
 
-    a sign-in page, a Git LFS pointer, a pickle, an archive     refused, saying which it is
+    a sign-in page, a Git LFS pointer, a pickle, an archive     refused, and named
     truncated, with bytes added, a damaged header, not JSON     refused, with the place
-    .bin that holds rows of 784 bytes (also shifted, inverted)  refused: no header says what it is
+    .bin that holds rows of 784 bytes (also shifted, inverted)  refused: it has no header
     pickled objects in .npy, floats, Fortran order              refused, never unpickled
-    (n, 1, 784), (n, 1, 28, 28); wider integers 0..255; bool    put right, counted in `repairs`
+    (n, 1, 784), (n, 1, 28, 28); wider integers 0..255; bool    converted, counted in `repairs`
     over half blank, inverted, noise in place of paper          refused by the scan
     a class twice, another class inside, a label of no class    refused
-    kinds of files that are not read (unread.py)                refused where all classes are taken
+    kinds of files that are not read (class_files.py)           refused where all classes are taken
 
 Refused files stop a build, or are left out and named in the manifest (on_bad_file).
 """
 
 import dataclasses
-from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import chain, islice
 from pathlib import Path
 
-from pipelines.catalogue import SEED_CLASSES, catalogue, class_entry
-from pipelines.drawings.limits import DEFAULT, Limits
-from pipelines.sources.base import BadFileError, Source, SourceFile
-from pipelines.sources.class_files import (
-    class_names_in,
-    find_class_files,
-    join_strokes,
-    open_class_file,
-    unread_beside,
+import numpy as np
+import numpy.typing as npt
+
+from pipelines.drawings.batch import Drawings
+from pipelines.processes.progress import ProgressCallback
+from pipelines.sources.base import (
+    DEFAULT_OPTIONS,
+    Place,
+    Reader,
+    Request,
+    Source,
+    SourceFile,
+    SourceKind,
+    SourceOptions,
 )
-from pipelines.sources.directories import BITMAP_SIZE, ENDINGS, find_place
-from pipelines.sources.doodles.make import DOODLES_PER_CLASS, doodles_dir, write_doodles
-from pipelines.sources.download import download_classes
+from pipelines.sources.class_files import describe_unread, unread_files
 from pipelines.sources.files import (
-    hashing,
+    file_size,
     is_listable,
     is_remote,
+    list_files,
     local_path,
+    remember_secrets,
     secrets_of,
     without_secrets,
 )
-from pipelines.sources.parquet import open_tables, table_names
-from pipelines.sources.tfds import open_prepared, prepared_names
+from pipelines.sources.kinds import FOUND, NAMED, file_format, source_kind
+from pipelines.store.errors import reading
 from pipelines.store.printable import printable
 
-ProgressCallback = Callable[..., None]
-
-DOODLES = "doodles"
-QUICKDRAW = "quickdraw"
-# Sources that are no place; their classes are Google's.
-NAMED = (DOODLES, QUICKDRAW)
-
-
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class SourceOptions:
-    """How to open a source.
-
-    image_size      pixels a side; other than 28 needs strokes
-    seed, doodles_per_class  of the doodles
-    columns         metadata to read; bitmaps have them from the simplified drawings beside them
-    skip_bad_files  leave out what is not what its name says, and name it in `bad_files`
-    limits          what is too large to be read
-    every_class     all classes were asked for: a file of a kind that is not read is a bad one
-    base_url        stands in for Google's bucket
-    """
-
-    image_size: int = BITMAP_SIZE
-    seed: int = 0
-    doodles_per_class: int = DOODLES_PER_CLASS
-    columns: tuple[str, ...] = ()
-    skip_bad_files: bool = False
-    limits: Limits = DEFAULT
-    every_class: bool = False
-    base_url: str | None = None
+# The number of names that are examined to describe a directory without a source.
+_HINT_FILES = 10_000
 
 
 def open_source(
     text: str,
     classes: Sequence[str] | None,
     cache_dir: Path,
-    *,
-    image_size: int = BITMAP_SIZE,
-    seed: int = 0,
-    doodles_per_class: int = DOODLES_PER_CLASS,
-    columns: Sequence[str] = (),
-    skip_bad_files: bool = False,
-    limits: Limits = DEFAULT,
-    every_class: bool = False,
-    base_url: str | None = None,
+    options: SourceOptions = DEFAULT_OPTIONS,
     progress: ProgressCallback | None = None,
 ) -> Source:
     """Return the source that `text` names, with the files of `classes` (None: all it has).
 
-    The keywords are those of `SourceOptions`. Raises ValueError if the source has none of a
-    class or cannot give what the options ask for, BadFileError for a file that is not what its
-    name says.
+    Raises ValueError if the source lacks a class or cannot give what the options ask for,
+    BadFileError for a file that is not what its name says.
     """
-    options = SourceOptions(
-        image_size=image_size,
-        seed=seed,
-        doodles_per_class=doodles_per_class,
-        columns=tuple(columns),
-        skip_bad_files=skip_bad_files,
-        limits=limits,
-        every_class=every_class,
-        base_url=base_url,
-    )
-    if text == DOODLES:
-        return _open_doodles(classes, cache_dir, options, progress)
-    if text == QUICKDRAW:
-        return _open_quickdraw(classes, cache_dir, options, progress)
-    return open_directory(text, classes, cache_dir, options=options)
+    place = _find_place(text, classes, options.image_size)
+    request = Request(classes=classes, cache_dir=cache_dir, options=options, progress=progress)
+    return _completed(source_kind(place.kind).open(place, request), place, options)
 
 
 def plan_source(
@@ -125,77 +83,62 @@ def plan_source(
     """Return what `open_source` would, without fetching or drawing anything.
 
     Google's files are known from the catalogue. Of doodles that are not drawn yet the number is
-    known, not the content: their digest is empty.
+    known and the content is not: their digest is empty.
     """
-    if text == QUICKDRAW:
-        _check_quickdraw(classes, options)
-        entries = [class_entry(name) for name in classes or ()]
-        files = [(e.name, e.num_drawings, e.bytes, f"sha256:{e.sha256}") for e in entries]
-    elif text == DOODLES:
-        chosen = _check_doodles(classes, options)
-        count = options.doodles_per_class
-        root = doodles_dir(cache_dir, options.seed, count)
-        if all((root / "numpy_bitmap" / f"{name}.npy").is_file() for name in chosen):
-            return _open_doodles(chosen, cache_dir, options, None)
-        files = [(name, count, count * BITMAP_SIZE**2, "") for name in chosen]
-    else:
-        return open_directory(text, classes, cache_dir, options=options)
-    return Source(
-        name=text,
-        class_names=tuple(name for name, *_ in files),
-        files=tuple(
-            SourceFile(
-                url="",
-                format="npy",
-                class_name=name,
-                rows=rows,
-                bytes=size,
-                digest=digest,
-                is_direct=True,
-            )
-            for name, rows, size, digest in files
-        ),
-        image_size=options.image_size,
-        is_synthetic=text == DOODLES,
-    )
+    place = _find_place(text, classes, options.image_size)
+    request = Request(classes=classes, cache_dir=cache_dir, options=options)
+    return _completed(source_kind(place.kind).plan(place, request), place, options)
 
 
 def source_classes(text: str, options: SourceOptions) -> tuple[str, ...] | None:
-    """Return the names of the classes that a source has, None if it cannot be asked."""
-    if text == DOODLES:
-        return SEED_CLASSES
-    if text == QUICKDRAW:
-        return tuple(entry.name for entry in catalogue())
-    address = without_secrets(text)
-    if not is_listable(address) and not address.endswith((".parquet", *ENDINGS)):
-        return None  # of a web server
-    place = find_place(address, None, options.image_size)
-    if place.kind == "tfds":
-        return prepared_names(place.directory)
-    if place.kind == "parquet":
-        return table_names(place.directory, options.limits)
-    return class_names_in(place)
+    """Return the names of the classes that a source has, None if a server cannot list them."""
+    address = _address(text)
+    if text not in NAMED and not is_listable(address) and not address.endswith(_endings()):
+        return None
+    place = _find_place(text, None, options.image_size)
+    return source_kind(place.kind).classes(place, options)
 
 
-def open_directory(
-    directory: str,
-    classes: Sequence[str] | None,
-    cache_dir: Path,
-    *,
-    name: str | None = None,
-    options: SourceOptions | None = None,
-) -> Source:
-    """Return the source of a directory, local or remote, by what lies in it."""
-    options = options or SourceOptions()
-    source = _open_place(without_secrets(directory), classes, cache_dir, name=name, options=options)
-    return dataclasses.replace(
-        source, files=tuple(_completed(file, options) for file in source.files)
-    )
+def open_reader(file: SourceFile, image_size: int) -> Reader:
+    """Return a reader of `file` that gives square images of `image_size` pixels a side.
+
+    Raises BadFileError, as does the reader, if the format is unknown or the file cannot give that
+    size, and as `reading` does.
+    """
+    remember_secrets(file.url, file.secrets)
+    with reading(file.url):
+        return _NamingReader(file_format(file.format).read(file, image_size), file.url)
 
 
-def _completed(file: SourceFile, options: SourceOptions) -> SourceFile:
-    """Return the file with what readers in other processes need to know."""
-    joined = None if file.metadata is None else _completed(file.metadata, options)
+@dataclass(frozen=True, slots=True)
+class _NamingReader(Reader):
+    """A reader whose errors name its file."""
+
+    reader: Reader
+    url: str
+
+    def read(self, start: int, stop: int) -> Drawings:
+        """Return the drawings [start, stop)."""
+        with reading(f"{self.url} from row {start}"):
+            return self.reader.read(start, stop)
+
+    def read_rows(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.uint8]:
+        """Return the images of these rows."""
+        with reading(self.url):
+            return self.reader.read_rows(rows)
+
+
+def _completed(source: Source, place: Place, options: SourceOptions) -> Source:
+    """Return the source with a name and with what readers in other processes need to know."""
+    # Manifests are public and the same on every machine: without the folders of this one.
+    is_far = is_remote(place.directory)
+    name = printable(place.directory) if is_far else local_path(place.directory).name
+    files = tuple(_completed_file(file, options) for file in source.files)
+    return dataclasses.replace(source, name=source.name or name, files=files)
+
+
+def _completed_file(file: SourceFile, options: SourceOptions) -> SourceFile:
+    joined = None if file.metadata is None else _completed_file(file.metadata, options)
     return dataclasses.replace(
         file,
         columns=options.columns,
@@ -205,117 +148,90 @@ def _completed(file: SourceFile, options: SourceOptions) -> SourceFile:
     )
 
 
-def _open_place(
-    address: str,
-    classes: Sequence[str] | None,
-    cache_dir: Path,
-    *,
-    name: str | None,
-    options: SourceOptions,
-) -> Source:
-    place = find_place(address, classes, options.image_size)
-    if place.kind == "tfds":
-        return open_prepared(place.directory, cache_dir, name=name, limits=options.limits)
-    # Manifests are public, and the same on every machine: no folder of this one.
-    is_far = is_remote(place.directory)
-    name = name or (printable(place.directory) if is_far else local_path(place.directory).name)
-    if place.kind == "parquet":
-        return open_tables(
-            place.directory,
-            cache_dir,
-            name=name,
-            skip_bad_files=options.skip_bad_files,
-            limits=options.limits,
+def _address(text: str) -> str:
+    return text if text in NAMED else without_secrets(text)
+
+
+def _kinds() -> dict[str, SourceKind]:
+    return {name: source_kind(name) for name in FOUND}
+
+
+def _endings() -> tuple[str, ...]:
+    return tuple(ending for kind in _kinds().values() for ending in kind.endings)
+
+
+def _listed(words: Sequence[str]) -> str:
+    return " or ".join([*filter(None, [", ".join(words[:-1])]), words[-1]])
+
+
+def _find_place(text: str, classes: Sequence[str] | None, image_size: int) -> Place:
+    """Return where the files of a source are, at an address or below, and of which kind they are.
+
+    Raises ValueError if there are none, or several kinds of them.
+    """
+    address = _address(text)
+    if address in NAMED:
+        return Place(kind=address, directory=address)
+    for name, kind in _kinds().items():
+        if address.endswith(kind.endings) and file_size(address) is not None:
+            return Place(kind=name, directory=address)
+    if not is_listable(address):
+        return _ask(address, classes, image_size)
+    if not is_remote(address) and not local_path(address).is_dir():
+        raise ValueError(_no_directory(address))
+    found = _look(address, image_size)
+    if not found:
+        titles = _listed([kind.title for kind in _kinds().values() if kind.title])
+        raise ValueError(
+            f"{address} has no {_listed(_endings())} files and is no {titles}{_hint(address)}"
         )
-    files = []
-    bad = unread_beside(place) if classes is None or options.every_class else []
-    if bad and not options.skip_bad_files:
-        raise BadFileError(bad[0][1])
-    found = find_class_files(place, classes)
-    with hashing({url: size for _, url, size in found}, address):
-        for class_name, url, size in found:
-            try:
-                file = open_class_file(
-                    url,
-                    size,
-                    class_name,
-                    cache_dir,
-                    image_size=options.image_size,
-                    limits=options.limits,
-                )
-                joined = bool(options.columns)
-                files.append(join_strokes(file, cache_dir, options.limits) if joined else file)
-            except BadFileError as error:
-                if not options.skip_bad_files:
-                    raise
-                bad.append((url, str(error)))
-    repairs = Counter(str(file.layout.get("repair", "")) for file in files)
-    repairs.pop("", None)
-    return Source(
-        name=name,
-        class_names=tuple(str(file.class_name) for file in files),
-        files=tuple(files),
-        image_size=options.image_size,
-        bad_files=tuple(bad),
-        repairs=dict(repairs),
-    )
+    if len(found) > 1:
+        raise ValueError(
+            f"{address} can be read in {len(found)} ways: {'; '.join(map(str, found))}: give the "
+            "one that is meant as the source, or take the other away"
+        )
+    return found[0]
 
 
-def _open_quickdraw(
-    classes: Sequence[str] | None,
-    cache_dir: Path,
-    options: SourceOptions,
-    progress: ProgressCallback | None,
-) -> Source:
-    _check_quickdraw(classes, options)
-    directory = cache_dir / "quickdraw" / "numpy_bitmap"
-    download_classes(
-        list(classes or ()),
-        directory,
-        base_url=options.base_url,
-        cache_dir=cache_dir,
-        progress=progress,
-    )
-    return open_directory(str(directory), classes, cache_dir, name=QUICKDRAW)
-
-
-def _check_quickdraw(classes: Sequence[str] | None, options: SourceOptions) -> None:
+def _ask(address: str, classes: Sequence[str] | None, image_size: int) -> Place:
+    """Return the first place that a kind of source finds on a web server, which lists nothing."""
+    for kind in _kinds().values():
+        if (place := kind.ask(address, classes, image_size)) is not None:
+            return place
     if not classes:
-        raise ValueError("name the classes to download: all 345 are 39.5 GB")
-    if options.columns or options.image_size != BITMAP_SIZE:
-        raise ValueError(
-            "quickdraw downloads bitmaps only; for metadata or another size download the "
-            "simplified drawings (.ndjson) and give their directory as source"
-        )
-
-
-def _open_doodles(
-    classes: Sequence[str] | None,
-    cache_dir: Path,
-    options: SourceOptions,
-    progress: ProgressCallback | None,
-) -> Source:
-    chosen = _check_doodles(classes, options)
-    root = write_doodles(
-        cache_dir,
-        chosen,
-        seed=options.seed,
-        per_class=options.doodles_per_class,
-        progress=progress,
+        raise ValueError(f"{address} cannot be listed: name the classes to read from it")
+    raise ValueError(
+        f"{address} has no {_listed(_endings())} file of {classes[0]}; over http(s) Parquet is read "
+        "from the address of one file"
     )
-    kind = "numpy_bitmap" if options.image_size == BITMAP_SIZE else "simplified"
-    source = open_directory(str(root / kind), chosen, cache_dir, name=DOODLES, options=options)
-    return dataclasses.replace(source, is_synthetic=True)
 
 
-def _check_doodles(classes: Sequence[str] | None, options: SourceOptions) -> tuple[str, ...]:
-    chosen = tuple(classes or SEED_CLASSES)
-    if unknown := [name for name in chosen if name not in SEED_CLASSES]:
-        raise ValueError(
-            f"doodles cannot draw {', '.join(unknown)}; it draws {', '.join(SEED_CLASSES)}. "
-            "Use --source quickdraw or a directory for other classes"
-        )
-    if options.columns and options.image_size == BITMAP_SIZE:
-        # Their bitmaps are not cairo's, so that the join by comparison would refuse them.
-        raise ValueError("doodles have no metadata of Google's to join")
-    return chosen
+def _look(address: str, image_size: int) -> list[Place]:
+    """Return the places that the kinds of sources find in a directory and below."""
+    names = list(list_files(address))
+    kinds = _kinds().values()
+    found: list[Place] = []
+    for kind in [kind for kind in kinds if kind.owns(names)] or kinds:
+        found += kind.find(address, names, image_size, is_known=bool(found))
+    return found
+
+
+def _no_directory(address: str) -> str:
+    if is_remote(address) or not local_path(address).is_file():
+        return f"source {address!r} is no directory (and neither {' nor '.join(NAMED)})"
+    what = describe_unread(local_path(address).name) or "not a kind of file that is read"
+    return (
+        f"{address} is {what}; a source is one {_listed(_endings())} file, or a directory of them"
+    )
+
+
+def _hint(address: str) -> str:
+    """Describe the files that are there instead, if their kind is known."""
+    names: Iterable[str] = list_files(address)
+    if not is_remote(address):
+        names = chain(names, (path.name for path in local_path(address).rglob("*")))
+    by_kind: dict[str, list[str]] = {}
+    for name, what in unread_files(islice(names, _HINT_FILES)).items():
+        by_kind.setdefault(what, []).append(name)
+    what, found = max(by_kind.items(), key=lambda kind: len(kind[1]), default=("", [""]))
+    return f": {found[0]} is {what}" if what else ""

@@ -14,12 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from pipelines.drawings.batch import Drawings
 from pipelines.drawings.limits import DEFAULT, Limits
 from pipelines.processes.progress import advance, doing
-from pipelines.sources.base import BadFileError, SourceFile
+from pipelines.sources.base import BadFileError, Reader, SourceFile
 from pipelines.sources.bitmaps import describe_content
 from pipelines.sources.cairo import render_drawings
 from pipelines.sources.files import FileRanges, content_digest, file_version
@@ -96,7 +95,7 @@ def open_strokes(
     )
 
 
-class StrokeReader:
+class StrokeReader(Reader):
     """Draws the rows of one file of strokes."""
 
     def __init__(self, file: SourceFile, image_size: int) -> None:
@@ -146,10 +145,6 @@ class StrokeReader:
                 "and strokes of two points can be read as both: write all lines in one way"
             )
         return drawing
-
-    def read_rows(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.uint8]:
-        """Strokes are drawn once, in order; their pixels are then read as bitmaps."""
-        raise NotImplementedError("strokes are not read row by row")
 
 
 def _read_lines(

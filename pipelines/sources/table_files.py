@@ -1,9 +1,11 @@
-"""Parquet files of others, opened so that what they say of themselves costs no memory.
+"""Parquet files from anywhere, opened so that what they claim of themselves costs no memory.
 
 A footer of a few megabytes may announce a hundred thousand row groups, a page of a kilobyte may
 unpack to gigabytes, and one value of a dictionary may stand for a million rows.
 """
 
+import contextlib
+import io
 import os
 import re
 import struct
@@ -14,11 +16,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipelines.drawings.limits import Limits
+from pipelines.drawings.parquet import bytes_field
 from pipelines.processes.progress import advance, doing
 from pipelines.sources.base import BadFileError
 from pipelines.sources.files import (
     FileRanges,
-    RangeFile,
     file_size,
     is_remote,
     join_url,
@@ -27,6 +29,7 @@ from pipelines.sources.files import (
 )
 from pipelines.sources.table_labels import Labels, is_text
 
+IMAGE_COLUMNS = ("image", "img", "picture", "drawing")
 # What a row group may hold: so much a row, and this many of the largest pictures.
 _ROW_BYTES, _LARGEST_PICTURES = 1_024, 32
 # The end of a file: the size of what describes its row groups, and a mark.
@@ -39,8 +42,6 @@ _BUFFER_BYTES = 1 << 20
 _PAGE_HEAD_BYTES = 12
 # A file has at least a byte a row, unless it has few.
 _FEW_ROWS = 1_000_000
-
-
 _COPY = "-checkpoint.parquet"
 # As Hugging Face tells the splits of files by their names.
 _SPLIT = re.compile(
@@ -65,6 +66,28 @@ def open_table(url: str, size: int, limits: Limits) -> pq.ParquetFile:
     if problem := limits.problem("max_row_groups", file.num_row_groups):
         raise BadFileError(f"{url} has {problem}: {_FEWER_GROUPS}")
     return file
+
+
+def find_image(url: str, schema: pa.Schema) -> str:
+    """Return the column of pictures."""
+    present = [name for name in IMAGE_COLUMNS if name in schema.names]
+    if not present:
+        choices = " or ".join(IMAGE_COLUMNS[:2])
+        raise BadFileError(f"{url} has no column {choices}; it has {schema.names}")
+    for name in present:
+        with contextlib.suppress(ValueError):
+            bytes_field(pa.array([], schema.field(name).type))
+            return name
+    kind = schema.field(present[0]).type
+    raise BadFileError(
+        f"{url}: the column {present[0]!r} holds {_kind_name(kind)}, expected encoded pictures (PNG "
+        "bytes, or {bytes, path}); strokes are read from .ndjson or .bin, pixels from .npy"
+    )
+
+
+def _kind_name(kind: pa.DataType) -> str:
+    text = str(kind)
+    return text if len(text) <= 60 else f"{text[:60]}..."
 
 
 def with_dictionaries(url: str, size: int, file: pq.ParquetFile, labels: Labels) -> pq.ParquetFile:
@@ -136,11 +159,19 @@ def _page_bytes(ranges: FileRanges, offset: int) -> int:
     return number >> 1
 
 
-def table_addresses(directory: str) -> list[tuple[str, int]]:
-    """Return address and size of each Parquet file: of the one named, or of all below.
+def table_addresses(directory: str) -> Iterator[tuple[str, int]]:
+    """Yield address and size of each Parquet file: of the one named, or of all below.
 
-    Raises BadFileError if there is none.
+    Progress tells how many have been looked at. Raises BadFileError if there is none.
     """
+    found = _addresses(directory)
+    with doing("tables", f"looking at the files of {directory}", total=len(found)):
+        for each in found:
+            yield each
+            advance(1)
+
+
+def _addresses(directory: str) -> list[tuple[str, int]]:
     if directory.endswith(".parquet") and (size := file_size(directory)) is not None:
         return [(directory, size)]
     found = list_tree(directory, ".parquet")
@@ -150,14 +181,6 @@ def table_addresses(directory: str) -> list[tuple[str, int]]:
             f"{directory} has no Parquet files but temporary ones: {sorted(found)[:3]}"
         )
     return [(join_url(directory, name), size) for name, size in parts.items()]
-
-
-def counted(found: list[tuple[str, int]], directory: str) -> Iterator[tuple[str, int]]:
-    """Yield the files, and say how many have been looked at if it takes long."""
-    with doing("tables", f"looking at the files of {directory}", total=len(found)):
-        for each in found:
-            yield each
-            advance(1)
 
 
 def _is_apart(name: str, names: Container[str]) -> bool:
@@ -178,3 +201,32 @@ def _split(url: str) -> str | None:
         if "=" not in part and (match := _SPLIT.search(part)):
             return match.group(1)
     return None
+
+
+class RangeFile(io.RawIOBase):
+    """One file with the interface of Python's files, for Arrow."""
+
+    def __init__(self, url: str, size: int) -> None:
+        """Open a file of this size in bytes."""
+        self.ranges, self.size, self.place = FileRanges(url), size, 0
+
+    def readable(self) -> bool:
+        """Return True."""
+        return True
+
+    def seekable(self) -> bool:
+        """Return True."""
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        """Move to a place counted from the start, from here or from the end."""
+        base = {io.SEEK_SET: 0, io.SEEK_CUR: self.place, io.SEEK_END: self.size}[whence]
+        self.place = base + offset
+        return self.place
+
+    def read(self, size: int = -1) -> bytes:
+        """Return the bytes from here on, at most `size`; none at the end."""
+        left = max(0, self.size - self.place)
+        content = self.ranges.read(self.place, left if size < 0 else min(size, left))
+        self.place += len(content)
+        return content

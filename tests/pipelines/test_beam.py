@@ -17,7 +17,7 @@ from pipelines.beam import WorkError, run_units, runner_flags
 from pipelines.dataset.build import build_dataset
 from pipelines.dataset.spec import DatasetSpec
 from pipelines.sources.base import BadFileError
-from pipelines.sources.registry import open_directory
+from pipelines.sources.registry import open_source
 from pipelines.store.artifacts import open_store
 from pipelines.store.manifest import Manifest
 
@@ -30,7 +30,7 @@ def source_dir(write_npy_files) -> Path:
 
 
 def build(source_dir: Path, store: str, **run) -> Manifest:
-    source = open_directory(str(source_dir), CLASSES, source_dir.parent / "cache")
+    source = open_source(str(source_dir), CLASSES, source_dir.parent / "cache")
     spec = DatasetSpec(class_names=CLASSES, rows_per_shard=100, formats=("parquet", "tfrecord"))
     return build_dataset(spec, source, open_store(str(source_dir.parent / store)), "x", **run)
 
@@ -170,7 +170,7 @@ import sys, time
 from pathlib import Path
 from pipelines.dataset.shards import BuildWork
 from pipelines.dataset.build import build_dataset
-from pipelines.sources.registry import open_directory
+from pipelines.sources.registry import open_source
 from pipelines.dataset.spec import DatasetSpec
 from pipelines.store.artifacts import open_store
 
@@ -182,7 +182,7 @@ if __name__ == "__main__":
         time.sleep(pause)
         return result
     BuildWork.__call__ = slow
-    source = open_directory(str(root / "source"), ("bee", "sun"), root / "cache")
+    source = open_source(str(root / "source"), ("bee", "sun"), root / "cache")
     spec = DatasetSpec(
         class_names=("bee", "sun"), rows_per_shard=100, formats=("parquet", "tfrecord")
     )

@@ -3,11 +3,12 @@
     <cache>/doodles/v1-seed0-1200/numpy_bitmap/<class>.npy    28x28, header of 80 bytes
                                   simplified/<class>.ndjson   strokes, 0..255
 
-A seed decides everything; drawing i of a class depends on nothing but (seed, class, i), so that
-a larger set begins with the smaller one. They stand in for Quick, Draw! where there is no
-network, and everything made of them says that it is synthetic.
+Drawing i of a class depends on (seed, class, i) alone, so that a larger set begins with the smaller
+one. Doodles stand in for Quick, Draw! where there is no network; everything made of them is marked
+as synthetic.
 """
 
+import dataclasses
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -17,6 +18,17 @@ import numpy.typing as npt
 
 from pipelines.catalogue import SEED_CLASSES
 from pipelines.drawings.hashing import text_seed
+from pipelines.processes.progress import ProgressCallback
+from pipelines.sources.base import (
+    BITMAP_SIZE,
+    DOODLES_PER_CLASS,
+    Place,
+    Request,
+    Source,
+    SourceKind,
+    SourceOptions,
+)
+from pipelines.sources.classes import ClassFiles, class_folder, plan_bitmaps
 from pipelines.sources.doodles import animals, plants, things
 from pipelines.sources.doodles.pen import Guide, Pen, follow, hold
 from pipelines.sources.doodles.rasterize import rasterize
@@ -25,12 +37,9 @@ from pipelines.store.local_files import write_atomically
 
 # In the cache's path: bumped when the drawings change.
 DOODLES_VERSION = 1
-DOODLES_PER_CLASS = 1_200
 
 _BATCH = 128
 _COUNTRIES = ("US", "GB", "DE", "BR", "JP", "CZ", "IN", "ZA")
-
-ProgressCallback = Callable[..., None]
 
 SHAPES: Mapping[str, Callable[[Pen], None]] = {
     "bee": animals.bee,
@@ -58,6 +67,53 @@ SHAPES: Mapping[str, Callable[[Pen], None]] = {
 _FACING = {"bee", "bicycle", "rollerskates", "sea turtle", "sheep", "swan", "tractor", "train"}
 
 
+class Doodles(SourceKind):
+    """Drawings of 20 classes, made here."""
+
+    def classes(self, place: Place, options: SourceOptions) -> tuple[str, ...]:
+        """Return the classes that can be drawn."""
+        del place, options
+        return SEED_CLASSES
+
+    def plan(self, place: Place, request: Request) -> Source:
+        """Return the source; the digest of doodles that are not drawn yet is empty."""
+        chosen, options = _chosen(request), request.options
+        count = options.doodles_per_class
+        root = doodles_dir(request.cache_dir, options.seed, count)
+        if all((root / "numpy_bitmap" / f"{name}.npy").is_file() for name in chosen):
+            return self.open(place, request)
+        planned = [(name, count, count * BITMAP_SIZE**2, "") for name in chosen]
+        return dataclasses.replace(plan_bitmaps(planned, options), is_synthetic=True)
+
+    def open(self, place: Place, request: Request) -> Source:
+        """Draw what the cache lacks and return its bitmaps, or strokes for another size."""
+        del place
+        chosen, options = _chosen(request), request.options
+        count, progress = options.doodles_per_class, request.progress
+        root = write_doodles(
+            request.cache_dir, chosen, seed=options.seed, per_class=count, progress=progress
+        )
+        is_small = options.image_size == BITMAP_SIZE
+        folder, ending = ("numpy_bitmap", ".npy") if is_small else ("simplified", ".ndjson")
+        files = class_folder(str(root / folder), ending)
+        source = ClassFiles().open(files, dataclasses.replace(request, classes=chosen))
+        return dataclasses.replace(source, is_synthetic=True)
+
+
+def _chosen(request: Request) -> tuple[str, ...]:
+    """Return the classes to draw; raise ValueError for what doodles cannot give."""
+    chosen = tuple(request.classes or SEED_CLASSES)
+    if unknown := [name for name in chosen if name not in SEED_CLASSES]:
+        raise ValueError(
+            f"doodles cannot draw {', '.join(unknown)}; it draws {', '.join(SEED_CLASSES)}. "
+            "Use --source quickdraw or a directory for other classes"
+        )
+    if request.options.columns and request.options.image_size == BITMAP_SIZE:
+        # Their bitmaps are not cairo's: joining compares and would refuse them.
+        raise ValueError("doodles have no metadata of Google's to join")
+    return chosen
+
+
 def write_doodles(
     cache_dir: Path,
     classes: Sequence[str] = SEED_CLASSES,
@@ -75,7 +131,7 @@ def write_doodles(
             if progress is not None:
                 progress("doodles", index * per_class, total, class_name)
             bitmaps.parent.mkdir(parents=True, exist_ok=True)
-            # Written once: another process may read them by the time that this one has drawn.
+            # Written once: another process may have drawn them meanwhile and be reading them.
             with held(bitmaps.with_name(f"{bitmaps.name}.part")):
                 if not bitmaps.is_file():
                     _write_class(root, class_name, draw(class_name, seed, per_class), seed)
@@ -89,7 +145,7 @@ def _write_class(
 ) -> None:
     lines = "".join(_ndjson(class_name, seed, i, d) for i, d in enumerate(drawings))
     write_atomically(root / "simplified" / f"{class_name}.ndjson", lines.encode("ascii"))
-    # The bitmaps last: they are what says that a class is there.
+    # The bitmaps last: they mark the class as complete.
     write_atomically(root / "numpy_bitmap" / f"{class_name}.npy", google_npy(render(drawings)))
 
 
@@ -133,7 +189,7 @@ def _guide(class_name: str, seed: int, index: int) -> Guide:
 def _ndjson(
     class_name: str, seed: int, index: int, strokes: Sequence[npt.NDArray[np.int64]]
 ) -> str:
-    """Return the line of one drawing; Google's fields, with values that are plainly ours."""
+    """Return the line of one drawing: Google's fields, with values that are plainly not Google's."""
     number = text_seed("doodle line", seed, class_name, index)
     line = {
         "word": class_name,

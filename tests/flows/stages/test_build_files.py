@@ -20,8 +20,7 @@ from built import Builder, fill_with, named, parquet_of, some_drawings
 
 from flows.cli import run_command_line
 from pipelines.sources.doodles.make import google_npy, write_doodles
-from pipelines.sources.readers import open_reader
-from pipelines.sources.registry import open_directory
+from pipelines.sources.registry import open_reader, open_source
 
 IMAGES = some_drawings(30)
 NPY = google_npy(IMAGES)
@@ -110,7 +109,7 @@ def test_each_class_is_read_from_the_kind_of_file_that_has_it(build, tmp_path, s
     found = build.drawings(source)
     assert [each for each in found if each[0] == "bee"] == named(IMAGES, ["bee"] * 30)
     assert len(found) == 60
-    assert "bee.npy holds bitmaps of 28 pixels a side, wanted 32" in build.refused(
+    assert "bee.npy holds bitmaps of 28x28; only strokes can be drawn at 32" in build.refused(
         source, "--image-size", "32"
     )
     code, plan = build(source, "--dry-run", "--image-size", "32", "--classes", "sun")
@@ -249,7 +248,7 @@ def test_whatever_way_an_array_is_saved_its_drawings_are_the_same(
     images, root = some_drawings(count), tmp_path_factory.mktemp("npy")
     array = VARIATIONS[kind](images).reshape(shape)
     fill_with(root, {"bee.npy": saved(array, version)})
-    source = open_directory(str(root), None, root / "cache")
+    source = open_source(str(root), None, root / "cache")
     reader = open_reader(source.files[0], 28)
     expected = images if kind != "|b1" else (images > 0) * np.uint8(255)
     assert np.array_equal(reader.read(0, count).images, expected)

@@ -25,8 +25,7 @@ from measured import Ran, run_measured
 from pipelines.drawings.limits import DEFAULT
 from pipelines.drawings.stored_png import encode_pngs
 from pipelines.drawings.tfrecord import example, frame
-from pipelines.sources.readers import open_reader
-from pipelines.sources.registry import open_directory
+from pipelines.sources.registry import open_reader, open_source
 
 GIB = 1 << 30
 FEATURES = "tensorflow_datasets.core.features"
@@ -153,7 +152,7 @@ def test_strokes_are_kept_no_longer_than_they_are_drawn(tmp_path):
     dots = [[[x], [200]] for x in range(0, 256, 4)]
     line = json.dumps({"word": "bee", "drawing": dots}).encode()
     (tmp_path / "in" / "bee.ndjson").write_bytes(b"\n".join([line] * 256))
-    (file,) = open_directory(str(tmp_path / "in"), None, tmp_path / "cache").files
+    (file,) = open_source(str(tmp_path / "in"), None, tmp_path / "cache").files
     assert (file.format, file.rows) == ("simplified", 256)
     reader = open_reader(file, 28)
     reader.read(0, 1)

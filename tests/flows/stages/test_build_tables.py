@@ -18,8 +18,7 @@ from PIL import Image
 
 from flows.cli import run_command_line
 from pipelines.drawings.parquet import IMAGE_TYPE, open_shard, read_images
-from pipelines.sources.readers import open_reader
-from pipelines.sources.registry import open_source
+from pipelines.sources.registry import open_reader, open_source
 from pipelines.store.artifacts import open_store
 
 NAMES = ("bee", "sea turtle", "café")

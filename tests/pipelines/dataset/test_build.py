@@ -12,7 +12,7 @@ from pipelines.dataset.spec import DatasetSpec
 from pipelines.drawings.hashing import choose_splits, pixel_hashes
 from pipelines.drawings.parquet import open_shard, read_images
 from pipelines.sources.doodles.make import google_npy
-from pipelines.sources.registry import open_directory
+from pipelines.sources.registry import open_source
 from pipelines.store.artifacts import Store, open_store
 from pipelines.store.manifest import Manifest
 from pipelines.store.scratch import read_scratch, sealed
@@ -34,7 +34,7 @@ def write_bitmaps(directory: Path, classes=CLASSES, count: int = 300, seed: int 
 def build(tmp_path: Path, source_dir: Path, store: str = "store", **options) -> Manifest:
     run = {name: options.pop(name) for name in ("workers", "beam_args") if name in options}
     spec = DatasetSpec(**{"class_names": CLASSES} | options)
-    source = open_directory(str(source_dir), spec.class_names, tmp_path / "cache")
+    source = open_source(str(source_dir), spec.class_names, tmp_path / "cache")
     return build_dataset(spec, source, open_store(str(tmp_path / store)), "sketches", **run)
 
 
@@ -259,7 +259,7 @@ def test_an_unfinished_build_is_continued_to_the_same_bytes(tmp_path):
 
 def test_a_plan_tells_the_work_without_reading_drawings(tmp_path):
     source_dir = write_bitmaps(tmp_path / "source")
-    source = open_directory(str(source_dir), CLASSES, tmp_path / "cache")
+    source = open_source(str(source_dir), CLASSES, tmp_path / "cache")
     store = open_store(str(tmp_path / "store"))
     spec = DatasetSpec(class_names=CLASSES)
     plan = plan_dataset(spec, source, store, "sketches")
@@ -271,9 +271,9 @@ def test_a_plan_tells_the_work_without_reading_drawings(tmp_path):
 
 
 def test_a_copy_elsewhere_is_the_same_source(tmp_path):
-    one = open_directory(str(write_bitmaps(tmp_path / "a")), CLASSES, tmp_path / "cache")
-    two = open_directory(str(write_bitmaps(tmp_path / "b")), CLASSES, tmp_path / "cache")
-    other = open_directory(str(write_bitmaps(tmp_path / "c", seed=1)), CLASSES, tmp_path / "cache")
+    one = open_source(str(write_bitmaps(tmp_path / "a")), CLASSES, tmp_path / "cache")
+    two = open_source(str(write_bitmaps(tmp_path / "b")), CLASSES, tmp_path / "cache")
+    other = open_source(str(write_bitmaps(tmp_path / "c", seed=1)), CLASSES, tmp_path / "cache")
     assert one.fingerprint == two.fingerprint != other.fingerprint
 
 

@@ -11,8 +11,9 @@ from pipelines.dataset.build import build_dataset
 from pipelines.dataset.contact_sheet import sheet_cells
 from pipelines.dataset.spec import DatasetSpec
 from pipelines.dataset.verify import diff_datasets, read_entry, verify_dataset
+from pipelines.sources.base import SourceOptions
 from pipelines.sources.doodles.make import google_npy
-from pipelines.sources.registry import open_directory, open_source
+from pipelines.sources.registry import open_source
 from pipelines.store.artifacts import open_store
 from pipelines.store.lineage import diff, lineage_text, trace
 
@@ -27,7 +28,7 @@ def source_dir(write_npy_files) -> Path:
 def build(source_dir: Path, name: str = "sketches", **options):
     spec = DatasetSpec(**{"class_names": CLASSES} | options)
     root = source_dir.parent
-    source = open_directory(str(source_dir), spec.class_names, root / "cache")
+    source = open_source(str(source_dir), spec.class_names, root / "cache")
     store = open_store(str(root / "store"))
     return build_dataset(spec, source, store, name), store
 
@@ -70,7 +71,9 @@ def test_the_linked_layout_refuses_classes_that_are_not_googles(source_dir):
 
 def build_skipping(source_dir: Path, classes, store_name: str):
     root = source_dir.parent
-    source = open_source(str(source_dir), classes, root / "cache", skip_bad_files=True)
+    source = open_source(
+        str(source_dir), classes, root / "cache", SourceOptions(skip_bad_files=True)
+    )
     spec = DatasetSpec(class_names=tuple(classes), on_bad_file="skip", layout="linked")
     store = open_store(str(root / store_name))
     return build_dataset(spec, source, store, "linked"), store

@@ -11,7 +11,7 @@ from pipelines.dataset.spec import DatasetSpec
 from pipelines.dataset.verify import read_entry
 from pipelines.drawings.tfrecord import example, fixed_records, frame, read_records, write_records
 from pipelines.sources.doodles.make import google_npy
-from pipelines.sources.registry import open_directory
+from pipelines.sources.registry import open_source
 from pipelines.store.artifacts import Store, open_store
 from pipelines.store.manifest import Manifest
 
@@ -35,7 +35,7 @@ def built(tmp_path_factory) -> tuple[Manifest, Store]:
     for index, name in enumerate(CLASSES):
         content = google_npy(some_drawings(200 + index, index))
         (root / "source" / f"{name}.npy").write_bytes(content)
-    source = open_directory(str(root / "source"), CLASSES, root / "cache")
+    source = open_source(str(root / "source"), CLASSES, root / "cache")
     spec = DatasetSpec(class_names=CLASSES, formats=("parquet", "tfrecord"), rows_per_shard=150)
     store = open_store(str(root / "store"))
     return build_dataset(spec, source, store, "three-classes"), store
@@ -259,7 +259,7 @@ def test_a_slice_selects_what_tfds_selects(prepared, tmp_path, text):
     directory, source_dir = prepared
     theirs = tfds.builder_from_directory(str(directory)).as_dataset(split=text)
     expected = {(e["image"].tobytes(), int(e["label"])) for e in theirs.as_numpy_iterator()}
-    source = open_directory(str(source_dir), CLASSES, tmp_path / "cache")
+    source = open_source(str(source_dir), CLASSES, tmp_path / "cache")
     spec = DatasetSpec(class_names=CLASSES, tfds_slice=text, splits=(("train", 1.0),))
     store = open_store(str(tmp_path / "store"))
     manifest = build_dataset(spec, source, store, "slice")
@@ -271,8 +271,8 @@ def test_a_prepared_tfds_directory_is_a_source(prepared, tmp_path):
     directory, source_dir = prepared
     spec = DatasetSpec(class_names=("sea turtle", "bee"))
     store = open_store(str(tmp_path / "store"))
-    through = open_directory(str(directory), spec.class_names, tmp_path / "cache")
-    direct = open_directory(str(source_dir), spec.class_names, tmp_path / "cache")
+    through = open_source(str(directory), spec.class_names, tmp_path / "cache")
+    direct = open_source(str(source_dir), spec.class_names, tmp_path / "cache")
     one = build_dataset(spec, through, store, "through-tfds")
     two = build_dataset(spec, direct, store, "direct")
     assert one.summary["content_digest"] == two.summary["content_digest"]

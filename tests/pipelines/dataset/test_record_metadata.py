@@ -11,6 +11,7 @@ from pipelines.dataset.verify import verify_dataset
 from pipelines.drawings.batch import METADATA_COLUMNS
 from pipelines.drawings.parquet import open_shard
 from pipelines.drawings.tfrecord import read_records, write_records
+from pipelines.sources.base import SourceOptions
 from pipelines.sources.doodles.make import write_doodles
 from pipelines.sources.registry import open_source
 from pipelines.store.artifacts import open_store
@@ -22,7 +23,9 @@ METADATA = ("tfds_id", "key_id", "country_code", "recognized", "timestamp")
 @pytest.fixture(params=["png", "raw"])
 def built(tmp_path, request):
     strokes = write_doodles(tmp_path / "doodles", CLASSES, per_class=20) / "simplified"
-    source = open_source(str(strokes), CLASSES, tmp_path / "cache", columns=METADATA_COLUMNS)
+    source = open_source(
+        str(strokes), CLASSES, tmp_path / "cache", SourceOptions(columns=METADATA_COLUMNS)
+    )
     store = open_store(str(tmp_path / "store"))
     spec = DatasetSpec(
         class_names=CLASSES,

@@ -17,7 +17,7 @@ import pytest
 from pipelines import beam
 from pipelines.dataset.build import build_dataset
 from pipelines.dataset.spec import DatasetSpec
-from pipelines.sources.registry import open_directory
+from pipelines.sources.registry import open_source
 from pipelines.store.artifacts import Store, open_store
 from pipelines.store.manifest import Manifest
 
@@ -31,7 +31,7 @@ def source_dir(write_npy_files) -> Path:
 
 def build(source_dir: Path, store: str, **options) -> Manifest:
     options = {"formats": ("parquet", "tfrecord")} | options
-    source = open_directory(str(source_dir), CLASSES, source_dir.parent / "cache")
+    source = open_source(str(source_dir), CLASSES, source_dir.parent / "cache")
     spec = DatasetSpec(class_names=CLASSES, rows_per_shard=100, **options)
     return build_dataset(spec, source, open_store(str(source_dir.parent / store)), "x")
 
@@ -131,7 +131,7 @@ from pathlib import Path
 from pipelines.dataset.shards import BuildWork
 from pipelines.dataset.build import build_dataset
 from pipelines.dataset.scan import ScanWork
-from pipelines.sources.registry import open_directory
+from pipelines.sources.registry import open_source
 from pipelines.dataset.spec import DatasetSpec
 from pipelines.store.artifacts import Store, open_store
 
@@ -151,7 +151,7 @@ if __name__ == "__main__":
         pause(BuildWork, "__call__", lambda given: given[0].shard.index == 1)
     if stage == "publish":
         pause(Store, "put", lambda given: given[0].endswith("croissant.json"))
-    source = open_directory(str(root / "source"), ("bee", "sun"), root / "cache")
+    source = open_source(str(root / "source"), ("bee", "sun"), root / "cache")
     formats = ("parquet",) if layout == "linked" else ("parquet", "tfrecord")
     spec = DatasetSpec(
         class_names=("bee", "sun"), rows_per_shard=100, formats=formats, layout=layout

@@ -24,8 +24,9 @@ from pipelines.drawings.hashing import (
     sum_rows,
     unit_interval,
 )
+from pipelines.sources.base import SourceOptions
 from pipelines.sources.doodles.make import google_npy, write_doodles
-from pipelines.sources.registry import open_directory, open_source
+from pipelines.sources.registry import open_source
 from pipelines.store.artifacts import open_store
 
 
@@ -146,7 +147,7 @@ def test_a_slice_is_exact_although_rows_are_blank_or_repeated(tmp_path):
     images = {name: some_drawings(120, seed) for seed, name in enumerate(("bee", "sun"))}
     images["bee"][100:120] = images["bee"][:20]
     images["sun"][30] = 0
-    source = open_directory(write(tmp_path / "source", **images), None, tmp_path / "cache")
+    source = open_source(write(tmp_path / "source", **images), None, tmp_path / "cache")
     order = [
         (hashlib.md5(f"train{name}_{i}".encode()).digest(), image.tobytes())
         for name, rows in images.items()
@@ -171,7 +172,7 @@ def test_a_slice_is_exact_although_rows_are_blank_or_repeated(tmp_path):
 def test_cleaning_a_slice_is_possible_if_asked_for(tmp_path):
     images = some_drawings(100)
     images[50:60], images[70] = images[:10], 0
-    source = open_directory(write(tmp_path / "source", bee=images), None, tmp_path / "cache")
+    source = open_source(write(tmp_path / "source", bee=images), None, tmp_path / "cache")
     spec = DatasetSpec(
         class_names=("bee",), tfds_slice="train", duplicates="drop", blank="drop", min_ink=225
     )
@@ -190,7 +191,7 @@ def test_blank_drawings_stay_if_they_are_wanted():
 def test_contact_sheets_show_what_was_kept_and_dropped(tmp_path):
     images = some_drawings(50)
     source_dir = write(tmp_path / "source", bee=np.concatenate([images, images[:5]]))
-    source = open_directory(source_dir, ["bee"], tmp_path / "cache")
+    source = open_source(source_dir, ["bee"], tmp_path / "cache")
     store = open_store(str(tmp_path / "store"))
     manifest = build_dataset(DatasetSpec(class_names=("bee",)), source, store, "sheets")
     paths = {entry.path for entry in manifest.files if entry.path.startswith("sheets/")}
@@ -203,7 +204,7 @@ def test_contact_sheets_show_what_was_kept_and_dropped(tmp_path):
 
 def test_a_changed_threshold_reads_no_drawing_again(tmp_path, monkeypatch):
     source_dir = write(tmp_path / "source", bee=some_drawings(200))
-    source = open_directory(source_dir, ["bee"], tmp_path / "cache")
+    source = open_source(source_dir, ["bee"], tmp_path / "cache")
     store = open_store(str(tmp_path / "store"))
     build_dataset(DatasetSpec(class_names=("bee",)), source, store, "one")
 
@@ -220,7 +221,10 @@ def test_a_changed_threshold_reads_no_drawing_again(tmp_path, monkeypatch):
 def test_recognized_and_countries_need_and_use_the_metadata(tmp_path):
     root = write_doodles(tmp_path / "doodles", ("sun",), per_class=120)
     strokes = open_source(
-        str(root / "simplified"), ["sun"], tmp_path / "cache", columns=METADATA_COLUMNS
+        str(root / "simplified"),
+        ["sun"],
+        tmp_path / "cache",
+        SourceOptions(columns=METADATA_COLUMNS),
     )
     spec = DatasetSpec(
         class_names=("sun",), recognized_only=True, countries=("US", "JP"), with_metadata=True
@@ -230,7 +234,7 @@ def test_recognized_and_countries_need_and_use_the_metadata(tmp_path):
     dropped = manifest.summary["dropped"]
     assert set(dropped) == {"not_recognized", "other_country"}
     assert manifest.summary["num_drawings"] == 120 - sum(n["sun"] for n in dropped.values())
-    bitmaps = open_directory(str(root / "numpy_bitmap"), ["sun"], tmp_path / "cache")
+    bitmaps = open_source(str(root / "numpy_bitmap"), ["sun"], tmp_path / "cache")
     with pytest.raises(ValueError, match="does not know country_code, key_id, recognized"):
         build_dataset(spec, bitmaps, store, "unknown")
 

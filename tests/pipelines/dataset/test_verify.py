@@ -13,7 +13,7 @@ from pipelines.dataset.spec import DatasetSpec
 from pipelines.dataset.verify import verify_dataset
 from pipelines.drawings.parquet import open_shard, read_images, write_shard
 from pipelines.sources.doodles.make import google_npy
-from pipelines.sources.registry import open_directory
+from pipelines.sources.registry import open_source
 from pipelines.store.artifacts import open_store
 
 CLASSES = ("bee", "sun")
@@ -28,7 +28,7 @@ def built(tmp_path):
         images[rng.random(images.shape) < 0.7] = 0
         images[:2] = 0
         (tmp_path / "source" / f"{name}.npy").write_bytes(google_npy(images))
-    source = open_directory(str(tmp_path / "source"), CLASSES, tmp_path / "cache")
+    source = open_source(str(tmp_path / "source"), CLASSES, tmp_path / "cache")
     store = open_store(str(tmp_path / "store"))
     spec = DatasetSpec(class_names=CLASSES, formats=("parquet", "tfrecord"))
     return store, build_dataset(spec, source, store, "x")

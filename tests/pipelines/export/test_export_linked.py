@@ -16,7 +16,7 @@ from pipelines.drawings.reading import class_positions
 from pipelines.export.run import export_dataset
 from pipelines.export.spec import FORMATS, ExportSpec
 from pipelines.sources.doodles.make import google_npy
-from pipelines.sources.registry import open_directory
+from pipelines.sources.registry import open_source
 from pipelines.store.artifacts import Store, open_store
 from pipelines.store.manifest import Manifest
 
@@ -33,7 +33,7 @@ def built(tmp_path) -> tuple[Store, Manifest, Manifest]:
         images = rng.integers(1, 256, (120, 28, 28), np.uint8)
         images[rng.random(images.shape) < 0.7] = 0
         (source_dir / f"{name}.npy").write_bytes(google_npy(images))
-    source = open_directory(str(source_dir), CLASSES, tmp_path / "cache")
+    source = open_source(str(source_dir), CLASSES, tmp_path / "cache")
     linked, packed = (
         build_dataset(DatasetSpec(class_names=CLASSES, layout=layout), source, store, layout)
         for layout in ("linked", "packed")

@@ -10,7 +10,7 @@ from pipelines.dataset.spec import DatasetSpec
 from pipelines.export.formats.numpy_bitmap import npy_header
 from pipelines.export.run import export_dataset
 from pipelines.export.spec import FORMATS, ExportSpec
-from pipelines.sources.registry import open_directory
+from pipelines.sources.registry import open_source
 from pipelines.store.artifacts import Store, open_store
 
 CLASSES = ("bee", "sea turtle", "The Eiffel Tower")
@@ -18,7 +18,7 @@ CLASSES = ("bee", "sea turtle", "The Eiffel Tower")
 
 def build(store: Store, directory: Path, cache: Path, name: str):
     spec = DatasetSpec(class_names=CLASSES, max_per_class=700)
-    return build_dataset(spec, open_directory(str(directory), CLASSES, cache), store, name)
+    return build_dataset(spec, open_source(str(directory), CLASSES, cache), store, name)
 
 
 def there_and_back(tmp_path: Path, directory: Path):

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from pipelines.catalogue import SEED_CLASSES
+from pipelines.sources.base import SourceOptions
 from pipelines.sources.cairo import render_drawings
 from pipelines.sources.doodles.make import SHAPES, draw, google_npy, render, write_doodles
 from pipelines.sources.doodles.rasterize import rasterize
@@ -126,7 +127,7 @@ def test_who_draws_beside_another_waits_and_draws_nothing(tmp_path, monkeypatch)
 
 
 def test_the_source_says_that_it_is_synthetic(tmp_path):
-    source = open_source("doodles", ["sun"], tmp_path, doodles_per_class=5)
+    source = open_source("doodles", ["sun"], tmp_path, SourceOptions(doodles_per_class=5))
     assert source.is_synthetic
     with pytest.raises(ValueError, match="doodles cannot draw cat; it draws bee"):
         open_source("doodles", ["cat"], tmp_path)

@@ -17,10 +17,10 @@ from pipelines.dataset.spec import DatasetSpec
 from pipelines.dataset.verify import verify_dataset
 from pipelines.drawings.parquet import IMAGE_TYPE
 from pipelines.drawings.stored_png import encode_pngs
+from pipelines.sources.base import SourceOptions
 from pipelines.sources.doodles.make import google_npy
 from pipelines.sources.files import RemoteError
-from pipelines.sources.readers import open_reader
-from pipelines.sources.registry import SourceOptions, open_source, source_classes
+from pipelines.sources.registry import open_reader, open_source, source_classes
 from pipelines.store.artifacts import open_store
 from pipelines.store.backends import RETRY_CONFIG
 
@@ -189,7 +189,7 @@ def test_strokes_and_parquet_on_s3_are_known_by_their_endings(
 ):
     lines = (quickdraw_sample / "official" / "simplified" / "bee.ndjson").read_bytes()
     url = put_files(s3_server, "strokes", {"bee.ndjson": lines})
-    source = open_source(url, None, tmp_path / "cache", columns=["key_id"])
+    source = open_source(url, None, tmp_path / "cache", SourceOptions(columns=["key_id"]))
     assert source.rows_by_class() == {"bee": lines.count(b"\n")}
     key_ids = open_reader(source.files[0], 28).read(0, 3).key_id
     assert key_ids[0] == int(json.loads(lines.splitlines()[0])["key_id"])
@@ -197,7 +197,7 @@ def test_strokes_and_parquet_on_s3_are_known_by_their_endings(
     tables = {"data/train-0.parquet": parquet_of(images, ["shoe", "dress"] * 30)}
     source = open_source(put_files(s3_server, "tables", tables), ["shoe"], tmp_path / "cache")
     assert np.array_equal(open_reader(source.files[0], 28).read(0, 60).images, images)
-    with pytest.raises(ValueError, match=r"has no \.npy, \.ndjson, \.bin or \.parquet files"):
+    with pytest.raises(ValueError, match=r"\.bin or \.parquet files and is no TFDS dataset"):
         open_source(put_files(s3_server, "nothing", {}), None, tmp_path / "cache")
 
 

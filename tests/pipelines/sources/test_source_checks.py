@@ -17,10 +17,9 @@ from pipelines.dataset.spec import DatasetSpec
 from pipelines.drawings.batch import METADATA_COLUMNS
 from pipelines.drawings.parquet import IMAGE_TYPE
 from pipelines.drawings.stored_png import encode_pngs
-from pipelines.sources.base import BadFileError
+from pipelines.sources.base import BadFileError, SourceOptions
 from pipelines.sources.doodles.make import google_npy, write_doodles
-from pipelines.sources.readers import open_reader
-from pipelines.sources.registry import open_directory, open_source
+from pipelines.sources.registry import open_reader, open_source
 from pipelines.store.artifacts import open_store
 from pipelines.store.manifest import Manifest
 
@@ -46,7 +45,9 @@ def write_parquet(path: Path, labels: list, *, pngs: list[bytes] | None = None) 
 
 def build(source_dir: Path, tmp_path: Path, names: tuple[str, ...], **fields: object) -> Manifest:
     skip = fields.get("on_bad_file") == "skip"
-    source = open_source(str(source_dir), names, tmp_path / "cache", skip_bad_files=skip)
+    source = open_source(
+        str(source_dir), names, tmp_path / "cache", SourceOptions(skip_bad_files=skip)
+    )
     spec = DatasetSpec(class_names=names, **fields)
     return build_dataset(spec, source, open_store(str(tmp_path / "store")), "checked")
 
@@ -91,11 +92,11 @@ def test_a_damaged_parquet_file_is_refused_or_left_out_and_named(tmp_path, damag
 
 def test_a_file_named_after_another_class_is_refused_at_once(tmp_path):
     root = write_doodles(tmp_path / "doodles", ("sun", "bee"), per_class=20) / "simplified"
-    open_directory(str(root), ["sun"], tmp_path / "cache")  # its index is remembered
+    open_source(str(root), ["sun"], tmp_path / "cache")  # its index is remembered
     (tmp_path / "source").mkdir()
     shutil.copy(root / "sun.ndjson", tmp_path / "source" / "bee.ndjson")
     with pytest.raises(BadFileError, match="line 1 is a drawing of 'sun', the file's name says"):
-        open_directory(str(tmp_path / "source"), ["bee"], tmp_path / "cache")
+        open_source(str(tmp_path / "source"), ["bee"], tmp_path / "cache")
 
 
 def test_a_line_of_another_class_is_refused(tmp_path):
@@ -114,8 +115,8 @@ def test_two_files_of_one_class_are_refused(tmp_path):
     for name in ("bee", "full_numpy_bitmap_bee", "sun"):
         (tmp_path / "source" / f"{name}.npy").write_bytes(google_npy(some_drawings(30)))
     with pytest.raises(ValueError, match="2 files of class 'bee': bee"):
-        open_directory(str(tmp_path / "source"), ["bee"], tmp_path / "cache")
-    assert len(open_directory(str(tmp_path / "source"), ["sun"], tmp_path / "cache").files) == 1
+        open_source(str(tmp_path / "source"), ["bee"], tmp_path / "cache")
+    assert len(open_source(str(tmp_path / "source"), ["sun"], tmp_path / "cache").files) == 1
 
 
 def test_metadata_are_not_joined_unchecked_without_cairo(tmp_path, monkeypatch, quickdraw_sample):
@@ -127,7 +128,10 @@ def test_metadata_are_not_joined_unchecked_without_cairo(tmp_path, monkeypatch, 
     images[[3, rows - 1]] = images[[rows - 1, 3]]
     (tmp_path / "source" / "bee.npy").write_bytes(google_npy(images))
     source = open_source(
-        str(tmp_path / "source"), ["bee"], tmp_path / "cache", columns=METADATA_COLUMNS
+        str(tmp_path / "source"),
+        ["bee"],
+        tmp_path / "cache",
+        SourceOptions(columns=METADATA_COLUMNS),
     )
     # The first row is in its place, the last is not.
     with pytest.raises(BadFileError, match="different orders or sources"):
@@ -174,7 +178,7 @@ def test_a_source_that_changes_while_it_is_read_is_not_published(tmp_path, monke
 
 def test_ranges_that_failed_or_were_torn_are_scanned_again(tmp_path):
     root = write_doodles(tmp_path / "doodles", ("sun",), per_class=30)
-    source = open_directory(str(root / "simplified"), ["sun"], tmp_path / "cache")
+    source = open_source(str(root / "simplified"), ["sun"], tmp_path / "cache")
     store = open_store(str(tmp_path / "store"))
     manifest = build_dataset(DatasetSpec(class_names=("sun",)), source, store, "whole")
     (unit,) = units = scan_units(source, 28)
@@ -194,7 +198,9 @@ def test_ranges_that_failed_or_were_torn_are_scanned_again(tmp_path):
 
 
 def test_doodles_and_a_copy_of_their_files_are_two_datasets(tmp_path):
-    doodles = open_source("doodles", ["sun"], tmp_path / "cache", doodles_per_class=30)
+    doodles = open_source(
+        "doodles", ["sun"], tmp_path / "cache", SourceOptions(doodles_per_class=30)
+    )
     folder = str(Path(doodles.files[0].url).parent)
     copied = open_source(folder, ["sun"], tmp_path / "cache")
     assert doodles.files[0].digest == copied.files[0].digest

@@ -15,10 +15,9 @@ from pipelines.dataset.spec import DatasetSpec
 from pipelines.drawings.batch import METADATA_COLUMNS
 from pipelines.drawings.parquet import IMAGE_TYPE
 from pipelines.drawings.stored_png import encode_pngs
-from pipelines.sources.base import BadFileError, Source, SourceFile
+from pipelines.sources.base import BadFileError, Source, SourceFile, SourceOptions
 from pipelines.sources.doodles.make import google_npy, write_doodles
-from pipelines.sources.readers import open_reader
-from pipelines.sources.registry import open_directory, open_source
+from pipelines.sources.registry import open_reader, open_source
 from pipelines.sources.simplify import simplify
 from pipelines.sources.stroke_formats import StrokeDrawing
 from pipelines.sources.strokes import StrokeReader
@@ -53,7 +52,7 @@ def test_strokes_are_read_at_any_place(tmp_path, strokes_dir, kind):
     if kind == "binary":
         directory = to_binary(directory, tmp_path / "binary")
     source = open_source(
-        str(directory), ["bee", "sun"], tmp_path / "cache", columns=METADATA_COLUMNS
+        str(directory), ["bee", "sun"], tmp_path / "cache", SourceOptions(columns=METADATA_COLUMNS)
     )
     assert source.rows_by_class() == {"bee": 20, "sun": 20}
     reader = open_reader(source.files[0], 28)
@@ -82,7 +81,9 @@ def to_binary(directory: Path, target: Path) -> Path:
 def test_binary_and_ndjson_of_the_same_drawings_agree(tmp_path, strokes_dir):
     binary = to_binary(strokes_dir / "simplified", tmp_path / "binary")
     one, two = (
-        open_source(str(directory), ["sun"], tmp_path / "cache", columns=METADATA_COLUMNS).files[0]
+        open_source(
+            str(directory), ["sun"], tmp_path / "cache", SourceOptions(columns=METADATA_COLUMNS)
+        ).files[0]
         for directory in (binary, strokes_dir / "simplified")
     )
     a, b = open_reader(one, 28).read(0, 20), open_reader(two, 28).read(0, 20)
@@ -96,12 +97,15 @@ def test_a_binary_file_that_ends_within_a_drawing_is_refused(tmp_path, strokes_d
     path = to_binary(strokes_dir / "simplified", tmp_path / "binary") / "sun.bin"
     path.write_bytes(path.read_bytes()[:-3])
     with pytest.raises(BadFileError, match="ends within a drawing, after 19 whole ones"):
-        open_directory(str(path.parent), ["sun"], tmp_path / "cache")
+        open_source(str(path.parent), ["sun"], tmp_path / "cache")
 
 
 def test_strokes_are_drawn_at_the_size_asked_for(tmp_path, strokes_dir):
     source = open_source(
-        str(strokes_dir), ["sun"], tmp_path / "cache", image_size=64, columns=METADATA_COLUMNS
+        str(strokes_dir),
+        ["sun"],
+        tmp_path / "cache",
+        SourceOptions(image_size=64, columns=METADATA_COLUMNS),
     )
     spec = DatasetSpec(class_names=("sun",), image_size=64, with_metadata=True)
     manifest = build_dataset(spec, source, open_store(str(tmp_path / "store")), "large")
@@ -156,7 +160,9 @@ def test_times_are_seconds_whatever_the_column_counts_in(tmp_path):
     }
     table = pa.table({"image": image_column(some_drawings(2)), "label": ["bee", "bee"]} | columns)
     pq.write_table(table, tmp_path / "x.parquet")
-    source = open_source(str(tmp_path), ["bee"], tmp_path / "cache", columns=("timestamp",))
+    source = open_source(
+        str(tmp_path), ["bee"], tmp_path / "cache", SourceOptions(columns=("timestamp",))
+    )
     read = open_reader(source.files[0], 28).read(0, 2)
     assert read.timestamp.tolist() == [1_490_000_000, 0]
     assert read.key_id is None
@@ -166,7 +172,9 @@ def test_nulls_among_metadata_are_a_problem_of_their_rows_where_these_are_wanted
     columns = {"label": ["bee", "bee"], "key_id": pa.array([1, None], pa.uint64())}
     table = pa.table({"image": image_column(some_drawings(2))} | columns)
     pq.write_table(table, tmp_path / "x.parquet")
-    source = open_source(str(tmp_path), ["bee"], tmp_path / "cache", columns=("key_id",))
+    source = open_source(
+        str(tmp_path), ["bee"], tmp_path / "cache", SourceOptions(columns=("key_id",))
+    )
     read = open_reader(source.files[0], 28).read(0, 2)
     assert read.problem.tolist() == [None, "key_id is null, expected a whole number"]
     assert not read.images[1].any()
@@ -193,7 +201,9 @@ def test_pixels_that_another_cairo_drew_are_not_used(tmp_path, monkeypatch):
 def test_columns_that_a_dataset_with_metadata_lacks_are_named(tmp_path):
     table = pa.table({"image": image_column(some_drawings(9)), "label": ["bee"] * 9})
     pq.write_table(table.append_column("key_id", pa.array(range(9))), tmp_path / "x.parquet")
-    source = open_source(str(tmp_path), ["bee"], tmp_path / "cache", columns=METADATA_COLUMNS)
+    source = open_source(
+        str(tmp_path), ["bee"], tmp_path / "cache", SourceOptions(columns=METADATA_COLUMNS)
+    )
     spec = DatasetSpec(class_names=("bee",), with_metadata=True)
     with pytest.raises(ValueError, match="does not know country_code, recognized, timestamp"):
         build_dataset(spec, source, open_store(str(tmp_path / "store")), "bees")
@@ -228,7 +238,7 @@ def test_every_official_drawing_is_drawn_byte_for_byte(tmp_path):
         bitmaps = root / "numpy_bitmap" / f"{path.stem}.npy"
         if not bitmaps.is_file():
             continue
-        file = open_directory(str(path.parent), [path.stem], tmp_path / "cache").files[0]
+        file = open_source(str(path.parent), [path.stem], tmp_path / "cache").files[0]
         expected = np.load(bitmaps).reshape(-1, 28, 28)[: file.rows]
         drawn = open_reader(file, 28).read(0, len(expected)).images
         assert np.array_equal(drawn, expected), path.stem
@@ -274,7 +284,9 @@ def test_official_binary_equals_simplified(tmp_path):
 
 def open_with_columns(directory: Path, class_name: str, tmp_path: Path) -> SourceFile:
     cache = tmp_path / "cache"
-    return open_source(str(directory), [class_name], cache, columns=METADATA_COLUMNS).files[0]
+    return open_source(
+        str(directory), [class_name], cache, SourceOptions(columns=METADATA_COLUMNS)
+    ).files[0]
 
 
 def fields_of(drawing: StrokeDrawing) -> tuple:
@@ -293,14 +305,20 @@ def test_metadata_join_bitmaps_by_row(tmp_path):
     (tmp_path / "source" / "bee.npy").write_bytes(google_npy(images))
     (tmp_path / "source" / "bee.ndjson").write_bytes(lines)
     source = open_source(
-        str(tmp_path / "source"), ["bee"], tmp_path / "cache", columns=METADATA_COLUMNS
+        str(tmp_path / "source"),
+        ["bee"],
+        tmp_path / "cache",
+        SourceOptions(columns=METADATA_COLUMNS),
     )
     drawings = open_reader(source.files[0], 28).read(0, rows)
     assert drawings.key_id[0] == int(json.loads(lines.splitlines()[0])["key_id"])
     # Bitmaps in another order than the lines must not be joined.
     (tmp_path / "source" / "bee.npy").write_bytes(google_npy(images[::-1]))
     source = open_source(
-        str(tmp_path / "source"), ["bee"], tmp_path / "cache", columns=METADATA_COLUMNS
+        str(tmp_path / "source"),
+        ["bee"],
+        tmp_path / "cache",
+        SourceOptions(columns=METADATA_COLUMNS),
     )
     with pytest.raises(BadFileError, match="different orders or sources"):
         open_reader(source.files[0], 28).read(0, rows)

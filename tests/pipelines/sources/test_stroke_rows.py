@@ -11,11 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipelines.drawings.batch import METADATA_COLUMNS, Drawings
-from pipelines.sources.base import BadFileError, SourceFile
+from pipelines.sources.base import BadFileError, SourceFile, SourceOptions
 from pipelines.sources.cairo import render_drawings
 from pipelines.sources.doodles.make import google_npy
-from pipelines.sources.readers import open_reader
-from pipelines.sources.registry import open_source
+from pipelines.sources.registry import open_reader, open_source
 from pipelines.sources.simplify import (
     CANVAS,
     LISTS,
@@ -65,7 +64,9 @@ def open_lines(root: Path, content: bytes | list[str], columns=(), name="bee") -
     if isinstance(content, list):
         content = "".join(f"{text}\n" for text in content).encode()
     (root / "source" / f"{name}.ndjson").write_bytes(content)
-    source = open_source(str(root / "source"), [name], root / "cache", columns=columns)
+    source = open_source(
+        str(root / "source"), [name], root / "cache", SourceOptions(columns=columns)
+    )
     return source.files[0]
 
 
@@ -313,7 +314,9 @@ def test_odd_records_of_binary_files_are_problems_of_their_rows(tmp_path):
     (tmp_path / "bee.bin").write_bytes(b"".join(records))
     found = {}
     for columns in ((), METADATA_COLUMNS):
-        source = open_source(str(tmp_path), ["bee"], tmp_path / "cache", columns=columns)
+        source = open_source(
+            str(tmp_path), ["bee"], tmp_path / "cache", SourceOptions(columns=columns)
+        )
         found[columns] = open_reader(source.files[0], 28).read(0, 6)
     assert problems(found[()]) == [None] * 4 + ["a stroke has no points", None]
     told = problems(found[METADATA_COLUMNS])

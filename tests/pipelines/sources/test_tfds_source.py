@@ -8,7 +8,7 @@ import pytest
 from pipelines.dataset.build import build_dataset
 from pipelines.dataset.spec import DatasetSpec
 from pipelines.sources.base import BadFileError
-from pipelines.sources.registry import open_directory
+from pipelines.sources.registry import open_source
 from pipelines.store.artifacts import open_store
 
 # TFDS's own call of protobuf.
@@ -57,7 +57,7 @@ def test_of_colored_tfds_pictures_no_channel_is_taken_for_the_drawing(tmp_path):
     colored = np.random.default_rng(0).integers(0, 256, (10, 28, 28, 3), np.uint8)
     directory = make_tfds(tmp_path, colored, [0] * 10)
     with pytest.raises(BadFileError, match=r"shape \(28, 28, 3\).*which channel is the drawing"):
-        open_directory(str(directory), ["bee"], tmp_path / "cache")
+        open_source(str(directory), ["bee"], tmp_path / "cache")
 
 
 def truncate_records(directory: Path) -> None:
@@ -77,7 +77,7 @@ def test_damaged_tfds_records_are_a_bad_file(tmp_path, label, damage, message):
     images = some_drawings(40)[..., None]
     directory = make_tfds(tmp_path, images, [label, 1] * 20)
     damage(directory)
-    source = open_directory(str(directory), None, tmp_path / "cache")
+    source = open_source(str(directory), None, tmp_path / "cache")
     store = open_store(str(tmp_path / "store"))
     with pytest.raises(BadFileError, match=message):
         build_dataset(DatasetSpec(class_names=("bee", "sun")), source, store, "damaged")

@@ -20,7 +20,7 @@ from pipelines.dataset.build import build_dataset
 from pipelines.dataset.spec import DatasetSpec
 from pipelines.dataset.verify import verify_dataset
 from pipelines.sources.base import Source
-from pipelines.sources.registry import open_directory
+from pipelines.sources.registry import open_source
 from pipelines.store.artifacts import Store, open_store
 from pipelines.store.collect import GRACE, Collector, needing, pin, unpin
 from pipelines.store.errors import AbsentError, BusyError, FullError
@@ -318,7 +318,7 @@ def test_two_at_work_beside_a_collection_in_every_order(prepare, one, other, ste
 
 @pytest.fixture
 def source(write_npy_files, tmp_path) -> Source:
-    return open_directory(str(write_npy_files(("bee", "sun"), 20)), ("bee", "sun"), tmp_path)
+    return open_source(str(write_npy_files(("bee", "sun"), 20)), ("bee", "sun"), tmp_path)
 
 
 @pytest.fixture

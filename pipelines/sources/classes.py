@@ -1,0 +1,296 @@
+"""Directories of a file a class, or one such file, as a source: Quick, Draw!'s own layout.
+
+    bee.npy              bitmaps of 28x28, or another size that is asked for
+    bee.ndjson, bee.bin  strokes, drawn at any size
+
+Each class is read from the first of these that has it. A directory that has `numpy_bitmap`,
+`simplified`, `raw` or `binary` below it, as Google's bucket has, is entered: bitmaps first, strokes
+where another size than 28 is asked for. Over http(s), where nothing can be listed, the first class
+is requested under each ending.
+
+JoinedReader adds the metadata of the simplified drawings to bitmaps: line i describes row i. This
+holds for Google's files and may not hold for others, so some drawings of every batch, the first and
+the last among them, are drawn and compared with their bitmaps. It needs libcairo.
+"""
+
+import dataclasses
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from pipelines.drawings.batch import Drawings
+from pipelines.drawings.limits import Limits
+from pipelines.sources.base import (
+    BITMAP_SIZE,
+    BadFileError,
+    FileFormat,
+    Names,
+    Place,
+    Reader,
+    Request,
+    Source,
+    SourceFile,
+    SourceKind,
+    SourceOptions,
+    check_side,
+)
+from pipelines.sources.bitmaps import inspect_npy, open_bitmaps
+from pipelines.sources.cairo import render_drawings
+from pipelines.sources.class_files import class_names_in, find_class_files, unread_beside
+from pipelines.sources.files import (
+    DANGLING,
+    content_digest,
+    file_size,
+    file_version,
+    hashing,
+    is_remote,
+    join_url,
+    list_files,
+    why_absent,
+)
+from pipelines.sources.stroke_formats import StrokeDrawing, columns_of
+from pipelines.sources.strokes import StrokeReader, open_strokes
+from pipelines.sources.tfds import is_prepared
+from pipelines.store.errors import reading
+
+# The endings of a directory's files, and where Google keeps them.
+SUFFIXES = {"numpy_bitmap": ".npy", "simplified": ".ndjson", "raw": ".ndjson", "binary": ".bin"}
+# Of the 1,024 rows that a scan reads at once: 2 ms more, a tenth of parsing their lines.
+_CHECKED_ROWS = 8
+
+
+class JoinedReader(Reader):
+    """Reads bitmaps and adds the columns of the file of strokes beside them."""
+
+    def __init__(self, bitmaps: Reader, strokes: StrokeReader) -> None:
+        self.bitmaps, self.strokes = bitmaps, strokes
+
+    def read(self, start: int, stop: int) -> Drawings:
+        """Return the drawings [start, stop) with Google's columns.
+
+        Raises BadFileError if the two files are not in the same order, LackError where libcairo,
+        which the comparison needs, is missing.
+        """
+        drawings = self.bitmaps.read(start, stop)
+        lines = self._checked_lines(start, stop, drawings.images)
+        problems = self._problems(start, drawings, lines)
+        columns = columns_of(lines, self.strokes.file.columns)
+        if all(problem is None for problem in problems):
+            return dataclasses.replace(drawings, **columns)
+        images = drawings.images.copy()
+        images[problems != None] = 0  # noqa: E711
+        return dataclasses.replace(drawings, images=images, problem=problems, **columns)
+
+    def read_rows(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.uint8]:
+        """Return the images of these rows."""
+        return self.bitmaps.read_rows(rows)
+
+    def _checked_lines(
+        self, start: int, stop: int, images: npt.NDArray[np.uint8]
+    ) -> list[StrokeDrawing]:
+        """Return the lines without their strokes, after comparing some, first and last included.
+
+        If one of these cannot be read, the next one is compared.
+        """
+        picks = np.linspace(0, stop - start - 1, min(_CHECKED_ROWS, stop - start)).astype(int)
+        due, last = picks.tolist(), None
+        lines: list[StrokeDrawing] = []
+        for place, line in enumerate(self.strokes.parse(start, stop)):
+            lines.append(
+                dataclasses.replace(line, written=dataclasses.replace(line.written, strokes=[]))
+            )
+            if line.problem is not None:
+                continue
+            last = place, line
+            if due and place >= due[0]:
+                self._compare(start + place, line, images[place])
+                due, last = [pick for pick in due if pick > place], None
+        if due and last is not None:
+            self._compare(start + last[0], last[1], images[last[0]])
+        return lines
+
+    def _compare(self, row: int, line: StrokeDrawing, image: npt.NDArray[np.uint8]) -> None:
+        drawn = render_drawings([line.written.strokes], len(image))[0]
+        if not np.array_equal(drawn, image):
+            raise BadFileError(
+                f"row {row} of the bitmaps is not line {row + 1} of {self.strokes.file.url}: the "
+                "two files have different orders or sources and cannot be joined"
+            )
+
+    def _problems(
+        self, start: int, drawings: Drawings, lines: Sequence[StrokeDrawing]
+    ) -> npt.NDArray[np.object_]:
+        """Return the problem of each row: its bitmap's, or that of the line that describes it."""
+        problems = np.full(len(lines), None, object)
+        name = PurePosixPath(self.strokes.file.url).name
+        for place, line in enumerate(lines):
+            if line.problem is not None:
+                problems[place] = f"line {start + place + 1} of {name} beside it: {line.problem}"
+        if drawings.problem is not None:
+            problems = np.where(drawings.problem == None, problems, drawings.problem)  # noqa: E711
+        return problems
+
+
+def _read_bitmaps(file: SourceFile, image_size: int) -> Reader:
+    bitmaps = open_bitmaps(file, image_size)
+    if file.metadata is None:
+        return bitmaps
+    return JoinedReader(bitmaps, StrokeReader(file.metadata, image_size))
+
+
+class ClassFiles(SourceKind):
+    """A file of drawings a class: bitmaps or strokes, in a directory or alone."""
+
+    endings = tuple(dict.fromkeys(SUFFIXES.values()))
+    formats: Mapping[str, FileFormat] = {
+        "npy": FileFormat(read=_read_bitmaps, per_sec=100_000),
+        "simplified": FileFormat(read=StrokeReader, per_sec=3_000, is_drawn=True, is_lines=True),
+        "binary": FileFormat(read=StrokeReader, per_sec=3_000, is_drawn=True),
+        "raw": FileFormat(read=StrokeReader, per_sec=550, is_drawn=True, is_lines=True),
+    }
+
+    def find(self, directory: str, names: Names, image_size: int, is_known: bool) -> list[Place]:
+        """Return the directory itself and the folders below it that Google's bucket has."""
+        del is_known
+        order = _order(image_size)
+        here, below = _folders(directory, names, order), []
+        for kind in order:
+            folder = join_url(directory, kind)
+            inside = list(list_files(folder))
+            below += [] if is_prepared(inside) else _folders(folder, inside, [kind])
+        return [
+            Place(kind="classes", directory=folders[0][0], folders=tuple(folders))
+            for folders in (here, below)
+            if folders
+        ]
+
+    def ask(self, directory: str, classes: Names | None, image_size: int) -> Place | None:
+        """Return the directory with the first ending under which the server has the first class."""
+        last = directory.rstrip("/").rsplit("/", 1)[-1]
+        if last in SUFFIXES:
+            return class_folder(directory, SUFFIXES[last])
+        for ending in dict.fromkeys(SUFFIXES[kind] for kind in _order(image_size)):
+            if classes and file_size(join_url(directory, classes[0] + ending)) is not None:
+                return class_folder(directory, ending)
+        return None
+
+    def classes(self, place: Place, options: SourceOptions) -> tuple[str, ...]:
+        """Return the classes that have files, those of the catalogue first."""
+        del options
+        return class_names_in(place)
+
+    def open(self, place: Place, request: Request) -> Source:
+        """Return the files of the classes, each opened and, if columns are wanted, joined."""
+        options, files, bad = request.options, [], []
+        if request.classes is None or options.every_class:
+            bad = unread_beside(place)
+        if bad and not options.skip_bad_files:
+            raise BadFileError(bad[0][1])
+        found = find_class_files(place, request.classes)
+        with hashing({url: size for _, url, size in found}, place.directory):
+            for class_name, url, size in found:
+                try:
+                    files.append(_open_file(url, size, class_name, request))
+                except BadFileError as error:
+                    if not options.skip_bad_files:
+                        raise
+                    bad.append((url, str(error)))
+        repairs = Counter(str(file.layout["repair"]) for file in files if file.layout.get("repair"))
+        return Source(
+            class_names=tuple(str(file.class_name) for file in files),
+            files=tuple(files),
+            image_size=options.image_size,
+            bad_files=tuple(bad),
+            repairs=dict(repairs),
+        )
+
+
+def class_folder(directory: str, ending: str) -> Place:
+    """Return the place of a directory whose files all have this ending."""
+    return Place(kind="classes", directory=directory, folders=((directory, ending),))
+
+
+def plan_bitmaps(files: Sequence[tuple[str, int, int, str]], options: SourceOptions) -> Source:
+    """Return the source of bitmaps still to be made: (class, drawings, bytes, digest) of each."""
+    return Source(
+        class_names=tuple(name for name, *_ in files),
+        files=tuple(_bitmaps("", *known) for known in files),
+        image_size=options.image_size,
+    )
+
+
+def _order(image_size: int) -> list[str]:
+    """Return Google's folders in order of preference."""
+    first, *strokes = SUFFIXES
+    return [first, *strokes] if image_size == BITMAP_SIZE else [*strokes, first]
+
+
+def _folders(folder: str, names: Names, order: Names) -> list[tuple[str, str]]:
+    """Return the folder with each ending that its files have, in this order."""
+    endings = dict.fromkeys(SUFFIXES[kind] for kind in order)
+    return [(folder, ending) for ending in endings if any(n.endswith(ending) for n in names)]
+
+
+def _open_file(url: str, size: int, class_name: str, request: Request) -> SourceFile:
+    """Return a file that `find_class_files` has found, with its metadata if columns are wanted."""
+    cache_dir, options = request.cache_dir, request.options
+    if size == DANGLING:
+        raise BadFileError(f"{url}: {why_absent(url)}")
+    if not url.endswith(".npy"):
+        is_binary = url.endswith(".bin")
+        return open_strokes(
+            url, size, class_name, cache_dir, is_binary=is_binary, limits=options.limits
+        )
+    version = file_version(url)
+    with reading(url):
+        layout = inspect_npy(url, size)
+    check_side(url, layout["side"], options.image_size)
+    digest, rows = content_digest(url, cache_dir), layout["rows"]
+    file = _bitmaps(url, class_name, rows, size, digest, version=version, layout=layout)
+    return _join_strokes(file, cache_dir, options.limits) if options.columns else file
+
+
+def _bitmaps(
+    url: str, class_name: str, rows: int, size: int, digest: str, **more: Any
+) -> SourceFile:
+    return SourceFile(
+        url=url,
+        format="npy",
+        class_name=class_name,
+        rows=rows,
+        bytes=size,
+        digest=digest,
+        is_direct=True,
+        **more,
+    )
+
+
+def _join_strokes(file: SourceFile, cache_dir: Path, limits: Limits) -> SourceFile:
+    """Return bitmaps with the simplified drawings of their class beside them.
+
+    Raises ValueError if there are none, BadFileError if their number differs.
+    """
+    directory = file.url.rsplit("/", 1)[0]
+    tried = [directory, f"{directory}/../simplified", f"{directory.rsplit('/', 1)[0]}/simplified"]
+    for place in tried if not is_remote(directory) else tried[::2]:
+        url = join_url(place, f"{file.class_name}.ndjson")
+        size = file_size(url)
+        if size is None:
+            continue
+        strokes = open_strokes(
+            url, size, str(file.class_name), cache_dir, is_binary=False, limits=limits
+        )
+        if strokes.rows != file.rows:
+            raise BadFileError(
+                f"{url} has {strokes.rows} lines for {file.rows} bitmaps: metadata are joined by "
+                "row, both files must be whole"
+            )
+        return dataclasses.replace(file, metadata=strokes)
+    raise ValueError(
+        f"no {file.class_name}.ndjson beside {file.url} or in a directory `simplified` next to its "
+        "own: metadata of bitmaps come from the simplified drawings"
+    )
