@@ -27,7 +27,7 @@ import torch
 
 from model.sampling.drawer import Drawer, Drawn, open_drawer
 from model.sampling.spec import SampleSpec, spec_from_json, spec_to_json
-from pipelines.processes.parent import die_with_parent
+from pipelines.processes.guard import end_with_parent
 from pipelines.store.artifacts import Store, open_store
 from pipelines.store.manifest import Manifest
 
@@ -176,7 +176,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for name in ("--store", "--model", "--spec-json", "--parent"):
         parser.add_argument(name, required=True)
     given = parser.parse_args(arguments)
-    die_with_parent(int(given.parent))
+    end_with_parent(int(given.parent))
     torch.set_num_threads(1)
     store = open_store(given.store)
     spec = spec_from_json(json.loads(given.spec_json))
