@@ -27,7 +27,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from pipelines.processes.progress import ProgressCallback, Rate, watch
+from pipelines.processes.progress import Progress, Rate, watch
 from pipelines.sources.base import BadFileError
 from pipelines.store.artifacts import Store, StoreError, open_store
 from pipelines.store.backends import one_line
@@ -101,7 +101,7 @@ class RunOptions:
 
     beam_args: Sequence[str] = ()
     workers: int = 1
-    progress: ProgressCallback | None = None
+    progress: Progress | None = None
 
     @property
     def runner(self) -> str:

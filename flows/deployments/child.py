@@ -19,8 +19,7 @@ from typing import Any, NoReturn
 
 from flows.stages.base import where
 from flows.stages.registry import DEPLOYED
-from flows.terminal import ProgressCallback
-from pipelines.processes.progress import json_event
+from pipelines.processes.progress import Progress, json_event
 from pipelines.processes.supervise import ChildError, launch
 from pipelines.store.artifacts import open_store
 from pipelines.store.backends import one_line
@@ -42,7 +41,7 @@ def run_isolated(
     params: Any,
     *,
     deadline_sec: float | None = None,
-    progress: ProgressCallback | None = None,
+    progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Do a stage in a process of its own and return its result.
 

@@ -14,8 +14,8 @@ from cyclopts import Parameter
 
 from flows.options import DEFAULT_STORE, NotNegative, StoreUrl
 from flows.stages.base import Inputs, Result, Stage, model_and_dataset, writable_cache
-from flows.terminal import ProgressCallback, current
-from pipelines.processes.progress import doing, json_event
+from flows.terminal import current
+from pipelines.processes.progress import Progress, doing, json_event
 from pipelines.processes.supervise import launch
 from pipelines.store.artifacts import Store
 from pipelines.store.held import HeldStore
@@ -103,7 +103,7 @@ def _evaluate_on_ranks(
 
 
 def run_on_ranks(
-    module: str, arguments: Sequence[str], *, num: int, progress: ProgressCallback
+    module: str, arguments: Sequence[str], *, num: int, progress: Progress
 ) -> dict[str, Any]:
     """Run `python -m module` as `num` ranks and return its result.
 

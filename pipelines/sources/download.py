@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import BinaryIO, NoReturn
 
 from pipelines.catalogue import ClassEntry, class_entry
-from pipelines.processes.progress import doing
+from pipelines.processes.progress import Progress, doing
 from pipelines.sources.base import BadFileError
 from pipelines.sources.files import content_digest, secrets_of, without_secrets
 from pipelines.store.local_files import sha256_of
@@ -36,8 +36,6 @@ _TIMEOUT_SEC = 60.0
 _ATTEMPTS = 6
 _FIRST_WAIT_SEC, _LAST_WAIT_SEC = 1.0, 30.0
 _NOT_GOOGLES = "it is not Google's file, or was damaged on the way"
-
-ProgressCallback = Callable[..., None]
 
 _HTTPError = urllib.error.HTTPError
 _log = logging.getLogger(__name__)
@@ -60,7 +58,7 @@ def download_classes(
     base_url: str | None = None,
     entry_of: Callable[[str], ClassEntry] = class_entry,
     cache_dir: Path | None = None,
-    progress: ProgressCallback | None = None,
+    progress: Progress | None = None,
     wait: Callable[[float], None] = time.sleep,
 ) -> None:
     """Fetch the .npy files of these classes that `directory` lacks, or has damaged.

@@ -22,11 +22,12 @@ Refused files stop a build, or are left out and named in the manifest (on_bad_fi
 
 import dataclasses
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from pipelines.catalogue import SEED_CLASSES, catalogue, class_entry
 from pipelines.drawings.limits import DEFAULT, Limits
+from pipelines.processes.progress import Progress
 from pipelines.sources.base import BadFileError, Source, SourceFile
 from pipelines.sources.class_files import (
     class_names_in,
@@ -49,8 +50,6 @@ from pipelines.sources.files import (
 from pipelines.sources.parquet import open_tables, table_names
 from pipelines.sources.tfds import open_prepared, prepared_names
 from pipelines.store.printable import printable
-
-ProgressCallback = Callable[..., None]
 
 DOODLES = "doodles"
 QUICKDRAW = "quickdraw"
@@ -94,7 +93,7 @@ def open_source(
     limits: Limits = DEFAULT,
     every_class: bool = False,
     base_url: str | None = None,
-    progress: ProgressCallback | None = None,
+    progress: Progress | None = None,
 ) -> Source:
     """Return the source that `text` names, with the files of `classes` (None: all it has).
 
@@ -265,7 +264,7 @@ def _open_quickdraw(
     classes: Sequence[str] | None,
     cache_dir: Path,
     options: SourceOptions,
-    progress: ProgressCallback | None,
+    progress: Progress | None,
 ) -> Source:
     _check_quickdraw(classes, options)
     directory = cache_dir / "quickdraw" / "numpy_bitmap"
@@ -293,7 +292,7 @@ def _open_doodles(
     classes: Sequence[str] | None,
     cache_dir: Path,
     options: SourceOptions,
-    progress: ProgressCallback | None,
+    progress: Progress | None,
 ) -> Source:
     chosen = _check_doodles(classes, options)
     root = write_doodles(

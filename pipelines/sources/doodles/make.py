@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from pipelines.catalogue import SEED_CLASSES
 from pipelines.drawings.hashing import text_seed
+from pipelines.processes.progress import Progress
 from pipelines.sources.doodles import animals, plants, things
 from pipelines.sources.doodles.pen import Guide, Pen, follow, hold
 from pipelines.sources.doodles.rasterize import rasterize
@@ -29,8 +30,6 @@ DOODLES_PER_CLASS = 1_200
 
 _BATCH = 128
 _COUNTRIES = ("US", "GB", "DE", "BR", "JP", "CZ", "IN", "ZA")
-
-ProgressCallback = Callable[..., None]
 
 SHAPES: Mapping[str, Callable[[Pen], None]] = {
     "bee": animals.bee,
@@ -64,7 +63,7 @@ def write_doodles(
     *,
     seed: int = 0,
     per_class: int = DOODLES_PER_CLASS,
-    progress: ProgressCallback | None = None,
+    progress: Progress | None = None,
 ) -> Path:
     """Draw what the cache lacks of these classes and return the directory of the formats."""
     root = doodles_dir(cache_dir, seed, per_class)
