@@ -45,13 +45,28 @@ def no_progress(stage: str, done: int, total: int, message: str) -> None:
     """Show nothing."""
 
 
-def json_event(line: str) -> dict[str, Any]:
-    """Return what a child wrote as one JSON object a line; an empty one for any other line."""
-    try:
-        event = json.loads(line)
-    except ValueError:
-        return {}
-    return event if isinstance(event, dict) else {}
+class JsonReader:
+    """Reads the lines of a child: shows progress, repeats warnings, keeps what else it says."""
+
+    def __init__(self, progress: Progress) -> None:
+        """Show progress by this; `said` has all other members of the child's JSON objects."""
+        self._progress = progress
+        self.said: dict[str, Any] = {}
+
+    def __call__(self, line: str) -> None:
+        """Read one line; what is not a JSON object is passed over."""
+        try:
+            event = json.loads(line)
+        except ValueError:
+            return
+        if not isinstance(event, dict):
+            return
+        if "stage" in event:
+            self._progress(event["stage"], event["done"], event["total"], event["message"])
+        elif "warning" in event:
+            _LOGGER.warning("%s", event["warning"])
+        else:
+            self.said |= event
 
 
 class JsonProgress:
