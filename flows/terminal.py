@@ -19,13 +19,14 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as Bars
 
 from flows.options import Output
-from pipelines.processes.progress import telling
+from pipelines.processes.progress import Progress, telling
 from pipelines.store.errors import FullError
 from pipelines.store.local_files import NO_ROOM
 from pipelines.store.printable import shown, shown_value
@@ -50,13 +51,6 @@ QUIET_PREFECT = {
 }
 # A database of Prefect's server with its log, when it is new.
 PREFECT_BYTES = 8 << 20
-
-
-class ProgressCallback(Protocol):
-    """Called by long work: `done` of `total` units of `stage`, and a note such as a rate."""
-
-    def __call__(self, stage: str, done: int, total: int, message: str = "") -> None:
-        """Tell how far the stage is; calls are cheap and may be frequent."""
 
 
 class Silent:
@@ -108,7 +102,7 @@ class LiveBars:
     """One moving line a stage, for terminals; none before the first call or after `close`."""
 
     def __init__(self) -> None:
-        self._progress = Progress(
+        self._progress = Bars(
             TextColumn("{task.description:<12}"),
             BarColumn(bar_width=30),
             TextColumn("{task.percentage:>3.0f}%"),
@@ -202,11 +196,11 @@ def check_folder(path: Path) -> None:
         raise ValueError(f"{path} is a folder: name a file in it")
 
 
-_current: list[ProgressCallback] = []
+_current: list[Progress] = []
 
 
 @contextmanager
-def showing(progress: ProgressCallback, what: str = "sketchmill") -> Iterator[None]:
+def showing(progress: Progress, what: str = "sketchmill") -> Iterator[None]:
     """Make `progress` the display within the block; it also shows what tells no progress.
 
     what: is done, such as the command, where nothing says it better.
@@ -219,7 +213,7 @@ def showing(progress: ProgressCallback, what: str = "sketchmill") -> Iterator[No
             _current.remove(display)
 
 
-def current() -> ProgressCallback:
+def current() -> Progress:
     """Return the display that was set last, or one of plain lines."""
     return _current[-1] if _current else LogLines()
 

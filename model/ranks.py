@@ -15,7 +15,6 @@ once, and every step on a CPU gets them again page by page, zeroed: a tenth of t
 
 import contextlib
 import ctypes
-import json
 import os
 import platform
 import signal
@@ -32,9 +31,7 @@ import torch.distributed as dist
 import torch.distributed.nn.functional
 
 from model.network.precision import sum_in_float32
-from pipelines.store.backends import one_line
-from pipelines.store.errors import INPUT_ERRORS, FinalError
-from pipelines.store.printable import shown_trace
+from pipelines.store.failures import failure_from_json, failure_to_json
 
 # Of <malloc.h>. Blocks above the greatest threshold that glibc takes are still mapped one by one.
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD = -1, -2, -3
@@ -183,46 +180,21 @@ def telling_failure(path: Path | None, *, rank: int) -> Iterator[None]:
         yield
     except Exception as error:
         if path is not None and not _is_lost_peer(error):
-            _write_first(path, _describe(error, rank))
+            _write_first(path, failure_to_json(error, where=f"rank {rank}:\n"))
         raise
 
 
 def read_failure(path: Path, other: type[Exception]) -> Exception | None:
     """Return what the first rank to fail raised, None if none has told.
 
-    Wrong input is a ValueError, as for who finds it at once, and training that diverges, which
-    it does again, a FinalError; all else is of the class `other`.
-    Where it happened goes along as a note, for --debug.
+    What is neither bad input nor a FinalError is of the class `other`.
     """
-    try:
-        failure = json.loads(path.read_text())
-    except FileNotFoundError:
-        return None
-    kind = {"ValueError": ValueError, "FinalError": FinalError}.get(failure["kind"], other)
-    error = kind(failure["text"])
-    error.add_note(f"rank {failure['rank']}:\n{failure['trace']}")
-    return error
+    return failure_from_json(path.read_text(), other) if path.exists() else None
 
 
 def _is_lost_peer(error: Exception) -> bool:
     """Return whether another rank did not answer; gloo's errors have no class of their own."""
     return isinstance(error, dist.DistError) or "/gloo/" in str(error)
-
-
-def _describe(error: Exception, rank: int) -> str:
-    failure = {
-        "rank": rank,
-        "kind": _kind(error),
-        "text": one_line(error) or type(error).__name__,
-        "trace": shown_trace(error),
-    }
-    return json.dumps(failure)
-
-
-def _kind(error: Exception) -> str:
-    if isinstance(error, INPUT_ERRORS):
-        return "ValueError"
-    return "FinalError" if isinstance(error, ArithmeticError) else ""
 
 
 def _write_first(path: Path, text: str) -> None:

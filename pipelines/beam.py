@@ -9,16 +9,14 @@ binary on the network first. One worker runs in this process, several in process
 
 A runner hands back text and no exceptions, so a unit's failure travels as text:
 
-    worker: exception -> UnitError("[[sketchmill:<base64 of JSON>]]") -> the runner's traceback
+    worker: exception -> UnitError("[[sketchmill:<base64 of pipelines.store.failures>]]") -> the runner's traceback
     here:   the runner's message, whatever is around the mark -> the exception to raise
 
-The same bad input is therefore the same error on every runner and with any number of workers. Where
-it happened goes along as a note, for --debug.
+The same bad input is therefore the same error on every runner and with any number of workers.
 """
 
 import base64
 import contextlib
-import json
 import logging
 import os
 import re
@@ -27,23 +25,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from pipelines.processes.progress import ProgressCallback, Rate, watch
-from pipelines.sources.base import BadFileError
-from pipelines.store.artifacts import Store, StoreError, open_store
-from pipelines.store.backends import one_line
-from pipelines.store.errors import INPUT_ERRORS, LackError, what_lacks
-from pipelines.store.printable import shown_trace
-from pipelines.store.scratch import DAMAGED_UNITS, ScratchError
+from pipelines.processes.progress import Progress, Rate, watch
+from pipelines.store.artifacts import Store, open_store
+from pipelines.store.failures import failure_from_json, failure_to_json
+from pipelines.store.scratch import DAMAGED_UNITS
 
 _LOGGER = logging.getLogger(__name__)
 _MARK = re.compile(r"\[\[sketchmill:([A-Za-z0-9+/=]+)\]\]")
-
-
-# What a worker may raise for the user's sake, the nearest kind first; all else is a WorkError.
-_KINDS: dict[str, type[Exception]] = {
-    kind.__name__: kind
-    for kind in (BadFileError, LackError, ScratchError, StoreError, *reversed(INPUT_ERRORS))
-}
 COUNTER_NAMESPACE = "sketchmill"
 # A memory:// store exists in one process only; its pipeline must run here and find it.
 _stores: dict[str, Store] = {}
@@ -101,7 +89,7 @@ class RunOptions:
 
     beam_args: Sequence[str] = ()
     workers: int = 1
-    progress: ProgressCallback | None = None
+    progress: Progress | None = None
 
     @property
     def runner(self) -> str:
@@ -314,22 +302,10 @@ class UnitError(RuntimeError):
 
 def pack_failure(error: Exception) -> UnitError:
     """Return what a worker raises in place of `error`."""
-    lacking = what_lacks(error)
-    kind = LackError if lacking else type(error)
-    kinds = [name for name, known in _KINDS.items() if issubclass(kind, known)]
-    failure = {
-        "kind": kinds[0] if kinds else WorkError.__name__,
-        "text": lacking or one_line(error) or type(error).__name__,
-        "trace": shown_trace(error),
-    }
-    return UnitError(f"[[sketchmill:{base64.b64encode(json.dumps(failure).encode()).decode()}]]")
+    return UnitError(f"[[sketchmill:{base64.b64encode(failure_to_json(error).encode()).decode()}]]")
 
 
 def unpack_failure(error: Exception) -> Exception | None:
     """Return the failure of a unit that the runner's exception tells of, None if it is another."""
-    if (found := _MARK.search(str(error))) is None:
-        return None
-    failure = json.loads(base64.b64decode(found[1]))
-    original = _KINDS.get(failure["kind"], WorkError)(failure["text"])
-    original.add_note(failure["trace"])
-    return original
+    found = _MARK.search(str(error))
+    return found and failure_from_json(base64.b64decode(found[1]).decode(), WorkError)

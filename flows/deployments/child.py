@@ -19,22 +19,13 @@ from typing import Any, NoReturn
 
 from flows.stages.base import where
 from flows.stages.registry import DEPLOYED
-from flows.terminal import ProgressCallback
-from pipelines.processes.progress import json_event
+from pipelines.processes.progress import JsonProgress, JsonReader, Progress, no_progress
 from pipelines.processes.supervise import ChildError, launch
 from pipelines.store.artifacts import open_store
-from pipelines.store.backends import one_line
-from pipelines.store.errors import INPUT_ERRORS, MISTAKES, BusyError, FinalError
+from pipelines.store.errors import FINAL_ERRORS, BusyError, FinalError
+from pipelines.store.failures import failure_from_json, failure_to_json
 from pipelines.store.leases import check_writable
 from pipelines.store.manifest import Manifest
-from pipelines.store.printable import shown, shown_trace
-
-# What the command line says too: the input is wrong, trying again cannot help.
-BAD_INPUT_CODE = 2
-# What was asked ends the same however often it is tried: a gate that does not open, divergence.
-FINAL_CODE = 71
-# A mistake in the program: trying again cannot help either.
-MISTAKE_CODE = 70
 
 
 def run_isolated(
@@ -42,31 +33,24 @@ def run_isolated(
     params: Any,
     *,
     deadline_sec: float | None = None,
-    progress: ProgressCallback | None = None,
+    progress: Progress = no_progress,
 ) -> dict[str, Any]:
     """Do a stage in a process of its own and return its result.
 
-    Raises ValueError if the input is wrong, DeadlineError if its time was up, ChildError if it
-    failed; whatever happens, none of its processes is left.
+    Raises what pipelines.store.failures tells of bad input, FinalError for a mistake and for what
+    ends the same again, DeadlineError if its time was up, else ChildError; whatever happens, none
+    of its processes is left.
     """
-    result: dict[str, Any] = {}
-
-    def read(line: str) -> None:
-        event = json_event(line)
-        if "result" in event:
-            result.update(event["result"])
-        elif "stage" in event and progress:
-            progress(event["stage"], event["done"], event["total"], event["message"])
-
+    reader = JsonReader(progress)
     command = [sys.executable, "-m", "flows.deployments.child", name]
     given = json.dumps(dataclasses.asdict(params))
     try:
-        launch(command, given=given, on_line=read, deadline_sec=deadline_sec)
+        launch(command, given=given, on_line=reader, deadline_sec=deadline_sec)
     except ChildError as error:
-        if error.code == BAD_INPUT_CODE:
-            raise ValueError(str(error)) from error
+        if failure := reader.said.get("failure"):
+            raise failure_from_json(failure, FinalError) from error
         raise
-    return result
+    return reader.said["result"]
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -81,17 +65,11 @@ def main(arguments: Sequence[str]) -> int:
     stage = DEPLOYED[arguments[0]]
     params = from_json(stage.params, json.load(sys.stdin))
     try:
-        with showing(_print_progress, arguments[0]):
+        with showing(JsonProgress(sys.stdout), arguments[0]):
             result = result_of(params, stage.run(params))
-    except INPUT_ERRORS as error:
-        sys.stderr.write(f"{type(error).__name__}: {one_line(error)}\n")
-        return BAD_INPUT_CODE
-    except FinalError as error:
-        sys.stderr.write(f"{type(error).__name__}: {shown(str(error))}\n")
-        return FINAL_CODE
-    except MISTAKES as error:
-        sys.stderr.write(shown_trace(error))
-        return MISTAKE_CODE
+    except FINAL_ERRORS as error:
+        _print({"failure": failure_to_json(error)})
+        return 1
     _print({"result": result})
     return 0
 
@@ -143,10 +121,6 @@ def _shown(summary: Mapping[str, Any]) -> dict[str, Any]:
     names = ("counts", "num_drawings", "dropped", "bits_per_dim_by_class", "page", "class_names")
     names += tuple(name for name in summary if name.endswith("bits_per_dim"))
     return {name: summary[name] for name in dict.fromkeys(names) if name in summary}
-
-
-def _print_progress(stage: str, done: int, total: int, message: str = "") -> None:
-    _print({"stage": stage, "done": done, "total": total, "message": message})
 
 
 def _print(event: Mapping[str, Any]) -> None:

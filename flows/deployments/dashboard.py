@@ -43,7 +43,8 @@ from prefect.client.orchestration import get_client
 from prefect.runtime import flow_run
 
 from flows.stages.chain import BulkParams, ChainParams
-from flows.terminal import ProgressCallback, progress_line
+from flows.terminal import progress_line
+from pipelines.processes.progress import Progress
 from pipelines.store.artifacts import Store, open_store
 from pipelines.store.manifest import artifact_prefix, slug
 from pipelines.store.printable import printable
@@ -126,7 +127,7 @@ def _of_classes(classes: Sequence[str]) -> str:
 
 
 @contextmanager
-def showing_progress(title: str, logger: Any) -> Iterator[ProgressCallback]:
+def showing_progress(title: str, logger: Any) -> Iterator[Progress]:
     """Yield a callback that costs nothing; a thread shows the last call now and then."""
     reporter = _Reporter(title, logger)
     # The thread must know the task run, to which the artifacts belong.

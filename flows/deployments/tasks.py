@@ -12,7 +12,7 @@ from prefect.cache_policies import NO_CACHE
 from prefect.runtime import flow_run, task_run
 from prefect.tasks import exponential_backoff
 
-from flows.deployments.child import FINAL_CODE, MISTAKE_CODE, run_isolated
+from flows.deployments.child import run_isolated
 from flows.deployments.dashboard import (
     name_run,
     result_name,
@@ -39,8 +39,7 @@ def is_worth_retrying(_task: Any, _run: Any, state: Any) -> bool:
     try:
         state.result()
     except ChildError as error:
-        is_final = error.code in (FINAL_CODE, MISTAKE_CODE, STOPPED_CODE)
-        return not isinstance(error, DeadlineError) and not is_final
+        return not isinstance(error, DeadlineError) and error.code != STOPPED_CODE
     except ElsewhereError as error:
         return isinstance(error, LostError)
     except Exception:

@@ -5,18 +5,14 @@ on this machine: it prints progress as JSON lines and its result on the last lin
 this process does.
 """
 
-import sys
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
 from flows.options import DEFAULT_STORE, NotNegative, StoreUrl
 from flows.stages.base import Inputs, Result, Stage, model_and_dataset, writable_cache
-from flows.terminal import ProgressCallback, current
-from pipelines.processes.progress import doing, json_event
-from pipelines.processes.supervise import launch
+from flows.terminal import current
 from pipelines.store.artifacts import Store
 from pipelines.store.held import HeldStore
 from pipelines.store.manifest import drawings_by_split
@@ -92,6 +88,8 @@ def _work(params: EvaluateParams, inputs: Inputs, store: HeldStore) -> Result:
 def _evaluate_on_ranks(
     params: EvaluateParams, inputs: Inputs, cache: str, num_ranks: int
 ) -> Result:
+    from model.training.torchrun import run_ranks
+
     if params.store.startswith("memory://"):
         raise ValueError("a memory:// store cannot be shared with ranks: use --nproc-per-node 1")
     arguments = ["--store", params.store, "--split", params.split, "--limit", str(params.limit)]
@@ -99,36 +97,8 @@ def _evaluate_on_ranks(
         arguments += [f"--{role}", f"{inputs[role].name}@{inputs[role].digest}"]
     arguments += ["--cache", cache, "--progress-json"]
     arguments += ["--bayes"] * params.bayes + ["--baseline"] * params.baseline
-    return run_on_ranks("model.evaluation.evaluate", arguments, num=num_ranks, progress=current())
-
-
-def run_on_ranks(
-    module: str, arguments: Sequence[str], *, num: int, progress: ProgressCallback
-) -> dict[str, Any]:
-    """Run `python -m module` as `num` ranks and return its result.
-
-    Raises ChildError with the last words of the first rank that failed.
-    """
-    result: dict[str, Any] = {}
-
-    def read(line: str) -> None:
-        event = json_event(line)
-        if "stage" in event:
-            progress(event["stage"], event["done"], event["total"], event["message"])
-        elif event:
-            result.update(event)
-
-    command = [
-        sys.executable,
-        "-m",
-        "pipelines.processes.parent",
-        "model.training.agent",
-        "--standalone",
-    ]
-    command += [f"--nproc-per-node={num}", "-m", "pipelines.processes.parent", module, *arguments]
-    with doing(module.rpartition(".")[2], f"waiting for {num} processes"):
-        launch(command, on_line=read)
-    return result
+    module = "model.evaluation.evaluate"
+    return run_ranks(module, arguments, num_processes=num_ranks, progress=current())
 
 
 STAGE = Stage(

@@ -12,18 +12,15 @@ from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
 
 from flows.stages.base import P, Stage
-from pipelines.store.errors import INPUT_ERRORS, MISTAKES, FinalError
+from pipelines.store.errors import FINAL_ERRORS
 from pipelines.store.manifest import Manifest
-
-# Trying again cannot help: bad input, what ends the same, an interruption, a mistake of ours.
-FINAL_ERRORS = (*INPUT_ERRORS, *MISTAKES, FinalError, KeyboardInterrupt)
 
 
 def is_transient(_task: Any, _run: Any, state: Any) -> bool:
     """Return whether trying again may help: after a lost child or a store that did not answer."""
     try:
         state.result()
-    except FINAL_ERRORS:
+    except (*FINAL_ERRORS, KeyboardInterrupt):
         return False
     except Exception:
         return True

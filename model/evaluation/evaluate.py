@@ -41,7 +41,7 @@ from model.network.conditioning import label_condition
 from model.network.pixelcnn import PixelCNN
 from model.network.weights import CONFIG_NAME, open_model, read_config
 from model.ranks import Ranks, join_ranks
-from pipelines.processes.parent import die_with_parent
+from pipelines.processes.guard import end_with_parent
 from pipelines.processes.progress import JsonProgress, Progress, doing, no_progress, telling
 from pipelines.store.artifacts import Store, open_store
 from pipelines.store.manifest import Manifest
@@ -213,7 +213,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     With --progress-json lines of progress come before it.
     """
-    die_with_parent()
+    end_with_parent()
     given = _parser().parse_args(arguments)
     store = open_store(given.store)
     wanted = Evaluation(

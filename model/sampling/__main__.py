@@ -20,7 +20,7 @@ from pathlib import Path
 from model.ranks import Ranks, join_ranks
 from model.sampling.shards import make_shards, missing_shards, publish_samples, sample_dataset
 from model.sampling.spec import SampleSpec, samples_digest, spec_from_json
-from pipelines.processes.parent import die_with_parent
+from pipelines.processes.guard import end_with_parent
 from pipelines.processes.progress import JsonProgress, Progress, no_progress, telling
 from pipelines.store.artifacts import Store, open_store
 from pipelines.store.collect import needing
@@ -34,7 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Draw what the arguments say and print the digest."""
     given = _parser().parse_args(arguments)
     if given.parent:
-        die_with_parent(given.parent)
+        end_with_parent(given.parent)
     store = open_store(given.store)
     model = store.resolve("models", given.model)
     spec = spec_from_json(json.loads(Path(given.spec_json).read_text()))

@@ -27,11 +27,14 @@ import torch
 
 from model.sampling.drawer import Drawer, Drawn, open_drawer
 from model.sampling.spec import SampleSpec, spec_from_json, spec_to_json
-from pipelines.processes.parent import die_with_parent
+from pipelines.processes.guard import end_with_parent
 from pipelines.store.artifacts import Store, open_store
+from pipelines.store.failures import failure_from_json, failure_to_json
 from pipelines.store.manifest import Manifest
 
 _ERROR_LINES = 20
+# A worker whose last line is its failure (pipelines.store.failures) ends so.
+_TOLD_CODE = 71
 # Batches a process that are drawn before somebody takes them: it need not wait while a shard is
 # written, and memory does not grow with the number of drawings.
 _AHEAD = 4
@@ -39,7 +42,7 @@ _ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 
 
 class WorkerError(RuntimeError):
-    """A worker ended before its work; the message has the last lines it wrote."""
+    """A worker ended before its work, not by bad input."""
 
 
 class Worker:
@@ -64,7 +67,7 @@ class Worker:
         )
 
     def draw(self, batch: slice) -> Drawn:
-        """Let it draw one batch and wait for that; raise WorkerError if it died."""
+        """Let it draw one batch and wait for that; raise what it failed of."""
         stdin, stdout = self._process.stdin, self._process.stdout
         assert stdin is not None
         assert stdout is not None
@@ -91,6 +94,8 @@ class Worker:
             code = self._process.wait()
             self._errors.seek(0)
             lines = self._errors.read().decode(errors="replace").strip().splitlines()
+            if code == _TOLD_CODE:
+                raise failure_from_json(lines[-1], WorkerError)
             tail = "\n".join(lines[-_ERROR_LINES:])
             raise WorkerError(f"a sampling process ended with exit code {code}:\n{tail}")
         return content
@@ -109,7 +114,7 @@ def drawing_processes(
     """Yield the drawings of each batch, in order, drawn by `num` processes.
 
     gpus: the names of the GPUs, which the processes take in turn. On any way out the processes
-    are ended. Raises WorkerError if one fails.
+    are ended. Raises WorkerError if one fails, and what bad input raises in one process.
     """
     idle: queue.SimpleQueue[Worker] = queue.SimpleQueue()
     workers: list[Worker] = []
@@ -176,12 +181,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for name in ("--store", "--model", "--spec-json", "--parent"):
         parser.add_argument(name, required=True)
     given = parser.parse_args(arguments)
-    die_with_parent(int(given.parent))
+    end_with_parent(int(given.parent))
     torch.set_num_threads(1)
-    store = open_store(given.store)
-    spec = spec_from_json(json.loads(given.spec_json))
-    drawer = open_drawer(store, store.resolve("models", given.model), spec)
-    serve(drawer, sys.stdin.buffer, sys.stdout.buffer)
+    try:
+        store = open_store(given.store)
+        spec = spec_from_json(json.loads(given.spec_json))
+        drawer = open_drawer(store, store.resolve("models", given.model), spec)
+        serve(drawer, sys.stdin.buffer, sys.stdout.buffer)
+    except Exception as error:
+        sys.stderr.write(f"\n{failure_to_json(error)}\n")
+        return _TOLD_CODE
     return 0
 
 

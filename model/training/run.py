@@ -35,12 +35,13 @@ from model.training.optimizer import (
 )
 from model.training.spec import TrainSpec
 from pipelines.processes.progress import doing
+from pipelines.store.errors import FinalError
 
 _LOG = logging.getLogger(__name__)
 _CPU_MICRO_BATCH = 16
 
 
-class NonFiniteError(ArithmeticError):
+class NonFiniteError(FinalError):
     """A loss or gradient is not a finite number; the weights before this step are intact."""
 
     def __init__(self, step: int, nats: float, norm: float, rows: npt.NDArray[np.int64]) -> None:

@@ -1,24 +1,20 @@
 """Train in processes of their own: torchrun under a parent that may die at any moment.
 
     parent (command line, Prefect task)
-      `-- agent: torchrun, in a session of its own; SIGTERM when the parent dies
-            `-- ranks: model.training.train; SIGTERM when the agent dies
+      `-- guard (pipelines.processes.supervise), in a session of its own
+            `-- agent: torchrun; SIGTERM when the guard dies
+                  `-- ranks: model.training.train; SIGTERM when the agent dies
 
-A parent that is stopped sends SIGTERM to the agent, which passes it on; the ranks finish their
-step, save and exit with 143. Whatever is left after that is killed.
+A parent that is stopped has the guard send SIGTERM to the agent, which passes it on; the ranks
+finish their step, save and exit with 143. Whatever is left after that is killed.
 """
 
-import contextlib
 import json
-import logging
-import os
-import signal
-import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import IO
+from typing import Any
 
 import torch
 
@@ -26,21 +22,20 @@ from model.data import SPLITS, count_rows
 from model.options import Device, RunOptions, options_to_json, run_folder, threads_per_rank
 from model.ranks import Interrupted, device_kind, read_failure
 from model.training.spec import TrainSpec, check_fit, check_splits, run_digest, spec_to_json
-from pipelines.processes.parent import BAD_INPUT, PARENT_PID
-from pipelines.processes.progress import Progress, doing, no_progress
+from pipelines.processes.parent import BAD_INPUT
+from pipelines.processes.progress import JsonReader, Progress, doing, no_progress
+from pipelines.processes.supervise import STOPPED_CODE, ChildError, launch
 from pipelines.store.artifacts import Store
 from pipelines.store.leases import holding
 from pipelines.store.manifest import Manifest
 
-_LOG = logging.getLogger(__name__)
-
-# What ranks get to finish a step and save before the agent kills them, and the parent the agent.
+# What ranks get to finish a step and save before the agent kills them, and the guard the agent.
 SHUTDOWN_SEC = 60
-_AGENT_MARGIN_SEC = 15
+_MARGIN_SEC = 15
+# A rendezvous store shared by restarts fails at random (pytorch issue 135712).
+_ENVIRONMENT = {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
 # Fewer, and the work that does not depend on the number of images weighs more than theirs.
 MIN_RANK_IMAGES = 4
-# Lines of the ranks' errors that go along with one, for --debug.
-_TAIL_LINES = 60
 
 
 class LaunchError(RuntimeError):
@@ -84,24 +79,47 @@ def train_in_processes(
     ):
         spec_path, failure_path = Path(scratch, "spec.json"), Path(scratch, "failure.json")
         spec_path.write_text(json.dumps(spec_to_json(spec)))
-        command = _command(num_processes, torchrun_options)
-        command += ["--store", store.url, "--dataset", f"{dataset.name}@{dataset.digest}"]
-        command += ["--name", name, "--spec-json", str(spec_path), "--progress-json"]
-        command += ["--failure-file", str(failure_path)]
-        command += ["--options-json", options_to_json(options)]
-        with (
-            doing("train", f"waiting for {num_processes} processes"),
-            Path(scratch, "stderr").open("w+b") as errors,
-            _agent(command, errors) as agent,
-        ):
-            _follow(agent, progress)
-            code = agent.wait()
-            errors.seek(0)
-            tail = errors.read().decode(errors="replace")
+        arguments = ["--store", store.url, "--dataset", f"{dataset.name}@{dataset.digest}"]
+        arguments += ["--name", name, "--spec-json", str(spec_path), "--progress-json"]
+        arguments += ["--failure-file", str(failure_path)]
+        arguments += ["--options-json", options_to_json(options)]
+        code, tail = 0, ""
+        try:
+            run_ranks(
+                "model.training.train",
+                arguments,
+                num_processes=num_processes,
+                progress=progress,
+                torchrun_options=torchrun_options,
+            )
+        except ChildError as error:
+            code, tail = error.code, error.tail
         failure = read_failure(failure_path, LaunchError)
     if found := store.reuse("models", name, digest):
         return found
     raise failure or _failure(code, tail)
+
+
+def run_ranks(
+    module: str,
+    arguments: Sequence[str],
+    *,
+    num_processes: int,
+    progress: Progress,
+    torchrun_options: Sequence[str] = (),
+) -> dict[str, Any]:
+    """Run `python -m module` as ranks that end when this process does; return what they print.
+
+    Raises ChildError with the last words of the first rank that failed.
+    """
+    command = [sys.executable, "-m", "pipelines.processes.parent", "model.training.agent"]
+    command += [f"--nproc-per-node={num_processes}", f"--shutdown-timeout={SHUTDOWN_SEC}"]
+    command += torchrun_options or ["--standalone"]
+    command += ["-m", "pipelines.processes.parent", module, *arguments]
+    reader = JsonReader(progress)
+    with doing(module.rpartition(".")[2], f"waiting for {num_processes} processes"):
+        launch(command, on_line=reader, env=_ENVIRONMENT, grace_sec=SHUTDOWN_SEC + _MARGIN_SEC)
+    return reader.said
 
 
 def default_processes(spec: TrainSpec, *, device: Device = "auto") -> int:
@@ -128,62 +146,12 @@ def _check(spec: TrainSpec, dataset: Manifest, *, num_ranks: int) -> None:
         count_rows(dataset, split)
 
 
-def _command(num_processes: int, torchrun_options: Sequence[str]) -> list[str]:
-    rendezvous = list(torchrun_options) or ["--standalone"]
-    return [
-        *(sys.executable, "-m", "pipelines.processes.parent", "model.training.agent"),
-        *(f"--nproc-per-node={num_processes}", f"--shutdown-timeout={SHUTDOWN_SEC}"),
-        *rendezvous,
-        *("-m", "pipelines.processes.parent", "model.training.train"),
-    ]
-
-
-@contextlib.contextmanager
-def _agent(command: Sequence[str], errors: IO[bytes]) -> Iterator[subprocess.Popen[str]]:
-    """Run the agent; on any way out it ends, with its ranks, before the caller goes on."""
-    # A rendezvous store shared by restarts fails at random (pytorch issue 135712).
-    environment = os.environ | {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
-    environment[PARENT_PID] = str(os.getpid())
-    agent = subprocess.Popen(
-        command,
-        stdout=subprocess.PIPE,
-        stderr=errors,
-        text=True,
-        env=environment,
-        start_new_session=True,
-    )
-    try:
-        yield agent
-    finally:
-        if agent.poll() is None:
-            agent.terminate()
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                agent.wait(SHUTDOWN_SEC + _AGENT_MARGIN_SEC)
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(agent.pid, signal.SIGKILL)
-        agent.wait()
-        if agent.stdout is not None:
-            agent.stdout.close()
-
-
-def _follow(agent: subprocess.Popen[str], progress: Progress) -> None:
-    """Show progress and warnings until the agent and its ranks have closed their output."""
-    assert agent.stdout is not None
-    for line in agent.stdout:
-        with contextlib.suppress(ValueError):
-            event = json.loads(line)
-            if isinstance(event, dict) and "stage" in event:
-                progress(event["stage"], event["done"], event["total"], event["message"])
-            elif isinstance(event, dict) and "warning" in event:
-                _LOG.warning("%s", event["warning"])
-
-
-def _failure(code: int, errors: str) -> BaseException:
-    if code in (-signal.SIGTERM, 128 + signal.SIGTERM):
-        return Interrupted(128 + signal.SIGTERM)
-    tail = errors.strip().splitlines()[-_TAIL_LINES:]
+def _failure(code: int, tail: str) -> BaseException:
+    if code == STOPPED_CODE:
+        return Interrupted(code)
+    last = " ".join(tail.splitlines()[-1:])
     if code == BAD_INPUT:
-        return ValueError(" ".join(tail[-1:]))
-    error = LaunchError(f"training ended with exit code {code} and no model: {' '.join(tail[-1:])}")
-    error.add_note("\n".join(tail))
+        return ValueError(last)
+    error = LaunchError(f"training ended with exit code {code} and no model: {last}")
+    error.add_note(tail)
     return error

@@ -27,7 +27,7 @@ from pipelines.dataset.packing import num_shards
 from pipelines.dataset.shards import dataset_schema
 from pipelines.dataset.spec import DatasetSpec
 from pipelines.dataset.tfds_slice import check_slice
-from pipelines.processes.progress import ProgressCallback
+from pipelines.processes.progress import Progress
 from pipelines.sources.base import BadFileError, Source
 from pipelines.sources.cairo import cairo_version
 from pipelines.store.artifacts import Store
@@ -88,7 +88,7 @@ def build_dataset(
     *,
     beam_args: Sequence[str] = (),
     workers: int = 1,
-    progress: ProgressCallback | None = None,
+    progress: Progress | None = None,
 ) -> Manifest:
     """Build the dataset unless the store has it, and return its manifest.
 

@@ -52,10 +52,8 @@ def main(arguments: Sequence[str]) -> int:
 
     parent, grace_sec, deadline_sec = int(arguments[0]), float(arguments[1]), float(arguments[2])
     signal.pthread_sigmask(signal.SIG_BLOCK, _STOPS | {signal.SIGCHLD})
-    end_with_parent()
+    end_with_parent(parent)
     _ask_kernel(_PR_SET_CHILD_SUBREAPER, 1)
-    if os.getppid() != parent:
-        return 128 + signal.SIGTERM
     own = os.getpid()
     guard = Guard(grace_sec, deadline_sec or float("inf"))
     child = subprocess.Popen(list(arguments[3:]), preexec_fn=lambda: _prepare_child(own))
@@ -211,9 +209,14 @@ def descendants(pid: int) -> list[int]:
     return found
 
 
-def end_with_parent() -> None:
-    """Ask the kernel to send SIGTERM to this process when its parent dies."""
+def end_with_parent(parent: int | None = None) -> None:
+    """Ask the kernel to send SIGTERM to this process when its parent dies.
+
+    Exits at once with 143 if that was `parent`, where the caller knows it, and is gone already.
+    """
     _ask_kernel(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    if parent is not None and os.getppid() != parent:
+        os._exit(128 + signal.SIGTERM)
 
 
 def _fork() -> int:
@@ -222,17 +225,13 @@ def _fork() -> int:
     _ask_kernel(_PR_SET_CHILD_SUBREAPER, 1)
     if child := os.fork():
         return child
-    end_with_parent()
-    if os.getppid() != own:
-        os._exit(128 + signal.SIGTERM)
+    end_with_parent(own)
     return 0
 
 
 def _prepare_child(guard: int) -> None:
-    end_with_parent()
+    end_with_parent(guard)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOPS | {signal.SIGCHLD})
-    if os.getppid() != guard:
-        os._exit(128 + signal.SIGTERM)
 
 
 def _say(line: str) -> None:

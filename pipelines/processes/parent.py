@@ -8,41 +8,25 @@ seconds in which a parent may die unnoticed. A parent names itself in SKETCHMILL
 that a child that starts too late for the signal can tell.
 """
 
-import ctypes
 import importlib
 import os
-import signal
 import sys
 from collections.abc import Sequence
+
+from pipelines.processes.guard import end_with_parent
 
 PARENT_PID = "SKETCHMILL_PARENT_PID"
 # The exit code of an agent whose flags cannot be.
 BAD_INPUT = 2
-_PR_SET_PDEATHSIG = 1
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Tie this process to its parent, then import a module and run its `main`."""
     # Read at once: if nobody named the parent, it is whoever has not died until now.
     parent_pid = int(os.environ.pop(PARENT_PID, os.getppid()))
-    die_with_parent(parent_pid)
+    end_with_parent(parent_pid)
     module, *rest = sys.argv[1:] if arguments is None else arguments
     return importlib.import_module(module).main(rest)
-
-
-def die_with_parent(parent_pid: int | None = None) -> None:
-    """Ask the kernel for SIGTERM when the parent dies.
-
-    Exits at once with 143 if the parent is gone already; `parent_pid` says who it was where
-    the caller knows.
-    """
-    if not sys.platform.startswith("linux"):
-        return
-    libc = ctypes.CDLL(None, use_errno=True)
-    if libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0):
-        raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG) failed")
-    if parent_pid is not None and os.getppid() != parent_pid:
-        raise SystemExit(128 + signal.SIGTERM)
 
 
 if __name__ == "__main__":

@@ -25,8 +25,6 @@ if TYPE_CHECKING:  # which names what it does by `doing`
 # (stage, done, total, message): `done` of `total` units of a stage, with one line to show.
 Progress = Callable[[str, int, int, str], None]
 
-
-ProgressCallback = Callable[..., None]
 _LOGGER = logging.getLogger(__name__)
 _LOCAL_INTERVAL_SEC = 0.5
 # A remote store bills each listing and answers in a tenth of a second.
@@ -47,13 +45,28 @@ def no_progress(stage: str, done: int, total: int, message: str) -> None:
     """Show nothing."""
 
 
-def json_event(line: str) -> dict[str, Any]:
-    """Return what a child wrote as one JSON object a line; an empty one for any other line."""
-    try:
-        event = json.loads(line)
-    except ValueError:
-        return {}
-    return event if isinstance(event, dict) else {}
+class JsonReader:
+    """Reads the lines of a child: shows progress, repeats warnings, keeps what else it says."""
+
+    def __init__(self, progress: Progress) -> None:
+        """Show progress by this; `said` has all other members of the child's JSON objects."""
+        self._progress = progress
+        self.said: dict[str, Any] = {}
+
+    def __call__(self, line: str) -> None:
+        """Read one line; what is not a JSON object is passed over."""
+        try:
+            event = json.loads(line)
+        except ValueError:
+            return
+        if not isinstance(event, dict):
+            return
+        if "stage" in event:
+            self._progress(event["stage"], event["done"], event["total"], event["message"])
+        elif "warning" in event:
+            _LOGGER.warning("%s", event["warning"])
+        else:
+            self.said |= event
 
 
 class JsonProgress:
@@ -145,7 +158,7 @@ class Teller:
     Threads may call it side by side, the display is called by one at a time.
     """
 
-    def __init__(self, progress: ProgressCallback, idle: Event) -> None:
+    def __init__(self, progress: Progress, idle: Event) -> None:
         """Say `idle` where nothing has named what is under way."""
         self._display, self._idle = progress, idle
         self._lock = threading.RLock()
@@ -196,7 +209,7 @@ class Teller:
 
 
 @contextlib.contextmanager
-def telling(progress: ProgressCallback, idle: str, message: str = "at work") -> Iterator[Teller]:
+def telling(progress: Progress, idle: str, message: str = "at work") -> Iterator[Teller]:
     """Yield a callback that passes on to `progress`, which also hears of every silent stretch.
 
     idle, message: the stage and text for what nothing has named.
@@ -277,7 +290,7 @@ class Look:
 class Rate:
     """Turns counts of drawings into the note of a progress line: rate and time left."""
 
-    def __init__(self, stage: str, total: int, progress: ProgressCallback | None) -> None:
+    def __init__(self, stage: str, total: int, progress: Progress | None) -> None:
         self.stage, self.total, self.progress = stage, total, progress
         self.begin = time.monotonic()
         self.first: int | None = None

@@ -41,12 +41,12 @@ _lock = threading.Lock()
 
 
 class ChildError(RuntimeError):
-    """A command failed; `code` is its exit code, the message has its last lines."""
+    """A command failed; `code` is its exit code, `tail` its last lines, as in the message."""
 
     def __init__(self, command: Sequence[str], code: int, tail: str) -> None:
         """Say what failed and how."""
         super().__init__(f"{Path(command[0]).name} ended with exit code {code}:\n{tail}")
-        self.code = code
+        self.code, self.tail = code, tail
 
 
 class DeadlineError(ChildError):

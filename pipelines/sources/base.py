@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from pipelines.drawings.batch import Drawings
 from pipelines.drawings.limits import DEFAULT, Limits
-from pipelines.processes.progress import ProgressCallback
+from pipelines.processes.progress import Progress
 from pipelines.store.errors import BadFileError as BadFileError
 from pipelines.store.manifest import digest_of
 
@@ -229,7 +229,7 @@ class Request:
     classes: Sequence[str] | None
     cache_dir: Path
     options: SourceOptions
-    progress: ProgressCallback | None = None
+    progress: Progress | None = None
 
 
 class SourceKind:

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import BinaryIO, NoReturn
 
 from pipelines.catalogue import ClassEntry, catalogue, class_entry
-from pipelines.processes.progress import ProgressCallback, doing
+from pipelines.processes.progress import Progress, doing
 from pipelines.sources.base import (
     BITMAP_SIZE,
     DEFAULT_OPTIONS,
@@ -109,7 +109,7 @@ def download_classes(
     base_url: str | None = None,
     entry_of: Callable[[str], ClassEntry] = class_entry,
     cache_dir: Path | None = None,
-    progress: ProgressCallback | None = None,
+    progress: Progress | None = None,
     wait: Callable[[float], None] = time.sleep,
 ) -> None:
     """Fetch the .npy files of these classes that `directory` lacks, or has damaged.

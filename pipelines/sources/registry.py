@@ -30,7 +30,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipelines.drawings.batch import Drawings
-from pipelines.processes.progress import ProgressCallback
+from pipelines.processes.progress import Progress
 from pipelines.sources.base import (
     DEFAULT_OPTIONS,
     Place,
@@ -65,7 +65,7 @@ def open_source(
     classes: Sequence[str] | None,
     cache_dir: Path,
     options: SourceOptions = DEFAULT_OPTIONS,
-    progress: ProgressCallback | None = None,
+    progress: Progress | None = None,
 ) -> Source:
     """Return the source that `text` names, with the files of `classes` (None: all it has).
 

@@ -29,6 +29,10 @@ class FinalError(RuntimeError):
     """The input was right, and the same again would end the same."""
 
 
+# Trying again cannot help.
+FINAL_ERRORS = (*INPUT_ERRORS, *MISTAKES, FinalError)
+
+
 class BadFileError(ValueError):
     """A file is not what its name says; the message says what was found and what to do."""
 

@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from pipelines.catalogue import SEED_CLASSES
 from pipelines.drawings.hashing import text_seed
-from pipelines.processes.progress import ProgressCallback
+from pipelines.processes.progress import Progress
 from pipelines.sources.base import (
     BITMAP_SIZE,
     DOODLES_PER_CLASS,
@@ -120,7 +120,7 @@ def write_doodles(
     *,
     seed: int = 0,
     per_class: int = DOODLES_PER_CLASS,
-    progress: ProgressCallback | None = None,
+    progress: Progress | None = None,
 ) -> Path:
     """Draw what the cache lacks of these classes and return the directory of the formats."""
     root = doodles_dir(cache_dir, seed, per_class)

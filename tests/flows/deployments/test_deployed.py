@@ -2,19 +2,23 @@
 
 import dataclasses
 import hashlib
+import io
 import json
 import os
+import signal
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from types import SimpleNamespace
 
 import pytest
 from prefect.exceptions import ParameterTypeError
 from prefect.utilities.callables import parameter_schema
 
+from flows.deployments import child
 from flows.deployments import flows as deployed
-from flows.deployments.child import FINAL_CODE, MISTAKE_CODE, from_json, run_isolated
+from flows.deployments.child import from_json, run_isolated
 from flows.deployments.housekeeping import is_due, sweep, verify
 from flows.deployments.remote_run import Places
 from flows.deployments.tasks import SomeFailedError, is_worth_retrying, run_window
@@ -26,6 +30,7 @@ from flows.stages.train import TrainParams
 from pipelines.processes.supervise import ChildError, DeadlineError
 from pipelines.store.artifacts import open_store
 from pipelines.store.errors import BusyError, FinalError
+from pipelines.store.failures import failure_from_json
 from pipelines.store.manifest import FileEntry, Manifest, artifact_digest
 
 PARAMS = [
@@ -45,6 +50,24 @@ def test_child_without_its_input_is_bad_input_and_not_tried_again(tmp_path):
     params = TrainParams(store=str(tmp_path), dataset="nothing")
     with pytest.raises(ValueError, match="no complete artifact 'nothing'"):
         run_isolated("train", params)
+
+
+def test_mistake_in_a_child_is_final_and_says_where_it_is(monkeypatch, capsys):
+    def fail(params):
+        raise KeyError(params.name)
+
+    monkeypatch.setitem(child.DEPLOYED, "train", SimpleNamespace(params=TrainParams, run=fail))
+    params = json.dumps(dataclasses.asdict(TrainParams(name="pets")))
+    monkeypatch.setattr("sys.stdin", io.StringIO(params))
+    handler = signal.getsignal(signal.SIGTERM)
+    try:
+        assert child.main(["train"]) == 1
+    finally:
+        signal.signal(signal.SIGTERM, handler)
+    (line,) = capsys.readouterr().out.splitlines()
+    error = failure_from_json(json.loads(line)["failure"], FinalError)
+    assert (type(error), str(error)) == (FinalError, "'pets'")
+    assert "raise KeyError(params.name)" in error.__notes__[0]
 
 
 def test_forms_offer_the_choices_that_a_spec_has():
@@ -83,8 +106,6 @@ class State:
     [
         (ValueError("unknown class"), False),
         (DeadlineError(["x"], 124, ""), False),
-        (ChildError(["x"], MISTAKE_CODE, "KeyError"), False),
-        (ChildError(["x"], FINAL_CODE, "the gate is closed"), False),
         (FinalError("training diverges"), False),
         (BusyError("another publisher is at work"), True),
         (ChildError(["x"], 143, "told to stop"), False),
@@ -94,8 +115,6 @@ class State:
     ids=[
         "input",
         "deadline",
-        "mistake",
-        "final code",
         "final",
         "busy",
         "stopped",

@@ -16,7 +16,7 @@ from model.data import open_split
 from model.network.config import ConditionConfig
 from model.sampling.shards import make_shards, publish_samples, sample_dataset
 from model.sampling.spec import SampleSpec, spec_to_json
-from model.sampling.workers import WorkerError
+from model.sampling.workers import Worker, WorkerError
 from pipelines.drawings.parquet import open_shard, read_images
 from pipelines.store.artifacts import Store
 from pipelines.store.manifest import Manifest
@@ -214,10 +214,24 @@ def test_ranks_make_the_same_bytes(store: Store, model: Manifest, tmp_path: Path
 
 
 @pytest.mark.slow
-def test_a_failing_process_is_reported_with_its_words(store: Store, model: Manifest) -> None:
+def test_a_failing_process_is_reported_as_one_that_draws_alone(
+    store: Store, model: Manifest
+) -> None:
     store.put(f"{model.prefix}/weights.safetensors", b"damaged")
-    with pytest.raises(WorkerError, match=r"weights\.safetensors"):
-        sample_dataset(SPEC, model, store, "new", processes=2)
+    errors = []
+    for processes in (1, 2):
+        with pytest.raises(ValueError, match=r"weights\.safetensors") as caught:
+            sample_dataset(SPEC, model, store, "new", processes=processes)
+        errors.append((type(caught.value), str(caught.value)))
+    assert errors[0] == errors[1]
+
+
+def test_a_killed_process_is_reported_with_its_exit_code(store: Store, model: Manifest) -> None:
+    worker = Worker(SPEC, model, store)
+    worker._process.kill()
+    with pytest.raises(WorkerError, match="a sampling process ended with exit code -9"):
+        worker.draw(slice(0, 2))
+    worker.stop()
 
 
 @pytest.mark.slow

@@ -54,7 +54,7 @@ def test_a_dataset_that_cannot_be_trained_on_is_refused_before_a_rank_starts(
     whole = make_dataset(store)
     files = tuple(entry for entry in whole.files if entry.split != split)
     dataset = dataclasses.replace(whole, files=files)
-    monkeypatch.setattr(torchrun, "_agent", pytest.fail)
+    monkeypatch.setattr(torchrun, "launch", pytest.fail)
     with pytest.raises(ValueError, match=f"no drawings in {split}, .* build it with --splits"):
         train_in_processes(small_spec(whole), dataset, store, "tiny", num_processes=1)
     with pytest.raises(ValueError, match="the network takes images"):

@@ -91,11 +91,12 @@ class Parent:
         raise AssertionError("training ended before it could be disturbed")
 
     def family(self) -> dict[str, list[int]]:
-        """Return the process ids of parent, agent and ranks."""
-        (agent,) = children(self.process.pid)
+        """Return the process ids of parent, guard, agent and ranks."""
+        (guard,) = children(self.process.pid)
+        (agent,) = children(guard)
         ranks = children(agent)
         assert len(ranks) == 2
-        return {"parent": [self.process.pid], "agent": [agent], "rank": ranks}
+        return {"parent": [self.process.pid], "guard": [guard], "agent": [agent], "rank": ranks}
 
     def family_at_start(self) -> dict[str, list[int]]:
         """Return the process ids as soon as there are two ranks."""
@@ -136,7 +137,7 @@ def test_killed_at_random_steps_ends_in_the_same_bytes(store, make_dataset, smal
     spec = small_spec(dataset, "budget_nimg=320")
     whole = train_in_processes(spec, dataset, store, "whole", num_processes=2, options=OPTIONS)
     generator = random.Random(7)
-    for victim, start in (("rank", 24), ("agent", 96), ("parent", 160)):
+    for victim, start in (("rank", 24), ("agent", 96), ("guard", 128), ("parent", 160)):
         parent = Parent(store, dataset, spec, "killed")
         parent.wait_for(start + generator.randrange(48))
         family = parent.family()
@@ -164,7 +165,7 @@ def test_ranks_whose_parent_is_killed_while_they_start_are_gone_before_they_trai
     time.sleep(delay_sec)
     os.kill(family[victim][0], signal.SIGKILL)
     # Importing torch alone takes seconds; then they would train and publish.
-    survivors = wait_until_gone(family["agent"] + family["rank"])
+    survivors = wait_until_gone(family["guard"] + family["agent"] + family["rank"])
     parent.wait()
     assert not survivors
     assert store.find("models", "orphans", run_digest(spec, dataset)) is None
@@ -181,7 +182,7 @@ def test_sigterm_saves_on_all_ranks_and_exits_143(
     family = parent.family()
     os.kill(family[target][-1], signal.SIGTERM)
     assert parent.wait() == 143
-    assert not wait_until_gone(family["agent"] + family["rank"])
+    assert not wait_until_gone(family["guard"] + family["agent"] + family["rank"])
     folder = Path(store.url) / "attempts" / f"train-{run_digest(spec, dataset)[:16]}"
     newest = max((folder / "checkpoints").glob("step-*"))
     assert int(newest.name.removeprefix("step-")) >= 10
