@@ -177,5 +177,5 @@ def test_a_dataset_is_drawn_with_the_guidance_of_its_spec(store: Store, publish_
         for guidance in (0.0, 4.0)
     }
     assert not np.array_equal(drawn[0.0].images, drawn[4.0].images)
-    with pytest.raises(ValueError, match="cannot be guided"):
+    with pytest.raises(ValueError, match="does not support guidance"):
         open_drawer(store, plain, dataclasses.replace(spec, guidance=1.0))
