@@ -115,14 +115,14 @@ def _complete(
     from flows.terminal import check_folder, warn
     from model.network.precision import emulation_warning
     from model.ranks import join_ranks
-    from model.sampling.completion import HalfDrawing, Wish, complete_half
+    from model.sampling.completion import CompletionOptions, PartialDrawing, complete_drawing
     from pipelines.drawings.grids import to_png
     from pipelines.store.held import held_store
 
     check_folder(out)
     with held_store(url, "complete") as store, join_ranks() as alone:
         manifest = store.resolve("models", ref)
-        drawing = HalfDrawing(
+        drawing = PartialDrawing(
             dataset=store.resolve("datasets", dataset_ref) if dataset_ref else None,
             png=_content(files["png"]),
             name=str(files["png"]),
@@ -131,9 +131,9 @@ def _complete(
             **half,
         )
         warn(emulation_warning(getattr(torch, wish["dtype"]), alone.device))
-        picture, done = complete_half(
+        picture, done = complete_drawing(
             drawing,
-            Wish(**wish),
+            CompletionOptions(**wish),
             manifest,
             store,
             cache_dir=writable_cache() / "drawings",

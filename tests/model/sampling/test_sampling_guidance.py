@@ -145,12 +145,12 @@ def test_a_model_that_is_still_training_is_guided_by_the_whole_condition() -> No
     [
         (-1.0, guidable(FAMILIES["embedding"]), "guidance must be 0 or more, found -1"),
         (float("nan"), guidable(FAMILIES["embedding"]), "guidance must be 0 or more, found nan"),
-        (1.0, FAMILIES["embedding"], "learned from no drawing without its condition"),
-        (1.0, TINY, "learned from no drawing without its condition"),
+        (1.0, FAMILIES["embedding"], "trained without condition dropout"),
+        (1.0, TINY, "trained without condition dropout"),
         (
             1.0,
             guidable(dataclasses.replace(FAMILIES["embedding"], image_shape=(8, 8, 3))),
-            "a pixel of 3 channels",
+            "levels of a pixel 3 channels",
         ),
     ],
 )
