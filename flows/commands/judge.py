@@ -42,12 +42,12 @@ def judge(
 
 
 def _plan(url: str, dataset_ref: str, name: str) -> Mapping[str, Any]:
-    from model.evaluation.classifier import judge_digest, judge_spec
+    from model.evaluation.classifier import classifier_digest, classifier_spec
     from pipelines.store.artifacts import existing_store
 
     store = existing_store(url)
     dataset = store.resolve("datasets", dataset_ref)
-    digest = judge_digest(judge_spec(dataset), dataset)
+    digest = classifier_digest(classifier_spec(dataset), dataset)
     name = name or f"{dataset.name}-judge"
     is_there = store.find("models", name, digest) is not None
     return {"judge": digest, "name": name, "dataset": dataset.digest, "is_trained": is_there}
@@ -57,14 +57,14 @@ def _judge(
     url: str, dataset_ref: str, samples_ref: str, name: str, train_on_samples: bool
 ) -> Mapping[str, Any]:
     from flows.stages.base import writable_cache
-    from model.evaluation.classifier import judge_spec, train_judge
+    from model.evaluation.classifier import classifier_spec, train_classifier
     from model.evaluation.compare import classification_accuracy_score, score_samples
     from pipelines.store.held import working_store
 
     with working_store(url, "judge") as store:
         dataset = store.resolve("datasets", dataset_ref)
-        spec, name = judge_spec(dataset), name or f"{dataset.name}-judge"
-        trained = train_judge(spec, dataset, store, name, progress=current())
+        spec, name = classifier_spec(dataset), name or f"{dataset.name}-judge"
+        trained = train_classifier(spec, dataset, store, name, progress=current())
         result: dict[str, Any] = {"judge": trained.digest, "name": trained.name}
         if not samples_ref:
             return result | dict(trained.summary)

@@ -68,7 +68,7 @@ def _score(
 
     from flows.stages.base import model_and_dataset, writable_cache
     from model.evaluation.evaluate import Evaluation
-    from model.evaluation.rank import judge_suspects, rank_split, sheet_png, suspects
+    from model.evaluation.rank import add_posteriors, least_likely, rank_split, sheet_png
     from model.ranks import join_ranks
     from pipelines.store.held import held_store
 
@@ -86,8 +86,8 @@ def _score(
             device=alone.device,
             progress=current(),
         )
-    rows = suspects(ranked, num)
+    rows = least_likely(ranked, num)
     if bayes:
-        rows = judge_suspects(ranked, rows, progress=current())
+        rows = add_posteriors(ranked, rows, progress=current())
     Path(sheet).write_bytes(sheet_png(ranked, rows))
     return {"model": model.digest, "dataset": dataset.digest, "sheet": sheet, "worst": rows}
