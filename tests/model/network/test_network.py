@@ -116,7 +116,7 @@ def test_wrong_condition_is_refused(given: torch.Tensor | None, message: str):
 
 def test_unwanted_condition_and_wrong_image_are_refused():
     model = families.build(families.TINY)
-    with pytest.raises(ValueError, match="one was given"):
+    with pytest.raises(ValueError, match="but a condition was given"):
         model(families.images(families.TINY), torch.zeros(3))
     with pytest.raises(ValueError, match=r"\(batch, 1, 8, 8\), found \(3, 8, 8, 1\)"):
         model(torch.zeros(3, 8, 8, 1))

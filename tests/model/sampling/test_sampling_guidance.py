@@ -150,7 +150,7 @@ def test_a_model_that_is_still_training_is_guided_by_the_whole_condition() -> No
         (
             1.0,
             guidable(dataclasses.replace(FAMILIES["embedding"], image_shape=(8, 8, 3))),
-            "levels of a pixel 3 channels",
+            "too many for 3 channels",
         ),
     ],
 )
