@@ -1,4 +1,4 @@
-"""How a run is carried out. Nothing here changes the weights by more than rounding."""
+"""Execution options of a training run; they change the weights by rounding at most."""
 
 import dataclasses
 import json
@@ -14,16 +14,16 @@ Device = Literal["auto", "cpu", "cuda"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunOptions:
-    """Where and how to run.
+    """Execution options.
 
     work_dir                 checkpoints, curve, events; None: attempts/ of a local store, else
-                             the user's cache folder
-    num_threads              of torch in each rank; 0: the cores this process may use / ranks
-    micro_batch_size         drawings a rank puts through at a time; 0: at most 16 on a CPU,
-                             its whole part of the batch on a GPU
-    checkpoint_interval_sec  by the clock, since steps differ in length
-    num_grids                pictures of drawings in the whole run, evenly spaced; 0: none
-    compile                  torch.compile, where it works
+                             the user's cache directory
+    num_threads              torch threads per rank; 0: the cores available to the process / ranks
+    micro_batch_size         drawings per forward pass of a rank; 0: at most 16 on a CPU, the
+                             rank's whole part of the batch on a GPU
+    checkpoint_interval_sec  wall-clock interval, since steps differ in length
+    num_grids                sample grids in the whole run, evenly spaced; 0: none
+    compile                  use torch.compile where it works
     """
 
     work_dir: Path | None = None
@@ -43,7 +43,7 @@ class RunOptions:
             if not getattr(self, name) >= 0:
                 raise ValueError(f"{name} must not be negative, found {getattr(self, name)}")
         if self.work_dir is not None and self.work_dir.exists() and not self.work_dir.is_dir():
-            raise ValueError(f"work_dir {self.work_dir} is no folder: name a folder, or nothing")
+            raise ValueError(f"work_dir {self.work_dir} is not a directory")
 
 
 def options_to_json(options: RunOptions) -> str:
@@ -64,17 +64,17 @@ def options_from_json(text: str) -> RunOptions:
 
 
 def run_folder(options: RunOptions, store: Store, digest: str) -> Path:
-    """Return the folder of one run's checkpoints and curve."""
+    """Return the directory of a run's checkpoints and curve."""
     return (options.work_dir or _scratch(store)) / f"train-{digest[:16]}"
 
 
 def drawings_folder(options: RunOptions, store: Store) -> Path:
-    """Return the folder of memory-mapped splits, which runs share."""
+    """Return the directory of memory-mapped splits, shared by runs."""
     return (options.work_dir or _scratch(store)) / "drawings"
 
 
 def threads_per_rank(options: RunOptions, local_size: int) -> int:
-    """Return how many threads torch should use in each of `local_size` ranks of this machine."""
+    """Return the number of torch threads for each of `local_size` ranks on this machine."""
     if options.num_threads:
         return options.num_threads
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()

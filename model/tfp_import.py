@@ -1,16 +1,16 @@
-"""Weights of `tfp.distributions.PixelCNN` into this model and back.
+"""Conversion of weights between `tfp.distributions.PixelCNN` and this model.
 
-Both have the same layers, created in the same order. TFP keeps full kernels with masked taps,
-cropped on the way in and 0 on the way out. Layouts, TFP to here:
+Both create the same layers in the same order. TFP keeps full kernels with masked taps: the import
+crops them and the export sets them to 0. Layouts, TFP to here:
 
     Conv2D           v[rows, cols, in, out]  ->  v[out, in, rows, cols]
     Dense            v[in, out]              ->  v[out, in, 1, 1]
     Conv2DTranspose  v[rows, cols, out, in]  ->  v[out, in, rows, cols]
 
 A horizontal block going up reads concat_elu(concat(u, skip)) in TFP and
-concat(concat_elu(u), concat_elu(skip)) here: its Dense's inputs are reordered. TFP masks a
-kernel after the first optimizer step only; a model before it is not autoregressive, cannot be
-expressed here, and raises ValueError.
+concat(concat_elu(u), concat_elu(skip)) here: the inputs of its Dense are reordered. TFP masks
+kernels only after the first optimizer step. Before it a model is not autoregressive and cannot be
+imported; this raises ValueError.
 """
 
 import itertools
@@ -30,7 +30,7 @@ from model.network.pixelcnn import PixelCNN
 
 Array = npt.NDArray[np.floating]
 
-# Arguments of tfd.PixelCNN that are fields here too.
+# Arguments of tfd.PixelCNN that are also fields of PixelCNNConfig.
 _SHARED_FIELDS = (
     "image_shape", "num_resnet", "num_hierarchies", "num_filters", "num_logistic_mix",
     "receptive_field_dims", "dropout_p", "resnet_activation", "use_weight_norm",
@@ -38,13 +38,13 @@ _SHARED_FIELDS = (
 )  # fmt: skip
 
 
-# The Keras layers that have weights; each kind is created in the same order here.
+# Keras layers with weights; each kind is created in the same order here.
 KINDS = ("Conv2D", "Conv2DTranspose", "Dense")
 
 
 @dataclass(frozen=True, slots=True)
 class TfpLayer:
-    """One Keras layer: kind is its class's name, g is None without weight norm."""
+    """A Keras layer: `kind` is its class name, g is None without weight norm."""
 
     kind: str
     v: Array
@@ -54,7 +54,7 @@ class TfpLayer:
 
 @dataclass(frozen=True, slots=True)
 class TfpWeights:
-    """All weights in the order of creation within each kind of layer.
+    """All weights, in creation order within each kind of layer.
 
     projections: kernel [in, out] and bias of the condition's Dense in each block
     """
@@ -66,7 +66,7 @@ class TfpWeights:
 def config_from_tfp(arguments: Mapping[str, Any]) -> PixelCNNConfig:
     """Return the config of `tfd.PixelCNN(**arguments)`.
 
-    conditional_shape () is the scalar label, any other a vector that TFP flattens.
+    conditional_shape () is the scalar label; TFP flattens any other shape to a vector.
     """
     fields = {name: arguments[name] for name in _SHARED_FIELDS if name in arguments}
     shape = arguments.get("conditional_shape")
@@ -80,7 +80,7 @@ def config_from_tfp(arguments: Mapping[str, Any]) -> PixelCNNConfig:
 def read_npz(arrays: Mapping[str, npt.NDArray[Any]]) -> tuple[PixelCNNConfig, TfpWeights]:
     """Read arrays wn000/v, wn000/g, wn000/b, ..., hp000/kernel, hp000/b and the JSON `meta`.
 
-    meta["config"] has the arguments of tfd.PixelCNN, meta["layers"] the kind of each layer.
+    meta["config"] holds the arguments of tfd.PixelCNN, meta["layers"] the kind of each layer.
     """
     meta = json.loads(str(arrays["meta"]))
     layers = [
@@ -110,7 +110,7 @@ def model_from_tfp(config: PixelCNNConfig, weights: TfpWeights) -> PixelCNN:
 def import_weights(model: PixelCNN, weights: TfpWeights) -> None:
     """Copy TFP's weights into a model of the same configuration.
 
-    Raises ValueError if numbers, kinds or shapes of layers differ or a masked tap is not 0.
+    Raises ValueError if the number, kind or shape of a layer differs or a masked tap is not 0.
     """
     layers = list(model.network.causal_layers())
     _check_count("layers", len(layers), len(weights.layers))
@@ -119,7 +119,7 @@ def import_weights(model: PixelCNN, weights: TfpWeights) -> None:
     for index, layer in enumerate(layers):
         source = next(queues[_kind(layer)], None)
         if source is None:
-            raise ValueError(f"TFP has no {_kind(layer)} left for layer {index}")
+            raise ValueError(f"TFP model has too few {_kind(layer)} layers, at layer {index}")
         _import_layer(layer, source, index, is_joint=layer in joint)
     projections = _projections(model)
     _check_count("condition projections", len(projections), len(weights.projections))
@@ -132,9 +132,9 @@ def import_weights(model: PixelCNN, weights: TfpWeights) -> None:
 def export_weights(model: PixelCNN) -> TfpWeights:
     """Return the model's weights in TFP's layout, masked taps as zeros.
 
-    A table of embeddings becomes part of the kernels: TFP takes one-hot labels, or one number
-    a class, with conditional_shape (num_classes,). Raises ValueError if tfd.PixelCNN has no
-    such model: a head of levels, or a condition that differs from position to position.
+    An embedding table is folded into the kernels: TFP takes one-hot labels, or one number per
+    class, with conditional_shape (num_classes,). Raises ValueError for models that tfd.PixelCNN
+    lacks: a softmax head, or a condition that depends on the position.
     """
     _check_expressible(model.config)
     joint = _joint_skips(model)
@@ -150,7 +150,7 @@ def export_weights(model: PixelCNN) -> TfpWeights:
 def _check_expressible(config: PixelCNNConfig) -> None:
     if config.head != "logistic":
         raise ValueError(
-            f"tfd.PixelCNN has a mixture of logistics alone, the model has the head {config.head!r}"
+            f"tfd.PixelCNN has only a mixture of logistics, the model has the head {config.head!r}"
         )
     if config.condition.kind in ("embedding_map", "spatial"):
         raise ValueError(
@@ -167,7 +167,7 @@ def _kind(layer: NormedLayer) -> str:
 
 
 def _joint_skips(model: PixelCNN) -> set[NormedLayer]:
-    """Return the layers that read concat_elu of two concatenated tensors in TFP."""
+    """Return the layers that in TFP read concat_elu of two concatenated tensors."""
     if model.config.resnet_activation != "concat_elu":
         return set()
     levels = range(model.config.num_hierarchies)
@@ -188,7 +188,7 @@ def _import_layer(layer: NormedLayer, source: TfpLayer, index: int, *, is_joint:
     if kernel.shape != expected:
         raise ValueError(f"layer {index}: expected a kernel of {expected}, found {kernel.shape}")
     if (layer.g is None) != (source.g is None):
-        raise ValueError(f"layer {index}: weight norm here or in TFP, but not in both")
+        raise ValueError(f"layer {index}: only one of the two models has weight norm")
     rows, cols = _live_taps(layer)
     cropped = kernel[:, :, rows, cols]
     if np.count_nonzero(kernel) != np.count_nonzero(cropped):
@@ -216,7 +216,7 @@ def _export_layer(layer: NormedLayer, *, is_joint: bool) -> TfpLayer:
 
 
 def _swap_middle(v: Tensor) -> Tensor:
-    """Swap the second and third quarter of the inputs: elu(skip) and elu(-u), its own inverse."""
+    """Swap the second and third quarter of the inputs, elu(skip) and elu(-u); an involution."""
     first, second, third, fourth = v.chunk(4, dim=1)
     return torch.cat((first, third, second, fourth), dim=1)
 
@@ -231,14 +231,14 @@ def _full_size(layer: NormedLayer) -> tuple[int, int]:
 
 
 def _full_length(layer: NormedLayer, first: int, last: int, taps: Taps) -> int:
-    """Return the shortest kernel that Keras' 'same' padding centers and that has all taps."""
+    """Return the length of the shortest kernel that has all taps under Keras' 'same' padding."""
     if isinstance(layer, CroppedTransposedConv):
         return max(2 * last, 2 - 2 * first)
     return 2 - 2 * first if taps.stride == 2 else 2 * max(-first, last) + 1
 
 
 def _live_taps(layer: NormedLayer) -> tuple[slice, slice]:
-    """Return where in TFP's kernel the unmasked taps are."""
+    """Return the slices of the unmasked taps in TFP's kernel."""
     taps, (height, width) = layer.taps, _full_size(layer)
     odd = taps.stride == 1
     row = taps.row + ((height - 1) // 2 if odd else (height - 2) // 2)

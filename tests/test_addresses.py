@@ -16,7 +16,7 @@ from flows.stages.build import BuildParams, dataset_work
 from model.audit.filters import Filters
 from model.audit.quota import QuotaSpec, Sources
 from model.audit.run import AuditSpec, audit_inputs
-from model.evaluation.classifier import judge_digest, judge_spec
+from model.evaluation.classifier import classifier_digest, classifier_spec
 from model.report.page import report_digest, report_inputs, report_spec
 from model.sampling.spec import SampleSpec, samples_digest
 from model.training.presets import preset
@@ -94,7 +94,7 @@ def model_addresses() -> Iterator[tuple[str, str]]:
     for name in ("tiny", "small", "seed", "large"):
         spec = fit_to_dataset(preset(name), dataset)
         yield f"models/{name}", run_digest(spec, dataset)
-    yield "models/judge", judge_digest(judge_spec(dataset), dataset)
+    yield "models/judge", classifier_digest(classifier_spec(dataset), dataset)
 
 
 def sample_addresses() -> Iterator[tuple[str, str]]:

@@ -45,22 +45,22 @@ def _inputs(params: ClassifierParams, store: Store) -> Inputs:
 
 
 def _plan(params: ClassifierParams, inputs: Inputs, store: Store) -> Result:
-    from model.evaluation.classifier import judge_digest, judge_spec
+    from model.evaluation.classifier import classifier_digest, classifier_spec
 
     dataset = inputs["dataset"]
-    digest = judge_digest(judge_spec(dataset), dataset)
+    digest = classifier_digest(classifier_spec(dataset), dataset)
     name = params.name or f"{dataset.name}-judge"
     is_there = store.find("models", name, digest) is not None
     return {"judge": digest, "name": name, "dataset": dataset.digest, "is_trained": is_there}
 
 
 def _work(params: ClassifierParams, inputs: Inputs, store: HeldStore) -> Result:
-    from model.evaluation.classifier import judge_spec, train_judge
+    from model.evaluation.classifier import classifier_spec, train_classifier
     from model.evaluation.compare import classification_accuracy_score, score_samples
 
     dataset, samples = inputs["dataset"], inputs.get("samples")
-    spec, name = judge_spec(dataset), params.name or f"{dataset.name}-judge"
-    trained = train_judge(spec, dataset, store, name, progress=current())
+    spec, name = classifier_spec(dataset), params.name or f"{dataset.name}-judge"
+    trained = train_classifier(spec, dataset, store, name, progress=current())
     result: dict[str, Any] = {"judge": trained.digest, "name": trained.name}
     if samples is None:
         return result | dict(trained.summary)

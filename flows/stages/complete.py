@@ -88,10 +88,10 @@ def _work(params: CompleteParams, inputs: Inputs, store: HeldStore) -> Result:
 
     from model.network.precision import emulation_warning
     from model.ranks import join_ranks
-    from model.sampling.completion import HalfDrawing, Wish, complete_half
+    from model.sampling.completion import CompletionOptions, PartialDrawing, complete_drawing
     from pipelines.drawings.grids import to_png
 
-    drawing = HalfDrawing(
+    drawing = PartialDrawing(
         dataset=inputs.get("dataset"),
         split=params.split,
         row=params.row,
@@ -101,7 +101,7 @@ def _work(params: CompleteParams, inputs: Inputs, store: HeldStore) -> Result:
         mask=_content(params.mask),
         mask_name=str(params.mask),
     )
-    wish = Wish(
+    options = CompletionOptions(
         class_names=listed(params.class_name),
         num=params.num,
         seed=params.seed,
@@ -112,9 +112,9 @@ def _work(params: CompleteParams, inputs: Inputs, store: HeldStore) -> Result:
     )
     with join_ranks() as alone:
         warn(emulation_warning(getattr(torch, params.dtype), alone.device))
-        picture, done = complete_half(
+        picture, done = complete_drawing(
             drawing,
-            wish,
+            options,
             inputs["model"],
             store,
             cache_dir=writable_cache() / "drawings",

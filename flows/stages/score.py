@@ -58,7 +58,7 @@ def _plan(params: ScoreParams, inputs: Inputs, _store: Store) -> Result:
 
 def _work(params: ScoreParams, inputs: Inputs, store: HeldStore) -> Result:
     from model.evaluation.evaluate import Evaluation
-    from model.evaluation.rank import judge_suspects, rank_split, sheet_png, suspects
+    from model.evaluation.rank import add_posteriors, least_likely, rank_split, sheet_png
     from model.ranks import join_ranks
 
     model, dataset = inputs["model"], inputs["dataset"]
@@ -72,9 +72,9 @@ def _work(params: ScoreParams, inputs: Inputs, store: HeldStore) -> Result:
             device=alone.device,
             progress=current(),
         )
-    rows = suspects(ranked, params.worst)
+    rows = least_likely(ranked, params.worst)
     if params.bayes:
-        rows = judge_suspects(ranked, rows, progress=current())
+        rows = add_posteriors(ranked, rows, progress=current())
     Path(params.sheet).write_bytes(sheet_png(ranked, rows))
     digests = {"model": model.digest, "dataset": dataset.digest}
     return digests | {"sheet": params.sheet, "worst": rows}

@@ -33,7 +33,7 @@ import numpy.typing as npt
 from model.audit.filters import Judged
 from model.audit.measures import Measured, Repeats, Spill, members, rate, read_batches, repeats
 from model.audit.nearness import nearest
-from model.evaluation.classifier import Judge, features, open_judge, probabilities
+from model.evaluation.classifier import Classifier, features, open_classifier, probabilities
 from model.evaluation.compare import NUM_NEIGHBORS, frechet_distance, manifolds
 from pipelines.store.artifacts import Store
 from pipelines.store.manifest import Manifest
@@ -172,7 +172,7 @@ def confusion(sides: Sides) -> list[list[int]]:
 
 
 def judge_split(
-    judge: Judge,
+    judge: Classifier,
     manifest: Manifest,
     store: Store,
     *,
@@ -208,7 +208,7 @@ def feature_numbers(manifest: Manifest, sides: Sides, store: Store) -> dict[str,
     count = min(_MAX_FEATURES, *[len(images) for images in parts])
     if count <= NUM_NEIGHBORS:
         return {}
-    judge = open_judge(store, manifest)
+    judge = open_classifier(store, manifest)
     made, held_out, training = (features(judge, images[:count]) for images in parts)
     return {
         "frechet_distance": frechet_distance(held_out, made),

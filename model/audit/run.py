@@ -186,7 +186,7 @@ def _sides(
 ):
     """Return what is compared: samples, training and held-out drawings, the judge's answers."""
     from model.audit.numbers import Sides, judge_split
-    from model.evaluation.classifier import open_judge
+    from model.evaluation.classifier import open_classifier
 
     names = list(dataset.summary["class_names"])
     relabel = _relabel(list(samples.summary["class_names"]), names)
@@ -209,7 +209,7 @@ def _sides(
     )
     if judge is None:
         return sides
-    network = open_judge(store, judge)
+    network = open_classifier(store, judge)
     if list(judge.summary["class_names"]) != names:
         raise ValueError(f"judge {judge.name} was trained for other classes than {dataset.name}")
     return dataclasses.replace(

@@ -1,12 +1,12 @@
-"""The judge: a small classifier of real drawings that scores generated ones.
+"""A small CNN classifier of real drawings, used to score generated ones (`sketchmill judge`).
 
     3x3 conv 32, 32 | pool | 64, 64 | pool | 128 | mean over positions | 128 features | classes
 
-Batch normalization and ReLU after each convolution. It is trained on the real training split
-and published like any model, so that scores of different models are comparable: same judge,
-same digest. Its 128 features (after ReLU) are the space of the Frechet distance and of
-precision, recall, density and coverage. Not a contender for accuracy: it is fixed, small, and
-good enough to tell the classes apart.
+Batch normalization and ReLU follow each convolution. The classifier is trained on the real
+training split and published like any model, so that scores of different models are comparable if
+they name the same classifier digest. Its 128 features (after ReLU) are the space of the Frechet
+distance and of precision, recall, density and coverage. It is fixed and small, accurate enough to
+separate the classes but not tuned for accuracy.
 """
 
 import dataclasses
@@ -37,8 +37,8 @@ _BATCH_SIZE = 512
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class JudgeSpec:
-    """How to train a judge. 300 thousand drawings take 2 minutes on two CPU cores."""
+class ClassifierSpec:
+    """Training configuration. 300 thousand drawings take 2 minutes on two CPU cores."""
 
     architecture: str = "judge-cnn-1"
     image_shape: tuple[int, int] = (28, 28)
@@ -51,11 +51,11 @@ class JudgeSpec:
     seed: int = 0
 
 
-class Judge(nn.Module):
+class Classifier(nn.Module):
     """Classifies drawings; `features` is the space in which sets of drawings are compared."""
 
     def __init__(self, num_classes: int) -> None:
-        """Make an untrained judge."""
+        """Create an untrained classifier."""
         super().__init__()
         self.stages = nn.Sequential(
             _stage(1, 32), _stage(32, 32), nn.MaxPool2d(2),
@@ -78,8 +78,8 @@ class Judge(nn.Module):
         return self.output(self.features(images))
 
 
-def train_judge(
-    spec: JudgeSpec,
+def train_classifier(
+    spec: ClassifierSpec,
     dataset: Manifest,
     store: Store,
     name: str,
@@ -87,11 +87,11 @@ def train_judge(
     options: RunOptions | None = None,
     progress: Progress = no_progress,
 ) -> Manifest:
-    """Return the judge of a dataset, trained now unless the store has it.
+    """Return the classifier of a dataset; train and publish it if it is not in the store.
 
-    Its manifest's summary holds its accuracy on real test drawings, the ceiling for samples.
+    Its manifest's summary holds the accuracy on real test drawings, the upper bound for samples.
     """
-    digest = judge_digest(spec, dataset)
+    digest = classifier_digest(spec, dataset)
     if found := store.reuse("models", name, digest):
         return found
     folder = drawings_folder(options or RunOptions(), store)
@@ -99,7 +99,7 @@ def train_judge(
         split: open_split(store, dataset, split=split, cache_dir=folder)
         for split in ("train", "test")
     }
-    judge = fit_judge(
+    judge = fit_classifier(
         spec,
         splits["train"],
         dataset_digest=dataset.digest,
@@ -108,35 +108,35 @@ def train_judge(
     )
     predicted = predict(judge, splits["test"].images)
     accuracy = float((predicted == splits["test"].labels).mean())
-    return _publish_judge(judge, spec, dataset, store, name, accuracy=accuracy)
+    return _publish_classifier(judge, spec, dataset, store, name, accuracy=accuracy)
 
 
-def judge_spec(dataset: Manifest) -> JudgeSpec:
-    """Return the judge that goes with a dataset: five passes over its drawings, or 5 million."""
+def classifier_spec(dataset: Manifest) -> ClassifierSpec:
+    """Return a dataset's default spec: five passes, or 5 million drawings."""
     rows = count_rows(dataset, "train")
     height, width = dataset.summary["image_shape"][:2]
-    return JudgeSpec(
+    return ClassifierSpec(
         image_shape=(height, width),
         num_classes=len(dataset.summary["class_names"]),
         budget_nimg=min(5 * rows, 5_000_000),
     )
 
 
-def judge_digest(spec: JudgeSpec, dataset: Manifest) -> str:
-    """Return the address of the judge that this spec makes of this dataset."""
+def classifier_digest(spec: ClassifierSpec, dataset: Manifest) -> str:
+    """Return the digest of the classifier for this spec and dataset."""
     return artifact_digest("models", dataclasses.asdict(spec), (dataset_ref(dataset),))
 
 
 @doing("judge", "training", is_detail=True)
-def fit_judge(
-    spec: JudgeSpec,
+def fit_classifier(
+    spec: ClassifierSpec,
     drawings: Drawings,
     *,
     dataset_digest: str,
     device: Device = "auto",
     progress: Progress = no_progress,
-) -> Judge:
-    """Train a judge: AdamW, one-cycle learning rate, random shifts of `max_shift` pixels.
+) -> Classifier:
+    """Train a classifier: AdamW, one-cycle learning rate, random shifts of `max_shift` pixels.
 
     Returns it on the device that it was trained on: the GPU if device is "auto" and there is one.
     """
@@ -144,7 +144,7 @@ def fit_judge(
     generator = torch.Generator().manual_seed(spec.seed)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(spec.seed)
-        judge = Judge(spec.num_classes).to(place)
+        judge = Classifier(spec.num_classes).to(place)
     num_steps = max(1, spec.budget_nimg // spec.batch_size)
     optimizer = torch.optim.AdamW(
         judge.parameters(), lr=spec.learning_rate, weight_decay=spec.weight_decay
@@ -171,7 +171,7 @@ def fit_judge(
 def shift(
     images: UInt8[Tensor, "batch 1 height width"], max_shift: int, generator: torch.Generator
 ) -> UInt8[Tensor, "batch 1 height width"]:
-    """Move each drawing by its own whole number of pixels in both directions."""
+    """Shift each drawing by a random whole number of pixels in both directions."""
     if max_shift == 0:
         return images
     batch, _, height, width = images.shape
@@ -183,35 +183,37 @@ def shift(
     return padded[index, 0, rows, columns][:, None]
 
 
-def predict(judge: Judge, images: npt.NDArray[np.uint8]) -> npt.NDArray[np.int64]:
-    """Return the class that the judge sees in each drawing (n,)."""
+def predict(judge: Classifier, images: npt.NDArray[np.uint8]) -> npt.NDArray[np.int64]:
+    """Return the predicted class of each drawing (n,)."""
     return _apply(judge, judge, images).argmax(1)
 
 
-def probabilities(judge: Judge, images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float64]:
-    """Return how likely the judge finds each class of each drawing (n, classes) float64."""
+def probabilities(judge: Classifier, images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float64]:
+    """Return the class probabilities of each drawing (n, classes) float64."""
     return _apply(judge, lambda batch: judge(batch).double().softmax(1), images)
 
 
-def features(judge: Judge, images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float64]:
-    """Return the judge's features of drawings (n, h, w) uint8: (n, 128) float64."""
+def features(judge: Classifier, images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float64]:
+    """Return the features of drawings (n, h, w) uint8 as (n, 128) float64."""
     return _apply(judge, judge.features, images)
 
 
-def open_judge(store: Store, manifest: Manifest) -> Judge:
-    """Load a published judge onto the device it runs on best; raise ValueError if the model is something else."""
+def open_classifier(store: Store, manifest: Manifest) -> Classifier:
+    """Load a published classifier; raise ValueError if the model is something else."""
     if manifest.summary.get("role") != "judge":
         raise ValueError(f"model {manifest.name}@{manifest.digest[:12]} is not a judge")
-    judge = Judge(manifest.spec["num_classes"])
+    judge = Classifier(manifest.spec["num_classes"])
     judge.load_state_dict(load(store.read(manifest, "judge.safetensors")))
     return judge.eval().to(device_kind("auto"))
 
 
-def _apply(judge: Judge, function: Any, images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float64]:
+def _apply(
+    judge: Classifier, function: Any, images: npt.NDArray[np.uint8]
+) -> npt.NDArray[np.float64]:
     parts = []
     judge.eval()
     place = judge.output.weight.device
-    with torch.inference_mode(), doing("judge", "asking the judge", total=len(images)):
+    with torch.inference_mode(), doing("judge", "classifying drawings", total=len(images)):
         for start in range(0, len(images), _BATCH_SIZE):
             batch = torch.from_numpy(np.array(images[start : start + _BATCH_SIZE]))
             parts.append(function(batch[:, None].to(place)).double().cpu().numpy())
@@ -219,8 +221,14 @@ def _apply(judge: Judge, function: Any, images: npt.NDArray[np.uint8]) -> npt.ND
     return np.concatenate(parts)
 
 
-def _publish_judge(
-    judge: Judge, spec: JudgeSpec, dataset: Manifest, store: Store, name: str, *, accuracy: float
+def _publish_classifier(
+    judge: Classifier,
+    spec: ClassifierSpec,
+    dataset: Manifest,
+    store: Store,
+    name: str,
+    *,
+    accuracy: float,
 ) -> Manifest:
     class_names: Sequence[str] = list(dataset.summary["class_names"])
     config = {"class_names": class_names, "spec": dataclasses.asdict(spec)}
@@ -235,7 +243,7 @@ def _publish_judge(
         "config.json": (json.dumps(config, indent=1) + "\n").encode(),
         "README.md": card.encode(),
     }
-    digest = judge_digest(spec, dataset)
+    digest = classifier_digest(spec, dataset)
     manifest = Manifest(
         kind="models",
         name=name,

@@ -1,20 +1,19 @@
-"""What the likelihood is good for beyond generation: finding odd drawings, and classifying.
+"""Outlier scores and Bayes classification from the likelihood.
 
-    bits/dim     -log2 p(drawing | its class) / dimensions: high for scribbles, for drawings that
-                 are not what their label says, and for those with much detail
+    bits/dim     -log2 p(drawing | its class) / dimensions: high for scribbles, mislabeled drawings
+                 and drawings with much detail
     posterior    p(class | drawing) by Bayes' rule from p(drawing | class) of every class and a
-                 prior; low at its own label for a mislabeled drawing, and so telling that
-                 apart from mere detail
+                 prior: low at the own label for a mislabeled drawing, not for a detailed one
 
-A posterior costs a forward pass per class: the condition enters every block, so classes share
-nothing. Images and classes are put through together, so that few images fill batches too.
+A posterior costs one forward pass per class, since the condition enters every block. Batches
+consist of pairs of an image and a class, so that a few images fill them too.
 
 Over a split, a generative model classifies by Bayes' rule:
 
     p(class | drawing) = p(drawing | class) p(class) / sum over classes of the same
 
-with a uniform p(class), so a drawing is taken for the class under which it is most likely. All
-classes of the model compete, those without drawings in the split too.
+with a uniform p(class), so the prediction is the class with the highest likelihood. All classes of
+the model compete, including those without drawings in the split.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -36,14 +35,14 @@ from pipelines.processes.progress import Progress, no_progress
 
 Batch = tuple[Tensor, Tensor]
 
-# Kinds of condition that one label can state.
+# Kinds of condition that a single label determines.
 _CLASSIFYING_KINDS = (*LABEL_KINDS, "multi_label", "scalar")
-# 64 drawings of 28x28 at 128 filters need 1.5 GB in the widest place of the network.
+# 64 drawings of 28x28 at 128 filters need 1.5 GB in the widest layer.
 BATCH_SIZE = 64
 
 
 class Score(NamedTuple):
-    """One drawing's place in a ranking; row counts from 0 in the order of the batches."""
+    """The score of one drawing; row counts from 0 in the order of the batches."""
 
     row: int
     label: int
@@ -53,8 +52,8 @@ class Score(NamedTuple):
 def score_batches(model: PixelCNN, batches: Iterable[Batch]) -> Iterator[Score]:
     """Yield the score of each drawing of batches (images, labels) under its own label.
 
-    Images are [batch, channels, height, width]; they go to the model's device. Raises
-    ValueError if the model is conditioned on something else than a label.
+    Images are [batch, channels, height, width]; they are moved to the model's device. Raises
+    ValueError unless the model is conditioned on a label.
     """
     row, device = 0, model.network.output.bias.device
     for value, label in batches:
@@ -120,7 +119,7 @@ def posterior(log_probs: Float[Tensor, "batch classes"]) -> Float[Tensor, "batch
 def confusion(
     label: Int[Tensor, " batch"], chosen: Int[Tensor, " batch"], num_classes: int
 ) -> npt.NDArray[np.int64]:
-    """Return how many drawings of each label (row) were taken for each class (column).
+    """Return the confusion matrix: counts by label (row) and predicted class (column).
 
     >>> confusion(torch.tensor([0, 0, 1]), torch.tensor([0, 1, 1]), 2)
     array([[1, 1],
@@ -132,7 +131,7 @@ def confusion(
 
 @contextmanager
 def _evaluating(model: PixelCNN) -> Iterator[None]:
-    """Evaluate without gradients; give the model its own mode back."""
+    """Switch to evaluation mode without gradients; restore the model's mode on exit."""
     was_training = model.training
     model.eval()
     try:
@@ -178,8 +177,8 @@ def summarize_classes(
 ) -> dict[str, Any]:
     """Return accuracy, its standard error, recall by class and the confusion, as JSON values.
 
-    confusion[i][j] counts drawings of class i that were taken for class j; a class without
-    drawings is left out of the recalls. Ties go to the first class.
+    confusion[i][j] counts drawings of class i predicted as class j; the recalls omit classes
+    without drawings. Ties go to the first class.
     """
     num_classes, count = len(class_names), len(labels)
     chosen = class_nats.argmin(axis=1)

@@ -1,15 +1,15 @@
-"""How good a set of generated drawings is, next to what real drawings get from the same test.
+"""Quality metrics of generated drawings, each beside the same metric of real drawings.
 
-    judge accuracy     part of the samples that the judge takes for their class
-    Frechet distance   between Gaussians fitted to the judge's features (Heusel et al. 2017)
+    judge accuracy     fraction of samples that the classifier assigns to their class
+    Frechet distance   between Gaussians fitted to the classifier's features (Heusel et al. 2017)
     precision, recall, density, coverage   by k nearest neighbors (Naeem et al. 2020)
-    classification accuracy score   judge trained on samples, tested on real (Ravuri 2019)
-    nearest neighbor   pixel distance of samples to the training split, and of real test
-                       drawings to it; samples that are much nearer are memorized
+    classification accuracy score   classifier trained on samples, tested on real (Ravuri 2019)
+    nearest neighbor   pixel distance of samples, and of real test drawings, to the training split;
+                       samples that are much nearer are memorized
 
-`score_samples` compares samples with the real dataset that their model learned from. Every
-distance has its floor: the same number for real training drawings instead of samples. The Frechet
-distance falls with the number of drawings, so compare only equal counts.
+`score_samples` compares samples with the dataset that their model was trained on. Every distance
+has a baseline: the same number for real training drawings. The Frechet distance decreases with the
+number of drawings, so compare equal counts only.
 """
 
 import dataclasses
@@ -23,7 +23,13 @@ import numpy.typing as npt
 import torch
 
 from model.data import Drawings, batch_rows, open_split
-from model.evaluation.classifier import JudgeSpec, features, fit_judge, open_judge, predict
+from model.evaluation.classifier import (
+    ClassifierSpec,
+    features,
+    fit_classifier,
+    open_classifier,
+    predict,
+)
 from model.evaluation.evaluate import match_classes
 from pipelines.processes.progress import Progress, doing, no_progress
 from pipelines.store.artifacts import Store
@@ -31,7 +37,7 @@ from pipelines.store.manifest import Manifest, artifact_label
 
 Labels = npt.NDArray[np.int64]
 
-# The reference set of the Frechet distance; beyond it the distance hardly moves.
+# Size of the reference set of the Frechet distance; larger sets hardly change the distance.
 _REFERENCE_ROWS = 20_000
 # Distances between all pairs: 5,000 x 5,000 in 128 dimensions take seconds.
 _MANIFOLD_ROWS = 5_000
@@ -54,15 +60,15 @@ def score_samples(
     *,
     cache_dir: Path,
 ) -> dict[str, Any]:
-    """Return judge accuracy, Frechet distance, manifolds and memorization, as JSON values.
+    """Return classifier accuracy, Frechet distance, manifolds and memorization, as JSON values.
 
-    `real` is the same number for real test drawings (accuracy, memorization) or for as many
-    real test drawings in the samples' place (Frechet distance), or training ones (manifolds).
-    Raises ValueError if the samples have a class that the dataset lacks, or the judge is of other
-    classes than the dataset.
+    `real` is the same metric of real test drawings (accuracy, memorization), of equally many real
+    test drawings (Frechet distance), or of training drawings (manifolds). Raises ValueError if the
+    samples have a class that the dataset lacks, or if the classifier's classes differ from the
+    dataset's.
     """
-    _check_judge(judge, dataset)
-    network = open_judge(store, judge)
+    _check_classifier(judge, dataset)
+    network = open_classifier(store, judge)
     fake, train, test = _open_comparable(samples, dataset, store, cache_dir=cache_dir)
     return {
         "samples": samples.digest,
@@ -84,20 +90,20 @@ def classification_accuracy_score(
     dataset: Manifest,
     store: Store,
     *,
-    spec: JudgeSpec,
+    spec: ClassifierSpec,
     cache_dir: Path,
     progress: Progress = no_progress,
 ) -> dict[str, float]:
-    """Train judges on samples and on as many real drawings; test both on real ones.
+    """Train classifiers on samples and on equally many real drawings; test both on real ones.
 
-    Ravuri and Vinyals 2019. The spec's budget holds for both, and the real drawings are of the
-    samples' classes alone: no judge is asked for what it was not shown.
+    Ravuri and Vinyals 2019. Both have the spec's budget and use real drawings of the samples'
+    classes only.
     """
     fake, train, test = _open_comparable(samples, dataset, store, cache_dir=cache_dir)
     real = _take(train, min(len(fake), len(train)))
     found = {}
     for name, drawings in (("samples", fake), ("real", real)):
-        judge = fit_judge(spec, drawings, dataset_digest=name, progress=progress)
+        judge = fit_classifier(spec, drawings, dataset_digest=name, progress=progress)
         found[name] = _accuracy(predict(judge, test.images), test.labels)
     return found
 
@@ -117,7 +123,7 @@ def frechet_distance(real: FloatArray, generated: FloatArray) -> float:
 
     Raises ValueError if a set has fewer than two drawings.
     """
-    from torchmetrics.image.fid import FrechetInceptionDistance  # an extra of a second to load
+    from torchmetrics.image.fid import FrechetInceptionDistance  # takes a second to import
 
     if min(len(real), len(generated)) < 2:
         raise ValueError("a Frechet distance needs two drawings on each side")
@@ -131,9 +137,9 @@ def frechet_distance(real: FloatArray, generated: FloatArray) -> float:
 def manifolds(real: FloatArray, generated: FloatArray) -> Manifolds:
     """Return precision, recall, density and coverage of features (n, d).
 
-    precision  part of generated inside some real ball;  recall  the other way round
+    precision  fraction of generated drawings inside some real ball;  recall  the reverse
     density    real balls around a generated drawing / k, mean; k is NUM_NEIGHBORS
-    coverage   part of real balls that hold a generated drawing
+    coverage   fraction of real balls that contain a generated drawing
     where a ball reaches to a drawing's k-th nearest neighbor in its own set. Raises ValueError
     if a set has no k-th neighbor.
     """
@@ -202,13 +208,13 @@ def memorization(samples: FloatArray, real: FloatArray) -> dict[str, Any]:
 def _open_comparable(
     samples: Manifest, dataset: Manifest, store: Store, *, cache_dir: Path
 ) -> tuple[Drawings, Drawings, Drawings]:
-    """Return samples, and the training and test drawings of their classes, labelled alike."""
+    """Return samples, and the training and test drawings of their classes, with common labels."""
     names: Sequence[str] = dataset.summary["class_names"]
     unknown = [name for name in samples.summary["class_names"] if name not in names]
     if unknown:
         raise ValueError(
             f"dataset {artifact_label(dataset)} has no drawings of {', '.join(unknown)}, which the "
-            "samples have: score them against the dataset that their model learned from"
+            "samples have: score them against the dataset that their model was trained on"
         )
     fake = match_classes(open_split(store, samples, split="train", cache_dir=cache_dir), names)
     classes = np.unique(fake.labels)
@@ -219,11 +225,11 @@ def _open_comparable(
     return fake, train, test
 
 
-def _check_judge(judge: Manifest, dataset: Manifest) -> None:
+def _check_classifier(judge: Manifest, dataset: Manifest) -> None:
     known, names = (list(artifact.summary["class_names"]) for artifact in (judge, dataset))
     if known != names:
         raise ValueError(
-            f"judge {artifact_label(judge)} tells {len(known)} classes apart ({_few(known)}), "
+            f"judge {artifact_label(judge)} has {len(known)} classes ({_few(known)}), "
             f"dataset {artifact_label(dataset)} has {len(names)} ({_few(names)}): use the judge "
             "that was trained on this dataset"
         )
@@ -264,7 +270,7 @@ def _nearest(drawings: Drawings, reference: Drawings) -> npt.NDArray[np.float64]
 
 
 def _take(drawings: Drawings, count: int) -> Drawings:
-    """Return `count` drawings in a fixed random order, all of them if there are fewer."""
+    """Return at most `count` drawings in a fixed random order."""
     rows = batch_rows(len(drawings), min(count, len(drawings)), key="take", step=0)
     return Drawings(drawings.images[rows], drawings.labels[rows], drawings.class_names)
 
@@ -291,7 +297,7 @@ def _class_accuracy(predicted: npt.NDArray[np.int64], drawings: Drawings) -> dic
 
 
 class _Identity(torch.nn.Module):
-    """Hands features through: they were extracted before."""
+    """Identity feature extractor, for features extracted beforehand."""
 
     def __init__(self, num_features: int) -> None:
         super().__init__()
@@ -311,7 +317,7 @@ def _radius(features: FloatArray) -> FloatArray:
 
 
 def _distance(left: FloatArray, right: FloatArray) -> FloatArray:
-    """Return Euclidean distances (n, m); equal rows are at exactly 0."""
+    """Return Euclidean distances (n, m), exactly 0 for equal rows."""
     mode = "donot_use_mm_for_euclid_dist"
     return torch.cdist(torch.from_numpy(left), torch.from_numpy(right), compute_mode=mode).numpy()
 

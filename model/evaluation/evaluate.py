@@ -3,9 +3,9 @@
     nats      -log p(drawing | class), summed over its pixels
     bits/dim  nats / (height * width * channels * ln 2)
 
-Means are over drawings; the standard error is that of the mean over drawings, the sample
-deviation / sqrt(n). Results of all ranks are put in the split's order before anything is summed,
-so that the number of ranks changes nothing but rounding inside the network.
+Means are over drawings; the standard error is that of the mean, the sample deviation / sqrt(n).
+Results of all ranks are put in the split's order before summation, so that the number of ranks
+changes only the rounding inside the network.
 
 Beside it stands a model without a network, a histogram of gray levels by pixel and class:
 
@@ -46,11 +46,12 @@ from pipelines.processes.progress import JsonProgress, Progress, doing, no_progr
 from pipelines.store.artifacts import Store, open_store
 from pipelines.store.manifest import Manifest
 
-# On a GPU small batches leave it idle; this many need 6 GB.
+# Small batches leave a GPU idle; this size needs 6 GB.
 GPU_BATCH_SIZE = 256
 
 NUM_LEVELS = 256
-# 2.785 bits/dim on held-out drawings of the seed's 20 classes; 0.01 has 2.808, 0.5 2.779, 1 2.789.
+# 2.785 bits/dim on held-out drawings of the article's 20 classes; 0.01: 2.808, 0.5: 2.779,
+# 1: 2.789.
 ALPHA = 0.1
 # More training drawings move the fourth decimal and cost a minute for each 20 million.
 MAX_ROWS = 1_000_000
@@ -70,7 +71,7 @@ def split_nats(
 ) -> npt.NDArray[np.float64]:
     """Return -log p of each drawing, or of `rows`, in nats (n,), the same on every rank.
 
-    progress counts the drawings of the rank that calls.
+    progress counts the drawings of the calling rank.
     """
     chosen = np.arange(len(drawings)) if rows is None else rows
     share = -(-len(chosen) // ranks.size)
@@ -99,7 +100,7 @@ def summarize(
 ) -> dict[str, Any]:
     """Return count, nats, bits/dim and standard error, over all and by class, as JSON values.
 
-    A class without drawings in the split is left out.
+    Classes without drawings in the split are omitted.
     """
     by_class = {
         name: _describe(nats[labels == index], num_dims)
@@ -111,10 +112,10 @@ def summarize(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Evaluation:
-    """What to measure of a model over a dataset.
+    """What to measure of a model on a dataset.
 
-    limit          so many drawings of the split, spread over it, always the same; 0: all
-    with_bayes     also classify by Bayes' rule, at a forward pass for each class
+    limit          number of drawings, a fixed random subset of the split; 0: all
+    with_bayes     also classify by Bayes' rule, at one forward pass per class
     with_baseline  also the likelihood under a histogram of the dataset's training drawings
     """
 
@@ -143,10 +144,10 @@ def evaluate_model(
     ranks: Ranks | None = None,
     progress: Progress = no_progress,
 ) -> dict[str, Any]:
-    """Return what is wanted of a dataset's split under a published model, as JSON values.
+    """Evaluate a published model on a dataset's split and return JSON values.
 
-    Where they are wanted the result has "bayes" and "histogram" too. Raises ValueError as
-    check_evaluation does.
+    The result has "bayes" and "histogram" if requested. Raises ValueError as check_evaluation
+    does.
     """
     ranks = ranks or Ranks()
     check_evaluation(model, dataset, store, wanted)
@@ -179,10 +180,10 @@ def evaluate_model(
 
 
 def check_evaluation(model: Manifest, dataset: Manifest, store: Store, wanted: Evaluation) -> None:
-    """Raise ValueError for what cannot be evaluated, without reading weights or drawings.
+    """Raise ValueError for an invalid evaluation, without reading weights or drawings.
 
-    That is a class that the model does not know, a split that the dataset lacks, Bayes' rule
-    with a model that is not conditioned on a label, or a histogram of other levels.
+    Invalid are a class unknown to the model, a split that the dataset lacks, Bayes' rule with a
+    model that is not conditioned on a label, or a histogram with other levels.
     """
     check_classes(dataset.summary["class_names"], model.summary["class_names"])
     split_files(dataset, wanted.split)
@@ -201,7 +202,7 @@ def check_evaluation(model: Manifest, dataset: Manifest, store: Store, wanted: E
 
 
 def check_classes(class_names: Sequence[str], known: Sequence[str]) -> None:
-    """Raise ValueError if one of a dataset's classes is not among those that a model knows."""
+    """Raise ValueError if the model does not know one of a dataset's classes."""
     unknown = [name for name in class_names if name not in known]
     if unknown:
         raise ValueError(f"the model was not trained on these classes: {', '.join(unknown)}")
@@ -209,9 +210,9 @@ def check_classes(class_names: Sequence[str], known: Sequence[str]) -> None:
 
 @record
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Evaluate as one rank among those that torchrun started, or alone; print a JSON object.
+    """Evaluate as one rank of a torchrun job or as a single process; print a JSON object.
 
-    With --progress-json lines of progress come before it.
+    With --progress-json, progress lines precede it.
     """
     end_with_parent()
     given = _parser().parse_args(arguments)
@@ -274,17 +275,17 @@ def _parser() -> argparse.ArgumentParser:
     for name in ("store", "model", "dataset"):
         parser.add_argument(f"--{name}", required=True, help=f"the {name}")
     parser.add_argument("--split", default="test", choices=SPLITS)
-    parser.add_argument("--limit", type=int, default=0, help="so many drawings; 0: all")
+    parser.add_argument("--limit", type=int, default=0, help="number of drawings; 0: all")
     parser.add_argument("--bayes", action="store_true", help="classify by Bayes' rule too")
     parser.add_argument("--baseline", action="store_true", help="a histogram's likelihood too")
-    parser.add_argument("--cache", required=True, type=Path, help="folder of memory maps")
+    parser.add_argument("--cache", required=True, type=Path, help="directory of memory maps")
     parser.add_argument("--progress-json", action="store_true", help="progress on stdout")
     return parser
 
 
 @doing("open", "loading the model")
 def match_classes(drawings: Drawings, class_names: Sequence[str]) -> Drawings:
-    """Return the drawings with labels that index `class_names`.
+    """Return the drawings relabeled as indices of `class_names`.
 
     Raises ValueError if a class of the drawings is not among them.
     """

@@ -1,4 +1,4 @@
-"""A whole split in the order of its likelihood, with a contact sheet of the least likely."""
+"""Likelihood ranking of a split, with a contact sheet of the least likely drawings."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -32,7 +32,7 @@ COLUMNS = 20
 
 @dataclass(frozen=True, slots=True)
 class Ranked:
-    """The scores of a split's drawings, in the order of its rows."""
+    """The scores of a split's drawings, in row order."""
 
     network: PixelCNN
     drawings: Drawings
@@ -52,8 +52,8 @@ def rank_split(
 ) -> Ranked:
     """Score every drawing of a split under its own label.
 
-    wanted: the split; with_bayes says that a posterior will be asked for. Raises ValueError as
-    check_evaluation does, before anything is scored.
+    wanted: the split; with_bayes is set if the caller computes posteriors later. Raises ValueError
+    as check_evaluation does, before scoring.
     """
     check_evaluation(model, dataset, store, wanted)
     network = open_model(store, model).to(device or torch.device("cpu"))
@@ -66,7 +66,7 @@ def rank_split(
     return Ranked(network, drawings, scores)
 
 
-def suspects(ranked: Ranked, num: int) -> list[dict[str, Any]]:
+def least_likely(ranked: Ranked, num: int) -> list[dict[str, Any]]:
     """Return the `num` least likely drawings as JSON values, the least likely first."""
     return [
         {
@@ -78,10 +78,10 @@ def suspects(ranked: Ranked, num: int) -> list[dict[str, Any]]:
     ]
 
 
-def judge_suspects(
+def add_posteriors(
     ranked: Ranked, rows: list[dict[str, Any]], *, progress: Progress = no_progress
 ) -> list[dict[str, Any]]:
-    """Return suspects with the class that each most likely is, and how likely its own is."""
+    """Return the rows with each drawing's most likely class and the probability of its label."""
     chosen = np.array([row["row"] for row in rows], dtype=np.int64)
     ranks = Ranks(device=ranked.network.network.output.bias.device)
     nats = split_class_nats(
@@ -97,7 +97,7 @@ def judge_suspects(
 
 
 def sheet_png(ranked: Ranked, rows: list[dict[str, Any]]) -> bytes:
-    """Return a PNG of these drawings in their order, `COLUMNS` in a line."""
+    """Return a PNG of these drawings in order, `COLUMNS` per line."""
     images = ranked.drawings.images[np.array([row["row"] for row in rows], dtype=np.int64)]
     lines = [images[start : start + COLUMNS] for start in range(0, len(images), COLUMNS)]
     return to_png(grid(lines, scale=2))

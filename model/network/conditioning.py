@@ -1,9 +1,9 @@
-"""From what a drawing is conditioned on to what every gated block adds before its gate.
+"""Conditioning: encodes a condition and projects it into every gated block.
 
-A condition becomes a code, [batch, dim], or for a spatial one [batch, dim, height, width] at
-each level's resolution; a block projects it to 2 * num_filters channels (van den Oord et al.
-2016b, equation 4, with a bias as tfd.PixelCNN has). A condition is given, so looking at all of
-it breaks no causality.
+A condition is encoded as a code, [batch, dim], or [batch, dim, height, width] at each level's
+resolution if spatial; a block projects it to 2 * num_filters channels (van den Oord et al. 2016b,
+equation 4, with a bias as in tfd.PixelCNN). A condition is an input, so reading all of it does not
+break causality.
 """
 
 import math
@@ -21,14 +21,14 @@ from model.network.dropout import keep_mask
 Code = Float[Tensor, "batch dim"] | Float[Tensor, "batch dim height width"]
 
 
-# Maps begin nearly flat: noise that differs from pixel to pixel has to be unlearned.
+# Maps start nearly flat: training would have to unlearn noise that differs between pixels.
 MAP_STD = 0.1
-# What is withheld is drawn from a stream of its own; the network's dropout layers count from 0.
+# Stream of the condition dropout, distinct from those of the dropout layers, which start at 0.
 _DROPOUT_LAYER = -1
 
 
 class ConditionEncoder(nn.Module):
-    """Turns a condition into codes, one per level of the network's pyramid."""
+    """Encodes a condition as codes, one per level of the network's pyramid."""
 
     def __init__(
         self, config: ConditionConfig, *, num_hierarchies: int, image_size: tuple[int, int]
@@ -54,10 +54,10 @@ class ConditionEncoder(nn.Module):
         dtype: torch.dtype,
         device: torch.device,
     ) -> list[Tensor | None]:
-        """Return the code of each level, level 0 first; None where nothing is conditioned on.
+        """Return the code of each level, level 0 first; None for an unconditional model.
 
-        keys: decide in training which codes are withheld, as those of model.network.dropout; torch's
-        generator if there are none. Raises ValueError as `code` does.
+        keys: select the withheld codes in training, as in model.network.dropout; None: use torch's
+        generator. Raises ValueError as `code` does.
         """
         code = self.code(condition, batch=batch, dtype=dtype, device=device)
         if code is not None and self.training and self.config.dropout_p:
@@ -72,9 +72,9 @@ class ConditionEncoder(nn.Module):
         dtype: torch.dtype,
         device: torch.device,
     ) -> Code | None:
-        """Return the code of each image, 0 where none is given; None if the model takes none.
+        """Return the code of each image, 0 without a condition; None for an unconditional model.
 
-        Raises ValueError if a condition is missing, unwanted, of a wrong shape or no class.
+        Raises ValueError if a condition is missing, unexpected, of a wrong shape or no class.
         """
         self._check(condition, batch)
         if self.config.kind == "none":
@@ -86,10 +86,10 @@ class ConditionEncoder(nn.Module):
         return torch.zeros(batch, self.code_dim, *size, dtype=dtype, device=device)
 
     def pyramid(self, code: Code | None) -> list[Tensor | None]:
-        """Return what each level sees of a code."""
+        """Return the code at each level's resolution."""
         if code is None or code.ndim == 2:
             return [code] * self.num_hierarchies
-        # A coarse position sees the mean of what it covers, its own corner included.
+        # A coarse position gets the mean over the pixels that it covers.
         return [F.avg_pool2d(code, 2**level) for level in range(self.num_hierarchies)]
 
     def _check(self, condition: Tensor | None, batch: int) -> None:
@@ -97,15 +97,15 @@ class ConditionEncoder(nn.Module):
         if condition is not None and kind != "none":
             check_condition(self.config, condition, batch=batch)
         elif condition is not None:
-            raise ValueError("the model takes no condition, but one was given")
+            raise ValueError("the model is unconditional, but a condition was given")
         elif kind != "none" and not self.config.dropout_p:
             raise ValueError(
-                f"the model's condition is of kind {kind!r}, but none was given, and it learned "
-                "from no drawing without one (condition.dropout_p is 0)"
+                f"the model's condition is of kind {kind!r}, but none was given, and the model was "
+                "trained without condition dropout (condition.dropout_p is 0)"
             )
 
     def _kept(self, keys: Tensor | None, code: Tensor) -> Tensor:
-        """Return 1 for each code that is kept, 0 for one that is withheld."""
+        """Return 1 for each kept code and 0 for each withheld one."""
         one = code.new_ones(len(code), 1, 1, 1)
         if keys is None:
             mask = F.dropout(one, self.config.dropout_p)
@@ -120,7 +120,7 @@ class ConditionEncoder(nn.Module):
             return self.table[condition.long()]
         if kind == "multi_label":
             assert self.table is not None
-            # The table's dtype is the model's, a sampler's may be another.
+            # The table has the model's dtype; a sampler may use another.
             return condition.to(self.table.dtype) @ self.table
         if kind == "one_hot":
             return F.one_hot(condition.long(), self.code_dim).to(dtype)
@@ -130,15 +130,15 @@ class ConditionEncoder(nn.Module):
 
 
 class Projection(nn.Linear):
-    """One block's view of the code."""
+    """A block's linear projection of the code."""
 
     def reset_parameters(self) -> None:
-        """Draw weights Glorot-uniform, as Keras' Dense does; bias 0."""
+        """Initialize weights Glorot-uniform, as Keras' Dense does, and bias 0."""
         nn.init.xavier_uniform_(self.weight)
         nn.init.zeros_(self.bias)
 
     def forward(self, input: Code) -> Float[Tensor, "batch channels rows cols"]:
-        """Return what is added to the block's channels; rows = cols = 1 unless spatial."""
+        """Return the term added to the block's channels; rows = cols = 1 unless spatial."""
         if input.ndim == 2:
             return F.linear(input, self.weight, self.bias)[:, :, None, None]
         return F.conv2d(input, self.weight[:, :, None, None], self.bias)
@@ -189,7 +189,7 @@ def check_condition(config: ConditionConfig, condition: Tensor, *, batch: int) -
 def _check_labels(labels: Tensor, num_classes: int) -> None:
     if labels.is_floating_point():
         raise ValueError(f"class labels are integers, found {labels.dtype}")
-    # On an accelerator a look at the values would stall it; there the lookup itself asserts.
+    # Reading the values would synchronize an accelerator; there the lookup itself asserts.
     if labels.device.type == "cpu" and not torch.compiler.is_compiling():
         low, high = (int(bound) for bound in labels.aminmax()) if len(labels) else (0, 0)
         if low < 0 or high >= num_classes:

@@ -1,7 +1,7 @@
-"""What a PixelCNN++ is: the fields of `tfd.PixelCNN` under their own names, and the condition.
+"""PixelCNN++ configuration: the fields of `tfd.PixelCNN` under their own names, and the condition.
 
-Standard library only, so that specs and manifests can be read without torch. Equal configs
-make networks with equal weights' names and shapes.
+Uses the standard library only, so that specs and manifests can be read without torch. Equal
+configs build networks with equal weight names and shapes.
 """
 
 import dataclasses
@@ -16,37 +16,37 @@ ConditionKind = Literal[
 Activation = Literal["concat_elu", "elu", "relu"]
 Head = Literal["logistic", "softmax"]
 
-# Kinds whose condition is one label, (batch,) integers below num_classes.
+# Kinds whose condition is a single label, (batch,) integers below num_classes.
 LABEL_KINDS = ("embedding", "embedding_map", "one_hot")
 _NEEDS_CLASSES = (*LABEL_KINDS, "multi_label")
-# Of 0 to 4: `tiny`'s drawings look like their class to a judge (88 in 100) and are hardly farther
-# from real ones in its features than they get (model/EXPERIMENTS.md).
+# Best of 0 to 4 for `tiny`: a classifier recognizes 88 in 100 drawings, and their Frechet distance
+# is close to the minimum (model/EXPERIMENTS.md).
 DEFAULT_GUIDANCE = 2.5
-# Larger pictures or deeper pyramids are surely typing errors.
+# Larger images or deeper pyramids are most likely typing errors.
 _MAX_HIERARCHIES = 8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ConditionConfig:
-    """What is given besides the pixels, and how it enters every residual block.
+    """The condition of the model and its encoding in every residual block.
 
-    none         nothing
+    none         unconditional
     embedding    a class label (int), looked up in a learned table of embedding_dim numbers
     embedding_map  a class label (int), looked up in a learned table of maps: embedding_dim
-                 numbers for each position, so that a class can say where its ink is (van den
-                 Oord et al. 2016b, section 2.3, location-dependent conditioning)
+                 numbers for each position, so that the code of a class can depend on the position
+                 (van den Oord et al. 2016b, section 2.3, location-dependent conditioning)
     one_hot      a class label (int) as a vector of num_classes; a row of weights per class in
                  every block, so 64 blocks of 256 channels cost 16 k weights a class
     multi_label  [num_classes] numbers, 1 for each class that applies: the sum of embeddings
     vector       numbers of any `shape`, flattened as tfd.PixelCNN does
-    scalar       a label as one number, as the TFP example had it: class 19 acts as 19 times
-                 class 1. For old weights only.
-    spatial      an image of `shape` (H, W, C), the picture's H and W: each position of each
-                 level sees its own part
+    scalar       a label as one number, as in the TFP example: class 19 acts as 19 times class 1.
+                 For old weights only.
+    spatial      an image of `shape` (H, W, C) with the model image's H and W: each position of
+                 each level reads its own part
 
-    dropout_p is the part of the training drawings whose condition is withheld, its code all 0.
-    So the model learns p(drawing) too, whatever the class, which it gives where no condition
-    is given, and a sampler can guide with it (Ho and Salimans 2022, section 3.2).
+    dropout_p is the fraction of training drawings whose condition is withheld (code 0). The model
+    then also learns the unconditional p(drawing), which it returns without a condition and which
+    classifier-free guidance uses (Ho and Salimans 2022, section 3.2).
     """
 
     kind: ConditionKind = "none"
@@ -77,20 +77,20 @@ class ConditionConfig:
         if not 0 <= self.dropout_p < 1:
             raise ValueError(f"condition.dropout_p must be in [0, 1), found {self.dropout_p}")
         if self.kind == "none" and self.dropout_p:
-            raise ValueError("without a condition there is none to withhold: condition.dropout_p=0")
+            raise ValueError("an unconditional model needs condition.dropout_p=0")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PixelCNNConfig:
     """The network and its likelihood; names and defaults are those of `tfd.PixelCNN`.
 
-    image_shape           (H, W, C), TFP's order; tensors are NCHW all the same
+    image_shape           (H, W, C), TFP's order; tensors are NCHW
     num_resnet            residual blocks in each level of the encoder
     num_hierarchies       levels; each halves the resolution
     num_filters           channels of both streams
     num_logistic_mix      components of the mixture; the softmax head has none
-    receptive_field_dims  (rows, cols) of one layer's view; cols must be odd
-    dropout_p             share of activations set to 0 in training, in every block
+    receptive_field_dims  (rows, cols) of one layer's receptive field; cols must be odd
+    dropout_p             dropout probability of activations, in every block
     low, high             the smallest and largest pixel value; high - low + 1 levels
     head                  "logistic": discretized mixture of logistics, Salimans et al. 2017;
                           "softmax": a free probability per level, van den Oord et al. 2016
@@ -118,7 +118,7 @@ num_hierarchies=4; use at most num_hierarchies=3
     condition: ConditionConfig = dataclasses.field(default_factory=ConditionConfig)
 
     def __post_init__(self) -> None:
-        """Raise ValueError if no such network exists, saying what would."""
+        """Raise ValueError for an invalid combination, with valid values."""
         _check_counts(self)
         _check_image_shape(self)
         _check_receptive_field(self)
@@ -132,7 +132,7 @@ num_hierarchies=4; use at most num_hierarchies=3
 
     @property
     def num_levels(self) -> int:
-        """Return the number of values that a pixel can have."""
+        """Return the number of gray levels of a pixel."""
         return self.high - self.low + 1
 
     @property
@@ -167,25 +167,25 @@ num_hierarchies=4; use at most num_hierarchies=3
 
 
 def default_guidance(config: PixelCNNConfig) -> float:
-    """Return how much a model is guided where no one says: 0 if it did not learn for it."""
+    """Return a model's default guidance; 0 if it was trained without condition dropout."""
     can_be = config.condition.dropout_p > 0 and config.num_channels == 1
     return DEFAULT_GUIDANCE if can_be else 0.0
 
 
 def check_guidance(guidance: float, config: PixelCNNConfig) -> None:
-    """Raise ValueError unless the model can be guided so much."""
+    """Raise ValueError unless the model supports this guidance."""
     if not (guidance >= 0 and math.isfinite(guidance)):
         raise ValueError(f"guidance must be 0 or more, found {guidance}")
     if guidance and not config.condition.dropout_p:
         raise ValueError(
-            "the model learned from no drawing without its condition (condition.dropout_p is 0), "
-            "so it cannot be guided: use guidance 0, or train it with --set "
+            "the model was trained without condition dropout (condition.dropout_p is 0), so it "
+            "does not support guidance: use guidance 0, or train it with --set "
             "condition.dropout_p=0.1"
         )
     if guidance and config.num_channels > 1:
         raise ValueError(
-            f"guidance counts the levels of a pixel, and a pixel of {config.num_channels} channels "
-            "has too many: use guidance 0"
+            f"guidance enumerates the levels of a pixel, too many for {config.num_channels} "
+            "channels: use guidance 0"
         )
 
 
@@ -234,13 +234,13 @@ def _check_receptive_field(config: PixelCNNConfig) -> None:
     if len(dims) != 2 or not all(_is_count(size) for size in dims):
         raise ValueError(f"receptive_field_dims must be (rows, cols), found {dims}")
     rows, cols = dims
-    # The strided layers are built of the rows above and the own row: without both, no layer.
+    # The strided layers need both the row above and the current row.
     min_rows = 2 if config.num_hierarchies == 1 else 3
     if rows < min_rows or cols < 3 or cols % 2 == 0:
         raise ValueError(
             f"receptive_field_dims {dims}: rows must be at least {min_rows} for "
             f"num_hierarchies={config.num_hierarchies}, cols odd and at least 3 (an even number "
-            "would look at later pixels)"
+            "would read later pixels)"
         )
 
 
@@ -254,9 +254,9 @@ def _check_choices(config: PixelCNNConfig) -> None:
         raise ValueError(f"head {config.head!r}: expected one of {', '.join(get_args(Head))}")
     if config.head == "softmax" and config.num_channels > 1:
         raise ValueError(
-            f"the softmax head takes images of one channel, found {config.num_channels}: it has "
-            "no dependence among the channels of a pixel, so they would be independent; use "
-            "head='logistic', whose channels depend on the earlier ones linearly"
+            f"the softmax head takes images of one channel, found {config.num_channels}: it would "
+            "treat the channels of a pixel as independent; use head='logistic', whose channels "
+            "depend linearly on the earlier ones"
         )
     if not 0 <= config.dropout_p < 1:
         raise ValueError(f"dropout_p must be in [0, 1), found {config.dropout_p}")

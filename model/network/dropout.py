@@ -1,10 +1,10 @@
-"""Dropout whose masks depend on a drawing's place in the global batch, not on the ranks.
+"""Deterministic dropout: masks depend on a drawing's place in the global batch, not on the ranks.
 
-With a DropoutKey, whether element e of image n is dropped in layer l is a hash of
-(seed, step, n, l, e): the same on every device, for any number of ranks, any split into
-micro-batches, and after a resume. One 64-bit word of splitmix64 (Steele et al. 2014) serves
-eight elements (four where p is no multiple of 1/256; p is then rounded to 1/65536), so on a
-CPU a mask costs no more than torch's own. Without a key it is torch's own dropout.
+With a DropoutKey, a hash of (seed, step, n, l, e) decides whether element e of image n is dropped
+in layer l. It is the same on every device, for any number of ranks and micro-batches, and after a
+resume. One 64-bit word of splitmix64 (Steele et al. 2014) serves eight elements (four if p is not
+a multiple of 1/256; p is then rounded to 1/65536), so that on a CPU a mask costs no more than
+torch's. Without a key this is torch's dropout.
 """
 
 import math
@@ -25,7 +25,7 @@ _SHIFTS = (30, 27, 31)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DropoutKey:
-    """Decides the masks of one step; `first_image` is this rank's first place in the batch."""
+    """Key of the masks of one step; `first_image` is this rank's first index in the batch."""
 
     seed: int
     step: int
@@ -44,9 +44,9 @@ class Dropout(nn.Module):
     def forward(
         self, x: Float[Tensor, "batch _ height width"], keys: Tensor | None
     ) -> Float[Tensor, "batch channels height width"] | None:
-        """Return what to multiply num_channels channels by where x is; None if by 1.
+        """Return the factors for num_channels channels at x's positions; None if all are 1.
 
-        Decided by the images' keys, by torch's generator if there are none.
+        Uses the images' keys, or torch's generator if `keys` is None.
         """
         if not self.training or self.p == 0:
             return None
@@ -58,9 +58,9 @@ class Dropout(nn.Module):
 
 
 def key_tensor(key: DropoutKey) -> Int[Tensor, " 2"]:
-    """Return the key as numbers in a tensor, which a compiled network takes as an input.
+    """Return the key as a tensor, an input of a compiled network.
 
-    Python numbers would be compiled in, and every step compiled anew.
+    Python numbers would be compiled as constants, and every step would recompile.
     """
     root = _mix_int(_mix_int(key.seed) ^ key.step)
     return torch.tensor([_signed(root), key.first_image])
@@ -85,7 +85,7 @@ def keep_mask(
     bits = 8 if (p * 256).is_integer() else 16
     words = _words(keys, layer_index, math.ceil(size * bits / _WORD_BITS))
     lanes = words.view(torch.uint8 if bits == 8 else torch.int16)[:, :size]
-    # int16 is signed: shift the threshold, not the numbers.
+    # int16 is signed: shift the threshold instead of the numbers.
     threshold = round(p * 2**bits) - (0 if bits == 8 else 2**15)
     kept = (lanes >= threshold).to(x.dtype).mul_(1 / (1 - p))
     return kept.view(batch, height, width, channels).permute(0, 3, 1, 2)

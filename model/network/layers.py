@@ -1,8 +1,8 @@
-"""Layers of the network: cropped convolutions, causal by what they read, with weight norm.
+"""Network layers: causal, cropped convolutions with weight norm.
 
-A layer keeps only the taps that a masked kernel would leave (openai/pixel-cnn does so;
-tfd.PixelCNN multiplies by masked zeros, 1.75 times the work). `Taps` says which inputs an
-output reads. For receptive_field_dims (3, 3), X the output's position and o the taps:
+A layer stores only the unmasked taps of a kernel (as openai/pixel-cnn; tfd.PixelCNN multiplies by
+masked zeros, 1.75 times the work). `Taps` defines the inputs that an output reads. For
+receptive_field_dims (3, 3), with X the output's position and o the taps:
 
     vertical    o o o    horizontal  o o     first vertical  o o o    first left   o .
                 o X o                o X                     o o o                 o X
@@ -10,18 +10,18 @@ output reads. For receptive_field_dims (3, 3), X the output's position and o the
                                                                                    . X .
 
 Weight norm, Salimans and Kingma 2016: W = g * v * rsqrt(max(sum v^2, 1e-12)), the sum over all
-axes but the output's. Weights are [out, in, height, width], with transposed layers too.
+axes but the output's. Weights are [out, in, height, width], also in transposed layers.
 
-`bordered_conv` convolves an input that has its border already, faster on a CPU than torch. Where
-model.network.kernels.winograd serves, it does all of it. Elsewhere torch convolves, and the gradient
-of the weights is made here: oneDNN gives it at half the speed of a matrix product (AMD EPYC with AVX2: 97
-of 180 GFLOP/s; forward and the gradient of the input reach 170). As products it is 130:
+`bordered_conv` convolves an input that includes its padding, faster on a CPU than torch. It uses
+model.network.kernels.winograd where supported. Otherwise torch convolves, and the gradient of the
+weights is computed here: oneDNN does so at half the speed of a matrix product (AMD EPYC with AVX2:
+97 of 180 GFLOP/s; forward and the gradient of the input reach 170). As products it reaches 130:
 
     dW[o, c, r, s] = sum over p of G[p, o] X[p + r * cols + s, c]
 
-where p counts the places of the bordered image, row by row and image after image, and G is the
-output's gradient on that same grid, 0 where there is no output. So each tap is one product of
-two matrices that lie in memory as they are, channels last, and nothing is gathered.
+where p runs over the positions of the padded images in row-major order, and G is the output's
+gradient on the same grid, 0 where there is no output. Each tap is one product of two channels-last
+matrices in memory, without a gather.
 """
 
 from dataclasses import dataclass
@@ -35,11 +35,11 @@ from torch import Tensor, nn
 from model.network.kernels import winograd
 from model.network.kernels.activations import Border, is_plain_cpu, without_border
 
-# With fewer channels the products are too thin to gain.
+# With fewer channels the matrix products are too thin to gain.
 _MIN_CHANNELS = 64
 
 
-# What tf.math.l2_normalize adds under the root: keeps a zero direction finite.
+# The epsilon of tf.math.l2_normalize: keeps a zero direction finite.
 _NORM_EPSILON = 1e-12
 
 
@@ -51,7 +51,7 @@ def bordered_conv(
 ) -> Float[Tensor, "batch outputs height width"]:
     """Return the convolution without padding, of stride 1.
 
-    border: what of x is constant; no gradient is wanted there, and it may be left at 0
+    border: the constant part of x, which needs no gradient; it may be left at 0
     """
     by_winograd = winograd.suits(x, weight)
     if torch.is_grad_enabled() and (by_winograd or _is_faster_by_products(x, weight)):
@@ -60,7 +60,7 @@ def bordered_conv(
 
 
 def _is_faster_by_products(x: Tensor, weight: Tensor) -> bool:
-    # Under autocast the output has another type than x.
+    # Under autocast the output's dtype differs from x's.
     is_plain = is_plain_cpu(x) and not torch.is_autocast_enabled("cpu")
     return is_plain and min(weight.shape[:2]) >= _MIN_CHANNELS
 
@@ -102,7 +102,7 @@ def weight_gradient(
     x: Float[Tensor, "batch inputs rows cols"],
     shape: torch.Size,
 ) -> Float[Tensor, "outputs inputs tap_rows tap_cols"]:
-    """Return the gradient of weights of this shape, of a convolution without padding."""
+    """Return the gradient of the weights of a convolution without padding."""
     outputs, inputs, tap_rows, tap_cols = shape
     cols = x.shape[3]
     border = (0, 0, 0, tap_cols - 1, 0, tap_rows - 1)
@@ -117,7 +117,7 @@ def weight_gradient(
 
 
 def _input_gradient(gradient: Tensor, x: Tensor, weight: Tensor) -> Tensor:
-    # torch.nn.grad.conv2d_input would lose the order in memory, channels last.
+    # torch.nn.grad.conv2d_input would lose the channels-last memory format.
     found = torch.ops.aten.convolution_backward(
         gradient, x, weight, None, [1, 1], [0, 0], [1, 1], False, [0, 0], 1, [True, False, False]
     )
@@ -140,12 +140,12 @@ class Taps:
     stride: int = 1
 
     def border(self) -> Border:
-        """Return the zeros that these taps of a convolution reach around an image."""
+        """Return the zero padding that a convolution with these taps reads."""
         return Border(-self.col, self.width + self.col - self.stride, -self.row)
 
 
 class NormedLayer(nn.Module):
-    """Weights of one linear layer: direction v and gain g, or plain weights in v if g is None."""
+    """A linear layer's weights: direction v and gain g, or plain weights in v if g is None."""
 
     def __init__(self, num_inputs: int, num_outputs: int, taps: Taps, *, has_gain: bool) -> None:
         super().__init__()
@@ -158,7 +158,7 @@ class NormedLayer(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Draw v Glorot-uniform over the taps that exist; g = ||v||, so that W = v; bias 0."""
+        """Initialize v Glorot-uniform over the existing taps, g = ||v|| (so W = v) and bias 0."""
         nn.init.xavier_uniform_(self.v)
         nn.init.zeros_(self.bias)
         if self.g is not None:
@@ -166,7 +166,7 @@ class NormedLayer(nn.Module):
                 self.g.copy_(self.v.square().sum((1, 2, 3)).sqrt())
 
     def weight(self) -> Float[Tensor, "outputs inputs rows cols"]:
-        """Return the weights W that the layer multiplies by."""
+        """Return the effective weights W."""
         if self.g is None:
             return self.v
         return self.direction() * self.g[:, None, None, None]
@@ -192,7 +192,7 @@ class NormedLayer(nn.Module):
 
 
 class CroppedConv(NormedLayer):
-    """Convolution over exactly the taps; the output has the input's size / stride."""
+    """Convolution over the taps; the output has the input's size / stride."""
 
     def convolve(self, weight: Tensor, bias: Tensor | None, *inputs: Tensor) -> Tensor:
         """Apply other weights of this layer's geometry to one input."""
@@ -203,7 +203,7 @@ class CroppedConv(NormedLayer):
 
 
 class BorderedConv(CroppedConv):
-    """The same of an input that has its border already, see model.network.kernels.activations."""
+    """CroppedConv of an already padded input, see model.network.kernels.activations."""
 
     def convolve(self, weight: Tensor, bias: Tensor | None, *inputs: Tensor) -> Tensor:
         """Apply other weights of this layer's geometry to one bordered input."""
@@ -211,7 +211,7 @@ class BorderedConv(CroppedConv):
 
 
 class CroppedTransposedConv(NormedLayer):
-    """Transposed convolution to `stride` times the size; bias also where nothing lands."""
+    """Transposed convolution to `stride` times the size; bias is added everywhere."""
 
     def convolve(self, weight: Tensor, bias: Tensor | None, *inputs: Tensor) -> Tensor:
         """Apply other weights of this layer's geometry to one input."""
@@ -226,7 +226,7 @@ class CroppedTransposedConv(NormedLayer):
 class Dense(NormedLayer):
     """A 1x1 layer over the channels of one or more inputs, as if they were concatenated.
 
-    borders: what surrounds each input and is left out
+    borders: the padding of each input, which is cropped
     """
 
     def __init__(self, num_inputs: int, num_outputs: int, *borders: Border, has_gain: bool) -> None:
@@ -236,7 +236,7 @@ class Dense(NormedLayer):
         self.borders = borders
 
     def convolve(self, weight: Tensor, bias: Tensor | None, *inputs: Tensor) -> Tensor:
-        """Apply other weights of this layer's shape, the concatenation never made."""
+        """Apply other weights of this layer's shape, without concatenating the inputs."""
         parts = weight[:, :, 0, 0].split([x.shape[1] for x in inputs], dim=1)
         y = _dense(inputs[0], parts[0], bias, self.borders[0])
         for x, part, border in zip(inputs[1:], parts[1:], self.borders[1:], strict=True):
@@ -246,8 +246,8 @@ class Dense(NormedLayer):
 
 def _dense(x: Tensor, weight: Tensor, bias: Tensor | None, border: Border) -> Tensor:
     if x.dtype == torch.bfloat16 and x.device.type == "cpu":
-        # torch would copy what is within the border first, which takes longer than all products,
-        # the border's among them.
+        # torch would first copy the inside of the border, which takes longer than all products,
+        # those of the border included.
         whole = F.linear(x.permute(0, 2, 3, 1), weight, bias)
         return without_border(whole.permute(0, 3, 1, 2), border)
     return F.linear(without_border(x, border).permute(0, 2, 3, 1), weight, bias).permute(0, 3, 1, 2)

@@ -1,4 +1,4 @@
-"""Probability of integer pixels: a discretized mixture of logistics, or a softmax over levels.
+"""Likelihood of integer pixels: a discretized mixture of logistics, or a softmax over levels.
 
 Discretized logistic mixture, Salimans et al. 2017, section 2.1, in units where low..high is
 [-1, 1]. With h half a bin, x the pixel and
@@ -6,27 +6,27 @@ Discretized logistic mixture, Salimans et al. 2017, section 2.1, in units where 
     a = (x - loc + h) / scale,  b = (x - loc - h) / scale
 
 a level's probability is sigmoid(a) - sigmoid(b), sigmoid(a) at the lowest, sigmoid(-b) at the
-highest. Its logarithm is taken by the identity
+highest. Its logarithm is computed by the identity
 
     log(sigmoid(a) - sigmoid(b)) = log sigmoid(a) + log sigmoid(-b) + log(1 - exp(b - a))
 
-whose last term does not depend on x: nothing cancels. float32 is off by at most 5e-4 nats a
-pixel in the narrowest scales and 2e-6 in wide ones, where the difference of two log-cdfs that
-tfd.PixelCNN takes is off by 7e-2. Everything is finite with finite gradients for any finite
-parameters of float32's range that a network puts out. Half precision is raised to float32.
+whose last term does not depend on x, so there is no cancellation. The error in float32 is at most
+5e-4 nats per pixel for the narrowest scales and 2e-6 for wide ones, where tfd.PixelCNN's difference
+of two log-cdfs has an error of 7e-2. Values and gradients are finite for any finite float32
+parameters. Half precision is converted to float32.
 
-Guidance makes drawings more typical of their class. It is classifier-free guidance (Ho and Salimans 2022, section 3.2) in a model whose pixels have a
-finite number of levels, where it needs no approximation:
+Guidance makes drawings more typical of their class. It is classifier-free guidance (Ho and
+Salimans 2022, section 3.2), exact in a model whose pixels have a finite number of levels:
 
     P'(level) ~ P(level | class) * min(P(level | class) / P(level), e)^guidance
 
-each given the pixels before it, normalized over the levels; P(level) is the model's own, with
-the condition withheld. 0 is the class's distribution. Above 0 the drawings are no draws of
-p(drawing | class): there are fewer odd ones, and fewer kinds.
+each conditional on the previous pixels and normalized over the levels; P(level) is the model's
+distribution with the condition withheld. Guidance 0 is the class's distribution. Above 0, samples
+no longer follow p(drawing | class): they have fewer outliers and less variety.
 
-The minimum is ours. Without it a level that neither distribution expects (1e-4 and 1e-7, say)
-becomes likely by their ratio alone, which is where both are least exact: crumbs of ink in
-empty corners.
+The minimum is an addition to the paper. Without it a level that is unlikely under both
+distributions (1e-4 and 1e-7, say) becomes likely by their ratio alone, where both are least exact:
+the samples get specks of ink in empty corners.
 """
 
 import math
@@ -46,8 +46,8 @@ MIN_SCALE = math.exp(-7.0)
 _MIN_WIDTH = 1e-30
 
 
-# Nats that one pixel may say for a level: 2 still leaves crumbs, 1 none that was seen, and a judge
-# knows as many of the drawings as without a bound (model/EXPERIMENTS.md).
+# Bound of the log ratio in nats: 2 still leaves specks, 1 leaves none that was seen, and a
+# classifier recognizes as many drawings as without a bound (model/EXPERIMENTS.md).
 MAX_EVIDENCE = 1.0
 
 
@@ -81,12 +81,12 @@ class LogisticMixture(NamedTuple):
     def draw(
         self, uniforms: Float[Tensor, "batch draws height width"], *, temperature: float = 1.0
     ) -> Float[Tensor, "batch channels height width"]:
-        """Return each pixel's whole value: a component, then each channel by its inverse cdf.
+        """Sample each pixel's integer value: a component, then each channel by its inverse cdf.
 
         uniforms: in (0, 1), one for the component and one for each channel
         temperature: divides logits and multiplies scales
 
-        Later channels follow from the rounded earlier ones, as in log_prob.
+        Later channels depend on the rounded earlier ones, as in log_prob.
         """
         chosen = pick_option(self.logits / temperature, uniforms[:, 0])
         locs, scales = _take(self.locs, chosen), _take(self.scales, chosen) * temperature
@@ -108,8 +108,8 @@ class LogisticMixture(NamedTuple):
     ) -> Float[Tensor, "batch levels height width"]:
         """Return log P of each level low..high of each pixel of one channel.
 
-        Products of sigmoids, which lose no digit and are faster than sums of logarithms (five
-        times on a CPU); a P below the least float is given as that.
+        Uses products of sigmoids, which lose no digits and are faster than sums of logarithms (five
+        times on a CPU); a P below the smallest float is clamped to it.
         """
         scales, dtype = self.scales * temperature, self.locs.dtype
         edges = torch.arange(self.low, self.high, dtype=dtype, device=self.locs.device) + 0.5
@@ -132,7 +132,7 @@ class LogisticMixture(NamedTuple):
 
 
 class LevelLogits(NamedTuple):
-    """A free probability for each level low, low + 1, ... of each pixel of one channel."""
+    """A categorical distribution over the levels low, low + 1, ... of single-channel pixels."""
 
     logits: Float[Tensor, "batch levels height width"]
     low: int
@@ -147,7 +147,7 @@ class LevelLogits(NamedTuple):
     def draw(
         self, uniforms: Float[Tensor, "batch draws height width"], *, temperature: float = 1.0
     ) -> Float[Tensor, "batch channels height width"]:
-        """Return each pixel's value by one draw; a temperature divides the logits."""
+        """Sample each pixel's value with one uniform number; temperature divides the logits."""
         level = pick_option(self.logits / temperature, uniforms[:, 0])
         return (level + self.low).to(self.logits.dtype)[:, None]
 
@@ -166,9 +166,9 @@ Params = LogisticMixture | LevelLogits
 
 
 def num_params(config: PixelCNNConfig) -> int:
-    """Return the channels of the network's output.
+    """Return the number of channels of the network's output.
 
-    Of a mixture: 1 logit, C locs, C scales and C(C-1)/2 coefficients for each component.
+    A mixture has 1 logit, C locs, C scales and C(C-1)/2 coefficients per component.
     """
     if config.head == "softmax":
         return config.num_levels
@@ -177,12 +177,12 @@ def num_params(config: PixelCNNConfig) -> int:
 
 
 def num_draws(config: PixelCNNConfig) -> int:
-    """Return how many uniform numbers decide a pixel."""
+    """Return the number of uniform numbers needed to sample a pixel."""
     return 1 if config.head == "softmax" else 1 + config.num_channels
 
 
 def read_params(raw: Float[Tensor, "batch params height width"], config: PixelCNNConfig) -> Params:
-    """Name the network's outputs: mixture-major as TFP's; scales are softplus(.) + e^-7."""
+    """Split the network's output into parameters, mixture-major; scales are softplus(.) + e^-7."""
     if raw.dtype in (torch.bfloat16, torch.float16):
         raw = raw.float()
     if config.head == "softmax":
@@ -200,7 +200,7 @@ def read_params(raw: Float[Tensor, "batch params height width"], config: PixelCN
 
 
 def to_unit(value: Tensor, low: int, high: int) -> Tensor:
-    """Return low..high as [-1, 1].
+    """Scale low..high to [-1, 1].
 
     >>> to_unit(torch.tensor([0.0, 255.0]), 0, 255)
     tensor([-1.,  1.])
@@ -238,14 +238,14 @@ def logistic_log_prob(
     log_cdf = F.logsigmoid((off + half_bin) / scale)
     log_survival = F.logsigmoid((half_bin - off) / scale)
     width = (2 * half_bin / scale).clamp_min(_MIN_WIDTH)
-    # A level is an edge if nearer to it than half a bin, whatever its rounding.
+    # A level within half a bin of an edge counts as the edge, to tolerate rounding.
     is_low, is_high = level < half_bin - 1, level > 1 - half_bin
     inside = log_cdf + log_survival + torch.log(-torch.expm1(-width))
     return torch.where(is_low, log_cdf, torch.where(is_high, log_survival, inside))
 
 
 def softplus(x: Tensor) -> Tensor:
-    """Return log(1 + exp(x)); torch's own is 2e-9 off above 20, which 784 pixels add up."""
+    """Return log(1 + exp(x)); torch's has an error of 2e-9 above 20, which 784 pixels add up."""
     return -F.logsigmoid(-x)
 
 

@@ -1,9 +1,9 @@
 """The PixelCNN++ network: two causal streams through a pyramid of gated residual blocks.
 
-Salimans et al. 2017, figure 2, wired and ordered as `tfd.PixelCNN`: the vertical stream knows
-all rows above, the horizontal one also the own row to the left. Going down, each level has
-num_resnet pairs of blocks and halves the resolution after them; going up, each block takes
-the output of its mirror image as a skip.
+Salimans et al. 2017, figure 2, wired and ordered as `tfd.PixelCNN`: the vertical stream reads all
+rows above, the horizontal one also the pixels to the left. On the way down, each level has
+num_resnet pairs of blocks, followed by downsampling; on the way up, each block has a skip
+connection from its counterpart.
 
     vertical    v0 - v1 - v2 - strided - v3 - v4 --------- up4 - up3 - transposed - up2 ...
                 |    |    |              |    |            |     |                  |
@@ -42,9 +42,9 @@ from model.network.layers import (
 
 
 class Features(NamedTuple):
-    """A stream's value and its activation, which several layers read.
+    """A stream's value and its activation, shared by several layers.
 
-    active has the border of zeros that the stream's convolutions read.
+    active includes the zero padding of the stream's convolutions.
     """
 
     value: Tensor
@@ -64,7 +64,7 @@ class GatedBlock(nn.Module):
     def __init__(
         self, config: PixelCNNConfig, taps: Taps, *skips: Border, code_dim: int, index: int
     ) -> None:
-        """Make its layers; skips: the borders of what it reads beside its stream."""
+        """Create the layers; skips: the borders of its skip inputs."""
         super().__init__()
         filters, has_gain = config.num_filters, config.use_weight_norm
         wide = filters * activation_width(config.resnet_activation)
@@ -111,7 +111,7 @@ class BlockPair(nn.Module):
         dims = config.receptive_field_dims
         taps = layers.vertical_taps(dims), layers.horizontal_taps(dims)
         above, beside = (kind.border() for kind in taps)
-        # The vertical stream's is read in any case, the mirror images' going up.
+        # Every horizontal block reads the vertical stream; on the way up also the skips.
         skips = ((above,), (above, beside)) if is_up else ((), (above,))
         self.vertical, self.horizontal = (
             GatedBlock(config, kind, *borders, code_dim=code_dim, index=next(indices))
@@ -121,7 +121,7 @@ class BlockPair(nn.Module):
     def forward(
         self, x: Streams, skip: Streams | None, code: Tensor | None, keys: Tensor | None
     ) -> Streams:
-        """Return both streams after the pair; going up, `skip` is the mirror image's output."""
+        """Return both streams after the pair; on the way up, `skip` is the counterpart's output."""
         beside = () if skip is None else (skip.vertical.active,)
         vertical = self.vertical(x.vertical, beside, code, keys)
         beside = () if skip is None else (skip.horizontal.active,)
@@ -130,7 +130,7 @@ class BlockPair(nn.Module):
 
 
 class PixelCNNNetwork(nn.Module):
-    """Pixels in [-1, 1] and codes in; the parameters of each pixel's distribution out."""
+    """Maps pixels in [-1, 1] and codes to the parameters of each pixel's distribution."""
 
     def __init__(self, config: PixelCNNConfig, *, num_params: int, code_dim: int) -> None:
         super().__init__()
@@ -177,13 +177,13 @@ class PixelCNNNetwork(nn.Module):
         codes: list[Tensor | None],
         keys: Tensor | None = None,
     ) -> Float[Tensor, "batch params height width"]:
-        """Return the parameters; those of a pixel know only the pixels before it.
+        """Return the parameters; those of a pixel depend only on the previous pixels.
 
         codes: the condition at each level, from model.network.conditioning
         keys: the images' dropout keys, from model.network.dropout
         """
         vertical, horizontal = self.init_vertical(x), self.init_up(x) + self.init_left(x)
-        # Convolutions keep the layout of their input; channels last is the fast one everywhere.
+        # Convolutions keep their input's memory format; channels last is fastest everywhere.
         last = torch.channels_last
         streams = self._features(
             vertical.contiguous(memory_format=last), horizontal.contiguous(memory_format=last)
@@ -238,7 +238,7 @@ class PixelCNNNetwork(nn.Module):
         yield self.output
 
     def inner_directions(self) -> Iterator[nn.Parameter]:
-        """Yield v of the layers between the first ones, which read pixels, and the last."""
+        """Yield v of all layers except the first ones, which read pixels, and the last."""
         first_and_last = {self.init_vertical, self.init_up, self.init_left, self.output}
         yield from (layer.v for layer in self.causal_layers() if layer not in first_and_last)
 
@@ -255,7 +255,7 @@ class PixelCNNNetwork(nn.Module):
         return Streams(pair.vertical.features(vertical), pair.horizontal.features(horizontal))
 
     def _join(self, joint: tuple[NormedLayer, NormedLayer], streams: Streams) -> Streams:
-        """Change the resolution of both streams; these layers have no activation before them."""
+        """Change the resolution of both streams; these layers have no preceding activation."""
         vertical, horizontal = joint
         return self._features(
             vertical(streams.vertical.value), horizontal(streams.horizontal.value)

@@ -1,4 +1,4 @@
-"""PixelCNN: a distribution over images of integers, used as those of `torch.distributions`.
+"""PixelCNN: a distribution over integer images, with the interface of `torch.distributions`.
 
 >>> from model.network.config import PixelCNNConfig
 >>> model = PixelCNN(PixelCNNConfig(image_shape=(4, 4, 1), num_resnet=1, num_hierarchies=1,
@@ -34,17 +34,16 @@ from model.network.precision import fast_autocast
 
 Images = Num[Tensor, "batch channels height width"]
 
-# Keeps the gain of a channel that is constant on the batch finite; TFP's number.
+# Keeps the gain of a channel that is constant on the batch finite; TFP's value.
 _VARIANCE_EPSILON = 1e-10
 
 
 class PixelCNN(nn.Module):
     """A conditional PixelCNN++, Salimans et al. 2017, exactly as `tfd.PixelCNN` but causal.
 
-    Images are [batch, channels, height, width] of any dtype, values low..high; conditions are
-    what `ConditionConfig` says. Other values raise ValueError, on a CPU and outside
-    torch.compile, where looking at them is cheap. Log-probabilities are in nats, float32 at
-    least.
+    Images are [batch, channels, height, width] of any dtype, with values low..high; conditions
+    follow `ConditionConfig`. Other values raise ValueError on a CPU outside of torch.compile,
+    where the check is cheap. Log-probabilities are in nats, in float32 or wider.
     """
 
     def __init__(self, config: PixelCNNConfig) -> None:
@@ -63,7 +62,7 @@ class PixelCNN(nn.Module):
     def forward(self, value: Images, condition: Tensor | None = None) -> Float[Tensor, " batch"]:
         """Return log P(value | condition) in nats per image.
 
-        It is `forward` so that the hooks of DistributedDataParallel see every call. Raises
+        Named `forward` so that DistributedDataParallel's hooks run on every call. Raises
         ValueError if the images or the condition have a wrong shape.
         """
         return self.log_prob_map(value, condition).sum(dim=(1, 2))
@@ -77,7 +76,7 @@ class PixelCNN(nn.Module):
     ) -> Float[Tensor, "batch height width"]:
         """Return log P(pixel | pixels before it, condition) in nats; their sum is log_prob."""
         params = self.distribution_params(value, condition)
-        # Between float32 and a wider network, the wider: x - loc must not lose digits.
+        # At least float32: x - loc must not lose digits.
         return params.log_prob(value.to(params.logits.dtype))
 
     def bits_per_dim(
@@ -102,7 +101,7 @@ class PixelCNN(nn.Module):
         return read_params(self.network(x, codes, keys), self.config)
 
     def set_dropout_key(self, key: DropoutKey | None) -> None:
-        """Let dropout in training mode be decided by `key`; None: by torch's generator."""
+        """Set the key of the dropout masks in training mode; None: use torch's generator."""
         self._dropout_key = None if key is None else key_tensor(key)
 
     def _check_images(self, value: Tensor) -> None:
@@ -116,9 +115,9 @@ class PixelCNN(nn.Module):
             self._check_levels(value)
 
     def _check_levels(self, value: Tensor) -> None:
-        """Raise ValueError for NaN and for what rounds down to no level.
+        """Raise ValueError for NaN and for values outside of the levels.
 
-        On an accelerator a look at the values would stall it.
+        Skipped on an accelerator, which reading the values would synchronize.
         """
         low, high = self.config.low, self.config.high
         if not value.numel() or (value.dtype == torch.uint8 and low <= 0 and high >= 255):
@@ -133,10 +132,10 @@ class PixelCNN(nn.Module):
 
 @torch.no_grad()
 def initialize_from_data(model: PixelCNN, value: Tensor, condition: Tensor | None = None) -> None:
-    """Set g and bias of every layer by a batch [batch, channels, height, width] of images.
+    """Set g and bias of every layer from a batch [batch, channels, height, width] of images.
 
-    Every rank calls this with its own part of the batch, of any size. Does nothing where the
-    config has no weight norm or no data init. Dropout is off meanwhile.
+    Every rank calls this with its own part of the batch, of any size. A no-op if the config has no
+    weight norm or no data init. Dropout is disabled during the call.
     """
     if not (model.config.use_weight_norm and model.config.use_data_init):
         return
@@ -154,7 +153,7 @@ def initialize_from_data(model: PixelCNN, value: Tensor, condition: Tensor | Non
 
 @contextmanager
 def _standardizing(model: PixelCNN) -> Iterator[None]:
-    """Let each layer standardize itself on its input before it computes its output."""
+    """Make each layer standardize itself on its input before it computes its output."""
     hooks = [
         layer.register_forward_pre_hook(_standardize) for layer in model.network.causal_layers()
     ]

@@ -1,9 +1,8 @@
-"""A model as two files without pickle: weights.safetensors and config.json.
+"""Model serialization without pickle, as weights.safetensors and config.json.
 
-config.json holds all that is needed to build the network and to name its labels: the config
-with the image's shape, class names, the digest of the dataset. Neither file needs that
-dataset. safetensors writes several metadata keys in no fixed order, so the file carries none:
-equal weights are equal bytes.
+config.json holds the network config with the image shape, the class names and the digest of the
+dataset. Loading does not need the dataset. safetensors does not order metadata keys, so the file
+has none, and equal weights give equal bytes.
 """
 
 import json
@@ -30,7 +29,7 @@ FORMAT_VERSION = 1
 
 @dataclass(frozen=True, slots=True)
 class SavedModel:
-    """A model, the names of its labels and the digest of the dataset that it learned from."""
+    """A model, its class names and the digest of its training dataset."""
 
     model: PixelCNN
     class_names: tuple[str, ...]
@@ -40,9 +39,9 @@ class SavedModel:
 def model_files(
     model: PixelCNN, *, class_names: Sequence[str] = (), dataset_digest: str | None = None
 ) -> dict[str, bytes]:
-    """Return name and content of a model's files; equal models give equal bytes.
+    """Return the name and content of a model's files; equal models give equal bytes.
 
-    Raises ValueError if the number of class names is not the config's number of classes.
+    Raises ValueError if the number of class names differs from the config's number of classes.
     """
     config = config_file(model.config, class_names=class_names, dataset_digest=dataset_digest)
     tensors = {
@@ -68,13 +67,13 @@ def config_file(
 
 
 def load_model(files: Mapping[str, bytes]) -> SavedModel:
-    """Build a model of its files, in evaluation mode on the CPU, in the weights' dtype.
+    """Build a model from its files, in evaluation mode on the CPU, in the weights' dtype.
 
-    Raises ValueError if a file is missing, damaged, of another version or does not fit.
+    Raises ValueError if a file is missing, damaged, inconsistent or of another version.
     """
     for name in (WEIGHTS_NAME, CONFIG_NAME):
         if name not in files:
-            raise ValueError(f"a saved model has a file {name}; found {sorted(files)}")
+            raise ValueError(f"a saved model needs the file {name}, found {sorted(files)}")
     header = _read_header(files[CONFIG_NAME])
     try:
         tensors = load(files[WEIGHTS_NAME])
@@ -124,7 +123,7 @@ def open_model(store: Store, manifest: Manifest) -> PixelCNN:
 
 
 def library_versions() -> dict[str, str]:
-    """Return the versions of what makes a model's bytes."""
+    """Return the versions of the libraries that affect a model's bytes."""
     return {
         "python": platform.python_version(),
         "torch": torch.__version__,

@@ -1,9 +1,9 @@
-"""The report: an artifact of one page, one picture a class, and their numbers.
+"""The report artifact: an HTML page, one picture per class, and metrics.
 
-`report.html` needs no network and no script. `pictures/<class>.png` shows real drawings of
-the test split in the upper row and generated ones in the lower; `generated.png` is a contact
-sheet of generated drawings alone. With an audit the page compares the two sets in numbers, and if it
-had filters, everything on the page is of the drawings that they accept.
+`report.html` needs no network and no script. `pictures/<class>.png` shows real drawings of the test
+split above generated ones; `generated.png` is a contact sheet of generated drawings alone. With an
+audit the page compares statistics of the two sets; with filters the page shows accepted drawings
+only.
 """
 
 import base64
@@ -53,7 +53,7 @@ SHEET_COLUMNS = 24
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Subject:
-    """What a report is about; `audit` and the gate's `checks` are there if it was audited."""
+    """The artifacts of a report; `audit` and the gate's `checks` are set if audited."""
 
     dataset: Manifest
     model: Manifest
@@ -68,12 +68,12 @@ class Subject:
 
 
 def report_digest(spec: Mapping[str, Any], inputs: tuple[InputRef, ...]) -> str:
-    """Return the address of the report that these inputs make."""
+    """Return the digest of the report for this spec and inputs."""
     return artifact_digest("reports", spec, inputs)
 
 
 def report_spec(*, per_class: int, checks: Sequence[Mapping[str, Any]] = ()) -> dict[str, Any]:
-    """Return what decides a report besides its inputs."""
+    """Return the spec of a report."""
     spec: dict[str, Any] = {"page_version": PAGE_VERSION, "per_class": per_class}
     return spec | ({"checks": [dict(check) for check in checks]} if checks else {})
 
@@ -99,7 +99,7 @@ def make_report(
     audit: Manifest | None = None,
     checks: Sequence[Mapping[str, Any]] = (),
 ) -> Manifest:
-    """Draw the report into the store and publish it; answer at once if it is there.
+    """Render and publish the report, or return it if it already exists in the store.
 
     audit   of the samples (model.audit.run), for its sections
     checks  of a gate (model.audit.gate), as JSON values
@@ -133,9 +133,9 @@ def first_of_each_class(
     per_class: int,
     accepted: npt.NDArray[np.bool_] | None = None,
 ) -> dict[str, Images]:
-    """Return the first drawings of each class in a split, in the order of the shards.
+    """Return the first drawings of each class in a split, in shard order.
 
-    accepted: of these drawings only. Returns class name -> (n, height, width) uint8 with n at
+    accepted: restrict to these drawings. Returns class name -> (n, height, width) uint8 with n at
     most `per_class`.
     """
     names = manifest.summary["class_names"]
@@ -190,7 +190,7 @@ def _page_values(
     real: Mapping[str, Images],
     made: Mapping[str, Images],
 ) -> dict[str, Any]:
-    """Return what the page shows of dataset, model and samples."""
+    """Return the template values of dataset, model and samples."""
     dataset, model, samples = subject.dataset, subject.model, subject.samples
     with reading(f"{model.prefix}/evaluation.json", "an evaluation"):
         test = json.loads(store.read(model, "evaluation.json"))["test"]
@@ -224,7 +224,7 @@ def _page_values(
 
 
 def _audit_values(subject: Subject, store: Store) -> dict[str, Any]:
-    """Return what the page shows of the audit; `audit` is None without one."""
+    """Return the template values of the audit; `audit` is None without one."""
     if subject.audit is None:
         return {"audit": None}
     numbers = read_audit(subject.audit, store)
@@ -263,7 +263,7 @@ def _curve(model: Manifest, store: Store) -> list[dict[str, float]]:
 
 
 def _picture_names(class_names: Iterable[str]) -> dict[str, str]:
-    """Return a name a class that is safe in a path and different from the others."""
+    """Return a unique, path-safe file name for each class."""
     names: dict[str, str] = {}
     for place, class_name in enumerate(class_names):
         try:
@@ -279,7 +279,7 @@ def _base64(content: bytes) -> str:
 
 
 def _safe(svg: str) -> Markup:
-    """Let our own SVG through the template's escaping."""
+    """Mark generated SVG as safe for the template's escaping."""
     return Markup(svg)
 
 

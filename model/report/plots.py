@@ -1,6 +1,6 @@
 """Plots of the report as SVG text: the training curve and bits/dim per class.
 
-The SVG carries no date and no random ids, so the same numbers give the same bytes.
+The SVG contains no date and no random ids, so equal numbers give equal bytes.
 """
 
 import io
@@ -12,7 +12,7 @@ import matplotlib.figure
 from model.training.telemetry import CLASS_PREFIX
 
 INK, ACCENT, GRID = "#333333", "#1f6feb", "#dddddd"
-# Five inches are 480 pixels: a phone shows that at three quarters and can still be read.
+# Five inches are 480 pixels, still legible on a phone at three quarters of the size.
 WIDTH = 5.0
 STYLE = {
     "font.size": 8.5,
@@ -34,8 +34,8 @@ _WINDOW = 15
 def curve_svg(rows: Sequence[Mapping[str, float]]) -> str:
     """Plot training loss and validation against images seen, both in bits/dim.
 
-    rows: the training log; each has "nimg" and "loss_bpd" or "validation_bpd", and with the
-    latter each class's own, which is a thin line.
+    rows: the training log; each has "nimg" and "loss_bpd" or "validation_bpd", the latter with
+    one value per class, drawn as thin lines.
     """
     with mpl.rc_context(STYLE):
         figure, axes = _axes(WIDTH, 2.6)
@@ -88,7 +88,7 @@ def compare_svg(
     """Plot a number of each class, generated beside real, with the range of each.
 
     classes: name -> numbers; `name` is the mean, `low` and `high` the ends of its range, each
-    with "real_" before it for the real drawings. Classes without numbers of both are left out.
+    prefixed by "real_" for the real drawings. Classes without both are omitted.
     """
     names = [each for each, row in classes.items() if {name, f"real_{name}"} <= set(row)][::-1]
     with mpl.rc_context(STYLE):
@@ -118,7 +118,7 @@ def compare_svg(
 
 
 def confusion_svg(counts: Sequence[Sequence[int]], names: Sequence[str]) -> str:
-    """Plot which class the judge sees (column) in the drawings of a class (row), in percent."""
+    """Plot the classifier's confusion matrix: asked class (row), predicted class (column)."""
     shares = [[100 * n / max(1, sum(row)) for n in row] for row in counts]
     size = max(3.6, 1.5 + 0.18 * len(names))
     with mpl.rc_context(STYLE):

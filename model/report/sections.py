@@ -1,4 +1,4 @@
-"""What the report says in words and tables, from manifests and the numbers of an audit."""
+"""Text and tables of the report, from manifests and the numbers of an audit."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -38,7 +38,7 @@ _PERCENT = ("_rate", "agreement", "confidence", "precision", "recall")
 def key_numbers(
     dataset: Manifest, samples: Manifest, test: Mapping[str, Any], *, audit: Manifest | None = None
 ) -> list[tuple[str, str]]:
-    """Return the numbers at the top of the page, each with what it counts."""
+    """Return the key figures at the top of the page with their captions."""
     spread = f"bits/dim on the test split, +-{test['bits_per_dim_stderr']:.3f}"
     guidance = samples.spec.get("guidance", 0.0)
     guided = f" with guidance {guidance:g}" if guidance else ""
@@ -55,7 +55,7 @@ def key_numbers(
 
 
 def class_counts(dataset: Manifest) -> list[dict[str, Any]]:
-    """Return of each class its drawings by split, and how many were dropped for what."""
+    """Return the number of drawings of each class by split, and the dropped ones by reason."""
     counts, dropped = dataset.summary["counts"], dataset.summary.get("dropped", {})
     return [
         {
@@ -73,7 +73,7 @@ def class_counts(dataset: Manifest) -> list[dict[str, Any]]:
 
 
 def lineage_steps(artifacts: Mapping[str, Manifest]) -> list[dict[str, str]]:
-    """Return the sources, then every artifact with its digest and its spec as text."""
+    """Return the sources and every artifact with its digest and its spec as text."""
     sources = [
         {"role": ref.role, "name": ref.name, "digest": ref.digest, "spec": ""}
         for ref in artifacts["dataset"].inputs
@@ -95,7 +95,7 @@ def lineage_tree(samples: Manifest, store: Store) -> str:
 
 
 def how_to_load(samples: Manifest) -> str:
-    """Return Python that opens the samples, run in the folder of their store."""
+    """Return Python code that loads the samples, to be run in the store's directory."""
     return (
         "from datasets import load_dataset\n"
         f'drawings = load_dataset("{samples.prefix}")["train"]\n'
@@ -104,7 +104,7 @@ def how_to_load(samples: Manifest) -> str:
 
 
 def how_to_cite(dataset: Manifest, model: Manifest, samples: Manifest) -> str:
-    """Return a BibTeX entry that names the artifacts by digest; it has no date."""
+    """Return a BibTeX entry with the artifacts' digests and without a date."""
     is_stated = credit_of(dataset.summary) != UNSTATED
     given = f"\n                  {attribution(dataset)}" if is_stated else ""
     return (
@@ -118,7 +118,7 @@ def how_to_cite(dataset: Manifest, model: Manifest, samples: Manifest) -> str:
 
 
 def attribution(dataset: Manifest) -> str:
-    """Return whose drawings lie behind it all, and that the generated ones are synthetic."""
+    """Return the attribution of the source drawings and the note on synthetic ones."""
     credit = credit_of(dataset.summary)
     if not is_real(dataset):
         lead = "The source drawings are synthetic (parametric doodles), not human drawings. "
@@ -133,7 +133,7 @@ def is_real(dataset: Manifest) -> bool:
 
 
 def audit_table(numbers: Mapping[str, Any]) -> list[dict[str, str]]:
-    """Return the rows of the audit table for the numbers that are there."""
+    """Return the rows of the audit table for the available numbers."""
     return [
         {
             "what": what,
@@ -146,7 +146,7 @@ def audit_table(numbers: Mapping[str, Any]) -> list[dict[str, str]]:
 
 
 def class_table(numbers: Mapping[str, Any]) -> list[dict[str, str]]:
-    """Return a row a class: drawn and accepted, looks made and real, nearness, judge."""
+    """Return one row per class: counts, statistics beside real ones, nearness, classifier."""
     reasons = numbers.get("reasons", {})
     return [
         {
@@ -164,7 +164,7 @@ def class_table(numbers: Mapping[str, Any]) -> list[dict[str, str]]:
 
 
 def rejections(numbers: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Return how many drawings the filters rejected for each reason, the most first."""
+    """Return the number of rejected drawings by reason, in descending order."""
     totals: dict[str, int] = {}
     for counts in numbers.get("reasons", {}).values():
         for reason, count in counts.items():
@@ -175,16 +175,16 @@ def rejections(numbers: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 
 def gate_verdict(checks: Sequence[Mapping[str, Any]]) -> str:
-    """Return what the gate says: passed, failed, or nothing without one."""
+    """Return the gate's verdict: passed, failed, or empty without a gate."""
     if not checks:
         return ""
     return "passed" if all(check["is_passed"] for check in checks) else "failed"
 
 
 def gate_rows(checks: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Return the gate's checks in words, those that failed first.
+    """Return the gate's checks as table rows, failed ones first.
 
-    is_detail: a class that passed, which need not be seen at once.
+    is_detail: a passed check of a single class, collapsed on the page.
     """
     return [
         {
@@ -201,7 +201,7 @@ def gate_rows(checks: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 def closest_pairs(
     numbers: Mapping[str, Any], samples: Manifest, dataset: Manifest, store: Store
 ) -> tuple[Images | None, list[str]]:
-    """Return a picture of the samples nearest to training drawings above those, and captions.
+    """Return a picture of the samples nearest to training drawings, above these, and captions.
 
     (None, []) if the audit found no pair.
     """
@@ -216,7 +216,7 @@ def closest_pairs(
 
 
 def show(name: str, value: float | None) -> str:
-    """Return a number as the page shows it; a dash for none.
+    """Format a number for the page; a dash for None.
 
     >>> show("near_copy_rate", 0.0125), show("bits_per_dim", 1.23456), show("recall", None)
     ('1.25 %', '1.235', '-')

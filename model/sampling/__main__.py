@@ -1,12 +1,12 @@
-"""`python -m model.sampling`: draw a dataset as a process of its own, or as torchrun's ranks.
+"""`python -m model.sampling`: sample a dataset in a single process or as ranks of torchrun.
 
     python -m model.sampling --store URL --model NAME@DIGEST --name NAME --spec-json FILE
 
-Under torchrun, on any number of machines that share the store, each rank draws every size-th
-shard on its own device; the first one waits until the store has all and publishes. Ranks talk to
-nobody but the store, so a slow one makes the others wait and no more. Without torchrun one
-process a GPU shares the batches of this machine. With --progress-json progress is one JSON object
-a line on standard output; the last line is {"digest": ...}.
+Under torchrun, on any number of machines that share the store, each rank samples every size-th
+shard on its own device; the first rank waits for all shards and publishes the dataset. Ranks
+communicate only through the store, so a slow rank delays the others and has no other effect.
+Without torchrun, one process per GPU shares the batches of this machine. With --progress-json
+progress is one JSON object per line on standard output; the last line is {"digest": ...}.
 """
 
 import argparse
@@ -26,12 +26,12 @@ from pipelines.store.artifacts import Store, open_store
 from pipelines.store.collect import needing
 from pipelines.store.manifest import Manifest
 
-# Between looks into the store while other ranks draw.
+# Interval of polling the store for the shards of other ranks.
 POLL_SEC = 1.0
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Draw what the arguments say and print the digest."""
+    """Sample a dataset and print its digest."""
     given = _parser().parse_args(arguments)
     if given.parent:
         end_with_parent(given.parent)
@@ -64,10 +64,10 @@ def sample_on_ranks(
     *,
     progress: Progress = no_progress,
 ) -> Manifest:
-    """Draw a dataset with the ranks of one run; all call it with the same arguments.
+    """Sample a dataset with the ranks of one run; all call this with the same arguments.
 
-    Returns on every rank once the store has the dataset. A rank that fails is torchrun's to
-    notice, which ends the others.
+    Returns on every rank once the store has the dataset. If a rank fails, torchrun terminates the
+    others.
     """
     digest = samples_digest(spec, model)
     if found := store.reuse("samples", name, digest):
@@ -89,9 +89,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--model", required=True, help="the model, NAME@DIGEST")
     parser.add_argument("--name", required=True, help="the samples' name in the store")
     parser.add_argument("--spec-json", required=True, help="file with the sampling spec")
-    parser.add_argument("--processes", type=int, default=0, help="0 is one a GPU, or one a core")
+    parser.add_argument("--processes", type=int, default=0, help="0: one per GPU, or one per core")
     parser.add_argument("--progress-json", action="store_true", help="progress on stdout")
-    parser.add_argument("--parent", type=int, default=0, help="end when this process does")
+    parser.add_argument("--parent", type=int, default=0, help="exit when this process exits")
     return parser
 
 

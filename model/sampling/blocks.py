@@ -1,9 +1,9 @@
-"""The network's blocks, evaluated a row at a time or a position at a time.
+"""Incremental evaluation of gated blocks, by rows and by positions.
 
-The vertical stream knows only rows above, so it runs by rows: `run(i)`. The horizontal stream
-runs in two steps: `begin(i)` does for the whole row what depends on rows above and on the
-vertical stream, which is four fifths of the work and large products; `step(j)` adds what
-depends on the row's own positions up to j. Rows and positions are those of the block's level.
+The vertical stream depends only on rows above, so it runs by rows: `run(i)`. The horizontal stream
+runs in two steps: `begin(i)` computes for the whole row the terms that depend on rows above and on
+the vertical stream (four fifths of the work, as large products); `step(j)` adds the terms that
+depend on the row's positions up to j. Rows and positions are those of the block's level.
 """
 
 import torch
@@ -24,10 +24,10 @@ from model.sampling.rows import (
 
 
 class BlockCondition:
-    """What a block adds before its gate: the bias, and the condition's projection."""
+    """The terms that a block adds before its gate: the bias and the projected condition."""
 
     def __init__(self, place: Place, block: GatedBlock) -> None:
-        """Fold the biases; without a condition that is all."""
+        """Fold the biases; an unconditional block has no other term."""
         self._bias = block.conv2.bias.detach().to(place.wide)
         self._weight: Tensor | None = None
         self._projected: Tensor | None = None
@@ -42,7 +42,7 @@ class BlockCondition:
         torch.addmm(self._bias, code, self._weight, out=self._projected)
 
     def fill(self, out: Rows, code_row: Tensor | None) -> None:
-        """Write a row's condition; code_row [width * batch, dim] is that of a spatial one."""
+        """Write a row's terms; code_row [width * batch, dim] is the row of a spatial code."""
         if code_row is not None:
             assert self._weight is not None
             out.flat(0).copy_(torch.addmm(self._bias, code_row, self._weight))
@@ -51,7 +51,7 @@ class BlockCondition:
 
 
 class Scratch:
-    """Memory for one row of a block's sums, which all vertical blocks of a level share."""
+    """Memory for one row of a block's sums, shared by all vertical blocks of a level."""
 
     def __init__(self, place: Place, width: int, filters: int) -> None:
         """Allocate memory."""
@@ -131,7 +131,7 @@ class HorizontalBlock:
         self._row = 0
 
     def begin(self, i: int, code_row: Tensor | None) -> None:
-        """Compute what row i's positions get from above and from the vertical stream."""
+        """Compute the terms of row i from the rows above and the vertical stream."""
         self._row = i
         for rows in (self._middle, self.out.value, self.out.active):
             rows.start(i)
@@ -186,7 +186,7 @@ def hidden_bias(place: Place, block: GatedBlock) -> Tensor:
 
 
 def _split_taps(place: Place, layer: NormedLayer) -> tuple[list[Tap], list[tuple[int, Tensor]]]:
-    """Return the taps in rows above, and column and weight of those in the own row."""
+    """Return the taps in rows above, and column and weight of those in the current row."""
     taps = conv_taps(layer, place.narrow)
     own = [(tap.col, tap.weight) for tap in taps if tap.row == 0]
     return [tap for tap in taps if tap.row < 0], own
@@ -195,7 +195,7 @@ def _split_taps(place: Place, layer: NormedLayer) -> tuple[list[Tap], list[tuple
 def _add_own_taps(
     out: Tensor, source: tuple[Tensor, ...], j: int, taps: list[tuple[int, Tensor]]
 ) -> None:
-    """Add to a position what it reads of its own row, up to itself."""
+    """Add the terms that a position reads from its own row, up to itself."""
     for col, weight in taps:
         if j + col >= 0:
             out.addmm_(source[j + col], weight)

@@ -1,11 +1,10 @@
-"""The exact sampler that costs one forward pass an image.
+"""Exact cached sampler, at the cost of one forward pass per image.
 
-model.sampling.evaluator computes a pixel's parameters from the pixels before it; here the pixel
-is drawn and handed back. It is a whole level when the next one sees it, so what is sampled is
-exactly the model's p(x) at temperature 1, and the parameters met on the way give log_prob of
-the result. In float64 the images equal those of a forward pass a pixel for the same numbers; in
-float32 sums are in another order, so a drawing may differ once a rounding crosses the edge of
-a level.
+model.sampling.evaluator computes a pixel's parameters from the previous pixels; this module samples
+the pixel and passes it back. The next pixel sees a quantized level, so at temperature 1 the samples
+follow exactly the model's p(x), and the parameters along the way give log_prob of the result. In
+float64 the images equal those of one forward pass per pixel for the same numbers; in float32 sums
+are in another order, so a drawing may differ once rounding crosses the edge of a level.
 
 A CUDA device replays each row as one graph (model.sampling.evaluator), captured once.
 """
@@ -26,13 +25,13 @@ from model.network.precision import sum_in_float32, warn_if_emulated
 from model.sampling.evaluator import Evaluator, RowGraphs
 from model.sampling.rows import Place
 
-# Images at a time where nobody says: enough for products of a good size on a CPU.
+# Default batch size: large enough for efficient products on a CPU.
 BATCH_SIZE = 64
 
 
 @dataclass(frozen=True, slots=True)
 class Given:
-    """Pixels that are not drawn: `value` where `mask`, which all channels share."""
+    """Pixels that are given instead of sampled: `value` where `mask`, for all channels."""
 
     value: Num[Tensor, "batch channels height width"]
     mask: Bool[Tensor, "batch height width"]
@@ -50,10 +49,10 @@ class Sampled:
 
 
 class CachedSampler:
-    """Draws batches of one size from a model; memory is allocated once.
+    """Samples batches of a fixed size from a model; memory is allocated once.
 
-    Weights are copied at construction, with weight norm folded in; later changes of the model
-    are not seen. One sampler serves one thread.
+    Weights are copied at construction, with weight norm folded in; later changes of the model have
+    no effect. A sampler is not thread-safe.
 
     batch  the number of images of a batch
     """
@@ -67,16 +66,16 @@ class CachedSampler:
         guidance: float = 0.0,
         poison: bool = False,
     ) -> None:
-        """Prepare for batches of `batch` images on the model's device.
+        """Allocate memory for batches of `batch` images on the model's device.
 
         dtype: of the arithmetic, the model's own by default. With bfloat16 (or float16) the
         products within blocks are of that dtype: each tap's product is summed in float32, but
         a convolution's running sum over taps, skips and bias is rounded to 8 bits after each
         of them (a dozen at most), and so are activations. The sums over blocks, strided and
         transposed layers, the first and the last layer and the head are float32.
-        guidance: as in model.network.likelihood; other than 0 it doubles time and memory, as
-        each image is seen with its condition and without it. Raises ValueError if the model
-        cannot be guided.
+        guidance: as in model.network.likelihood; a value other than 0 doubles time and memory, as
+        each image is evaluated with and without its condition. Raises ValueError if the model
+        does not support guidance.
         poison: fill memory that must not be read with NaN; for tests.
         """
         check_guidance(guidance, model.config)
@@ -153,12 +152,12 @@ class CachedSampler:
     def _encode(self, condition: Tensor | None) -> list[Tensor | None]:
         """Project a condition for all blocks; return spatial codes by rows.
 
-        With guidance each image stands twice in the batch, the second time without its code.
+        With guidance the batch contains each image twice, the second time without its code.
         """
         place = self._place
         if condition is not None:
             if self.config.condition.kind != "none":
-                # On the CPU still, where a look at labels costs nothing.
+                # Labels are still on the CPU, where checking them does not synchronize.
                 check_condition(self.config.condition, condition, batch=self.batch)
             condition = condition.to(place.device)
         code = self._encoder.code(
@@ -180,7 +179,7 @@ class CachedSampler:
         return spatial
 
     def _load(self, row: int, inputs: "_Inputs") -> None:
-        """Copy what a row needs to where its operations read it."""
+        """Copy a row's inputs to the static memory that its operations read."""
         self._uniforms.copy_(inputs.uniforms[row])
         if inputs.given is not None and inputs.mask is not None:
             self._given.copy_(inputs.given[row])
@@ -191,14 +190,14 @@ class CachedSampler:
                 here.copy_(code[row >> level])
 
     def _prepare_graphs(self, temperature: float) -> None:
-        """Forget graphs of another temperature, which is part of what they do."""
+        """Discard graphs captured for another temperature."""
         if temperature != self._temperature:
             self._temperature, self._graphs = temperature, None
         if self._place.device.type == "cuda" and self._graphs is None:
             self._graphs = RowGraphs(period=self._evaluator.period)
 
     def _run_row(self, row: int) -> None:
-        """Draw a row; apart from the first rows it depends on `row` modulo the period only."""
+        """Sample a row; after the first rows, operations depend on `row` modulo the period only."""
         self._evaluator.begin(row, self._code_rows)
         for column in range(len(self._drawn)):
             self._evaluator.step(row, column, out=self._raw[column])
@@ -234,15 +233,15 @@ def sample_in_batches(
     dtype: torch.dtype | None = None,
     batch_size: int = BATCH_SIZE,
 ) -> Sampled:
-    """Draw any number of images, at most `batch_size` at a time, with one sampler.
+    """Sample any number of images, at most `batch_size` at a time, with one sampler.
 
-    Batches are equal: what the last one lacks is drawn and thrown away, because memory and
-    CUDA graphs of another size would cost more. The rest is as for CachedSampler.
+    Batches have equal sizes: the last one is padded and the surplus discarded, because memory and
+    CUDA graphs of another size would cost more. Other arguments are as for CachedSampler.
     """
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, found {batch_size}")
     if not (num := len(uniforms)):
-        raise ValueError("there are no images to draw: expected numbers for at least one")
+        raise ValueError("expected numbers for at least one image, found none")
     batch = math.ceil(num / math.ceil(num / batch_size))
     sampler, parts = CachedSampler(model, batch=batch, dtype=dtype, guidance=guidance), []
     for start in range(0, num, batch):
@@ -267,7 +266,7 @@ def _part(given: Given, rows: Tensor) -> Given:
 
 @dataclass(frozen=True, slots=True)
 class _Inputs:
-    """What a batch is made of, by rows: [height, width, batch, ...]."""
+    """The inputs of a batch, by rows: [height, width, batch, ...]."""
 
     uniforms: Tensor
     codes: list[Tensor | None]

@@ -1,7 +1,7 @@
-"""What a set of generated drawings says of itself: its columns, manifest summary and card.
+"""Metadata of generated drawings: columns, manifest summary and dataset card.
 
-The card's features are those of the shards' own schema: where the two differ, Hugging Face
-datasets refuses the files.
+The card's features match the schema of the shards: Hugging Face datasets refuses files where the
+two differ.
 """
 
 from collections.abc import Mapping, Sequence
@@ -36,7 +36,7 @@ def summarize(
     counts: npt.NDArray[np.int64],
     bits_per_dim: npt.NDArray[np.float64],
 ) -> dict[str, Any]:
-    """Return the manifest's summary, with the fields that every dataset's has.
+    """Return the manifest's summary, including the fields of every dataset.
 
     counts, bits_per_dim   of each class: its drawings, and the sum of their bits/dim (classes,)
     """
@@ -69,15 +69,15 @@ def dataset_card(
     *,
     how: str,
 ) -> str:
-    """Return README.md: Hugging Face's YAML with exact sizes, then a page for people.
+    """Return README.md: Hugging Face's YAML with exact sizes, followed by the text.
 
-    how   with which settings the model drew, to stand after its name
+    how   the sampling settings, as a phrase after the model's name
     """
     return f"---\n{_card_yaml(summary, shards)}---\n{_card_text(model, name, summary, how)}"
 
 
 def manner(temperature: float, guidance: float) -> str:
-    """Return in words how a model's distribution was changed.
+    """Return a phrase on temperature and guidance.
 
     >>> manner(1.0, 0.0), manner(0.9, 1.5)
     ('at temperature 1', 'at temperature 0.9 with guidance 1.5')

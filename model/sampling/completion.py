@@ -1,22 +1,20 @@
-"""Complete drawings of which some pixels are given, as `sketchmill complete` does with one.
+"""Completion of drawings with given pixels (inpainting), for `sketchmill complete`.
 
-The drawing comes from a picture or from a dataset; what is given of it, from the picture's
-transparency, a mask, or a number of upper rows. Given pixels stay as they are.
+The drawing comes from a picture or from a dataset. The given pixels are defined by the picture's
+transparency, a mask, or a number of upper rows; they stay unchanged.
 
-The model draws in raster order, each pixel from those before it, and the given pixels it has
-passed are what it sees. So
+The model samples in raster order, each pixel conditional on the previous ones, given or sampled:
 
-    prefix  every given pixel comes before every other one (upper rows, the first pixels of a
-            row): completions are exact draws of p(rest | given)
-    mask    a given pixel after a drawn one does not influence that one. What is drawn above a
-            given line does not know of it: one candidate is a draw of the product of
-            p(drawn pixel | pixels before it), not of p(rest | given).
+    prefix  every given pixel precedes every sampled one (upper rows, the first pixels of a row):
+            completions are exact samples of p(rest | given)
+    mask    a given pixel does not influence the sampled pixels before it: one candidate is a
+            sample of the product of p(sampled pixel | pixels before it), not of p(rest | given)
 
-With more candidates a mask's completion is picked among several by importance resampling
-(Rubin 1987): candidate k has the weight of the product of p(given pixel | pixels before it),
-the factor that the draw left out. That tends to p(rest | given) as candidates grow, and is as
-good as the largest weights are many; for a prefix all weights are equal. At another temperature
-than 1, or with guidance, all of this holds for the changed conditionals, but the weights stay
+With several candidates a mask's completion is selected by importance resampling (Rubin 1987):
+candidate k has the weight of the product of p(given pixel | pixels before it), the factor that
+sampling omits. This converges to p(rest | given) with the number of candidates; the approximation
+is good if many candidates have large weights. For a prefix all weights are equal. At a temperature
+other than 1, or with guidance, the same holds for the changed conditionals, but the weights stay
 the model's.
 """
 
@@ -71,9 +69,9 @@ def complete(
 ) -> Images:
     """Return a completion of each drawing in `given`; uint8 where low..high fits, else int64.
 
-    Completion i is decided by (seed, first_index + i), its condition and num_candidates, up to
-    roundings that the size of batches decides: n drawings are cut into equal ones.
-    Raises ValueError if shapes do not fit the model, a given value is none of its levels, or
+    Completion i depends on (seed, first_index + i), its condition and num_candidates, up to
+    rounding, which depends on the batch size: n drawings are split into equal batches. Raises
+    ValueError if shapes do not fit the model, a given value is not one of its levels, or
     num_candidates is not positive.
     """
     check_given(given, model.config)
@@ -109,15 +107,15 @@ def complete(
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class HalfDrawing:
-    """Where a half drawing is found: in a picture, or in a row of a dataset's split.
+class PartialDrawing:
+    """The source of a partial drawing: a picture, or a row of a dataset's split.
 
-    png         content of a picture
-    name        of its file, for errors
+    png         content of the picture
+    name        file name of the picture, for errors
     dataset     the dataset, with split and row
-    mask        content of a picture, white where given
-    mask_name   of its file
-    rows_given  how many upper rows are given
+    mask        content of the mask picture, white where given
+    mask_name   file name of the mask
+    rows_given  number of given upper rows
     """
 
     png: bytes | None = None
@@ -131,11 +129,11 @@ class HalfDrawing:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Wish:
-    """How often to complete a drawing, and how.
+class CompletionOptions:
+    """Number of completions and sampling settings.
 
-    class_names  what it is a drawing of: one class, more with a model of several labels, none
-                 for what the dataset says
+    class_names  the condition: one class, several for a multi-label model, empty for the class of
+                 the dataset's row
     """
 
     class_names: Sequence[str] = ()
@@ -148,82 +146,82 @@ class Wish:
 
 
 @doing("complete", "drawing the rest")
-def complete_half(
-    half: HalfDrawing,
-    wish: Wish,
+def complete_drawing(
+    partial: PartialDrawing,
+    options: CompletionOptions,
     model: Manifest,
     store: Store,
     *,
     cache_dir: Path,
     device: torch.device | None = None,
 ) -> tuple[np.ndarray, dict[str, Any]]:
-    """Return a picture, what is given and then the completions, and what was done as JSON values.
+    """Return a picture of the given pixels and the completions, and a summary as JSON values.
 
-    Raises ValueError if the drawing, the classes or the wish do not fit the model.
+    Raises ValueError if the drawing, the classes or the options do not fit the model.
     """
-    if wish.num < 1:
-        raise ValueError(f"the number of completions must be at least 1, found {wish.num}")
+    if options.num < 1:
+        raise ValueError(f"the number of completions must be at least 1, found {options.num}")
     network = open_model(store, model)
     check_takes_classes(network.config)
-    given, own_class = read_half(half, network.config, store, cache_dir=cache_dir)
-    names = tuple(wish.class_names) or ((own_class,) if own_class else ())
+    given, own_class = read_partial(partial, network.config, store, cache_dir=cache_dir)
+    names = tuple(options.class_names) or ((own_class,) if own_class else ())
     condition = classes_condition(names, model.summary["class_names"], network.config)
-    wide = torch.float64 if wish.dtype == "float64" else torch.float32
+    wide = torch.float64 if options.dtype == "float64" else torch.float32
     images = complete(
         network.to(device or torch.device("cpu"), wide),
-        Given(given.value.expand(wish.num, -1, -1, -1), given.mask.expand(wish.num, -1, -1)),
-        None if condition is None else condition.expand(wish.num, *condition.shape[1:]),
-        seed=wish.seed,
-        num_candidates=wish.num_candidates,
-        temperature=wish.temperature,
-        guidance=wish.guidance,
-        dtype=getattr(torch, wish.dtype),
+        Given(given.value.expand(options.num, -1, -1, -1), given.mask.expand(options.num, -1, -1)),
+        None if condition is None else condition.expand(options.num, *condition.shape[1:]),
+        seed=options.seed,
+        num_candidates=options.num_candidates,
+        temperature=options.temperature,
+        guidance=options.guidance,
+        dtype=getattr(torch, options.dtype),
     )
     shown = torch.where(given.mask[:, None], given.value.long(), network.config.low)
-    is_exact = not wish.guidance and wish.temperature == 1.0
+    is_exact = not options.guidance and options.temperature == 1.0
     done = {
         "class_names": list(names) if condition is not None else [],
-        "completions": wish.num,
+        "completions": options.num,
         "given_pixels": int(given.mask.sum()),
         "is_exact": is_exact and bool(is_prefix(given.mask).all()),
     }
     return _picture([shown, images.cpu().long()], network.config), done
 
 
-def read_half(
-    half: HalfDrawing, config: PixelCNNConfig, store: Store, *, cache_dir: Path
+def read_partial(
+    partial: PartialDrawing, config: PixelCNNConfig, store: Store, *, cache_dir: Path
 ) -> tuple[Given, str | None]:
-    """Return a half drawing as a batch of one, and its class if a dataset says so.
+    """Return a partial drawing as a batch of one, and its class if it comes from a dataset.
 
-    Raises ValueError for two sources or none, two ways to say what is given, or what does not
-    fit the model.
+    Raises ValueError unless there is exactly one source and at most one definition of the given
+    pixels, or if the drawing does not fit the model.
     """
-    if (half.png is None) == (half.dataset is None):
-        raise ValueError("expected a picture or a row of a dataset, one of the two")
-    if half.mask is not None and half.rows_given is not None:
-        raise ValueError("a mask or a number of given rows says what is given, not both")
+    if (partial.png is None) == (partial.dataset is None):
+        raise ValueError("expected either a picture or a row of a dataset")
+    if partial.mask is not None and partial.rows_given is not None:
+        raise ValueError("expected either a mask or a number of given rows, found both")
     class_name = alpha = None
-    if half.dataset is not None:
-        value, class_name = _dataset_row(half, half.dataset, store, cache_dir)
+    if partial.dataset is not None:
+        value, class_name = _dataset_row(partial, partial.dataset, store, cache_dir)
     else:
-        assert half.png is not None
-        value, alpha = picture_from_png(half.png, config, half.name)
-    if half.mask is not None:
-        given = Given(value, mask_from_png(half.mask, config, half.mask_name))
-    elif half.rows_given is not None:
-        given = given_rows(value, half.rows_given)
-    elif half.png is not None:
-        given = given_from_png(half.png, config, half.name)
+        assert partial.png is not None
+        value, alpha = picture_from_png(partial.png, config, partial.name)
+    if partial.mask is not None:
+        given = Given(value, mask_from_png(partial.mask, config, partial.mask_name))
+    elif partial.rows_given is not None:
+        given = given_rows(value, partial.rows_given)
+    elif partial.png is not None:
+        given = given_from_png(partial.png, config, partial.name)
     else:
         given = given_rows(value, value.shape[2] // 2)
     check_given(given, config)
     if alpha is not None:
-        check_opaque(alpha, given, half.name)
+        check_opaque(alpha, given, partial.name)
     return given, class_name
 
 
 def check_takes_classes(config: PixelCNNConfig) -> None:
-    """Raise ValueError if the model is conditioned on something that no class name states."""
+    """Raise ValueError if the model's condition is not defined by class names."""
     if config.condition.kind in ("vector", "spatial"):
         raise ValueError(
             f"the model is conditioned on a {config.condition.kind}, not on a class: complete "
@@ -234,14 +232,15 @@ def check_takes_classes(config: PixelCNNConfig) -> None:
 def classes_condition(
     class_names: Sequence[str], known: Sequence[str], config: PixelCNNConfig
 ) -> Tensor | None:
-    """Return the condition of one drawing of these classes, None for a model without classes.
+    """Return the condition of one drawing of these classes, None for an unconditional model.
 
-    Raises ValueError for an unknown class, for none, or for several where the model takes one.
+    Raises ValueError for an unknown class, an empty list, or several classes if the model takes
+    one.
     """
     if config.condition.kind == "none":
         return None
     if not class_names:
-        raise ValueError("the model is conditioned on a class: say of what it is a drawing")
+        raise ValueError("the model is conditioned on a class: name the class of the drawing")
     if len(class_names) > 1 and config.condition.kind != "multi_label":
         raise ValueError(
             f"the model takes one class, found {len(class_names)}: {', '.join(class_names)}"
@@ -253,20 +252,20 @@ def classes_condition(
 
 
 def _dataset_row(
-    half: HalfDrawing, dataset: Manifest, store: Store, cache_dir: Path
+    partial: PartialDrawing, dataset: Manifest, store: Store, cache_dir: Path
 ) -> tuple[Tensor, str]:
-    drawings = open_split(store, dataset, split=half.split, cache_dir=cache_dir)
-    if not 0 <= half.row < len(drawings):
+    drawings = open_split(store, dataset, split=partial.split, cache_dir=cache_dir)
+    if not 0 <= partial.row < len(drawings):
         raise ValueError(
-            f"row must be in 0..{len(drawings) - 1}, the {half.split} split of "
-            f"{dataset.name}; found {half.row}"
+            f"row must be in 0..{len(drawings) - 1}, the {partial.split} split of "
+            f"{dataset.name}; found {partial.row}"
         )
-    value, label = drawings.tensors(np.array([half.row], np.int64))
+    value, label = drawings.tensors(np.array([partial.row], np.int64))
     return value, drawings.class_names[int(label)]
 
 
 def _picture(parts: Sequence[Tensor], config: PixelCNNConfig) -> np.ndarray:
-    """Return rows of drawings, ink dark on paper; colors as they are, three channels last."""
+    """Return rows of drawings with dark ink on paper; color images have three channels last."""
     scale = 255 / (config.high - config.low)
     bytes_of = [((part - config.low) * scale).round().to(torch.uint8).numpy() for part in parts]
     if config.num_channels == 1:
@@ -277,7 +276,7 @@ def _picture(parts: Sequence[Tensor], config: PixelCNNConfig) -> np.ndarray:
 
 
 def _resample(sampled: Sampled, given: Given, choice: Tensor, num_candidates: int) -> Images:
-    """Return one candidate of each drawing, drawn by weight."""
+    """Return one candidate of each drawing, sampled by weight."""
     mask = given.mask.to(sampled.log_prob_map.device)
     weights = (sampled.log_prob_map.double() * mask).sum((1, 2)).view(-1, num_candidates)
     chosen = pick_option(weights[:, :, None, None], choice.to(weights.device)[:, None, None])

@@ -1,9 +1,9 @@
-"""A model of the store made ready to draw the rows of a spec, and the numbers that decide an image.
+"""Sampling of a spec's rows with a published model, and the random numbers of each image.
 
-Image n of a seed has its own Philox stream (Salmon et al. 2011, counter-based): its numbers
-depend neither on the batch, nor on the device, nor on what was drawn before, whichever sampler
-turns them into pixels. Images of a class are numbered within it: the class is the highest word of
-the counter, which no image gets to.
+Image n of a seed has its own Philox stream (Salmon et al. 2011, counter-based): its numbers depend
+neither on the batch, nor on the device, nor on previous images, nor on the sampler. Images of a
+class are numbered within it: the class is the highest word of the counter, which the numbers of an
+image never reach.
 """
 
 import contextlib
@@ -39,7 +39,7 @@ class Drawn:
 
 
 class Drawer:
-    """Draws the rows of one spec with one model."""
+    """Samples the rows of one spec with one model."""
 
     def __init__(self, model: PixelCNN, labels: npt.NDArray[np.int64], spec: SampleSpec) -> None:
         """Take the model's label of each of the spec's classes."""
@@ -49,7 +49,7 @@ class Drawer:
         self._samplers: dict[int, CachedSampler] = {}
 
     def draw(self, batch: slice) -> Drawn:
-        """Draw one batch of the spec's rows; raise ValueError if the model's numbers are NaN."""
+        """Sample one batch of the spec's rows; raise ValueError if a likelihood is not finite."""
         rows = spec_rows(self.spec, batch)
         labels = self.labels[rows.labels]
         sampler = self._sampler_of(len(rows))
@@ -73,9 +73,9 @@ class Drawer:
     def _sampler_of(self, batch: int) -> CachedSampler:
         """Return a sampler for a batch of this size or a larger one.
 
-        On a GPU one sampler of the largest size serves all, and a shard's last batch is filled
-        up: its memory and graphs are dear. On a CPU each size has its own, of which a spec has
-        three at most.
+        On a GPU one sampler of the largest size is used for all batches, and a shard's last batch
+        is padded: memory and graphs are expensive. On a CPU each of the at most three sizes of a
+        spec has its own sampler.
         """
         if self.model.network.output.bias.device.type == "cuda":
             batch = min(self.spec.batch_size, self.spec.rows_per_shard, self.spec.num_rows)
@@ -116,7 +116,7 @@ def class_uniforms(
 
 
 def draw_choices(num: int, *, seed: int, first_index: int = 0) -> Float[Tensor, " batch"]:
-    """Return one more number for each image, which no image's own stream has."""
+    """Return one more number for each image, from a stream separate from the images' streams."""
     last = _UINT64
     numbers = [_stream(seed, first_index + i, 1, word=last)[0] for i in range(num)]
     return torch.tensor(numbers, dtype=torch.float64)
@@ -130,7 +130,7 @@ def _padded(values: npt.NDArray[np.int64], size: int) -> npt.NDArray[np.int64]:
 def open_drawer(store: Store, manifest: Manifest, spec: SampleSpec) -> Drawer:
     """Load a model and check that it can draw the spec.
 
-    Raises ValueError for a class that the model does not know or a model that is none.
+    Raises ValueError for a class that the model does not know, or if the files are not a model.
     """
     saved = load_model({name: store.read(manifest, name) for name in (WEIGHTS_NAME, CONFIG_NAME)})
     labels = spec_labels(spec, saved.class_names, saved.model.config)
@@ -149,7 +149,7 @@ def check_model(store: Store, manifest: Manifest, spec: SampleSpec) -> None:
 
 @contextlib.contextmanager
 def one_thread() -> Iterator[None]:
-    """Compute as every process that draws does: the last bit may depend on the threads."""
+    """Use one thread, as every sampling process does: the last bit may depend on the threads."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -161,19 +161,19 @@ def one_thread() -> Iterator[None]:
 def spec_labels(
     spec: SampleSpec, known: Sequence[str], config: PixelCNNConfig
 ) -> npt.NDArray[np.int64]:
-    """Return the model's labels; a model without a condition draws one class of any name."""
+    """Return the model's labels; an unconditional model samples one class of any name."""
     if config.condition.kind != "none":
         return model_labels(spec, known)
     if len(spec.class_names) > 1:
         raise ValueError(
-            f"the model is unconditional, so it cannot draw {len(spec.class_names)} classes: "
-            "give one class name, which all drawings get"
+            f"the model is unconditional, so it cannot sample {len(spec.class_names)} classes: "
+            "give one class name for all drawings"
         )
     return np.zeros(1, np.int64)
 
 
 def check_drawable(config: PixelCNNConfig) -> None:
-    """Raise ValueError unless the model makes gray 8-bit pictures of a class."""
+    """Raise ValueError unless the model generates gray 8-bit images of a class."""
     if config.condition.kind in ("vector", "spatial"):
         raise ValueError(
             f"the model is conditioned on a {config.condition.kind}, not on a class: a dataset "
@@ -187,7 +187,7 @@ def check_drawable(config: PixelCNNConfig) -> None:
 
 
 def shard_rows(spec: SampleSpec, shard: int) -> Rows:
-    """Return which drawings a shard holds."""
+    """Return the rows of a shard."""
     start = shard * spec.rows_per_shard
     return spec_rows(spec, slice(start, start + shard_size(spec, shard)))
 

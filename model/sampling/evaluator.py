@@ -1,18 +1,18 @@
 """The network evaluated in raster order, every position of every layer exactly once.
 
-Vertical features of a pixel row follow from the rows above it. A horizontal feature at (r, c)
-follows from the pixels before (r, c); on level l it exists where 2^l divides r and c, is
-complete when pixel (r, c) is due, and serves the 2^l x 2^l pixels from there on. So at pixel
-(r, c) exactly the levels run whose grid has that point, and nothing is computed again:
+Vertical features of a pixel row depend on the rows above it. A horizontal feature at (r, c)
+depends on the pixels before (r, c); on level l it exists where 2^l divides r and c, is computable
+before pixel (r, c), and is read by the 2^l x 2^l pixels from there on. At pixel (r, c) exactly the
+levels run whose grid contains that point, and each feature is computed once:
 
-    begin(r)    vertical blocks down and up the levels that have r; then, for each horizontal
-                block of those, all that comes from above and beside, as products of whole rows
-    step(r, c)  the rest of the horizontal blocks on the levels that have c
+    begin(r)    vertical blocks down and up the levels that contain r; then, for each horizontal
+                block of those, the terms from above and from the vertical stream, by whole rows
+    step(r, c)  the remaining terms of the horizontal blocks on the levels that contain c
 
-On a GPU a row is a CUDA graph: it has some 7,000 small kernels, whose launches would take most of the
-time. A row's operations depend on its number only through what memory it uses and which levels it
-has, which repeats after `period` rows; the first rows read less, because nothing is above them.
-The graphs are those of rows 0 .. 2 * period - 1, and later rows replay the second half.
+On a GPU a row is a CUDA graph: it has some 7,000 small kernels, whose launches would dominate the
+time. The operations of a row depend on its number only through memory slots and levels, which
+repeat after `period` rows; the first rows read less, because there are no rows above them. The
+graphs are those of rows 0 .. 2 * period - 1, and later rows replay the second half.
 """
 
 from collections.abc import Callable
@@ -27,7 +27,7 @@ from model.sampling.blocks import PairSteps, Scratch
 from model.sampling.resampling import Begin, Down, Up
 from model.sampling.rows import Feature, Place, Rows, dense_parts, make_feature
 
-# Rows that are kept of a horizontal feature: layers read the own one and the one above.
+# Rows kept of a horizontal feature: layers read the current row and the one above.
 _HORIZONTAL_ROWS = 2
 
 
@@ -41,14 +41,14 @@ def graph_key(row: int, period: int) -> int:
 
 
 class RowGraphs:
-    """Runs rows: a kind of row that is new eagerly, while it is captured; others by replay.
+    """Runs rows: captures the graph of a new kind of row and replays known ones.
 
-    It keeps no reference to who runs rows: that would be a cycle, and gigabytes of a sampler
-    that nobody uses would wait for Python's collector.
+    Holds no reference to the caller: a reference cycle would keep gigabytes of an unused sampler
+    until Python's garbage collection.
     """
 
     def __init__(self, *, period: int) -> None:
-        """Begin with no graph."""
+        """Start without graphs."""
         self._period = period
         self._graphs: dict[int, torch.cuda.CUDAGraph] = {}
         self._pool = torch.cuda.graph_pool_handle()
@@ -98,9 +98,9 @@ class Evaluator:
 
     @property
     def period(self) -> int:
-        """Return after how many rows the same memory and the same levels are used again.
+        """Return the number of rows after which memory slots and levels repeat.
 
-        The first so many rows differ from later ones: they lack rows above.
+        The first `period` rows differ from later ones: they lack rows above.
         """
         return max(self._history << self._levels[-1], self.pixels.slots)
 
@@ -114,7 +114,7 @@ class Evaluator:
                     block.condition.project(code)
 
     def begin(self, row: int, code_rows: list[Tensor | None]) -> None:
-        """Begin a row of pixels; code_rows [width * batch, dim] are those of spatial codes."""
+        """Begin a row of pixels; code_rows [width * batch, dim] are rows of spatial codes."""
         rows = [row >> level for level in range(self.depth(row) + 1)]
         self._run_vertical(rows, code_rows)
         self._start.begin(row)
@@ -144,7 +144,7 @@ class Evaluator:
         torch.addmm(self._output_bias, active, self._output, out=out)
 
     def depth(self, position: int) -> int:
-        """Return the coarsest level whose grid has this row or column."""
+        """Return the coarsest level whose grid contains this row or column."""
         coarsest = self._levels[-1]
         return min(coarsest, (position & -position).bit_length() - 1) if position else coarsest
 
@@ -162,7 +162,7 @@ class Evaluator:
                 pair.vertical.run(i, code_rows[level])
 
     def _build_down(self) -> list[tuple[Feature, Feature]]:
-        """Return all features on the way down; the way up takes them from the end."""
+        """Return all features on the way down; the way up consumes them in reverse order."""
         network, saved = self._network, [self._start.outs]
         for level in self._levels:
             pairs = []
@@ -213,5 +213,5 @@ class Evaluator:
 
 
 def _power_of_two(least: int) -> int:
-    """Return the power of two from `least` on: rings of such lengths repeat together."""
+    """Return the smallest power of two from `least` on: such ring buffers repeat together."""
     return 1 << (least - 1).bit_length()

@@ -1,8 +1,8 @@
-"""Half drawings: which pixels are given, from a picture, a mask, or a drawing of a dataset.
+"""Partial drawings: the given pixels of a picture, of a picture with a mask, or of a dataset row.
 
-A pixel of a picture is given if it is wholly opaque, or, with a mask, where that is white.
-Half-transparent pixels, such as the edge of a soft eraser leaves, are not given: their value
-is a mixture with what was below. Paper is black and ink white, as in the datasets.
+A pixel of a picture is given if it is opaque or, with a mask, where the mask is white.
+Half-transparent pixels, as left by the edge of a soft eraser, are not given: their value is blended
+with the background. Paper is black and ink white, as in the datasets.
 """
 
 import numpy as np
@@ -22,17 +22,17 @@ _OPAQUE = np.iinfo(np.uint8).max
 
 
 def given_from_png(content: bytes, config: PixelCNNConfig, name: str = "the half drawing") -> Given:
-    """Read a half drawing: a picture of the model's size whose unknown pixels are transparent.
+    """Read a partial drawing: a picture of the model's size with transparent unknown pixels.
 
-    Needs Pillow. Raises ValueError if the file is no picture, has another size, or has no
+    Needs Pillow. Raises ValueError if the file is not a picture, has another size, or has no
     transparent pixel.
     """
     value, alpha = picture_from_png(content, config, name)
     mask = alpha == _OPAQUE
     if mask.all():
         raise ValueError(
-            f"{name} has no transparent pixel, so nothing is to be drawn: erase a part, "
-            "or say with a mask or a number of rows what is given"
+            f"{name} has no transparent pixel, so there is nothing to draw: erase a part, "
+            "or define the given pixels with a mask or a number of rows"
         )
     return Given(value, mask)
 
@@ -40,9 +40,9 @@ def given_from_png(content: bytes, config: PixelCNNConfig, name: str = "the half
 def picture_from_png(
     content: bytes, config: PixelCNNConfig, name: str = "the half drawing"
 ) -> tuple[UInt8[Tensor, "1 channels height width"], UInt8[Tensor, "1 height width"]]:
-    """Read a picture's colors, 0 where it is not opaque, and its opacity, 255 where it is.
+    """Read a picture's colors, 0 where not opaque, and its opacity, 255 where opaque.
 
-    Depth, palette, orientation and the gray of colors are as in pictures of a dataset. Raises
+    Depth, palette, orientation and conversion to gray are as for a dataset's pictures. Raises
     ValueError as above.
     """
     if config.num_channels not in (1, 3):
@@ -66,9 +66,9 @@ def picture_from_png(
 def mask_from_png(
     content: bytes, config: PixelCNNConfig, name: str = "the mask"
 ) -> Bool[Tensor, "1 height width"]:
-    """Read which pixels are given: white ones; black ones are to be drawn.
+    """Read a mask: white pixels are given, black ones are to be sampled.
 
-    Raises ValueError if the file is no picture, has another size, another color, or no black.
+    Raises ValueError if the file is not a picture, has another size, another color, or no black.
     """
     picture = _open(content, config, name)
     if picture.alpha is not None:
@@ -82,14 +82,14 @@ def mask_from_png(
             f"{name}: a mask is white (given) and black (to draw), found the gray {other}"
         )
     if pixels.all():
-        raise ValueError(f"{name} has no black pixel, so nothing is to be drawn")
+        raise ValueError(f"{name} has no black pixel, so there is nothing to draw")
     return torch.from_numpy(pixels[None] == _OPAQUE)
 
 
 def given_rows(images: Images, num_rows: int) -> Given:
     """Return the upper `num_rows` rows of drawings as given.
 
-    Raises ValueError unless a row is left to be drawn.
+    Raises ValueError unless at least one row remains.
     """
     height = images.shape[2]
     if not 0 <= num_rows < height:
@@ -100,13 +100,13 @@ def given_rows(images: Images, num_rows: int) -> Given:
 
 
 def is_prefix(mask: Bool[Tensor, "batch height width"]) -> Bool[Tensor, " batch"]:
-    """Return whether each drawing's given pixels come before all others: exact completion."""
+    """Return whether each drawing's given pixels precede all others, so completion is exact."""
     flat = mask.flatten(1)
     return (flat[:, 1:] <= flat[:, :-1]).all(1)
 
 
 def check_given(given: Given, config: PixelCNNConfig) -> None:
-    """Raise ValueError unless shapes and given values are the model's."""
+    """Raise ValueError unless shapes and given values fit the model."""
     height, width, channels = config.image_shape
     num = len(given.mask)
     shapes = tuple(given.value.shape), tuple(given.mask.shape)
@@ -123,10 +123,10 @@ def check_given(given: Given, config: PixelCNNConfig) -> None:
 def check_opaque(
     alpha: UInt8[Tensor, "1 height width"], given: Given, name: str = "the half drawing"
 ) -> None:
-    """Raise ValueError if a pixel of a picture is given that is not wholly opaque."""
+    """Raise ValueError if a given pixel of a picture is not opaque."""
     if (alpha[given.mask] < _OPAQUE).any():
         raise ValueError(
-            f"{name} is transparent where its pixels are given: lay it on black paper, ink white"
+            f"{name} is transparent at given pixels: flatten it onto black paper with white ink"
         )
 
 

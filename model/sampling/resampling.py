@@ -1,6 +1,6 @@
-"""The layers that begin the network and change its resolution, by rows and by positions.
+"""Incremental evaluation of the first layers and of up- and downsampling, by rows and positions.
 
-They read values, not activations, and run in the wide dtype. As in model.sampling.blocks,
+These layers read values, not activations, and run in the wide dtype. As in model.sampling.blocks,
 `run` computes a vertical row, `begin` and `step` a horizontal one. Rows and positions are those
 of a layer's output.
 """
@@ -40,7 +40,7 @@ class Begin:
         self.outs[0].active.set_row(i, value)
 
     def begin(self, i: int) -> None:
-        """Compute what the horizontal row gets from the rows above."""
+        """Compute the horizontal row's terms from the rows above."""
         self._row = i
         self._pixels.start(i)
         self.outs[1].active.start(i)
@@ -91,7 +91,7 @@ class Down(_Resampling):
     """Half the resolution: output (i, j) reads rows up to 2 i and, horizontally, columns to 2 j."""
 
     def begin(self, i: int) -> None:
-        """Compute what the horizontal row gets from the rows above."""
+        """Compute the horizontal row's terms from the rows above."""
         self._row = i
         self.outs[1].active.start(i)
         value = self.outs[1].value
@@ -110,7 +110,7 @@ class Down(_Resampling):
 
     @staticmethod
     def _add_taps(out: Tensor, source: Rows, i: int, taps: list[Tap]) -> None:
-        """Add to `out` [width, batch, outputs] what output row i reads at every second place."""
+        """Add the strided taps of output row i to `out` [width, batch, outputs]."""
         width = len(out)
         for tap in taps:
             if 2 * i + tap.row < 0:
@@ -127,8 +127,8 @@ class Down(_Resampling):
 class Up(_Resampling):
     """Twice the resolution: input (i, j) adds to rows from 2 i and columns around 2 j.
 
-    An odd horizontal row lies wholly under a finished row of the coarse level; of an even one
-    each position waits for the coarse position above it.
+    An odd horizontal row depends only on a finished row of the coarse level; each position of an
+    even row waits for the coarse position above it.
     """
 
     def begin(self, i: int) -> None:
@@ -156,7 +156,7 @@ class Up(_Resampling):
 
     @staticmethod
     def _add_taps(out: Tensor, source: Rows, i: int, taps: list[Tap]) -> None:
-        """Add to row i, `out` [width, batch, outputs], what the coarse rows write there."""
+        """Add the contributions of the coarse rows to row i, `out` [width, batch, outputs]."""
         width = len(out)
         for tap in taps:
             if (i - tap.row) % 2 or i < tap.row:

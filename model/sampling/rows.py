@@ -1,12 +1,12 @@
-"""Rows of features as the cached sampler keeps them, and the weights that it multiplies by.
+"""Row buffers and tap weights of the cached sampler.
 
     Rows     the last few rows of one feature, [slot][column][batch, channels], contiguous: a row
              shifted by a tap is a matrix without a copy, and so is a position
     Active   rows that hold an activation, computed as they are written
     Tap      the weights of one tap of a convolution: the input's place relative to the output's
 
-Nothing is reset between batches: a row is written before it is read, and rows above the
-picture are never read. With `poison`, memory that is not written yet holds NaN.
+Buffers are not reset between batches: a row is written before it is read, and rows above the image
+are never read. With `poison`, unwritten memory holds NaN.
 """
 
 from dataclasses import dataclass
@@ -21,10 +21,10 @@ from model.network.layers import NormedLayer
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where and how a sampler computes: the widths of levels follow from the picture's.
+    """Device, batch size and dtypes of a sampler.
 
     narrow  dtype of activations and of the large products
-    wide    dtype of what is summed up: the streams' values, the head's parameters
+    wide    dtype of sums: the streams' values, the head's parameters
     """
 
     batch: int
@@ -79,7 +79,7 @@ class Rows:
         return self.columns[i % self.slots]
 
     def start(self, i: int) -> None:
-        """Forget what the slot of row i holds, if anyone wants to know."""
+        """Invalidate the slot of row i; a no-op unless poisoned."""
         if self.poison:
             self.grid(i).fill_(float("nan"))
 
@@ -92,7 +92,7 @@ class Active(Rows):
         wide = channels * activation_width(place.activation)
         super().__init__(place, width, wide, slots=slots, dtype=place.narrow)
         self._apply = F.relu_ if place.activation == "relu" else F.elu_
-        # Both halves of concat_elu; for other activations there is one part and no negative.
+        # Both halves of concat_elu; other activations have one part.
         self._row_parts = [flat.split(channels, dim=1) for flat in self.flats]
         self._col_parts = [[col.split(channels, dim=1) for col in cols] for cols in self.columns]
 
@@ -115,14 +115,14 @@ class Active(Rows):
 
 @dataclass(frozen=True, slots=True)
 class Feature:
-    """One stream at one place of the network: its value, and the activation that layers read."""
+    """One stream at one place of the network: its value and its activation."""
 
     value: Rows
     active: Active
 
 
 def make_feature(place: Place, width: int, channels: int, *, slots: int) -> Feature:
-    """Allocate a feature of which `slots` rows are kept."""
+    """Allocate a feature with `slots` rows."""
     value = Rows(place, width, channels, slots=slots, dtype=place.wide)
     return Feature(value, Active(place, width, channels, slots=slots))
 
@@ -144,9 +144,9 @@ def dense_parts(layer: NormedLayer, num_parts: int, dtype: torch.dtype) -> list[
 
 
 def add_row_taps(out: Tensor, source: Rows, i: int, taps: list[Tap]) -> None:
-    """Add to `out`, [width * batch, outputs], what the taps of output row i read.
+    """Add the taps of output row i to `out`, [width * batch, outputs].
 
-    Taps beyond the picture's edges are left out instead of multiplying zeros.
+    Taps beyond the image's edges are skipped instead of multiplying zeros.
     """
     width, batch = source.width, len(out) // source.width
     for tap in taps:

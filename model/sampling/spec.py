@@ -1,9 +1,9 @@
-"""All that decides a set of generated drawings: which, how many, from what noise, in what batches.
+"""The sampling spec: classes, counts, noise and batches, everything that sets the drawings.
 
-A SampleSpec with a model's digest is the address of a samples artifact. Drawing i of class c
-under a seed has noise of its own (model.sampling.drawer), and work is cut into batches that the
-spec alone fixes, so the bytes depend neither on processes nor on their order nor on a restart.
-Another kind of processor or another torch may round a sum differently and flip a pixel.
+A SampleSpec and a model's digest determine the digest of a samples artifact. Drawing i of class c
+under a seed has its own noise (model.sampling.drawer), and the spec alone fixes the batches, so
+the bytes depend neither on processes nor on their order nor on a restart. Another kind of processor
+or another torch version may round a sum differently and flip a pixel.
 """
 
 import dataclasses
@@ -22,7 +22,7 @@ from pipelines.store.manifest import InputRef, Manifest, artifact_digest
 
 Dtype = Literal["float32", "bfloat16", "float64"]
 
-# Raised when equal specs begin to give other drawings.
+# Incremented when equal specs give different drawings.
 SAMPLER_VERSION = 1
 
 
@@ -30,16 +30,16 @@ SAMPLER_VERSION = 1
 class SampleSpec:
     """What to draw.
 
-    class_names     classes of the model; a drawing's label is the position here
+    class_names     classes of the model; a drawing's label is its index here
     per_class       drawings of each class, or one number for each class
     seed            the noise of drawings 0, 1, 2, ... of a class is the same in every spec with
-                    this seed; they differ where another batch_size rounds a sum otherwise
-    temperature     1 is the model's distribution; below 1 sharper, above 1 wilder
-    guidance        0 is the class's distribution; above 0 only what tells it from others more
-                    (model.network.likelihood), for models that learned for it
+                    this seed; another batch_size may change their rounding
+    temperature     1 is the model's distribution; below 1 is sharper, above 1 flatter
+    guidance        0 is the class's distribution; larger values amplify what distinguishes the
+                    class (model.network.likelihood), for models trained with condition dropout
     batch_size      drawings computed together
     dtype           of the arithmetic; likelihoods are sums in float32 or wider
-    rows_per_shard  drawings in a Parquet file, the unit that a restart repeats
+    rows_per_shard  drawings per Parquet file, the unit of work that a restart repeats
     """
 
     class_names: tuple[str, ...]
@@ -75,7 +75,7 @@ class SampleSpec:
 
 @dataclass(frozen=True, slots=True)
 class Rows:
-    """Which drawing each row is: position in spec.class_names and number within the class."""
+    """The drawing of each row: index into spec.class_names and number within the class."""
 
     labels: npt.NDArray[np.int64]
     indices: npt.NDArray[np.int64]
@@ -92,8 +92,8 @@ class Rows:
 def spec_rows(spec: SampleSpec, rows: slice | None = None) -> Rows:
     """Return these rows (None: all): drawing 0 of each class, then drawing 1 of each, ...
 
-    So any first part of a dataset is balanced, and a larger per_class only appends. Only the
-    rows asked for are computed, as a shard of 50 million has no use for the others.
+    Any prefix of a dataset is balanced, and a larger per_class only appends. Only the requested
+    rows are computed, as one shard of a dataset of 50 million does not need the others.
     """
     start, stop, _ = (rows or slice(None)).indices(spec.num_rows)
     numbers = np.array(list(spec.counts.values()))
@@ -127,13 +127,13 @@ def shard_batches(spec: SampleSpec, shard: int) -> list[slice]:
 
 
 def spec_to_json(spec: SampleSpec) -> dict[str, Any]:
-    """Return the spec as JSON values, with the version of the sampler that reads it."""
+    """Return the spec as JSON values, with the sampler's version."""
     raw: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(spec)))
     return raw | {"sampler_version": SAMPLER_VERSION}
 
 
 def spec_from_json(raw: Mapping[str, Any]) -> SampleSpec:
-    """Read a spec; raise ValueError for another sampler's, or unknown or missing fields."""
+    """Read a spec; raise ValueError for another sampler version, or unknown or missing fields."""
     fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in raw.items()}
     version = fields.pop("sampler_version", SAMPLER_VERSION)
     if version != SAMPLER_VERSION:
@@ -150,7 +150,7 @@ def model_ref(model: Manifest) -> InputRef:
 
 
 def samples_digest(spec: SampleSpec, model: Manifest) -> str:
-    """Return the address of the drawings that this spec makes with this model."""
+    """Return the digest of the samples for this spec and model."""
     return artifact_digest("samples", spec_to_json(spec), (model_ref(model),))
 
 
@@ -166,12 +166,12 @@ def model_labels(spec: SampleSpec, known: Sequence[str]) -> npt.NDArray[np.int64
 
 
 def _rows_before(numbers: npt.NDArray[np.int64], index: int) -> int:
-    """Return how many rows stand before those of drawing `index`; numbers: of each class."""
+    """Return the number of rows before those of drawing `index`; numbers: of each class."""
     return int(np.minimum(numbers, index).sum())
 
 
 def _index_at(numbers: npt.NDArray[np.int64], row: int) -> int:
-    """Return which drawing of its class a row is: the last index with at most `row` before it."""
+    """Return a row's index within its class: the last index with at most `row` rows before it."""
     low, high = 0, int(numbers.max())
     while high - low > 1:
         middle = (low + high) // 2

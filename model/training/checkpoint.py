@@ -1,15 +1,15 @@
-"""Checkpoints of a run: written aside, marked complete last, checked when read.
+"""Atomic training checkpoints, verified by checksum when read.
 
     <folder>/step-00001200/
         weights.safetensors    the network as it trains
         average.safetensors    the average of its weights
-        config.json            network, class names, image shape, dataset digest (model.network.weights)
+        config.json            config, class names, dataset digest (model.network.weights)
         optimizer.pt           the optimizers' moments; read with weights_only
         state.json             step, identity of the run, counters, versions
-        COMPLETE               SHA-256 of the five files; without it the folder does not count
+        COMPLETE               SHA-256 of the five files, written last; required for reading
 
-Data order, dropout and schedule are functions of the step, so no generator state is kept. A
-checkpoint that is torn or damaged is passed over for the one before it.
+Data order, dropout and schedule are functions of the step, so no generator state is saved. An
+incomplete or damaged checkpoint is skipped in favor of the previous one.
 """
 
 import hashlib
@@ -36,11 +36,11 @@ NUM_KEPT = 2
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunState:
-    """Where a run stands and which run it is.
+    """The progress and the identity of a run.
 
     step          optimizer steps done
-    run_digest    address of the artifact to come: spec and dataset
-    elapsed_sec   training time in all sessions so far, for the record only
+    run_digest    digest of the model artifact, from spec and dataset
+    elapsed_sec   training time of all sessions so far, informational
     pending_nats  losses of the steps since the curve's last row
     """
 
@@ -53,7 +53,7 @@ class RunState:
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """What a run needs to go on as if it had never stopped."""
+    """The complete state that a run needs to resume exactly."""
 
     state: RunState
     weights: dict[str, Tensor]
@@ -63,7 +63,7 @@ class Checkpoint:
 
 
 def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> Path:
-    """Write a checkpoint durably, delete all but the newest NUM_KEPT whole ones; return its path."""
+    """Write a checkpoint durably, keep the newest NUM_KEPT complete ones and return its path."""
     target = folder / f"step-{checkpoint.state.step:08d}"
     if is_complete(target):
         return target
@@ -79,26 +79,27 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> Path:
 
 
 def latest_checkpoint(folder: Path, *, run_digest: str) -> Checkpoint | None:
-    """Return the newest whole checkpoint, None if there is none.
+    """Return the newest complete checkpoint, or None.
 
     Raises ValueError if it belongs to another spec or dataset.
     """
     for path in sorted(folder.glob("step-*"), reverse=True):
         if not is_complete(path):
-            _LOG.warning("checkpoint %s is damaged or torn; using the one before it", path)
+            _LOG.warning("checkpoint %s is damaged or incomplete; using the previous one", path)
             continue
         checkpoint = _read_files(path)
         if checkpoint.state.run_digest != run_digest:
             raise ValueError(
-                f"checkpoint {path} belongs to run {checkpoint.state.run_digest[:12]}, this spec "
-                f"and dataset make run {run_digest[:12]}: use another work directory, or delete it"
+                f"checkpoint {path} belongs to run {checkpoint.state.run_digest[:12]}, but this "
+                f"spec and dataset are run {run_digest[:12]}: use another work directory, or "
+                "delete the checkpoint"
             )
         return checkpoint
     return None
 
 
 def is_complete(path: Path) -> bool:
-    """Return whether every file of a checkpoint is there with the content that was written."""
+    """Return whether every file of a checkpoint exists and matches its checksum."""
     try:
         expected = json.loads((path / COMPLETE_NAME).read_text())
         return bool(expected) and all(
@@ -112,7 +113,7 @@ def _write_files(scratch: Path, checkpoint: Checkpoint) -> None:
     save_file(_contiguous(checkpoint.weights), scratch / "weights.safetensors")
     save_file(_contiguous(checkpoint.average), scratch / "average.safetensors")
     (scratch / CONFIG_NAME).write_bytes(checkpoint.config)
-    with (scratch / "optimizer.pt").open("wb") as file:  # by its path no error says why
+    with (scratch / "optimizer.pt").open("wb") as file:  # torch.save(path) hides errors
         torch.save(checkpoint.optimizer, file)
     (scratch / "state.json").write_text(json.dumps(asdict(checkpoint.state), indent=1))
     digests = {path.name: _sha256(path) for path in sorted(scratch.iterdir())}
@@ -135,7 +136,7 @@ def _read_files(path: Path) -> Checkpoint:
 
 
 def _delete_old(folder: Path, newest: Path) -> None:
-    """Delete all but the newest whole checkpoints, and what kills have left half-written."""
+    """Delete all but the newest complete checkpoints, and partial ones of killed processes."""
     kept = [newest]
     for path in sorted(folder.glob("step-*"), reverse=True):
         if path == newest:
@@ -149,7 +150,7 @@ def _delete_old(folder: Path, newest: Path) -> None:
 
 
 def _contiguous(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return copies without strides of their own: safetensors stores none."""
+    """Return contiguous copies: safetensors does not store strides."""
     return {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
 
 

@@ -1,26 +1,26 @@
-"""One optimizer step: Adam and Muon, schedule, clipping, and the average of the weights.
+"""Optimizers (Adam and Muon), learning rate schedule, clipping and weight averaging.
 
     lr(n)     = peak * min(1, n / warmup) * decay(n)            n = drawings seen so far
     decay(n)  = 1, or final + (1 - final) * (1 + cos(pi * n / total)) / 2
     average  <- w * average + (1 - w) * weights, w = 2 ** (-batch / halflife)
 
-Everything is a function of the drawings seen, so that another batch size or number of ranks
-means the same schedule. The average's half-life is shortened while training is young, as in
-Karras et al. 2022 (EDM, ema_rampup_ratio): half-life <= ratio * n.
+The schedule is a function of the drawings seen, independent of the batch size and the number of
+ranks. The average's half-life ramps up early in training as in Karras et al. 2022 (EDM,
+ema_rampup_ratio): half-life <= ratio * n.
 
-Muon (Jordan et al. 2024, https://kellerjordan.github.io/posts/muon/) is momentum whose step is
-orthogonal, for the weight matrices inside a network:
+Muon (Jordan et al. 2024, https://kellerjordan.github.io/posts/muon/) is momentum with an
+orthogonalized step, for the weight matrices of inner layers:
 
     m <- momentum * m + (1 - momentum) * gradient
-    u  = momentum * m + (1 - momentum) * gradient                  Nesterov's look ahead
+    u  = momentum * m + (1 - momentum) * gradient                  Nesterov momentum
     W <- W - lr * sqrt(max(1, rows / columns)) * orthogonal(u)
 
-orthogonal(u) is near U V' of the singular value decomposition U S V' of u, by five steps of a
-Newton-Schulz iteration whose limit has singular values within 0.7 and 1.2. A convolution's
+orthogonal(u) approximates U V' of the singular value decomposition U S V' of u by five steps of a
+Newton-Schulz iteration, which converges to singular values within 0.7 and 1.2. A convolution's
 weights [out, in, height, width] are the matrix [out, in * height * width].
 
-torch.optim.Muon takes matrices only, one at a time and in bfloat16; a small network has dozens
-of one shape, so here all of a shape are one batched product, in the weights' own precision.
+torch.optim.Muon takes matrices only, one at a time and in bfloat16. A small network has dozens of
+the same shape, so this implementation batches all matrices of a shape, in the weights' precision.
 """
 
 import copy
@@ -43,14 +43,14 @@ class Muon(torch.optim.Optimizer):
     """Steps of spectral norm near `lr` for parameters of two or more dimensions."""
 
     def __init__(self, params: Iterable[Tensor], *, lr: float, momentum: float = 0.95) -> None:
-        """Take the parameters; `lr` may be set anew in param_groups before each step."""
+        """Take the parameters; the caller may set `lr` in param_groups before each step."""
         super().__init__(params, {"lr": lr, "momentum": momentum})
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # pyrefly: ignore
-        """Change every parameter that has a gradient."""
+        """Update every parameter that has a gradient."""
         if closure is not None:
-            raise ValueError("Muon evaluates no closure")
+            raise ValueError("Muon does not support a closure")
         for group in self.param_groups:
             by_shape: dict[torch.Size, list[Tensor]] = {}
             for parameter in group["params"]:
@@ -78,7 +78,7 @@ class Muon(torch.optim.Optimizer):
 
 
 def orthogonal(matrices: Float[Tensor, "batch rows cols"]) -> Float[Tensor, "batch rows cols"]:
-    """Return matrices of the same singular vectors with all singular values near 1."""
+    """Return matrices with the same singular vectors and all singular values near 1."""
     is_tall = matrices.shape[1] > matrices.shape[2]
     x = matrices.mT if is_tall else matrices
     x = x / (torch.linalg.matrix_norm(x, keepdim=True) + _EPSILON)
@@ -90,9 +90,9 @@ def orthogonal(matrices: Float[Tensor, "batch rows cols"]) -> Float[Tensor, "bat
 
 
 def make_optimizers(spec: TrainSpec, model: PixelCNN) -> list[torch.optim.Optimizer]:
-    """Return Adam, and Muon for the directions of inner layers if the spec has a rate for it.
+    """Return Adam, and Muon for the directions of inner layers if the spec has a Muon rate.
 
-    `set_learning_rate` gives every step its rate.
+    `set_learning_rate` sets the rate of every step.
     """
     inner = list(model.network.inner_directions()) if spec.muon_learning_rate else []
     chosen = {id(parameter) for parameter in inner}
@@ -105,7 +105,7 @@ def make_optimizers(spec: TrainSpec, model: PixelCNN) -> list[torch.optim.Optimi
 def set_learning_rate(
     spec: TrainSpec, optimizers: Iterable[torch.optim.Optimizer], rate: float
 ) -> None:
-    """Give Adam this rate, and Muon the same part of its own peak."""
+    """Set Adam's rate, and Muon's to the same fraction of its peak."""
     for optimizer in optimizers:
         for group in optimizer.param_groups:
             is_muon = isinstance(optimizer, Muon)
@@ -124,7 +124,7 @@ def learning_rate(spec: TrainSpec, *, seen_nimg: int, total_nimg: int) -> float:
 
 
 def average_weight(spec: TrainSpec, *, seen_nimg: int) -> float:
-    """Return w, how much of the old average stays in the step that follows `seen_nimg`."""
+    """Return w, the weight of the old average in the step that follows `seen_nimg`."""
     halflife = min(float(spec.ema_halflife_nimg), spec.ema_rampup_ratio * seen_nimg)
     return 0.5 ** (spec.batch_size / halflife) if halflife > 0 else 0.0
 
@@ -133,7 +133,7 @@ def average_weight(spec: TrainSpec, *, seen_nimg: int) -> float:
 def clip_gradients(parameters: Iterable[Tensor], *, max_norm: float) -> float:
     """Scale all gradients to a joint Euclidean norm of at most `max_norm`; return the norm.
 
-    A norm that is not finite is returned and nothing is scaled: the caller must stop.
+    If the norm is not finite, return it without scaling; the caller must stop.
     """
     gradients = [p.grad for p in parameters if p.grad is not None]
     norms = torch._foreach_norm(gradients)
@@ -144,15 +144,15 @@ def clip_gradients(parameters: Iterable[Tensor], *, max_norm: float) -> float:
 
 
 class WeightAverage:
-    """A copy of a network whose parameters are the exponential moving average of it."""
+    """A copy of a network that holds the exponential moving average of its parameters."""
 
     def __init__(self, network: PixelCNN) -> None:
-        """Begin with the network's weights as they are."""
+        """Initialize the average with the network's current weights."""
         self.network: PixelCNN = copy.deepcopy(network).eval().requires_grad_(False)
         self._values: list[Tensor] = list(self.network.parameters())
         self._sources: list[Tensor] = list(network.parameters())
 
     @torch.no_grad()
     def update(self, weight: float) -> None:
-        """Move towards the network's present weights, keeping `weight` of the old average."""
+        """Blend in the network's current weights, keeping `weight` of the old average."""
         torch._foreach_lerp_(self._values, self._sources, 1 - weight)

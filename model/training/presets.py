@@ -1,8 +1,8 @@
-"""Ready training specs, each with the result it gives.
+"""Training presets, each with its measured result.
 
 `preset(name)` returns a spec for any dataset; `model.training.spec.fit_to_dataset` gives it the
-dataset's image shape and classes, `model.training.spec.apply_overrides` changes single fields. Results
-are on the seed's 20 classes of real drawings, recorded in model/EXPERIMENTS.md.
+dataset's image shape and classes, `model.training.spec.apply_overrides` changes single fields.
+Results are on the article's 20 classes of real drawings; see model/EXPERIMENTS.md.
 """
 
 import dataclasses
@@ -15,8 +15,8 @@ from model.training.spec import TrainSpec
 def tiny() -> TrainSpec:
     """Test 1.621 bits/dim; 24,000 drawings, 4 to 8 minutes on two CPU cores with its evaluation.
 
-    Guided, as they are by default, most drawings are recognizable, sea turtles, frogs and pizzas
-    least; a judge knows 88 in 100, of real ones 93.
+    With the default guidance most drawings are recognizable; sea turtles, frogs and pizzas are the
+    least so. A classifier recognizes 88 in 100, and 93 in 100 real ones.
     """
     return TrainSpec(
         network=PixelCNNConfig(
@@ -25,7 +25,7 @@ def tiny() -> TrainSpec:
             num_filters=16,
             num_logistic_mix=5,
             dropout_p=0.0,
-            # A short training learns where a class has its ink sooner from maps than from the pixels.
+            # In a short training, maps teach a class's ink positions sooner than the pixels do.
             condition=ConditionConfig(
                 kind="embedding_map", num_classes=1, embedding_dim=16, dropout_p=0.1
             ),
@@ -44,8 +44,9 @@ def tiny() -> TrainSpec:
 def small() -> TrainSpec:
     """Test 1.510 bits/dim; 50,000 drawings, 16 minutes on two CPU cores with AVX-512.
 
-    Of its drawings guided by 1.5 a judge knows 91 in 100, by 2 94 and by the default of 2.5 96, of
-    real ones 93; beyond 2 they get more alike. Sea turtles and tractors are told least.
+    A classifier recognizes 91 in 100 drawings at guidance 1.5, 94 at 2 and 96 at the default of
+    2.5, and 93 in 100 real ones; variety falls beyond 2. Sea turtles and tractors are the least
+    recognizable.
     """
     less = tiny()
     return dataclasses.replace(
@@ -59,10 +60,10 @@ def small() -> TrainSpec:
 
 
 def article() -> TrainSpec:
-    """Test bits/dim not measured yet, nor its time; ten epochs, for one GPU or more.
+    """Test bits/dim and time not measured yet; ten epochs, for one GPU or more.
 
     The article's tfd.PixelCNN: 5 resnets, 3 hierarchies, 128 filters, 5 mixtures, dropout 0.5,
-    Adam with 1e-3, batch 32; the label is embedded, and the average is our addition.
+    Adam with 1e-3, batch 32. The label embedding and the weight average are additions.
     """
     return TrainSpec(
         network=PixelCNNConfig(
@@ -80,12 +81,12 @@ def article() -> TrainSpec:
 
 
 def large() -> TrainSpec:
-    """Test bits/dim not measured yet, nor its time; forty epochs in bfloat16, for several GPUs.
+    """Test bits/dim and time not measured yet; forty epochs in bfloat16, for several GPUs.
 
-    What is known to help, at the width of openai/pixel-cnn: Muon, which needed three times fewer
-    drawings than Adam alone (model/EXPERIMENTS.md), warm-up, cosine decay. The rates are half of
-    `small`'s, an assumption: an orthogonal step has the same spectral norm at any width, and the
-    long schedule leaves time to be careful. Adam, with pixel-cnn's betas, has what Muon has not.
+    The width of openai/pixel-cnn with Muon, which needed three times fewer drawings than Adam
+    alone (model/EXPERIMENTS.md), warm-up and cosine decay. The rates are half of `small`'s, an
+    assumption: an orthogonal step has the same spectral norm at any width, and the long schedule
+    allows a conservative rate. Adam, with pixel-cnn's betas, trains the remaining parameters.
     """
     return TrainSpec(
         network=PixelCNNConfig(
@@ -112,7 +113,7 @@ def large() -> TrainSpec:
 
 
 def _labels(embedding_dim: int) -> ConditionConfig:
-    # The number of classes is the dataset's.
+    # fit_to_dataset sets the number of classes.
     return ConditionConfig(kind="embedding", num_classes=1, embedding_dim=embedding_dim)
 
 
@@ -124,12 +125,12 @@ PRESETS: Mapping[str, Callable[[], TrainSpec]] = {
 }
 
 
-# Names that presets had before: "seed" is of the seed of this project, not of random numbers.
+# Former names of presets; "seed" named the article that this project started from.
 ALIASES = {"seed": "article"}
 
 
 def preset(name: str) -> TrainSpec:
-    """Return a preset by name; raise ValueError naming those there are."""
+    """Return a preset by name; raise ValueError that lists the known names."""
     name = ALIASES.get(name, name)
     if name not in PRESETS:
         raise ValueError(f"unknown preset {name!r}: expected one of {', '.join(PRESETS)}")

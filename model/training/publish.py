@@ -1,12 +1,12 @@
-"""From a finished run to a model in the store: weights, curve, evaluation, card.
+"""Publish a finished run as a model artifact: weights, curve, evaluation, card.
 
-    weights.safetensors  the averaged weights        config.json  what is needed to load them
+    weights.safetensors  the averaged weights        config.json  network config and class names
     spec.json            the training spec           curve.jsonl  loss by drawings seen
-    evaluation.json      likelihood of the splits, over all and by class, and what a histogram has
+    evaluation.json      likelihood of the splits, overall and by class, and of a histogram
     README.md            model card
 
-Files hold nothing of the clock, but rounding depends on processes, batches and hardware: the
-store publishes the files of one of two trainers, never some of each.
+The files contain no timestamps, but rounding depends on processes, batches and hardware. If two
+trainers publish the same model, the store keeps the files of one of them.
 """
 
 import json
@@ -32,7 +32,7 @@ from pipelines.processes.progress import doing
 from pipelines.store.artifacts import Store
 from pipelines.store.manifest import Manifest, artifact_entries, artifact_label, dataset_ref
 
-# The test split is evaluated whole; of the others, which show overfitting, this many.
+# Rows evaluated of train and validation, which show overfitting; the test split is evaluated whole.
 GUIDE_ROWS = 2_048
 
 
@@ -46,9 +46,9 @@ def publish_model(
     folder: Path,
     splits: Mapping[str, Drawings],
 ) -> Manifest:
-    """Evaluate the averaged weights, publish them, and delete what only resuming needs.
+    """Evaluate and publish the averaged weights, then delete the checkpoints.
 
-    All ranks call it; the first one writes. Returns the manifest that is in the store.
+    All ranks call this function; the first one writes. Returns the published manifest.
     """
     guides = ("train", "validation")
     evaluation = {split: _evaluate(run, splits[split], at_most=GUIDE_ROWS) for split in guides}
@@ -181,7 +181,7 @@ The model knows the classes above and drawings of {network.image_shape[0]}x\
 
 
 def _learned_from(dataset: Manifest) -> str:
-    """Return in words whose drawings the model imitates, and what that means."""
+    """Return a sentence on the origin of the training drawings and its consequences."""
     if dataset.summary.get("is_synthetic", False):
         return "It learned from drawings that a program made, and says nothing of how people draw."
     whose = "the drawings of its dataset"
@@ -193,14 +193,14 @@ def _learned_from(dataset: Manifest) -> str:
 
 
 def _withheld(condition: ConditionConfig) -> str:
-    """Return in words for how many drawings the model was not told the class."""
+    """Return a phrase on the fraction of drawings trained without their class."""
     if not condition.dropout_p:
         return "none: it cannot be guided"
     return f"of {condition.dropout_p:.0%} of the drawings in training, so it can be guided"
 
 
 def num_parameters(run: Run) -> int:
-    """Return the number of trained numbers."""
+    """Return the number of trainable parameters."""
     return sum(parameter.numel() for parameter in run.network.parameters())
 
 

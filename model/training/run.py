@@ -1,8 +1,8 @@
-"""One training run in memory: the network, its average, the optimizer and the step they are at.
+"""In-memory state of a training run: network, weight average, optimizers and step.
 
-A step is a function of the state and the step number alone: rows of the global batch, dropout
-masks, learning rate and averaging weight all follow from it. Ranks take equal parts of the
-batch, and DistributedDataParallel averages their gradients.
+A step is a function of the state and the step number alone: they determine the rows of the global
+batch, dropout masks, learning rate and averaging weight. Ranks take equal parts of the batch, and
+DistributedDataParallel averages their gradients.
 """
 
 import contextlib
@@ -42,10 +42,10 @@ _CPU_MICRO_BATCH = 16
 
 
 class NonFiniteError(FinalError):
-    """A loss or gradient is not a finite number; the weights before this step are intact."""
+    """A loss or gradient is not finite; the weights are those before this step."""
 
     def __init__(self, step: int, nats: float, norm: float, rows: npt.NDArray[np.int64]) -> None:
-        """Say where it happened; `rows` are the batch's rows of the training split."""
+        """Describe the failed step; `rows` are the batch's rows of the training split."""
         super().__init__(
             f"loss {nats} nats with gradient norm {norm} at step {step}: lower learning_rate or "
             "set clip_norm"
@@ -55,7 +55,7 @@ class NonFiniteError(FinalError):
 
 @dataclass(frozen=True, slots=True)
 class StepResult:
-    """What one step found: mean loss in nats a drawing, gradient norm, wishes of any rank."""
+    """Result of a step: mean loss in nats per drawing, gradient norm, stop and save requests."""
 
     nats: float
     grad_norm: float
@@ -65,7 +65,7 @@ class StepResult:
 
 
 class Run:
-    """The state of a run and the one thing it does: the next step."""
+    """The state of a run; `advance` performs the next step."""
 
     def __init__(
         self,
@@ -76,7 +76,7 @@ class Run:
         ranks: Ranks,
         options: RunOptions,
     ) -> None:
-        """Build the network of a spec, the same on every rank, and initialize it from data."""
+        """Build the spec's network, identical on every rank, and initialize it from data."""
         self.spec, self.ranks, self.options = spec, ranks, options
         self.drawings = drawings
         self.total_nimg = spec.total_nimg(len(drawings))
@@ -113,11 +113,11 @@ class Run:
         return batch_rows(len(self.drawings), self.spec.batch_size, key=self._order, step=self.step)
 
     def advance(self, *, signal: StopSignal | None = None, save: bool = False) -> StepResult:
-        """Do one step; `signal` and `save` are this rank's wishes, the result counts all ranks'.
+        """Perform one step; `signal` and `save` are this rank's requests, combined over ranks.
 
-        A signal counts if it comes before the ranks exchange their losses, not before the step:
-        a step may take long, and who is told to stop has little time.
-        Raises NonFiniteError, on all ranks alike, before anything is changed.
+        A signal is read when the ranks exchange their losses, not before the step: a step may be
+        long and the time to stop short. Raises NonFiniteError, on all ranks, before any change of
+        the state.
         """
         started = time.monotonic()
         rows = self.next_rows()
@@ -140,7 +140,7 @@ class Run:
         return StepResult(nats, norm, rate, round(num_stop), round(num_save))
 
     def checkpoint(self, run_digest: str) -> Checkpoint:
-        """Return the state as it is now."""
+        """Return the current state."""
         state = RunState(
             step=self.step,
             run_digest=run_digest,
@@ -157,7 +157,7 @@ class Run:
         )
 
     def restore(self, checkpoint: Checkpoint) -> None:
-        """Go on where a checkpoint was taken."""
+        """Load the state of a checkpoint."""
         self.network.load_state_dict(checkpoint.weights)
         self.average.network.load_state_dict(checkpoint.average)
         for optimizer, state in zip(
@@ -169,7 +169,7 @@ class Run:
         self.pending_nats = list(checkpoint.state.pending_nats)
 
     def _initialize(self) -> None:
-        """Set scales and biases from the first drawings of the order, the same on every rank."""
+        """Set scales and biases from the first drawings of the order, equally on every rank."""
         rows = batch_rows(len(self.drawings), self.spec.init_nimg, key=self._order, step=0)
         mine = np.array_split(rows, self.ranks.size)[self.ranks.rank]
         images, labels = self._tensors(mine)
@@ -177,10 +177,10 @@ class Run:
 
     @doing("train", "compiling")
     def _compiled(self) -> nn.Module:
-        """Return the network compiled; as it is if that fails on any rank.
+        """Return the compiled network; the eager one if compilation fails on any rank.
 
-        What a machine lacks for it (a compiler, its headers, Triton, a temporary folder that may
-        be executed) shows only when it compiles, so a batch is tried, without a step.
+        A missing dependency (compiler, headers, Triton, an executable temporary directory) shows
+        only during compilation, so this method compiles on one batch, without a step.
         """
         compiled = torch.compile(self.network)
         assert isinstance(compiled, nn.Module)
@@ -198,7 +198,7 @@ class Run:
         return self.network
 
     def _backward(self, rows: npt.NDArray[np.int64]) -> float:
-        """Add up the gradients of this rank's part of a batch; return its loss in nats."""
+        """Accumulate the gradients of this rank's part of a batch; return its loss in nats."""
         mine = rank_rows(rows, rank=self.ranks.rank, num_ranks=self.ranks.size)
         first_image = self.ranks.rank * len(mine)
         size = micro_batch_size(
@@ -212,13 +212,13 @@ class Run:
             with self._synchronized(start + size >= len(mine)):
                 with self._autocast():
                     nats = -self._forward(images, labels).sum()
-                # Gradients are averaged over ranks, so each rank divides by its own share.
+                # DDP averages gradients over ranks, so each rank divides by its own share.
                 (nats / len(mine)).backward()
             total += nats.detach()
         return total.item()
 
     def _tensors(self, rows: npt.NDArray[np.int64]) -> tuple[Tensor, Tensor | None]:
-        """Return images and labels on the device; no labels if the network takes none."""
+        """Return images and labels on the device; labels are None for an unconditional network."""
         images, labels = self.drawings.tensors(rows)
         images = images.to(self.ranks.device, non_blocking=True)
         if self.spec.network.condition.kind == "none":
@@ -226,7 +226,7 @@ class Run:
         return images, labels.to(self.ranks.device, non_blocking=True)
 
     def _synchronized(self, is_last: bool) -> contextlib.AbstractContextManager[None]:
-        """Let ranks exchange gradients after the last micro-batch only."""
+        """Synchronize gradients after the last micro-batch only."""
         if is_last or not isinstance(self._forward, DistributedDataParallel):
             return contextlib.nullcontext()
         return self._forward.no_sync()
@@ -237,7 +237,7 @@ class Run:
 
 
 def build_network(spec: TrainSpec, device: torch.device) -> PixelCNN:
-    """Return the network of a spec with random weights that the seed decides."""
+    """Return the spec's network with random weights determined by the seed."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(spec.seed)
         network = PixelCNN(spec.network)
@@ -246,7 +246,7 @@ def build_network(spec: TrainSpec, device: torch.device) -> PixelCNN:
 
 
 def parallel(forward: nn.Module, ranks: Ranks) -> nn.Module:
-    """Return the callable that computes log p and averages gradients over ranks."""
+    """Wrap the network in DistributedDataParallel if there are several ranks."""
     if ranks.size == 1:
         return forward
     ids = [ranks.device] if ranks.device.type == "cuda" else None
@@ -254,10 +254,10 @@ def parallel(forward: nn.Module, ranks: Ranks) -> nn.Module:
 
 
 def micro_batch_size(num_images: int, *, wanted: int, device: torch.device) -> int:
-    """Return how many of a rank's images go through the network at a time, `wanted` if not 0.
+    """Return the micro-batch size of a rank: `wanted` unless 0.
 
-    A CPU is as fast with 16 as with more (the seed's network, batch 32: 20.0 and 19.7 s a step)
-    and needs memory for those alone (5.2 and 7.2 GB); a GPU is faster with all.
+    On a CPU 16 images are as fast as more (the `article` network, batch 32: 20.0 and 19.7 s a step)
+    and take less memory (5.2 and 7.2 GB); a GPU is fastest with the whole batch.
 
     >>> micro_batch_size(24, wanted=0, device=torch.device("cpu"))
     12
@@ -274,6 +274,6 @@ def micro_batch_size(num_images: int, *, wanted: int, device: torch.device) -> i
 def _warn_of_emulation(spec: TrainSpec, device: torch.device) -> None:
     if spec.precision == "bfloat16" and device.type == "cpu" and not cpu_has_bfloat16():
         _LOG.warning(
-            "this CPU only emulates bfloat16, so training computes in float32: the model has the "
-            "address of a bfloat16 one, its weights are a little more exact"
+            "this CPU only emulates bfloat16, so training computes in float32: the model keeps the "
+            "digest of the bfloat16 spec, and its weights are slightly more accurate"
         )

@@ -1,7 +1,7 @@
-"""One process's part of a run: steps, curve, checkpoints, from a start or a resumption on.
+"""The training loop of one process: steps, curve, checkpoints, new or resumed.
 
-At intervals it draws a picture: two drawings of each of the first classes, a class a column. The noise
-is that of a fixed seed, so the pictures of a run show how each drawing changes with training.
+At intervals it samples a grid of two drawings of each of the first classes, one class per column.
+The noise has a fixed seed, so the grids of a run show how each drawing changes with training.
 """
 
 import json
@@ -33,26 +33,27 @@ MAX_COLUMNS = 16
 NUM_ROWS = 2
 
 
-# Rows of the curve, and how often the validation split is looked at, in a whole run.
+# Number of curve rows and of validations in a whole run.
 CURVE_POINTS = 200
 VALIDATION_POINTS = 10
-# A fixed part of the validation split, as many of each class: 50 of each of 20 classes have a
+# Validation rows, balanced over classes: 50 of each of 20 classes have a
 # standard error of 0.06 bits/dim a class, 0.015 together (real drawings) ...
 VALIDATION_ROWS = 1_024
-# ... but all looks together see at most this part of what training sees, at a third of its price.
+# ... but all validations together see at most this fraction of the training drawings.
 VALIDATION_SHARE = 1 / 8
 NON_FINITE_NAME = "non-finite.json"
 
 
 def sample_grid(network: PixelCNN, *, seed: int = 0) -> npt.NDArray[np.uint8]:
-    """Return a picture (rows * height, columns * width) uint8 of NUM_ROWS drawings a class.
+    """Return a picture (rows * height, columns * width) uint8 of NUM_ROWS drawings per class.
 
-    They are guided as those of a dataset are where no one says otherwise. The network must be conditioned on a class label or on nothing.
+    Uses the model's default guidance. The network must be conditioned on a class label or
+    unconditional.
     """
     config = network.config
     height, width, _ = config.image_shape
     columns = min(config.condition.num_classes or MAX_COLUMNS, MAX_COLUMNS)
-    # An unconditional model has one class, which every drawing is of.
+    # An unconditional model has a single class.
     labels = np.tile(np.arange(columns) * (config.condition.kind != "none"), NUM_ROWS)
     indices = np.arange(len(labels))
     uniforms = class_uniforms(labels, indices, (num_draws(config), height, width), seed=seed)
@@ -67,17 +68,17 @@ def sample_grid(network: PixelCNN, *, seed: int = 0) -> npt.NDArray[np.uint8]:
 
 
 def grid_png(grid: npt.NDArray[np.uint8]) -> bytes:
-    """Return a PNG, ink dark on white paper."""
+    """Return a PNG with dark ink on white paper."""
     return encode_pngs((255 - grid)[None])[0].tobytes()
 
 
 class Session:
-    """Takes a run from where it stands to its end."""
+    """Runs training from the current state to the end."""
 
     def __init__(
         self, run: Run, *, digest: str, folder: Path, signal: StopSignal, progress: Progress
     ) -> None:
-        """Resume from the newest checkpoint in `folder`, if there is one."""
+        """Resume from the newest checkpoint in `folder`, if any."""
         self.run, self.digest, self.folder, self.signal = run, digest, folder, signal
         checkpoint = latest_checkpoint(folder / "checkpoints", run_digest=digest)
         if checkpoint is not None:
@@ -92,9 +93,10 @@ class Session:
         self._saved_at = time.monotonic()
 
     def train(self, validation: Drawings) -> None:
-        """Do all remaining steps and save.
+        """Perform all remaining steps and save.
 
-        Raises Interrupted, saved, if any rank was told to stop, and NonFiniteError.
+        Raises Interrupted, after saving, if any rank received a stop signal; NonFiniteError if
+        training diverges.
         """
         run = self.run
         rows = validation_rows(validation, total_nimg=run.total_nimg)
@@ -126,7 +128,7 @@ class Session:
         waited = time.monotonic() - self._saved_at
         due = self._first and waited > self.run.options.checkpoint_interval_sec
         try:
-            with doing("train", "a step of training", is_detail=True):
+            with doing("train", "a training step", is_detail=True):
                 return self.run.advance(signal=self.signal, save=due)
         except NonFiniteError as error:
             if self._first:
@@ -142,7 +144,7 @@ class Session:
             self._write_row(result)
 
     def _is_due(self, num_times: int) -> bool:
-        """Return whether the last step is one of `num_times`, evenly spaced, the last included."""
+        """Return whether the last step is one of `num_times` evenly spaced steps."""
         step, num_steps = self.run.step, self.run.num_steps
         return step * num_times // num_steps > (step - 1) * num_times // num_steps
 
@@ -162,7 +164,7 @@ class Session:
         self._telemetry.write(row, images_per_sec=self._line.rate(run.nimg))
 
     def _show_grid(self) -> None:
-        """Draw with the averaged weights on the first rank."""
+        """Sample a grid with the averaged weights on the first rank."""
         kind = self.run.spec.network.condition.kind
         if self._telemetry is not None and kind in ("none", *LABEL_KINDS):
             grid = sample_grid(self.run.average.network)
@@ -184,7 +186,7 @@ class Session:
 
 
 def validation_rows(validation: Drawings, *, total_nimg: int) -> npt.NDArray[np.int64]:
-    """Return the rows of every look at the validation split: as many of each class, in order."""
+    """Return the rows of each validation, in order, with equally many of each class."""
     affordable = int(total_nimg * VALIDATION_SHARE / VALIDATION_POINTS)
     num_classes = len(validation.class_names)
     per_class = max(1, min(VALIDATION_ROWS, affordable) // num_classes)
@@ -198,15 +200,15 @@ def validation_rows(validation: Drawings, *, total_nimg: int) -> npt.NDArray[np.
 
 
 def _check_agreement(run: Run) -> None:
-    """Raise ValueError unless all ranks stand at the same step; all of them come here."""
+    """Raise ValueError unless all ranks are at the same step; a collective."""
     (total,) = run.ranks.sum([float(run.step)])
     if total != run.step * run.ranks.size:
         raise ValueError(
-            f"rank {run.ranks.rank} resumes at step {run.step}, others elsewhere: use a work_dir "
-            "that all machines share"
+            f"rank {run.ranks.rank} resumes at step {run.step}, other ranks at another step: use "
+            "a work_dir that all machines share"
         )
 
 
 def bits_per_dim(nats: float, num_dims: int) -> float:
-    """Convert nats a drawing to bits a pixel."""
+    """Convert nats per drawing to bits per dimension."""
     return nats / (num_dims * math.log(2))

@@ -1,7 +1,7 @@
-"""All that decides a model's weights: the network, the optimizer, the order, the budget.
+"""The training spec: network, optimizer, data order and budget, everything that sets the weights.
 
-A TrainSpec with a dataset's digest is the address of a model. How it is run (processes,
-threads, devices, intervals, folders) is in model.options and changes no more than rounding.
+A TrainSpec and a dataset's digest determine the digest of a model. Execution settings (processes,
+threads, devices, intervals, directories) are in model.options and change rounding at most.
 """
 
 import dataclasses
@@ -21,29 +21,29 @@ Decay = Literal["constant", "cosine"]
 Precision = Literal["float32", "float64", "bfloat16"]
 
 _CONDITION_FIELDS = ["condition.kind", "condition.embedding_dim", "condition.dropout_p"]
-# What torch takes.
+# torch's limit for a seed.
 _MAX_SEED = 2**63
-# What one label, or none, can state.
+# Conditions that a dataset's single label provides.
 _TRAINABLE_KINDS = ("none", *LABEL_KINDS, "scalar")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainSpec:
-    """What to train and how long. Budgets and intervals are in drawings (_nimg).
+    """Training configuration. Budgets and intervals are in drawings (_nimg).
 
     network           the model; its image shape and classes come from the dataset
-    budget_nimg       drawings to train on, counted with repeats; 0 means num_epochs decides
-    num_epochs        passes over the training split; only if budget_nimg is 0
-    batch_size        drawings in one optimizer step over all ranks together
+    budget_nimg       drawings to train on, repeats included; 0: use num_epochs
+    num_epochs        passes over the training split; used if budget_nimg is 0
+    batch_size        drawings per optimizer step, over all ranks
     learning_rate     Adam's peak, reached after warmup_nimg drawings
-    muon_learning_rate  Muon's peak for the directions of inner layers; 0 leaves them to Adam
-    decay             "cosine" falls to final_ratio of the peak at the budget's end
-    clip_norm         largest Euclidean norm of all gradients together; 0 does not clip
-    ema_halflife_nimg half-life of the weight average that is published
-    ema_rampup_ratio  ... but at most this part of the drawings seen so far
-    init_nimg         drawings that the data-dependent initialization looks at
-    precision         bfloat16 means autocast: float32 weights, sums in float32
-    seed              decides initialization, order and dropout
+    muon_learning_rate  Muon's peak for the directions of inner layers; 0: Adam trains them
+    decay             "cosine" falls to final_ratio of the peak at the end of the budget
+    clip_norm         maximum Euclidean norm of all gradients together; 0: no clipping
+    ema_halflife_nimg half-life of the published weight average
+    ema_rampup_ratio  limits the half-life to this fraction of the drawings seen so far
+    init_nimg         drawings used for the data-dependent initialization
+    precision         bfloat16: autocast with float32 weights and sums
+    seed              seed of initialization, order and dropout
     """
 
     network: PixelCNNConfig
@@ -71,7 +71,7 @@ class TrainSpec:
         _check_choices(self)
 
     def total_nimg(self, num_rows: int) -> int:
-        """Return the budget in drawings, whole batches, for a training split of `num_rows`."""
+        """Return the budget in drawings, in whole batches, for a training split of `num_rows`."""
         wanted = self.budget_nimg or round(self.num_epochs * num_rows)
         return max(1, round(wanted / self.batch_size)) * self.batch_size
 
@@ -90,7 +90,7 @@ def spec_from_json(raw: Mapping[str, Any]) -> TrainSpec:
 
 
 def run_digest(spec: TrainSpec, dataset: Manifest) -> str:
-    """Return the address of the model that this spec makes of this dataset."""
+    """Return the digest of the model for this spec and dataset."""
     return artifact_digest("models", spec_to_json(spec), (dataset_ref(dataset),))
 
 
@@ -110,23 +110,21 @@ def check_fit(spec: TrainSpec, dataset: Manifest, *, num_ranks: int) -> None:
     if spec != fit_to_dataset(spec, dataset):
         network, summary = spec.network, dataset.summary
         raise ValueError(
-            f"the network takes images {network.image_shape} of {network.condition.num_classes} "
+            f"the network expects images {network.image_shape} of {network.condition.num_classes} "
             f"classes, the dataset has {summary['image_shape']} and "
             f"{len(summary['class_names'])}: use fit_to_dataset"
         )
     if spec.network.low > 0 or spec.network.high < 255:
         raise ValueError(
-            "the dataset's pixels are 0 to 255, the network knows "
-            f"{spec.network.low} to {spec.network.high}: leave low and high as they are"
+            "the dataset's pixels are 0 to 255, the network's range is "
+            f"{spec.network.low} to {spec.network.high}: leave low and high at their defaults"
         )
     if spec.batch_size % num_ranks:
-        raise ValueError(
-            f"batch_size {spec.batch_size} does not divide among {num_ranks} processes"
-        )
+        raise ValueError(f"batch_size {spec.batch_size} is not divisible by {num_ranks} processes")
 
 
 def check_splits(dataset: Manifest) -> None:
-    """Raise ValueError unless the dataset has what training, choosing and testing need."""
+    """Raise ValueError unless the train, validation and test splits have drawings."""
     found = {entry.split for entry in dataset.files if entry.rows}
     missing = [split for split in ("train", "validation", "test") if split not in found]
     if missing:
@@ -138,12 +136,11 @@ def check_splits(dataset: Manifest) -> None:
 
 
 def apply_overrides(spec: TrainSpec, assignments: Sequence[str]) -> TrainSpec:
-    """Return the spec with each "field=value" applied, the network's fields included.
+    """Return the spec with each "field=value" applied, network fields included.
 
-    Values are read as the field's type says: 1e-3, true, cosine, 28,28,1. The condition's
-    fields are condition.kind, condition.embedding_dim and condition.dropout_p. Raises
-    ValueError that names the field and what was expected, with the nearest names for an unknown
-    one.
+    Values are parsed by the field's type: 1e-3, true, cosine, 28,28,1. The condition's fields are
+    condition.kind, condition.embedding_dim and condition.dropout_p. Raises ValueError with the
+    field and the expected value, and the closest names for an unknown field.
     """
     own, values, network = _fields(TrainSpec), {}, spec.network
     for assignment in assignments:
@@ -154,7 +151,7 @@ def apply_overrides(spec: TrainSpec, assignments: Sequence[str]) -> TrainSpec:
             values[name] = _parse(name, text, own[name])
         else:
             network = _override_network(network, name, text)
-    # All at once: budget_nimg takes the place of num_epochs by two assignments.
+    # Apply all at once: replacing num_epochs by budget_nimg takes two assignments.
     return dataclasses.replace(spec, network=network, **values)
 
 
@@ -180,9 +177,9 @@ def _override_condition(condition: ConditionConfig, name: str, text: str) -> Con
     if text not in _TRAINABLE_KINDS:
         expected = ", ".join(_TRAINABLE_KINDS)
         raise ValueError(
-            f"{name}={text}: a dataset's drawings have one label each, so expected one of {expected}"
+            f"{name}={text}: a dataset's drawings have one label each, expected one of {expected}"
         )
-    # How many classes there are the dataset says (fit_to_dataset).
+    # fit_to_dataset sets the number of classes.
     num_classes = 1 if text in LABEL_KINDS else None
     dropout_p = condition.dropout_p if text != "none" else 0.0
     return ConditionConfig(
@@ -198,7 +195,7 @@ def _replace_network(network: PixelCNNConfig, name: str, value: Any) -> PixelCNN
 
 
 def _parse(name: str, text: str, kind: Any) -> Any:
-    """Read `text` as a field's annotated type."""
+    """Parse `text` as a field's annotated type."""
     if typing.get_origin(kind) is Literal:
         options = typing.get_args(kind)
         if text in options:
@@ -230,7 +227,7 @@ def _parse_number(name: str, text: str, kind: type) -> Any:
 
 
 def _parse_integer(text: str) -> int:
-    """Read an integer, 1e6 and 2.0 included; every digit of a long one counts."""
+    """Parse an integer, also written 1e6 or 2.0, without loss of digits."""
     try:
         return int(text)
     except ValueError:
@@ -246,7 +243,7 @@ def _fields(kind: type) -> dict[str, Any]:
 
 
 def _build(kind: Any, raw: Mapping[str, Any]) -> Any:
-    """Make a dataclass of JSON values: objects to dataclasses, arrays to tuples."""
+    """Build a dataclass from JSON values: objects to dataclasses, arrays to tuples."""
     hints = typing.get_type_hints(kind)
     values = {}
     for name, value in raw.items():

@@ -1,17 +1,17 @@
-"""What a run says while it goes: the curve (JSONL), TensorBoard events, one live line.
+"""Training telemetry: the loss curve (JSONL), TensorBoard events and a live status line.
 
     curve.jsonl   {"step": 40, "nimg": 1280, "loss_bpd": ..., "grad_norm": ..., "learning_rate": ...}
                   {"step": 400, "nimg": 12800, "validation_bpd": ..., "validation_bpd/cat": ...}
 
-The curve holds nothing of the clock, so that a run that was interrupted writes the same bytes
-as one that was not; rates and times are in the live line and in TensorBoard.
+The curve contains no timestamps, so an interrupted and an uninterrupted run write the same bytes;
+rates and times are in the status line and in TensorBoard.
 
-Neither this module nor model.report loads torch: an export draws the report too, in the image of the
-pipelines.
+This module and model.report do not import torch: an export renders the report too, in the
+pipelines image.
 
-Event files are written with tensorboard's own protocol buffers and framing.
-torch.utils.tensorboard opens files through TensorFlow wherever that is installed, which takes ten
-seconds and its whole memory. Without tensorboard none is written.
+Event files use tensorboard's protocol buffers and framing directly. torch.utils.tensorboard opens
+files through TensorFlow if it is installed, which takes ten seconds and its memory. Without
+tensorboard no event files are written.
 """
 
 import importlib
@@ -31,19 +31,19 @@ HAS_TENSORBOARD = importlib.util.find_spec("tensorboard") is not None
 
 
 CURVE_NAME = "curve.jsonl"
-# Before a class name: its own bits/dim on the validation split. TensorBoard groups by the slash.
+# Prefix of a class's bits/dim on the validation split; TensorBoard groups by the slash.
 CLASS_PREFIX = "validation_bpd/"
 _LOG = logging.getLogger(__name__)
-# Five a second are as many as a person can read.
+# Minimum seconds between status lines; a reader cannot follow more than five a second.
 MIN_INTERVAL_SEC = 0.2
 
 
 class EventFile:
-    """One session's event file; steps are counted in drawings."""
+    """The event file of one session; steps are in drawings."""
 
     def __init__(self, folder: Path, *, step: int) -> None:
-        """Start a file; TensorBoard forgets what earlier sessions wrote at or after `step`."""
-        # Half a second to load, and generated code that no type checker sees.
+        """Start a file; TensorBoard discards events of earlier sessions at or after `step`."""
+        # Takes half a second to import; generated code, invisible to type checkers.
         self._events: Any = importlib.import_module("tensorboard.compat.proto.event_pb2")
         self._summaries: Any = importlib.import_module("tensorboard.compat.proto.summary_pb2")
         records: Any = importlib.import_module("tensorboard.summary.writer.record_writer")
@@ -57,18 +57,18 @@ class EventFile:
         self._write(self._events.Event(wall_time=now, step=step, session_log=start))
 
     def add_scalar(self, name: str, value: float, step: int) -> None:
-        """Add one point to a plot."""
+        """Add a scalar value."""
         self._add(self._summaries.Summary.Value(tag=name, simple_value=value), step)
 
     def add_png(self, name: str, png: bytes, size: tuple[int, int], step: int) -> None:
-        """Add an encoded gray picture of this (height, width)."""
+        """Add an encoded grayscale image; size is (height, width)."""
         image = self._summaries.Summary.Image(
             height=size[0], width=size[1], colorspace=1, encoded_image_string=png
         )
         self._add(self._summaries.Summary.Value(tag=name, image=image), step)
 
     def flush(self) -> None:
-        """Hand what was added to the operating system."""
+        """Flush buffered events to the operating system."""
         self._file.flush()
 
     def close(self) -> None:
@@ -85,10 +85,10 @@ class EventFile:
 
 
 class Telemetry:
-    """The curve of one run in a folder; a second one continues where `step` says."""
+    """Writes the curve of a run in a directory; a later session continues it at `step`."""
 
     def __init__(self, folder: Path, *, step: int, tensorboard: bool = True) -> None:
-        """Keep the rows up to `step` of what an earlier session wrote and drop later ones."""
+        """Keep an earlier session's rows up to `step` and drop later ones."""
         self._path, self._grids = folder / CURVE_NAME, folder / "grids"
         rows = [row for row in read_curve(self._path) if row["step"] <= step]
         folder.mkdir(parents=True, exist_ok=True)
@@ -98,7 +98,7 @@ class Telemetry:
         self._events = EventFile(folder / "tensorboard", step=int(nimg)) if wanted else None
 
     def write(self, row: Mapping[str, float], *, images_per_sec: float = 0.0) -> None:
-        """Append a row, which holds `step` and `nimg`, to the curve and to TensorBoard."""
+        """Append a row with `step` and `nimg` to the curve and to TensorBoard."""
         with self._path.open("a") as file:
             file.write(_line(row))
         if self._events is None:
@@ -111,7 +111,7 @@ class Telemetry:
         self._events.flush()
 
     def show_grid(self, png: bytes, size: tuple[int, int], *, nimg: int) -> None:
-        """Keep a picture of drawings of this (height, width): grids/<nimg>.png, TensorBoard."""
+        """Save a grid of (height, width) as grids/<nimg>.png and to TensorBoard."""
         self._grids.mkdir(exist_ok=True)
         durable_write(self._grids / f"{nimg:010d}.png", png)
         if self._events is not None:
@@ -119,26 +119,26 @@ class Telemetry:
             self._events.flush()
 
     def close(self) -> None:
-        """Finish the event file."""
+        """Close the event file."""
         if self._events is not None:
             self._events.close()
 
 
 class LiveLine:
-    """One line on how a run goes: loss, rate, time left."""
+    """The status line of a run: loss, rate, remaining time."""
 
     def __init__(self, progress: Progress, *, total_nimg: int, start_nimg: int) -> None:
-        """Begin to count at `start_nimg` drawings."""
+        """Start counting at `start_nimg` drawings."""
         self._progress, self._total, self._start = progress, total_nimg, start_nimg
         self._started = time.monotonic()
         self._shown = 0.0
 
     def rate(self, nimg: int) -> float:
-        """Return the drawings a second of this session."""
+        """Return this session's rate in drawings per second."""
         return (nimg - self._start) / max(time.monotonic() - self._started, 1e-9)
 
     def show(self, nimg: int, loss_bpd: float) -> None:
-        """Report, unless the last report was a moment ago."""
+        """Report the status, rate-limited."""
         now = time.monotonic()
         if now - self._shown < MIN_INTERVAL_SEC and nimg < self._total:
             return
@@ -150,7 +150,7 @@ class LiveLine:
 
 
 def read_curve(path: Path) -> list[dict[str, float]]:
-    """Return a curve's rows; none if there is no file, and no torn last line."""
+    """Return the rows of a curve; empty without a file. An incomplete last line is dropped."""
     if not path.exists():
         return []
     rows = []
@@ -158,7 +158,7 @@ def read_curve(path: Path) -> list[dict[str, float]]:
         try:
             rows.append(json.loads(line))
         except ValueError:
-            _LOG.warning("%s ends in a torn line, which is dropped", path)
+            _LOG.warning("%s ends in an incomplete line, which is dropped", path)
     return rows
 
 

@@ -3,13 +3,13 @@
     torchrun --nproc-per-node 2 -m pipelines.processes.parent model.training.train --store URL \
         --dataset NAME@DIGEST --name NAME --spec-json FILE
 
-Running it again resumes from the last checkpoint or, once the model is in the store, answers at
-once. SIGTERM finishes the step on all ranks, saves, and exits with 143.
+A second run resumes from the last checkpoint, or returns immediately if the model is already in
+the store. On SIGTERM all ranks finish the step, save a checkpoint and exit with 143.
 
-A run has one trainer: the first rank holds a lock on the run's folder, which the kernel frees when
-its holder dies. The others learn from it by a sum over ranks, a second apart, so that no
-collective waits longer than its timeout. Machines that share the folder share the lock where
-their file system has flock (NFS since version 4 does).
+The first rank holds an flock on the run directory, so that one trainer at a time works on a run;
+the kernel releases it when the process dies. The other ranks poll it with an all-reduce every
+second, so that no collective exceeds its timeout. Machines that share the directory share the
+lock if their file system supports flock (NFS does since version 4).
 """
 
 import argparse
@@ -72,12 +72,12 @@ def train_model(
     progress: Progress = no_progress,
     ranks: Ranks | None = None,
 ) -> Manifest:
-    """Return the model that `spec` makes of `dataset`, trained now unless the store has it.
+    """Return the model of `spec` and `dataset`; train it if it is not in the store.
 
-    All ranks call it with the same arguments; if another process trains the same model in the
-    same place, its model is waited for. Raises Interrupted after SIGTERM or SIGINT with the state
-    saved, NonFiniteError if training diverges, ValueError if the spec does not fit the dataset
-    or the number of ranks.
+    All ranks call this function with the same arguments. If another process trains the same model
+    in the same directory, wait for its model. Raises Interrupted after SIGTERM or SIGINT, with the
+    state saved; NonFiniteError if training diverges; ValueError if the spec does not fit the
+    dataset or the number of ranks.
     """
     options, ranks = options or RunOptions(), ranks or Ranks()
     check_fit(spec, dataset, num_ranks=ranks.size)
@@ -92,7 +92,7 @@ def train_model(
     ):
         if found := _published(store, name, digest, ranks=ranks):
             return found
-        with doing("train", "getting ready for the first step"):
+        with doing("train", "preparing the first step"):
             splits = {
                 split: open_split_on_ranks(
                     store, dataset, split=split, cache_dir=cache, ranks=ranks
@@ -109,7 +109,7 @@ def train_model(
 
 @record
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Train as one rank among those that torchrun started, or alone."""
+    """Train as one rank of a torchrun job, or as a single process."""
     options = _parse(arguments)
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s")
     store = open_store(options.store)
@@ -123,7 +123,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if shows:
             logging.getLogger("model").addHandler(JsonWarnings(sys.stdout))
         dataset = store.resolve("datasets", options.dataset)
-        # For ranks that were started by hand too; one lease is enough for all.
+        # Ranks may also be started by hand; one lease covers all of them.
         need = needing(store, [dataset], "train") if ranks.is_first else contextlib.nullcontext()
         display = JsonProgress(sys.stdout) if shows else no_progress
         with need, telling(display, "train") as progress:
@@ -142,17 +142,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 class FolderLock:
-    """An exclusive lock on a folder; its file names the process that has it."""
+    """An exclusive lock on a directory; the lock file names the process that holds it."""
 
     def __init__(self, folder: Path) -> None:
         """Open the lock without taking it."""
         folder.mkdir(parents=True, exist_ok=True)
         self._path = folder / LOCK_NAME
-        # Neither truncates what another process wrote, nor outlives this one.
+        # Append mode does not truncate the owner's line; the lock ends with this process.
         self._file = self._path.open("a+")
 
     def take(self) -> bool:
-        """Take the lock unless another process has it; return whether we do."""
+        """Try to take the lock without blocking; return whether this process holds it."""
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -166,12 +166,12 @@ class FolderLock:
         return True
 
     def owner(self) -> str:
-        """Return "process id on machine" of who took it last."""
+        """Return "process id on machine" of the last holder."""
         self._file.seek(0)
         return self._file.read()
 
     def close(self) -> None:
-        """Give the lock up."""
+        """Release the lock."""
         self._file.close()
 
 
@@ -179,9 +179,9 @@ class FolderLock:
 def only_trainer(
     folder: Path, *, ranks: Ranks, signal: StopSignal, progress: Progress
 ) -> Iterator[None]:
-    """Wait until no other process trains in `folder`, and let none do so within the block.
+    """Hold the lock on `folder` within the block; wait until it is free.
 
-    All ranks call it. Raises Interrupted if one of them is told to stop while it waits.
+    All ranks call this function. Raises Interrupted if a rank receives a stop signal while waiting.
     """
     lock = FolderLock(folder) if ranks.is_first else None
     try:
@@ -214,7 +214,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def _published(store: Store, name: str, digest: str, *, ranks: Ranks) -> Manifest | None:
-    """Return the model if the store had it when the first rank looked: all ranks agree."""
+    """Return the model if it is in the store; the first rank's look-up decides for all ranks."""
     found = store.reuse("models", name, digest) if ranks.is_first else None
     (is_there,) = ranks.sum([float(found is not None)])
     return store.find("models", name, digest) if is_there else None
@@ -222,14 +222,14 @@ def _published(store: Store, name: str, digest: str, *, ranks: Ranks) -> Manifes
 
 @contextlib.contextmanager
 def torch_settings(options: RunOptions, ranks: Ranks) -> Iterator[None]:
-    """Set torch up for a run, and back: threads and, on a CPU, denormals and repeatable bits."""
+    """Set torch's threads and, on a CPU, denormals and determinism; restore them on exit."""
     threads = torch.get_num_threads()
     deterministic = torch.are_deterministic_algorithms_enabled()
     fill = _deterministic().fill_uninitialized_memory
     torch.set_num_threads(threads_per_rank(options, ranks.local_size))
     if ranks.device.type == "cpu":
         torch.use_deterministic_algorithms(True)
-        # Filling fresh memory only helps to find bugs, and costs a pass over it.
+        # Filling uninitialized memory is a debugging aid and costs a pass over it.
         _deterministic().fill_uninitialized_memory = False
     try:
         with denormals_as_zero():
@@ -241,7 +241,7 @@ def torch_settings(options: RunOptions, ranks: Ranks) -> Iterator[None]:
 
 
 def _deterministic() -> Any:
-    """Return torch's settings module, whose attributes are made when it is imported."""
+    """Return torch's settings module, whose attributes exist only after its import."""
     return importlib.import_module("torch.utils.deterministic")
 
 

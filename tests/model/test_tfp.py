@@ -112,13 +112,13 @@ def test_weights_of_another_network_are_refused():
         (families.FAMILIES["one level"], "has 26 layers, the TFP model 36"),
         (families.FAMILIES["wide view"], r"layer 0: expected a kernel of \(4, 1, 5, 5\)"),
         (families.FAMILIES["scalar"], "10 condition projections, the TFP model 0"),
-        (families.FAMILIES["no weight norm"], "weight norm here or in TFP"),
+        (families.FAMILIES["no weight norm"], "only one of the two models has weight norm"),
     ]
     for config, message in cases:
         with pytest.raises(ValueError, match=message):
             import_weights(families.build(config), weights)
     fewer = TfpWeights([*weights.layers[:-1], weights.layers[0]], [])
-    with pytest.raises(ValueError, match="TFP has no Dense left for layer 35"):
+    with pytest.raises(ValueError, match="TFP model has too few Dense layers, at layer 35"):
         import_weights(families.build(families.TINY), fewer)
 
 
@@ -186,7 +186,7 @@ def test_labels_are_exported_as_one_hot_vectors(kind: str):
     [
         ("embedding_map", "is of kind 'embedding_map'"),
         ("spatial", "is of kind 'spatial'"),
-        ("softmax", "a mixture of logistics alone"),
+        ("softmax", "only a mixture of logistics"),
     ],
 )
 def test_what_tfp_lacks_is_not_exported(family: str, message: str):

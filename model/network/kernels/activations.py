@@ -1,16 +1,17 @@
-"""The activations of residual blocks, written with the zero border that a convolution reads.
+"""Activations of residual blocks, written into a buffer with the convolution's zero padding.
 
 `concat_elu` of Salimans et al. 2017 is concat(elu(x), elu(-x)). Both halves need the same
 exponential, since with e = exp(-|x|) - 1
 
     elu(x) = max(x, e),  elu(-x) = max(-x, e)
 
-so on a CPU both are made at once, straight into a padded channels-last buffer. Backward reads the
-slope off the result, which the convolution keeps anyway: min(1, elu(x) + 1), with no exponential.
-`gated_residual` writes the gradient of both halves into one buffer for the same reason. In float32
-and bfloat16 each is one pass of activations.c, where model.network.kernels.native can compile it. Slopes of bfloat16
-are made from x: elu(x) + 1 would have lost the small ones. Under torch.compile, and for bfloat16
-without the C, both are the plain compositions, which a compiler fuses.
+so a CPU computes both at once, directly into a padded channels-last buffer. Backward derives the
+slope from the result, which the convolution saves anyway: min(1, elu(x) + 1), without an
+exponential. `gated_residual` writes the gradient of both halves into one buffer for the same
+reason. In float32 and bfloat16 each is one pass of activations.c if model.network.kernels.native
+can compile it. bfloat16 slopes are computed from x: elu(x) + 1 would lose small ones. Under
+torch.compile, and for bfloat16 without the C code, both are plain compositions, which a compiler
+fuses.
 """
 
 import ctypes
@@ -25,12 +26,12 @@ from torch import Tensor
 from model.network.kernels import native
 from model.network.kernels.native import channels_last
 
-# No vector that activations.c is made of is longer.
+# The longest vector in activations.c.
 _LANES = 16
 
 
 class Border(NamedTuple):
-    """Rows and columns of zeros around an image; none below, where no convolution looks."""
+    """Rows and columns of zero padding; none below, where no convolution reads."""
 
     left: int
     right: int
@@ -52,7 +53,7 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 def activation_width(name: str) -> int:
-    """Return how many channels an activation makes of one."""
+    """Return the number of output channels of an activation per input channel."""
     return 2 if name == "concat_elu" else 1
 
 
@@ -62,7 +63,7 @@ def bordered_activation(
     border: Border,
     keep: Tensor | None = None,
 ) -> Float[Tensor, "batch wide rows cols"]:
-    """Return the activation of x, times dropout's `keep` if given, inside a border of zeros."""
+    """Return the activation of x, times dropout's `keep` if given, with zero padding."""
     if name == "concat_elu" and (is_plain_cpu(x) or _library(x, x.shape[1]) is not None):
         return _BorderedConcatElu.apply(x, border, keep)
     active = ACTIVATIONS[name](x)
@@ -76,7 +77,7 @@ def gated_residual(
     gated: Float[Tensor, "batch channels*2 height width"],
 ) -> Float[Tensor, "batch channels height width"]:
     """Return x + a * sigmoid(b), where a is the first half of `gated` and b the second."""
-    # Of torch's operators glu is the faster one forward; what is written here gains in backward.
+    # torch's glu is faster in a forward pass alone; the custom function gains in backward.
     is_ours = is_plain_cpu(gated) and torch.is_grad_enabled()
     if is_ours or (x.dtype == gated.dtype and _library(x, x.shape[1]) is not None):
         return _GatedResidual.apply(x, gated)
@@ -91,9 +92,9 @@ def without_border(
 
 
 def empty_with_border(like: Tensor, inside: tuple[int, int, int], border: Border) -> Tensor:
-    """Return memory of `like`'s batch and kind, channels last, whose border alone is set: to 0.
+    """Return channels-last memory with `like`'s batch and dtype, of which only the border is set.
 
-    inside: channels, height and width within the border
+    inside: channels, height and width within the border of zeros
     """
     channels, height, width = inside
     rows, cols = height + border.top, width + border.left + border.right
@@ -105,8 +106,8 @@ def empty_with_border(like: Tensor, inside: tuple[int, int, int], border: Border
 
 
 def is_plain_cpu(x: Tensor) -> bool:
-    """Return whether what is written for a CPU's eager float32 and float64 serves x."""
-    # In bfloat16's own arithmetic exp(-|x|) - 1 would lose what small numbers are about.
+    """Return whether the eager CPU code for float32 and float64 supports x."""
+    # In bfloat16 arithmetic exp(-|x|) - 1 would lose the digits of small numbers.
     wide = x.dtype in (torch.float32, torch.float64)
     return wide and x.device.type == "cpu" and not torch.compiler.is_compiling()
 
@@ -123,7 +124,7 @@ class _BorderedConcatElu(torch.autograd.Function):
             _run(library.concat_elu, len(x), x, keep, inside)
         else:
             _write_concat_elu(inside, x, keep)
-        # Dropped elements have lost their slope; then, too, it is made again from x.
+        # Dropout destroys the slope of dropped elements, so backward recomputes it from x.
         ctx.has_x = keep is not None or x.dtype == torch.bfloat16
         ctx.save_for_backward(x if ctx.has_x else active, keep)
         return active
@@ -178,7 +179,7 @@ class _GatedResidual(torch.autograd.Function):
 
 
 def _library(x: Tensor, channels: int) -> ctypes.CDLL | None:
-    """Return what serves numbers like x, None if torch has to."""
+    """Return the compiled library if it supports x's dtype and shape, else None."""
     is_served = x.dtype in (torch.float32, torch.bfloat16) and x.device.type == "cpu"
     if not is_served or channels % _LANES or torch.compiler.is_compiling():
         return None
@@ -202,5 +203,5 @@ def _write_concat_elu(inside: Tensor, x: Tensor, keep: Tensor | None) -> None:
 
 
 def _elu_gradient(gradient: Tensor, x: Tensor, *, is_result: bool) -> Tensor:
-    """Return elu's gradient where x is its argument, or its result if is_result."""
+    """Return elu's gradient; x is its argument, or its result if is_result."""
     return torch.ops.aten.elu_backward(gradient, 1.0, 1.0, 1.0, is_result, x)

@@ -1,7 +1,7 @@
-"""C of this package, compiled when it is first needed, for the CPU at hand (under a second).
+"""Just-in-time compilation of this package's C code for the local CPU (under a second).
 
-It runs in torch's threads, by torch's own OpenMP. Where there is no C compiler `library` is None and
-torch serves, slower; so too, with a warning, where the compiler fails.
+The code runs in torch's threads, with torch's OpenMP. Without a C compiler `library` returns None
+and the slower torch operators are used; the same, with a warning, if the compiler fails.
 """
 
 import ctypes
@@ -22,7 +22,7 @@ _COMPILE = ("-O3", "-march=native", "-ffp-contract=fast", "-fopenmp", "-fPIC", "
 
 
 class Images(ctypes.Structure):
-    """`images` of the C: numbers in memory, channels last; strides are in numbers."""
+    """The C struct `images`: channels-last numbers in memory; strides count numbers."""
 
     _fields_ = (
         ("data", ctypes.c_void_p),
@@ -34,7 +34,7 @@ class Images(ctypes.Structure):
 
 
 def images(x: Tensor) -> Images:
-    """Return where images [batch, channels, rows, cols] lie; they must outlive the result."""
+    """Return the address and strides of images [batch, channels, rows, cols]; keep them alive."""
     _, channels, rows, cols = x.shape
     image_stride, channel_stride, row_stride, col_stride = x.stride()
     assert channel_stride == 1 or channels == 1
@@ -42,13 +42,13 @@ def images(x: Tensor) -> Images:
 
 
 def channels_last(x: Tensor) -> Tensor:
-    """Return x with its channels adjacent in memory."""
+    """Return x with contiguous channels."""
     return x if x.stride(1) == 1 else x.contiguous(memory_format=torch.channels_last)
 
 
 @functools.cache
 def library(name: str) -> ctypes.CDLL | None:
-    """Return what the compiler made of a file of this package, None if there is nothing."""
+    """Return the compiled library of a C file of this package, None if unavailable."""
     compiler = os.environ.get("CC") or shutil.which("cc") or shutil.which("gcc")
     if not compiler:
         return None
@@ -58,13 +58,13 @@ def library(name: str) -> ctypes.CDLL | None:
             return ctypes.CDLL(str(_compiled(shlex.split(compiler), source, Path(folder))))
     except (OSError, subprocess.SubprocessError) as error:
         detail = str(getattr(error, "stderr", "") or error).strip()
-        _LOG.warning("%s is not used, torch serves, slower: %s", name, detail)
+        _LOG.warning("%s is not used, falling back to slower torch operators: %s", name, detail)
         return None
 
 
 def _compiled(compiler: list[str], source: Path, folder: Path) -> Path:
     compiled, linked = folder / "compiled.o", folder / "linked.so"
-    # Linked with no OpenMP, so that it is torch's, which is loaded: two would fight for the cores.
+    # Not linked with OpenMP, so that torch's loaded one is used: two would oversubscribe the cores.
     for command in (
         (*_COMPILE, "-c", str(source), "-o", str(compiled)),
         ("-shared", str(compiled), "-o", str(linked)),

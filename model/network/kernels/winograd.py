@@ -1,19 +1,19 @@
-"""Convolutions of 2x2 and 2x3 taps on a CPU with half the products of torch's own.
+"""Winograd convolutions of 2x2 and 2x3 taps on a CPU, with half the products of direct ones.
 
 Winograd's algorithm (Lavin and Gray 2016, "Fast Algorithms for Convolutional Neural Networks")
-finds a tile of outputs from one product a point instead of one a tap and output: 18 instead of 48
-for 2x4 outputs of 2x3 taps, the vertical stream's, 9 instead of 16 for 2x2 outputs of 2x2 taps, the
-horizontal one's. Every PixelCNN with receptive_field_dims (3, 3) is made of these. Rounding is
-2 and 1.4 times torch's own.
+computes a tile of outputs with one product per point instead of one per tap and output: 18 instead
+of 48 for 2x4 outputs of 2x3 taps (vertical stream), 9 instead of 16 for 2x2 outputs of 2x2 taps
+(horizontal stream). Every PixelCNN with receptive_field_dims (3, 3) consists of these. Rounding
+errors are 2 and 1.4 times torch's.
 
-The network stays causal to the last bit: with 2x2 taps an output is made of nothing but the inputs
-that it reads, with 2x3 taps of nothing outside of their rows. There a tile's columns cancel out up
-to rounding only, but the vertical stream knows all columns of the rows above anyway.
+The network stays causal to the last bit: with 2x2 taps an output depends only on the inputs that
+it reads, with 2x3 taps only on the rows that it reads. There other columns of a tile cancel out
+only up to rounding, but the vertical stream may read all columns of the rows above anyway.
 
-A value does not depend on the number of threads or images; a gradient of weights, a sum over
-images, depends on the threads.
+Results do not depend on the number of threads or images, except gradients of weights: they are
+sums over images and depend on the number of threads.
 
-`lanes` is 0 where the C is not to be had (model.network.kernels.native), and torch serves then.
+`lanes` is 0 if the C code is unavailable (model.network.kernels.native); torch is used then.
 """
 
 import ctypes
@@ -31,7 +31,7 @@ _known_lanes: int | None = None
 
 
 def suits(x: Tensor, weight: Tensor) -> bool:
-    """Return whether `conv` serves these, x [batch, inputs, rows, cols] with its border."""
+    """Return whether `conv` supports x [batch, inputs, rows, cols], border included, and weight."""
     return (
         x.dtype == weight.dtype == torch.float32
         and x.device.type == "cpu"
@@ -43,9 +43,9 @@ def suits(x: Tensor, weight: Tensor) -> bool:
 
 
 def lanes() -> int:
-    """Return how many channels are worked on side by side; 0 if there is nothing to do it."""
+    """Return the number of channels processed in parallel; 0 if the library is unavailable."""
     global _known_lanes
-    if torch.compiler.is_compiling():  # which cannot load it, but sees that it is there
+    if torch.compiler.is_compiling():  # cannot load the library, but sees a loaded one
         return _known_lanes or 0
     if _known_lanes is None:
         library = _library()
@@ -168,7 +168,7 @@ def _weight_gradient_shape(gradient: Tensor, x: Tensor, width: int) -> Tensor:
     return x.new_empty(gradient.shape[1], x.shape[1], 2, width)
 
 
-# Operators of torch, so that torch.compile takes each as one step.
+# Registered as torch operators, so that torch.compile treats each as one step.
 for _signature, _work, _shape in (
     ("winograd(Tensor x, Tensor weight, Tensor? bias) -> Tensor", _conv, _conv_shape),
     (

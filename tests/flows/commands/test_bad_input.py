@@ -69,7 +69,7 @@ BAD = {
     "score --model m --sheet dir": "dir is a folder: name a file in it",
     "serve --file dir": "cannot read dir: Is a directory",
     "serve --file noise": "cannot read noise",
-    "train --dataset d --work-dir noise": "work_dir noise is no folder",
+    "train --dataset d --work-dir noise": "work_dir noise is not a directory",
     # an artifact of another kind, or none
     "train --dataset m": "no complete artifact 'm' among the datasets",
     "evaluate --model d": "no complete artifact 'd' among the models",

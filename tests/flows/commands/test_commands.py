@@ -246,7 +246,7 @@ def test_a_model_is_guided_as_it_learned_unless_one_says_otherwise(capsys, tmp_p
     unguided = answer(capsys, *common, "--guidance", "0")
     assert (unguided["samples"] == plan["samples"]) == (dropout_p == 0)
     if not dropout_p:
-        assert "cannot be guided" in run(capsys, *common, "--guidance", "1", code=2)
+        assert "does not support guidance" in run(capsys, *common, "--guidance", "1", code=2)
 
 
 @pytest.mark.parametrize("command", ["run", "sample", "quota"])

@@ -213,11 +213,14 @@ DATASET = ("--dataset", "strokes")
         (("--model", "vector", *DATASET), "conditioned on a vector, not on a class"),
         (("--model", "spatial", *DATASET), "conditioned on a spatial, not on a class"),
         (("--model", "color", *DATASET), "expected drawings (n, 3, 4, 4)"),
-        (("--model", "knows", "--class-name", "row"), "expected a picture or a row of a dataset"),
-        (("half.png", "--model", "bytes"), "say of what it is a drawing"),
+        (
+            ("--model", "knows", "--class-name", "row"),
+            "expected either a picture or a row of a dataset",
+        ),
+        (("half.png", "--model", "bytes"), "name the class of the drawing"),
         (
             ("half.png", "--model", "bytes", "--class-name", "row", "--rows-given", "2"),
-            "transparent where its pixels are given",
+            "transparent at given pixels",
         ),
         (("half.png", "--model", "knows", "--class-name", "row"), "whole numbers 0..3"),
         (("half.png", "--model", "bytes", "--out", "no/such/x.png"), "there is no folder"),

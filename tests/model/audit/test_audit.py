@@ -12,7 +12,7 @@ from model.audit.measures import drawing_hashes, measure, members, repeats, stro
 from model.audit.nearness import nearest
 from model.audit.numbers import judge_split
 from model.audit.run import AuditSpec, audit_samples, read_audit
-from model.evaluation.classifier import Judge, JudgeSpec, predict, train_judge
+from model.evaluation.classifier import Classifier, ClassifierSpec, predict, train_classifier
 from pipelines.store.artifacts import Store, open_store
 from pipelines.store.manifest import Manifest
 
@@ -118,8 +118,8 @@ def test_samples_of_one_class_are_held_against_real_drawings_of_that_class(store
     images, labels = drawings(6, 100)
     one = (images[labels == 1], np.zeros(100, np.int64))
     samples = publish(store, "samples", {"train": one}, names=(NAMES[1],))
-    spec = JudgeSpec(image_shape=(28, 28), num_classes=3, budget_nimg=640)
-    judge = train_judge(spec, dataset, store, "judge")
+    spec = ClassifierSpec(image_shape=(28, 28), num_classes=3, budget_nimg=640)
+    judge = train_classifier(spec, dataset, store, "judge")
     made = audit_samples(samples, dataset, store, name="walks", judge=judge, spec=AuditSpec())
     numbers = read_audit(made, store)
     alone = numbers["classes"][NAMES[1]]
@@ -147,7 +147,7 @@ def test_the_same_audit_is_answered_at_once(store, dataset, monkeypatch):
 
 def test_the_judge_is_asked_about_every_drawing(store, dataset):
     torch.manual_seed(0)
-    judge = Judge(3).eval()
+    judge = Classifier(3).eval()
     images, labels = drawings(2, 100)
     judged = judge_split(judge, dataset, store, split="test")
     assert (judged.predicted == predict(judge, images)).all()
@@ -161,8 +161,8 @@ def test_the_judge_is_asked_about_every_drawing(store, dataset):
 @pytest.mark.slow
 def test_a_judge_adds_its_numbers_and_filters_with_them(store, dataset):
     samples = publish(store, "samples", {"train": drawings(4, 40)})
-    spec = JudgeSpec(num_classes=3, budget_nimg=640)
-    judge = train_judge(spec, dataset, store, "judge")
+    spec = ClassifierSpec(num_classes=3, budget_nimg=640)
+    judge = train_classifier(spec, dataset, store, "judge")
     made = audit_samples(
         samples,
         dataset,

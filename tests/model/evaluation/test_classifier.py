@@ -9,12 +9,12 @@ import torch
 
 from model.data import open_split, read_split
 from model.evaluation.classifier import (
-    JudgeSpec,
-    judge_spec,
-    open_judge,
+    ClassifierSpec,
+    classifier_spec,
+    open_classifier,
     predict,
     shift,
-    train_judge,
+    train_classifier,
 )
 from model.evaluation.compare import classification_accuracy_score, score_samples
 from model.options import RunOptions
@@ -22,7 +22,9 @@ from pipelines.drawings.parquet import shard_schema, write_shard
 from pipelines.store.artifacts import Store, open_store
 from pipelines.store.manifest import FileEntry, Manifest, artifact_digest
 
-SPEC = JudgeSpec(image_shape=(8, 8), num_classes=3, budget_nimg=960, batch_size=32, max_shift=1)
+SPEC = ClassifierSpec(
+    image_shape=(8, 8), num_classes=3, budget_nimg=960, batch_size=32, max_shift=1
+)
 
 
 @pytest.fixture(scope="module")
@@ -33,14 +35,14 @@ def store(tmp_path_factory) -> Store:
 @pytest.fixture(scope="module")
 def judged(store, make_dataset):
     dataset = make_dataset(store, rows=96)
-    return dataset, train_judge(SPEC, dataset, store, "judge", options=RunOptions())
+    return dataset, train_classifier(SPEC, dataset, store, "judge", options=RunOptions())
 
 
 def test_judge_learns_bar_dot_and_ring(store, judged, tmp_path) -> None:
     dataset, judge = judged
     assert judge.summary["test_accuracy"] > 0.9
     test = open_split(store, dataset, split="test", cache_dir=tmp_path)
-    found = predict(open_judge(store, judge), test.images)
+    found = predict(open_classifier(store, judge), test.images)
     assert (found == test.labels).mean() == judge.summary["test_accuracy"]
 
 
@@ -49,7 +51,7 @@ def test_judge_is_trained_once(store, judged) -> None:
         raise AssertionError("a published judge was trained again")
 
     dataset, judge = judged
-    assert train_judge(SPEC, dataset, store, "judge", progress=refuse) == judge
+    assert train_classifier(SPEC, dataset, store, "judge", progress=refuse) == judge
 
 
 @pytest.mark.slow
@@ -152,12 +154,12 @@ def test_shift_moves_whole_drawings() -> None:
 
 
 def test_judge_of_a_dataset_fits_it(store, make_dataset) -> None:
-    spec = judge_spec(make_dataset(store))
+    spec = classifier_spec(make_dataset(store))
     assert (spec.image_shape, spec.num_classes, spec.budget_nimg) == ((8, 8), 3, 240)
 
 
 def test_model_that_is_no_judge_is_refused(store, judged) -> None:
     _, judge = judged
     with pytest.raises(ValueError, match="is not a judge"):
-        open_judge(store, dataclasses.replace(judge, summary={}))
+        open_classifier(store, dataclasses.replace(judge, summary={}))
     assert np.isfinite(judge.summary["test_accuracy"])

@@ -129,5 +129,5 @@ def test_a_withheld_condition_is_none_at_all(kind: str):
 
 def test_a_condition_that_always_was_there_must_be_given():
     model, value = families.build(families.FAMILIES["embedding"]), families.images(families.TINY)
-    with pytest.raises(ValueError, match="learned from no drawing without one"):
+    with pytest.raises(ValueError, match="trained without condition dropout"):
         model(value)

@@ -116,7 +116,7 @@ def test_wrong_condition_is_refused(given: torch.Tensor | None, message: str):
 
 def test_unwanted_condition_and_wrong_image_are_refused():
     model = families.build(families.TINY)
-    with pytest.raises(ValueError, match="one was given"):
+    with pytest.raises(ValueError, match="but a condition was given"):
         model(families.images(families.TINY), torch.zeros(3))
     with pytest.raises(ValueError, match=r"\(batch, 1, 8, 8\), found \(3, 8, 8, 1\)"):
         model(torch.zeros(3, 8, 8, 1))
@@ -153,7 +153,7 @@ def test_bytes_beyond_fewer_levels_are_refused():
         ({"low": 3, "high": 3}, "low must be less than high"),
         ({"resnet_activation": "gelu"}, "expected one of concat_elu, elu, relu"),
         ({"head": "normal"}, "expected one of logistic, softmax"),
-        ({"head": "softmax", "image_shape": (8, 8, 3)}, "would be independent"),
+        ({"head": "softmax", "image_shape": (8, 8, 3)}, "channels of a pixel as independent"),
         (
             {"condition": ConditionConfig(kind="spatial", shape=(4, 4, 1))},
             r"expected \(8, 8, channels\), found \(4, 4, 1\)",

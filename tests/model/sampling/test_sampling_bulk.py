@@ -164,7 +164,7 @@ def test_a_model_without_classes_draws_one_class(store: Store, publish_model) ->
     plain = dataclasses.replace(TINY, condition=ConditionConfig())
     model = publish_model(store, plain, name="plain")
     two = SampleSpec(class_names=("drawing", "other"), per_class=1)
-    with pytest.raises(ValueError, match="unconditional, so it cannot draw 2 classes"):
+    with pytest.raises(ValueError, match="unconditional, so it cannot sample 2 classes"):
         sample_dataset(two, model, store, "new", processes=1)
     one = SampleSpec(class_names=("drawing",), per_class=2)
     made = sample_dataset(one, model, store, "new", processes=1)

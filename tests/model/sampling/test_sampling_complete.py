@@ -198,7 +198,7 @@ def test_nothing_to_complete_is_refused() -> None:
     model, given = build(TINY), given_rows(images(TINY), 2)
     with pytest.raises(ValueError, match="num_candidates must be at least 1"):
         complete(model, given, seed=0, num_candidates=0)
-    with pytest.raises(ValueError, match="no images to draw"):
+    with pytest.raises(ValueError, match="expected numbers for at least one image"):
         complete(model, Given(given.value[:0], given.mask[:0]), seed=0)
 
 

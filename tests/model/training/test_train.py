@@ -233,7 +233,7 @@ def test_nonfinite_loss_stops_and_keeps_weights_and_indices(
 def test_spec_of_another_dataset_is_refused(store, make_dataset, small_spec) -> None:
     dataset = make_dataset(store)
     spec = small_spec(dataset, "batch_size=6")
-    with pytest.raises(ValueError, match="does not divide among 4"):
+    with pytest.raises(ValueError, match="is not divisible by 4"):
         train_model(spec, dataset, store, "m", ranks=Ranks(size=4), options=OPTIONS)
 
 

@@ -39,7 +39,7 @@ def test_a_kind_may_be_changed_and_changed_back() -> None:
 @pytest.mark.parametrize(
     ("assignment", "message"),
     [
-        ("condition.kind=spatial", "one label each, so expected one of none, embedding"),
+        ("condition.kind=spatial", "one label each, expected one of none, embedding"),
         ("condition.kind=label", "expected one of none, embedding"),
         ("condition.embedding_dim=0", "embedding_dim must be at least 1"),
         ("condition.kid=none", "did you mean condition.kind"),

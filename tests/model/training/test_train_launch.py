@@ -57,5 +57,5 @@ def test_a_dataset_that_cannot_be_trained_on_is_refused_before_a_rank_starts(
     monkeypatch.setattr(torchrun, "launch", pytest.fail)
     with pytest.raises(ValueError, match=f"no drawings in {split}, .* build it with --splits"):
         train_in_processes(small_spec(whole), dataset, store, "tiny", num_processes=1)
-    with pytest.raises(ValueError, match="the network takes images"):
+    with pytest.raises(ValueError, match="the network expects images"):
         train_in_processes(preset("tiny"), whole, store, "tiny", num_processes=1)

@@ -49,5 +49,5 @@ def test_network_that_does_not_know_the_pixels_is_refused(store, make_dataset, s
     dataset = make_dataset(store)
     spec = small_spec(dataset)
     dark = dataclasses.replace(spec, network=dataclasses.replace(spec.network, high=15))
-    with pytest.raises(ValueError, match="pixels are 0 to 255, the network knows 0 to 15"):
+    with pytest.raises(ValueError, match="pixels are 0 to 255, the network's range is 0 to 15"):
         check_fit(dark, dataset, num_ranks=1)
