@@ -4,6 +4,7 @@ import os
 import sys
 import uuid
 from collections.abc import Callable, Iterator, Sequence
+from datetime import timedelta
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from s3_faults import Faults, faulty
 
 from pipelines.sources.doodles.make import google_npy
 from pipelines.store.artifacts import Store, open_store
+from pipelines.store.backends import RETRY_CONFIG
 
 
 @pytest.fixture(scope="session")
@@ -34,7 +36,9 @@ def s3_server(tmp_path_factory) -> Iterator[ceph.S3Server]:
 
 @pytest.fixture
 def faults(s3_server, monkeypatch) -> Iterator[Faults]:
-    """The proxy that new stores on S3 talk through."""
+    """The proxy that new stores on S3 talk through; what it spoils is asked again at once."""
+    soon = {name: timedelta(milliseconds=5) for name in ("init_backoff", "max_backoff")}
+    monkeypatch.setitem(RETRY_CONFIG, "backoff", RETRY_CONFIG["backoff"] | soon)
     with faulty(s3_server.endpoint) as proxy:
         monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.endpoint)
         yield proxy

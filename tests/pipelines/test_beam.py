@@ -206,8 +206,8 @@ def wait_for(port: int) -> None:
     raise TimeoutError(f"nothing listens on port {port}")
 
 
-@pytest.fixture
-def job_service(tmp_path):
+@pytest.fixture(scope="module")
+def job_service(tmp_path_factory):
     """Beam's real job service and a worker pool: (job port, pool port)."""
     jobs, pool = free_port(), free_port()
     modules = {
@@ -218,7 +218,7 @@ def job_service(tmp_path):
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     environment = os.environ | {"PATH": path, "PYTHONPATH": root}
     processes = []
-    with (tmp_path / "services.log").open("wb") as log:
+    with (tmp_path_factory.mktemp("beam") / "services.log").open("wb") as log:
         for module, flag in modules.items():
             command = [sys.executable, "-m", module, flag]
             processes.append(

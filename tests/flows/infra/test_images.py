@@ -68,8 +68,6 @@ def test_image_has_what_is_pinned_and_nothing_of_the_other_floor(image, tmp_path
     "command",
     [
         ["sketchmill", "--help"],
-        ["sketchmill", "doctor", "--store", "store"],
-        ["prefect", "version"],
         ["prefect", "worker", "start", "--help"],
         ["python", "-c", "import flows.deployments.flows, flows.deployments.housekeeping"],
     ],
@@ -82,6 +80,7 @@ def test_image_can_run(image, command, tmp_path):
 
 def test_doctor_says_which_stages_the_image_cannot_do(image, tmp_path):
     done = image.run("sketchmill", "doctor", "--store", "store", folder=tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
     absent = {"pipelines": "torch is absent: no train", "model": "apache-beam is absent: no build"}
     assert re.search(rf"^note +stages +.*{absent[image.floor]}", done.stdout, re.MULTILINE)
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from flows.cli import run_command_line
 from pipelines.store.artifacts import open_store
 from pipelines.store.manifest import KINDS
 
@@ -29,6 +30,21 @@ def sketchmill(*arguments: str, home: Path) -> dict:
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout.splitlines()[-1])
+
+
+@pytest.fixture
+def run_here(home, monkeypatch, capsys):
+    """Return a function that runs a command in this process and returns its JSON result."""
+    monkeypatch.setenv("PREFECT_HOME", str(home / "prefect"))
+    monkeypatch.setenv("SKETCHMILL_CACHE", str(home / "cache"))
+
+    def run(*arguments: str) -> dict:
+        code = run_command_line([*arguments, "--json", "--quiet"])
+        said = capsys.readouterr()
+        assert code == 0, said.err
+        return json.loads(said.out.splitlines()[-1])
+
+    return run
 
 
 @pytest.fixture(scope="module")
@@ -88,27 +104,23 @@ def test_two_chains_at_once_in_one_store_end_in_the_digests_of_one(arguments, re
     assert [store.damaged(manifest) for manifest in manifests] == [[]] * 4
 
 
-def test_machines_draw_ranges_and_the_last_one_publishes(result, home, tmp_path):
+def test_machines_draw_ranges_and_the_last_one_publishes(result, home, run_here, tmp_path):
     counts = tmp_path / "counts.csv"
     counts.write_text("class,count\nsun,3\nsea turtle,2\n")
     plan = ["sample", "--model", result["model"], "--store", str(home / "store")]
     plan += ["--counts", str(counts), "--rows-per-shard", "2", "--batch", "2", "--name", "ranges"]
-    last = sketchmill(*plan, "--shards", "2", home=home)
+    last = run_here(*plan, "--shards", "2")
     assert (last["missing_shards"], last["is_published"]) == (2, False)
-    first = sketchmill(*plan, "--shards", "0-1", home=home)
+    first = run_here(*plan, "--shards", "0-1")
     assert (first["missing_shards"], first["is_published"]) == (0, True)
-    assert sketchmill(*plan, home=home) == {
-        "samples": first["samples"],
-        "name": "ranges",
-        "drawings": 5,
-    }
+    assert run_here(*plan) == {"samples": first["samples"], "name": "ranges", "drawings": 5}
     with pytest.raises(AssertionError, match="the plan has the shards 0-2"):
-        sketchmill(*plan, "--shards", "1-3", home=home)
+        run_here(*plan, "--shards", "1-3")
 
 
-def test_report_with_an_audit_says_what_was_found(result, home):
+def test_report_with_an_audit_says_what_was_found(result, home, run_here):
     report = ["report", "--samples", result["samples"], "--store", str(home / "store")]
-    plain, audited = (sketchmill(*report, *more, home=home) for more in ([], ["--audit"]))
+    plain, audited = (run_here(*report, *more) for more in ([], ["--audit"]))
     assert plain["report"] == result["report"] != audited["report"]
     assert "nearest" not in Path(plain["report"]).read_text().lower()
     assert "nearest" in Path(audited["report"]).read_text().lower()
@@ -122,13 +134,11 @@ def test_every_file_of_every_artifact_holds_its_hash(result, home):
         assert store.damaged(manifest) == [], manifest.prefix
 
 
-def test_stages_one_by_one_give_the_digests_of_the_chain(result, home):
+def test_stages_one_by_one_give_the_digests_of_the_chain(result, home, run_here):
     store = ["--store", str(home / "store")]
-    built = sketchmill("build", "--classes", CLASSES, "--max-per-class", "200", *store, home=home)
+    built = run_here("build", "--classes", CLASSES, "--max-per-class", "200", *store)
     assert built["dataset"] == result["dataset"]
-    drawn = sketchmill(
-        "sample", "--model", "doodles-tiny", "--samples-per-class", "2", *store, home=home
-    )
+    drawn = run_here("sample", "--model", "doodles-tiny", "--samples-per-class", "2", *store)
     assert drawn["samples"] == result["samples"]
 
 

@@ -191,11 +191,11 @@ def test_models_that_make_no_gray_classes_are_refused(
 @pytest.mark.slow
 def test_processes_make_the_same_bytes(store: Store, model: Manifest) -> None:
     found = []
-    for processes in (1, 2, 3):
+    for processes in (1, 3):
         name = f"p{processes}"
         made = sample_dataset(SPEC, model, store, name, processes=processes)
         found.append({path: digest for path, digest in digests(made).items() if "data" in path})
-    assert found[0] == found[1] == found[2]
+    assert found[0] == found[1]
 
 
 @pytest.mark.slow

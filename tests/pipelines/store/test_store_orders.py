@@ -7,6 +7,7 @@ that is needed at its end. An actor may be refused (BusyError), but not in every
 
 import contextlib
 import itertools
+import os
 import types
 from collections.abc import Callable, Sequence
 from datetime import timedelta
@@ -254,12 +255,12 @@ def check_all(
     assert all(count < number for count in refused)
 
 
-# One takes over from another at any call, or after any third one and is interrupted itself.
-BOUNDS = pytest.mark.parametrize(
-    ("switches", "step"), [(1, 1), pytest.param(2, 3, marks=pytest.mark.slow)]
-)
+# Every order, which takes minutes: SKETCHMILL_ORDERS=all pytest ...
+IS_WHOLE = os.environ.get("SKETCHMILL_ORDERS") == "all"
+# One takes over from another at any call, or at some of them and is interrupted itself.
+BOUNDS = pytest.mark.parametrize(("switches", "step"), [(1, 1), (2, 3 if IS_WHOLE else 5)])
 # With three at work, at every fourth call where time is short.
-STEPS = pytest.mark.parametrize("step", [4, pytest.param(1, marks=pytest.mark.slow)])
+STEPS = pytest.mark.parametrize("step", [4, 1] if IS_WHOLE else [4])
 PAIRS = [
     (superseded, reuse),
     (superseded, build),
@@ -378,7 +379,7 @@ def building(source: Source, layout: str) -> Actor:
 
 @pytest.mark.parametrize(
     ("grace", "step"),
-    [(GRACE, 3), (timedelta(0), 3), pytest.param(GRACE, 1, marks=pytest.mark.slow)],
+    [(GRACE, 3), (timedelta(0), 3), (GRACE, 1)] if IS_WHOLE else [(GRACE, 5), (timedelta(0), 7)],
 )
 @pytest.mark.parametrize("layout", ["packed", "linked"])
 @pytest.mark.usefixtures("without_beam")
