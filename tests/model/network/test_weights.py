@@ -48,7 +48,7 @@ def test_damaged_files_are_refused():
     files = model_files(families.build(families.TINY))
     other = model_files(families.build(families.FAMILIES["elu"]))
     cases = [
-        ({CONFIG_NAME: files[CONFIG_NAME]}, "has a file weights.safetensors"),
+        ({CONFIG_NAME: files[CONFIG_NAME]}, "needs the file weights.safetensors"),
         (files | {CONFIG_NAME: b"{"}, "cannot be read as JSON"),
         (files | {CONFIG_NAME: b'{"format_version": 99}'}, "version 99"),
         (files | {WEIGHTS_NAME: files[WEIGHTS_NAME][:-8]}, "damaged"),
