@@ -1,4 +1,4 @@
-"""Options of the command line that parameters of stages do not have, and how they are written.
+"""Options shared by several commands, and the types of options with a syntax of their own.
 
 A stage's parameters are its options: one frozen dataclass, whose docstring is the help. Types
 here say how a field that is no plain value is written on the command line.

@@ -1,4 +1,4 @@
-"""What a command says: progress on stderr, results on stdout.
+"""Terminal output of commands: progress on stderr, results on stdout.
 
 On a terminal progress is one moving line a stage; in a log it is a plain line now and then. What
 is under way but tells no progress is said too, once it takes two seconds

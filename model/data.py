@@ -1,4 +1,4 @@
-"""From a dataset artifact to batches of tensors: reader, memory map, order.
+"""Load a dataset artifact as batches of tensors: reader, memory map, order.
 
     shards (Parquet, stored PNG) -> read_split -> uint8 arrays, no picture decoder
     open_split  -> a memory map beside the run, made once per dataset digest and split

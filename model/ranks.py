@@ -1,4 +1,4 @@
-"""The processes that share one run: joining them, sums over them, how they end.
+"""Ranks that share one run: joining, sums over ranks, and how they end.
 
 torchrun starts the ranks and says in the environment who each one is; without it a run is
 one rank and nothing here communicates. A rank stops on SIGTERM or SIGINT at the end of a step,

@@ -1,4 +1,4 @@
-"""The 345 classes of Quick, Draw!: names, TFDS ids, and what Google's .npy files must be.
+"""The 345 classes of Quick, Draw!: names, TFDS ids, and size and SHA-256 of Google's .npy files.
 
 quickdraw_catalogue.tsv holds, for each class in TFDS's order, the size and SHA-256 that
 tensorflow-datasets ships as its checksums; rows = (bytes - 80) / 784 exactly. TFDS numbers

@@ -1,4 +1,4 @@
-"""`sketchmill ls | show | verify | lineage | diff`: what the store has, and whether it is whole."""
+"""`sketchmill ls | show | verify | lineage | diff`: inspect and verify artifacts."""
 
 from collections.abc import Mapping
 from typing import Annotated, Any

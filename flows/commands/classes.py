@@ -1,4 +1,4 @@
-"""`sketchmill classes`: the names that may be asked for."""
+"""`sketchmill classes`: list the class names of Quick, Draw!."""
 
 from flows.options import Common
 from flows.terminal import print_result

@@ -1,4 +1,4 @@
-"""`sketchmill deploy | serve`: the schedules, on a Prefect server or on this machine alone."""
+"""`sketchmill deploy | serve`: run schedules on a Prefect server or on this machine."""
 
 import logging
 import os

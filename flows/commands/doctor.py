@@ -1,4 +1,4 @@
-"""`sketchmill doctor`: can this machine and this store do the work?
+"""`sketchmill doctor`: check that this machine and this store can do the work.
 
 A machine need not have every library: the image of the pipelines has no torch, that of the model
 no Beam. What is absent is a note that names the stages which cannot run here; only versions that

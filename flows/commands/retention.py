@@ -1,4 +1,4 @@
-"""`sketchmill gc | pin | unpin | pull | push`: keep what is needed, where it is needed."""
+"""`sketchmill gc | pin | unpin | pull | push`: delete, keep and copy artifacts."""
 
 import dataclasses
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""The commands of the stages, by the names of these."""
+"""The commands of all stages, by name."""
 
 from flows.stages.registry import STAGES
 

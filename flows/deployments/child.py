@@ -1,4 +1,4 @@
-"""Stages as processes of their own, for flows that a worker runs unattended.
+"""Run stages in child processes, for flows that a worker runs unattended.
 
     flow: run_isolated("train", params) --> guard --> python -m flows.deployments.child train < JSON
 

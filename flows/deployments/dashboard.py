@@ -1,4 +1,4 @@
-"""What an operator sees of a run in Prefect's interface: progress, counts, pictures, links.
+"""Publish progress, results, pictures and links of a run to Prefect's interface.
 
     progress    an artifact of the task run, updated at most every ten seconds
     result      a table: digest, place, drawings by split and class, bits/dim

@@ -1,4 +1,4 @@
-"""Bring a Prefect server to the state that infra/prefect.yaml describes; as often as you like.
+"""Apply infra/prefect.yaml to a Prefect server; idempotent.
 
     work pools     cpu and gpu, of the type that the workers have, with a limit of runs at once
     deployments    with schedules and triggers, by `prefect deploy` from the file

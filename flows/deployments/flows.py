@@ -1,4 +1,4 @@
-"""The flows that a worker runs unattended; infra/prefect.yaml deploys them.
+"""The deployed flows; infra/prefect.yaml refers to them by entry point.
 
     build, ...     one stage each, in a process of its own (flows.stages.registry.DEPLOYED)
     rebuild        the chain for every class list; what the store has is answered at once

@@ -1,4 +1,4 @@
-"""The flow that keeps a store in order: garbage is swept and every file read now and then."""
+"""The housekeeping flow: garbage collection and periodic verification of a store."""
 
 import contextlib
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""Run a deployment of another work pool and wait for it, as if it were a call.
+"""Run a deployment in another work pool and wait for its result, as a function call does.
 
 The key of such a run is made of the run that asks, the deployment, the parameters and a number. A
 process that asks again, after it was killed or its answer was lost, finds the run it has started,

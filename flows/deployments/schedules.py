@@ -1,4 +1,4 @@
-"""When a schedule of infra/prefect.yaml comes next: cron, interval or rrule.
+"""Compute the next time of a schedule in infra/prefect.yaml: cron, interval or rrule.
 
     - cron: "17 2 * * *"              # day_or, timezone
     - interval: 3600                  # seconds, or ISO 8601 as P1D; anchor_date, timezone

@@ -1,4 +1,4 @@
-"""The schedules of infra/prefect.yaml on one machine, without a server or a worker.
+"""Run the schedules of infra/prefect.yaml on one machine, without a server or a worker.
 
 Every flow runs here, in this process, when its time has come; its stages are processes of their
 own as everywhere. A time that has passed while another flow ran is made up for once, not several

@@ -1,4 +1,4 @@
-"""The tasks of the deployed flows: a stage or a part of one, here or on a worker of another pool.
+"""Tasks of the deployed flows: a stage or part of one, here or on a worker of another pool.
 
 Only digests pass between them, and every stage asks the store first.
 """

@@ -1,4 +1,4 @@
-"""Audit samples as a step: find duplicates and copies, check the gate, show the numbers."""
+"""The audit stage: find duplicates and copies, check the gate, render the report."""
 
 from dataclasses import dataclass
 from pathlib import Path

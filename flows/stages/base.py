@@ -1,4 +1,4 @@
-"""What stages have in common: parameters in, an artifact or numbers out; no Prefect here.
+"""The `Stage` class: parameters in, an artifact or numbers out. No Prefect here.
 
 A stage resolves its parameters to a spec and asks the library, which answers at once if the store
 has the result. `Stage` opens the store: what a stage reads, finds and makes there is leased until

@@ -1,4 +1,4 @@
-"""From a source and a class list to a dataset in the store."""
+"""The build stage: from a source and a class list to a dataset in the store."""
 
 import dataclasses
 import math

@@ -1,4 +1,4 @@
-"""The chain of stages: dataset, model, samples, report, by digests alone."""
+"""The chain of stages: dataset, model, samples and report, linked by digests."""
 
 import dataclasses
 from collections.abc import Callable, Mapping

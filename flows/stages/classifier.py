@@ -1,4 +1,4 @@
-"""A classifier trained on real drawings, and what it says of samples."""
+"""The classifier stage: train a classifier on real drawings and score samples with it."""
 
 from dataclasses import dataclass
 from typing import Annotated, Any

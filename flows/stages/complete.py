@@ -1,4 +1,4 @@
-"""The rest of a drawing that is given in part."""
+"""The complete stage: draw the missing part of a drawing."""
 
 from dataclasses import dataclass
 from pathlib import Path

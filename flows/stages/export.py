@@ -1,4 +1,4 @@
-"""Export as steps: find what a ref means, audit samples, check the gate, write the files.
+"""The export stage: audit samples, check the gate, write the files of other formats.
 
 Nothing is published before the gate: a number beyond its limit ends the command with its name.
 """

@@ -1,4 +1,4 @@
-"""Stages one after the other as Prefect flows of this process; only digests pass between them.
+"""The chain as a Prefect flow in this process; only digests pass between its tasks.
 
 Each task is one call of a stage, which looks into the store before it works. So a rerun does
 what is missing, a cached result need not be trusted, and nothing large goes through Prefect.

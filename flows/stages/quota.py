@@ -1,4 +1,4 @@
-"""Draw until each class has its number of accepted drawings."""
+"""The quota stage: sample until each class has its number of accepted drawings."""
 
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The stages by name: an entry serves the command line, child processes and deployed flows."""
+"""Stages by name, for the command line, child processes and deployed flows."""
 
 from flows.stages import (
     build,

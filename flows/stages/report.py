@@ -1,4 +1,4 @@
-"""One page of pictures and numbers for a samples dataset."""
+"""The report stage: one page of pictures and numbers for a samples dataset."""
 
 from dataclasses import dataclass
 from typing import Annotated

@@ -1,4 +1,4 @@
-"""Draw one row of samples again and compare every byte."""
+"""The reproduce stage: regenerate one drawing and compare every byte."""
 
 from dataclasses import dataclass
 from typing import Annotated

@@ -1,4 +1,4 @@
-"""New labelled drawings from a model: all of them, or some shards as one of several machines."""
+"""The sample stage: labelled drawings from a model, all of them or a range of shards."""
 
 import dataclasses
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""The drawings of a dataset that the model finds least likely."""
+"""The score stage: rank the drawings of a dataset by likelihood."""
 
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""From a dataset to a model in the store."""
+"""The train stage: from a dataset to a model in the store."""
 
 import dataclasses
 import json

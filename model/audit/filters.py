@@ -1,4 +1,4 @@
-"""Which generated drawings are accepted, and why the others are not.
+"""Filters: which generated drawings are accepted, and the reason for each rejection.
 
 Rules run in a fixed order and the first that speaks counts, so accepted and rejected add up.
 A filter file is TOML with the fields of Filters:

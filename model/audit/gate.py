@@ -1,4 +1,4 @@
-"""The gate: limits on the numbers of an audit. What fails one is exported nowhere.
+"""The gate: limits on an audit's numbers that must hold before anything is exported.
 
 The numbers are those of the accepted drawings. A class of which none was drawn or accepted has
 no numbers, and fails every limit on classes.

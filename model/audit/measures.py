@@ -1,4 +1,4 @@
-"""What is known of every drawing of a split: ink, hash, columns; and a few pictures to compare.
+"""Measure every drawing of a split: ink, hash and columns, with a few pictures to compare.
 
 One pass, a row group at a time. The columns of every drawing and the pictures lie in temporary
 files, which are mapped, so memory does not grow with the set: 20 bytes a drawing are 1 GB for 50

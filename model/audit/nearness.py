@@ -1,4 +1,4 @@
-"""Which drawings of a whole set are near training drawings or near each other, class by class.
+"""Find drawings near training drawings or near each other, class by class, over whole sets.
 
 The pictures do not fit into memory, so classes are taken in groups that do, and every group is
 one pass over the files. The work grows with the square of a class's drawings: a filter that asks

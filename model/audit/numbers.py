@@ -1,4 +1,4 @@
-"""The numbers of an audit: generated drawings beside the real held-out ones, as JSON values.
+"""The audit's numbers: generated beside real held-out drawings, as JSON values.
 
     exact_duplicate_rate   equal to an earlier drawing of the set
     exact_copy_rate        equal to a drawing of the training split

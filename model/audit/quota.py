@@ -1,4 +1,4 @@
-"""Keep drawing until every class has its number of accepted drawings.
+"""Sample in rounds until every class has its number of accepted drawings.
 
     round 0: draw what is wanted; round k: draw what is missing, over the class's acceptance rate
 

@@ -1,4 +1,4 @@
-"""The accepted drawings of a quota's rounds as a samples dataset: shards, card and manifest.
+"""Collect the accepted drawings of all rounds of a quota into a samples dataset.
 
 Everything of a samples dataset is there, so that it exports, reports and is held against its
 source like one drawn at once. The rounds are no inputs: `rounds` in the summary has the spec of

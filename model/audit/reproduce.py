@@ -1,4 +1,4 @@
-"""Make one drawing of a samples dataset again and compare it byte for byte.
+"""Regenerate one drawing of a samples dataset and compare it byte by byte.
 
 A row says which class, seed and sample_index it is; its samples' spec, or in a quota the spec of
 its round, says with which others it was computed, because the last bit of a sum may depend on

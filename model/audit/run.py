@@ -1,4 +1,4 @@
-"""The audit of a samples dataset: an artifact with its numbers and what the filters accept.
+"""Run the audit of a samples dataset: an artifact with its numbers and the accepted rows.
 
     reports/<name>/<digest>/audit.json            every number
     reports/<name>/<digest>/kept/00000.npy ...    of each shard, which rows are accepted

@@ -1,4 +1,4 @@
-"""Draw a dataset from a model: shards of Parquet in the standard layout, each made once.
+"""Sample a dataset from a model: Parquet shards in the standard layout, each made once.
 
     samples/<name>/<digest>/data/train-00000-of-00004.parquet ...   README.md   manifest.json
 

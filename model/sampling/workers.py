@@ -1,4 +1,4 @@
-"""Processes that draw batches for a parent, one thread each.
+"""Worker processes that sample batches for a parent, with one thread each.
 
     parent --stdin-->  "64 128\n"            rows start and stop; end of file ends the worker
     worker --stdout--> images, then nats     h * w bytes and a float64 for each row

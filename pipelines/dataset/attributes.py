@@ -1,4 +1,4 @@
-"""What is known of every drawing without looking at its pixels again.
+"""Per-drawing attributes: what selection and planning need, so that pixels are read once.
 
 Computed once for each range of a source file and kept in the store's scratch, beside the data:
 a changed threshold, split or class list reads these 30 bytes a drawing, never the pixels.

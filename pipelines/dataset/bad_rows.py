@@ -1,4 +1,4 @@
-"""Rows that are no drawings: which they are, and what to say of them.
+"""Bad rows: how they are recognized, counted, named and limited.
 
 A row is bad if it cannot be read (a torn line, a damaged picture, a label of no class), if it is
 larger than a limit (pipelines/drawings/limits.py), or if its pixels are no drawing's (pipelines/dataset/attributes.py). Of a class as a whole, a file is implausible

@@ -1,4 +1,4 @@
-"""Build a dataset: scan, plan, build shards, publish; answer at once if it is there.
+"""Build a dataset: scan, plan, build shards, publish. Return an existing one immediately.
 
     source + spec -> digest -> in the store? -> attributes -> plan -> shards -> manifest
 

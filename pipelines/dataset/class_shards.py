@@ -1,4 +1,4 @@
-"""The linked layout: a dataset chooses among immutable shards of one class each.
+"""The linked layout: datasets that share immutable single-class shards.
 
 Every class is a dataset of its own, `class-<name>`, built once for a source and a set of rules.
 A dataset for a list of classes copies their shards inside the store (a hard link on a local

@@ -1,4 +1,4 @@
-"""Pictures of what was kept and of what each rule dropped, for a look at the rules.
+"""Contact sheets of kept and of dropped drawings, one for each rule.
 
     sheets/kept.png, sheets/dropped-<reason>.png
 

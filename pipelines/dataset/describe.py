@@ -1,4 +1,4 @@
-"""What a dataset says of itself: manifest summary, dataset card, Croissant, TFDS metadata."""
+"""Describe a dataset: manifest summary, dataset card, Croissant and TFDS metadata."""
 
 import json
 from collections.abc import Mapping, Sequence

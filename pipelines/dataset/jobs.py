@@ -1,4 +1,4 @@
-"""Datasets that are scanned, planned and built together: one graph a pass, however many.
+"""Scan, plan and build several datasets together, with one Beam graph for each pass.
 
 Everything is found by its key, so what an interrupted run has done is not done again. It is checked
 when it is read: what was damaged meanwhile is made again, with a warning. What Beam counts is kept

@@ -1,4 +1,4 @@
-"""Packing: the rows of a split into shards of equal size, known before one is written.
+"""Assign the rows of a split to shards of equal size before any shard is written.
 
 A file is cut into blocks of 64 rows, of which a seeded order decides who comes first; small
 sets are cut finer, so that every shard still mixes all classes. The sequence is cut where each

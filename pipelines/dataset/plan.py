@@ -1,4 +1,4 @@
-"""From attributes to a plan: every shard, its name and its exact rows, before one is written.
+"""Turn attributes into a plan: every shard with its name and exact rows.
 
     units     ranges of source files
     code      of every row: its split, or the reason to drop it (pipelines/dataset/selection.py)

@@ -1,4 +1,4 @@
-"""The first pass: attributes of every drawing, one range of a file at a time.
+"""The first pass: compute attributes of every drawing, one range of a source file at a time.
 
 A range's attributes are put under a key that depends on the file's content, the range and what
 is computed: they serve every later dataset from the same file. Files that cannot be read row by

@@ -1,4 +1,4 @@
-"""Which drawings stay, and why the others go: decided from attributes alone, class by class.
+"""Select drawings and give a reason for each one dropped, from attributes alone, class by class.
 
 Every drawing gets one code: the position of its split, or the reason to drop it. Rules run in
 a fixed order and the first that speaks counts, so the counts add up to the rows read. What

@@ -1,4 +1,4 @@
-"""The second pass: one shard from its planned rows, put whole under its final key.
+"""The second pass: build one shard from its planned rows and put it under its final key.
 
 Reads the rows, orders them by hash, encodes, puts the files, then their record
 (pipelines/store/scratch.py): a run that was killed builds only the shards that are not done.

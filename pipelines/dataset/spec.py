@@ -1,4 +1,4 @@
-"""What decides the bytes of a dataset, next to the source itself. No NumPy, no Arrow.
+"""The dataset spec: all that decides a dataset's bytes besides the source. No NumPy, no Arrow.
 
 Nothing here says how the work is done: runner, workers, order and machine change no byte.
 """

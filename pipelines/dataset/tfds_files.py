@@ -1,4 +1,4 @@
-"""The files that make a directory of TFRecord shards a TFDS dataset, written without TFDS."""
+"""TFDS metadata files for a directory of TFRecord shards, written without TFDS."""
 
 import json
 from collections.abc import Mapping, Sequence

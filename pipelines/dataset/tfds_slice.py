@@ -1,4 +1,4 @@
-"""The drawings that a slice of TFDS's quickdraw_bitmap selects, without TFDS.
+"""The drawings that a slice of TFDS's quickdraw_bitmap selects, computed without TFDS.
 
 TFDS orders its one split, `train`, by md5("train" + "<class>_<row>") over all classes; a slice
 is a range of that order. Finding the two ends takes one md5 a drawing of the whole set, about a

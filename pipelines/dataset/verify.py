@@ -1,4 +1,4 @@
-"""Check a dataset by reading all of it again, and compare two down to their drawings."""
+"""Verify a dataset by reading all of it, and compare two datasets drawing by drawing."""
 
 import json
 import re

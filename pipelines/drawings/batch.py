@@ -1,4 +1,4 @@
-"""One columnar batch of drawings: what every function inside a work unit takes and gives.
+"""A columnar batch of drawings, the input and output of functions inside a work unit.
 
 Never one Python object a drawing: a Beam element a drawing costs a hundred times the work.
 """

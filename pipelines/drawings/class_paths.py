@@ -1,4 +1,4 @@
-"""Paths of classes, reversible and safe whatever the names are, and the tables that list them.
+"""Encode class names as safe, reversible path components, and list them in tables.
 
 A class name comes from outside and never becomes a path as it is. Letters and digits of any
 script, space, hyphen, underscore, comma and apostrophe stay, in Unicode's form NFC, so Google's

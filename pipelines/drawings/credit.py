@@ -1,4 +1,4 @@
-"""License and attribution of drawings, and the words that cards say of them.
+"""License and attribution of drawings, and their wording in cards.
 
 A dataset's manifest holds both where they are known (pipelines.dataset.describe decides), and what
 is made of a dataset takes them from what it is made of. Where nobody stated them they are absent:

@@ -1,4 +1,4 @@
-"""Words of Croissant 1.0 (https://mlcommons.org/croissant/): file objects, file sets, record sets.
+"""Elements of Croissant 1.0 (https://mlcommons.org/croissant/): file objects, file and record sets.
 
 A file set lies in the directory of croissant.json itself: mlcroissant reads no set of several file
 objects.

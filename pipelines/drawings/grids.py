@@ -1,4 +1,4 @@
-"""Pictures of drawings: grids of dark ink on paper, enlarged without smoothing, as PNG."""
+"""Grids of drawings as PNG: dark ink on paper, enlarged without smoothing."""
 
 import io
 

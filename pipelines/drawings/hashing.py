@@ -1,4 +1,4 @@
-"""Hashes of drawings: identity, split, order, and the digest of a set of them.
+"""Hashes of drawings: identity, split, order, and the digest of a set of drawings.
 
 A drawing's identity is xxh3_128 of its pixels, row by row. From it follow, by mixing with a
 seed (splitmix64), whether a fraction takes it, its split and its place in a shard. The digest

@@ -1,4 +1,4 @@
-"""What a Hugging Face card tells `load_dataset`: files, columns, class names, exact sizes.
+"""The Hugging Face card lines that `load_dataset` reads: files, columns, class names, sizes.
 
 `datasets` keeps what it has read under the last part of the folder's path and a hash of these
 lines, and looks into no file: two folders whose cards say the same are one dataset to it. So the

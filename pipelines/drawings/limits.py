@@ -1,4 +1,4 @@
-"""How large the parts of a source may be, so that no file takes more memory than there is.
+"""Size limits on parts of a source, which bound the memory that a file can take.
 
 What goes beyond a limit is not read. A line, a record or a picture that does is a bad row, under a
 reason of its own; a file that does is a bad file. At the defaults a process stays below 1 GiB.

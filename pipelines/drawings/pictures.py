@@ -1,4 +1,4 @@
-"""What the drawing of a picture is: decided here for every source, and for half drawings.
+"""Convert decoded pictures to drawings, by the same rules for every source and for completion.
 
     gray, palettes, 1 bit         as they are; also RGB and RGBA that are gray and opaque
     16 bits                       the high byte; refused where no value goes beyond 255

@@ -1,4 +1,4 @@
-"""The stored PNG: a picture format that needs no decoder, and that every decoder opens.
+"""The stored PNG: an uncompressed PNG that needs no decoder and that every decoder opens.
 
 A PNG whose deflate stream is *stored* has a fixed length and its pixels at a fixed place:
 

@@ -1,4 +1,4 @@
-"""TFRecord files as TensorFlow Datasets reads them, written without TensorFlow.
+"""Write TFRecord files that TensorFlow Datasets reads, without TensorFlow.
 
 A record is: length u64, masked crc32c of it u32, a tf.train.Example, masked crc32c of it u32,
 all little-endian; masked(c) = rotate_right(c, 15) + 0xa282ead8. The Example holds `image`

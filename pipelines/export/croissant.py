@@ -1,4 +1,4 @@
-"""Croissant 1.0 metadata of an export: every file with its SHA-256, and what readers can read.
+"""Croissant 1.0 metadata of an export: every file with its SHA-256, and readable record sets.
 
     classes   record set: label and class name, and where png or numpy_bitmap keep the class
     drawings  record set: the columns image and label of hf

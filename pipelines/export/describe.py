@@ -1,4 +1,4 @@
-"""What an export says of itself: the manifest, the README at its root, what formats add to these."""
+"""Describe an export: manifest, README and each format's closing files."""
 
 from collections.abc import Sequence
 

@@ -1,4 +1,4 @@
-"""An export as data: what all units know, what one unit does, what it leaves behind.
+"""Data classes of an export: the job, its units and their records.
 
 Job      the dataset, the spec and the places; small, travels to every worker
 Unit     a planned range of rows of one split and the files to make of them

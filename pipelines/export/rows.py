@@ -1,4 +1,4 @@
-"""Reading planned rows: one batch a row group of the input, pictures viewed in Arrow's buffer.
+"""Read planned rows in batches of one row group, with pictures viewed in Arrow's buffer.
 
 No more than one row group (8,192 drawings, 7 MB) is held, whatever the size of a shard.
 

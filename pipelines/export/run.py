@@ -1,4 +1,4 @@
-"""Export a dataset: plan, make the files on Beam, describe them, publish the manifest last.
+"""Export a dataset: plan, write the files on Beam, describe them, publish the manifest last.
 
     dataset + spec -> digest -> there already? -> units -> files and records -> manifest
 

@@ -1,4 +1,4 @@
-"""What decides the bytes of an export, next to the dataset itself. Standard library only.
+"""The export spec: all that decides an export's bytes besides the dataset. Standard library only.
 
     hf            Parquet files with pictures and class names, and a Hugging Face dataset card
     tfds          TFRecord files and metadata that `tfds.builder_from_directory` opens

@@ -1,4 +1,4 @@
-"""Where an export's files go: streamed, hashed on the way, visible whole or not at all.
+"""The destination of an export's files: streamed, hashed on the way, made visible atomically.
 
 A local file is written under a temporary name and renamed; a remote one is a multipart upload
 that nobody sees before it is complete. Neither is ever whole in memory.

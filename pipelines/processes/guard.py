@@ -1,4 +1,4 @@
-"""Processes that stand between us and our work, so that nothing of the work outlives us.
+"""Guard processes, which end all processes of a piece of work when its parent ends.
 
     parent --> guard (own session) --> command --> whatever it starts, in whatever session
 

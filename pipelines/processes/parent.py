@@ -1,4 +1,4 @@
-"""A process that does not outlive its parent (Linux; elsewhere nothing here has an effect).
+"""Run a module in a process that ends with its parent (Linux only; elsewhere it has no effect).
 
     python -m pipelines.processes.parent MODULE ARGUMENTS     runs MODULE.main(ARGUMENTS)
 

@@ -1,4 +1,4 @@
-"""How far the work is: by looking at what lies in the store, and by what `doing` has named.
+"""Report progress by polling the store, and name long operations that report none.
 
 What tells its progress itself calls progress(stage, done, total, message). What does not (a slow
 store, a lock of another process, hashing, the start of processes) stands in a `doing` block, and

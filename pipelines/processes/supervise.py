@@ -1,4 +1,4 @@
-"""Run a command whose processes all end when it does, when we do, or when its time is up.
+"""Run a command and end its whole process tree when it exits, times out or loses its parent.
 
     flow --> guard (pipelines/processes/guard.py, a session of its own) --> command --> torchrun, Beam, ranks
 

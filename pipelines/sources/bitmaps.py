@@ -1,4 +1,4 @@
-"""Google's numpy_bitmap files: an .npy header, then one byte a pixel, drawing after drawing.
+"""Read Google's numpy_bitmap files: an .npy header, then one byte per pixel.
 
 Google wrote headers of 80 bytes, NumPy today writes 128: the length is read, never assumed.
 What cannot be read for certain is refused: objects are never unpickled, a file that is shorter

@@ -1,4 +1,4 @@
-"""The official rasterizer: the bytes of Google's numpy_bitmap files, at any size.
+"""The official rasterizer: reproduces the bytes of Google's numpy_bitmap files, at any size.
 
 Cairo, ARGB32, ANTIALIAS_BEST, round caps and joins, a line 16 wide on a page of 256 with 24
 around it; the drawing is moved by half of what its largest x and y leave of 256, one polyline a

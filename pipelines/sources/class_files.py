@@ -1,4 +1,4 @@
-"""The files of classes in a directory, by their names, and the files that are not read.
+"""Find the class files of a directory by name, and name the files that are not read.
 
     bee.npy, full_numpy_bitmap_bee.npy, "bee (1).npy", "bee copy.npy"    files of class bee
     sea%20turtle.npy, sea+turtle.npy                                     sea turtle

@@ -1,4 +1,4 @@
-"""Directories of a file a class, or one such file, as a source: Quick, Draw!'s own layout.
+"""Sources of one file per class, or a single such file: the Quick, Draw! layout.
 
     bee.npy              bitmaps of 28x28, or another size that is asked for
     bee.ndjson, bee.bin  strokes, drawn at any size

@@ -1,4 +1,4 @@
-"""Google's bucket as a source: files are downloaded into the cache, whole and checked.
+"""Google's bucket as a source: download files into the cache and check them.
 
 A download grows in `<name>.part`; an interrupted one is continued by a range request, in this
 run or a later one, and two processes that want the same file take turns. Only a file of the

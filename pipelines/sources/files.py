@@ -1,4 +1,4 @@
-"""Bytes of files, near and far: ranges, listings, sizes and content digests.
+"""Access local and remote files: ranges, listings, sizes and content digests.
 
 A local path is read with pread: memory maps of 40 GB would count as resident. A URL (s3://,
 gs://, https://) is read with obstore; credentials come from the environment alone, and

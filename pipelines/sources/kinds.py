@@ -1,4 +1,4 @@
-"""The kinds of sources by name; what finds, opens and reads one is imported when it is needed.
+"""The kinds of sources by name, each imported on first use.
 
 A new kind is one module with a subclass of SourceKind (base.py) and one line here.
 """

@@ -1,4 +1,4 @@
-"""Google's four columns from values as people's files have them.
+"""Parse Google's four metadata columns from the values found in files.
 
     key_id        a whole number, also as text; never a float, whose digits may be lost
     country_code  two capital letters, in Google's files under the name countrycode; empty where unknown

@@ -1,4 +1,4 @@
-"""From what is written after --source to a source with known files.
+"""Resolve the text given to --source to a source with known files.
 
     doodles               drawn by the program itself, in Google's formats, kept in the cache
     quickdraw             Google's bucket, downloaded into the cache, checked by size and SHA-256

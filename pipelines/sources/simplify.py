@@ -1,4 +1,4 @@
-"""Strokes however they were written, as Google's simplified drawings.
+"""Convert strokes in any of the known notations to Google's simplified drawings.
 
     [[x, x, ...], [y, y, ...]]       a stroke of Google's; raw ones have times as a third list
     [[x, y], [x, y], ...]            points as pairs

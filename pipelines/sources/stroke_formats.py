@@ -1,4 +1,4 @@
-"""Google's three formats of strokes: simplified and raw .ndjson, and binary .bin.
+"""Parse Google's three stroke formats: simplified and raw .ndjson, and binary .bin.
 
     .ndjson  a line a drawing: word, countrycode, timestamp, recognized, key_id, drawing
     .bin     u64 key_id, 2 bytes country, i8 recognized, u32 timestamp, u16 strokes;

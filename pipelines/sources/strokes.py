@@ -1,4 +1,4 @@
-"""Files of strokes as drawings: an index to find row n, and readers that draw.
+"""Read files of strokes: an index that locates row n, and readers that rasterize.
 
 The index holds where every 256th row begins; it is made in one pass over the file, which also
 counts the rows, and is remembered beside the file's digest. The first lines say how the others are

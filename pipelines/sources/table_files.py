@@ -1,4 +1,4 @@
-"""Parquet files from anywhere, opened so that what they claim of themselves costs no memory.
+"""Open untrusted Parquet files with bounded memory.
 
 A footer of a few megabytes may announce a hundred thousand row groups, a page of a kilobyte may
 unpack to gigabytes, and one value of a dictionary may stand for a million rows.

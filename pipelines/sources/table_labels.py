@@ -1,4 +1,4 @@
-"""Whose drawings the rows of a Parquet file are: from a column, or from the folder of the file.
+"""Find the labels of a Parquet file: in a column, or in the folder names of its path.
 
     text           names of classes
     whole numbers  positions in the names of Hugging Face's ClassLabel, in the schema's metadata;

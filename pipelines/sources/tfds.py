@@ -1,4 +1,4 @@
-"""A directory that TFDS has prepared as a source.
+"""Datasets prepared by TFDS as a source.
 
     dataset_info.json features.json label.labels.txt NAME-train.tfrecord-00000-of-00001
 

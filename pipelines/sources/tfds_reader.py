@@ -1,4 +1,4 @@
-"""Reads the examples of a dataset that TFDS has prepared, through tensorflow-datasets.
+"""Read the examples of a prepared TFDS dataset through tensorflow-datasets.
 
 TFRecord and ArrayRecord are read. TensorFlow is imported only where such a source is used.
 """

@@ -1,4 +1,4 @@
-"""Where a store's objects are: a directory, S3, GCS or memory, by its URL.
+"""Open the backend of a store by URL: a directory, S3, GCS or memory.
 
 Credentials and endpoints of remote stores come from the environment alone.
 

@@ -1,4 +1,4 @@
-"""What a store may lose: garbage collection, and pins against it.
+"""Garbage collection of unreferenced artifacts, and pins that exempt artifacts from it.
 
     condemned/<kind>/<name>/<digest>.json   when an artifact was first seen to be unneeded
 

@@ -1,4 +1,4 @@
-"""The files of artifacts, read only after a check of their size and SHA-256."""
+"""Read files of artifacts after checking their size and SHA-256."""
 
 import hashlib
 from concurrent.futures import ThreadPoolExecutor

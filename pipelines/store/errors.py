@@ -1,4 +1,4 @@
-"""Failures by whether a retry can help; wrong input is one of INPUT_ERRORS."""
+"""Errors by whether a retry can help; errors of wrong input are in INPUT_ERRORS."""
 
 import contextlib
 import errno

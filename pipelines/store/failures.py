@@ -1,4 +1,4 @@
-"""Failures as text, from the process in which they happen to the one that waits for it.
+"""Serialize failures as text, from the process where they happen to the one that waits for it.
 
     {"kind": "BadFileError", "text": "bee.npy: ...", "trace": "Traceback ..."}
 

@@ -1,4 +1,4 @@
-"""What a command reads stays until the command has ended: one place takes the leases for it.
+"""A store that leases every artifact that it returns, until the command ends.
 
 Whatever comes out of a `HeldStore` is leased: what was named, what was found done, what was made.
 """

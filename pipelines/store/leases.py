@@ -1,4 +1,4 @@
-"""Leases: what running work needs or makes, so that no garbage collection takes it away.
+"""Leases: what running work reads or writes, which garbage collection must not delete.
 
     running/<id>.json     what one piece of work needs, renewed while it runs
     sweeping/<id>.json    what one collection is about to delete, renewed likewise

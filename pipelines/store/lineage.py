@@ -1,4 +1,4 @@
-"""How artifacts relate: the trees of inputs and dependents, differences, an in-toto statement.
+"""Relations between artifacts: trees of inputs and dependents, differences, in-toto statements.
 
     Statement v1   https://in-toto.io/Statement/v1: subjects are all files with their SHA-256
     predicate      https://slsa.dev/provenance/v1: what was asked for, of what, by which program

@@ -1,4 +1,4 @@
-"""Files that outlast a power failure, and what to say where there is no room for them."""
+"""Durable writes of local files, and errors that name a full disk."""
 
 import contextlib
 import errno

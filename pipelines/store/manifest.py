@@ -1,4 +1,4 @@
-"""Words every floor shares: digests, file entries, manifests. Standard library only.
+"""Digests, file entries and manifests, shared by all packages. Standard library only.
 
 An artifact is a directory `<kind>/<name>/<digest>/` whose `manifest.json` is written last, so
 that its presence means "complete". The digest is the SHA-256 of the canonical JSON of

@@ -1,4 +1,4 @@
-"""Objects under one root: what the artifact store needs of a directory, S3, GCS or memory.
+"""Objects under one root: the operations that the store needs of a directory or a bucket.
 
 Whole objects only: a write is visible entirely or not at all. `create` is put-if-absent with one
 winner, the only coordination there is. On a local directory a created object is on disk before it

@@ -1,4 +1,4 @@
-"""Does this backend keep the promises that publishing rests on? Tried out, not looked up.
+"""Probe whether a backend honors the guarantees that publishing relies on.
 
 Some S3 servers ignore `If-None-Match: *` and let every writer win (SeaweedFS issue 8800), so the
 question is put to the server itself. The objects of a probe are deleted at its end.

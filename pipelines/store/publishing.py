@@ -1,4 +1,4 @@
-"""Publication: candidates whose bytes differ are staged, refs say which artifact is the latest.
+"""Publish artifacts: stage candidates whose bytes differ, and record the latest in refs.
 
     attempts/publish/<kind>.<name>.<digest>/files/<SHA-256>    the candidates' files
     attempts/publish/<kind>.<name>.<digest>/chosen.json        the manifest that won, create-only

@@ -1,4 +1,4 @@
-"""What a store needs: running work, pins, the last refs of every name, and what those were made of.
+"""Find reachable artifacts: from leases, pins and the last refs of every name, with their inputs.
 
 pins/<kind>/<name>/<digest>.json    kept until unpinned
 """

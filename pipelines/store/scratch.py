@@ -1,4 +1,4 @@
-"""What an interrupted run goes on from: sealed scratch files, and records of finished units.
+"""State for resuming interrupted runs: sealed scratch files and records of finished units.
 
     sealed  content, newline, xxh3_128 of the content as 32 hexadecimal digits, newline
     unit    its files under keys that the plan gives, then its record, which is sealed JSON

@@ -1,4 +1,4 @@
-"""Text files that people write: class lists, counts, TOML, YAML; from any editor or spreadsheet.
+"""Read text files written by people: class lists, counts, TOML, YAML, in the common encodings.
 
 UTF-8, with or without a byte order mark, or what a mark says: Excel's "Unicode text" is UTF-16.
 Without a mark UTF-16 and the older code pages (ANSI, Windows-1252) cannot be told from each

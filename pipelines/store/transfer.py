@@ -1,4 +1,4 @@
-"""Copy artifacts between stores, with what they were made of; every byte is verified.
+"""Copy artifacts and their inputs between stores, and verify every byte.
 
 Inputs go first and the artifact itself last, each under the store's own protocol: a transfer that
 is cut off leaves nothing half-visible, and the same call goes on where it stopped.

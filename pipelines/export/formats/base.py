@@ -1,4 +1,4 @@
-"""What a format of export is: one class that plans its files, writes them and says how to read them."""
+"""The interface of an export format: plan files, write them, and say how to load them."""
 
 import json
 from collections.abc import Mapping, Sequence

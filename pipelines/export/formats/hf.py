@@ -1,4 +1,4 @@
-"""Hugging Face: Parquet files that `datasets` opens as pictures with class names, and a card.
+"""Hugging Face format: Parquet files with pictures and class names, and a dataset card.
 
 A shard of the dataset already has the right layout: it is copied byte for byte, after a check
 against its SHA-256. Only shards too small or too large, of the linked layout, or of which rows

@@ -1,4 +1,4 @@
-"""Google's own layout: one .npy a class, (n, 784) uint8 behind a header of 80 bytes.
+"""Google's numpy_bitmap layout: one .npy per class, (n, 784) uint8 after an 80-byte header.
 
 A class's drawings are spread over all shards, so the pixels are sorted twice: stage 0 writes
 each range of rows to scratch in the order of its labels, stage 1 joins a class's slices. Every

@@ -1,4 +1,4 @@
-"""A tree of pictures: `<split>/<class>/<row>.png` and a metadata.csv a split, for `imagefolder`.
+"""PNG tree: `<split>/<class>/<row>.png` and a metadata.csv per split, for `imagefolder`.
 
     png/train/metadata.csv               file_name, label, class_name, then all other columns
     png/train/sea turtle/000000017.png

@@ -1,4 +1,4 @@
-"""The export formats by name; what writes one is imported when it is asked for."""
+"""Export formats by name, each imported on first use."""
 
 import functools
 import importlib

@@ -1,4 +1,4 @@
-"""TensorFlow Datasets: TFRecord files and the three text files that make them a TFDS dataset.
+"""TensorFlow Datasets format: TFRecord files and the three metadata files that TFDS reads.
 
 The pictures are stored PNGs, so all records of a file are one template. TFDS decodes them like
 its own; they take 918 bytes a drawing where compressed ones take 450. If the rows have more than

@@ -1,4 +1,4 @@
-"""WebDataset: tar files of `<key>.png`, `<key>.cls` and, if there are more columns, `<key>.json`.
+"""WebDataset format: tar files of `<key>.png`, `<key>.cls` and `<key>.json` for more columns.
 
 A key is the row's position in its split, nine digits. All records of a batch have one length,
 so a tar is a template with a few columns of bytes changed: byte for byte what Python's tarfile

@@ -1,4 +1,4 @@
-"""The built-in source: drawings of 20 classes made of strokes, in Google's own formats.
+"""The built-in source: synthetic drawings of 20 classes, in Google's own formats.
 
     <cache>/doodles/v1-seed0-1200/numpy_bitmap/<class>.npy    28x28, header of 80 bytes
                                   simplified/<class>.ndjson   strokes, 0..255

@@ -1,4 +1,4 @@
-"""A pen that draws like a hurried person: strokes with wobble, overshoot and missing parts.
+"""A pen with the habits of a hurried person: wobble, overshoot and missing parts.
 
 Shapes are drawn on a page of 1 by 1, y downwards, as a person would: stroke by stroke. The pen
 draws guide lines; the hand follows them with wobble and tilt, and fits them to the page. The hand

@@ -1,4 +1,4 @@
-"""Bitmaps of strokes with NumPy alone, for machines without libcairo.
+"""Rasterize strokes with NumPy alone, for machines without libcairo.
 
 Coverage of a pixel is clip(radius + 1/2 - distance to the line, 0, 1), on the page of Google's
 bitmaps: a line 16 wide, on 256 units and 24 of margin on both sides, shrunk to the bitmap, the
