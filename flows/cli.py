@@ -1,9 +1,10 @@
 """From a list of classes to a dataset, a trained PixelCNN++ and new labelled drawings.
 
-The command line `sketchmill`. A sub-command's module is imported only when it is called. Exit codes: 0 done, 1 failed, 2 bad usage or bad input, 130 stopped by Ctrl-C, 143 by SIGTERM. Errors
-are one line on stderr; `--debug` shows the traceback. A closed output ends the command with 141, silently.
+The command line `sketchmill`. A sub-command's module is imported only when it is called. Exit
+codes: 0 success, 1 failure, 2 bad usage or bad input, 130 after Ctrl-C, 143 after SIGTERM, 141
+(silently) after SIGPIPE. Errors are one line on stderr; `--debug` shows the traceback.
 
-Ctrl-C may come at any moment: nothing that takes time is imported before it can be answered.
+Slow imports come after the signal handlers are installed, so that Ctrl-C works at any moment.
 """
 
 import contextlib
@@ -16,7 +17,7 @@ from types import FrameType
 READER_GONE = 128 + signal.SIGPIPE
 _STOPPED = "stopped; the same command goes on"
 _STDOUT, _STDERR = 1, 2
-# What obstore raises where it can start no thread.
+# Raised by obstore if it cannot start a thread.
 _PANIC = "PanicException"
 
 # Command -> its help.
@@ -48,12 +49,12 @@ COMMANDS = {
     "serve": "Run the schedules of infra/prefect.yaml here, without a server.",
     "doctor": "Check that this machine and this store can do the work.",
 }
-# Command that is no stage -> its module.
+# Commands other than stages -> module.
 _MODULES = dict.fromkeys(("ls", "show", "verify", "lineage", "diff"), "artifacts")
 _MODULES |= dict.fromkeys(("gc", "pin", "unpin", "pull", "push"), "retention")
 _MODULES |= dict.fromkeys(("deploy", "serve"), "deployments")
 _MODULES |= {"classes": "classes", "doctor": "doctor"}
-# Former names, which work and are not shown: of commands, and of options by command.
+# Hidden aliases of commands, and of options by command.
 FORMER_COMMANDS = {"judge": "classifier"}
 FORMER_OPTIONS = {
     "sample": {"--per-class": "--samples-per-class"},
@@ -88,7 +89,7 @@ def make_app():
 def main(argv: list[str] | None = None) -> None:
     """Run the command line below two guards and exit with its code.
 
-    It ends within ten seconds of SIGINT or SIGTERM, in order if it can, and leaves no process.
+    Exits within ten seconds of SIGINT or SIGTERM, cleanly if possible, and leaves no process.
     """
     signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))
     from pipelines.processes import guard
@@ -157,7 +158,7 @@ class _Stop(KeyboardInterrupt):
 
 
 def _stop(_signal: int, _frame: FrameType | None) -> None:
-    """End the work as an exception does, so that ranks may save, in silence: our front speaks."""
+    """Raise in the main thread so that ranks can save; mute stderr, since the guard reports."""
     if not _Stop.is_told:
         _Stop.is_told = True
         nowhere = os.open(os.devnull, os.O_WRONLY)
@@ -168,7 +169,7 @@ def _stop(_signal: int, _frame: FrameType | None) -> None:
 
 @contextlib.contextmanager
 def _display(argv: list[str]) -> Iterator[None]:
-    """Show progress, from before the command's module is imported, which may take seconds."""
+    """Show progress, starting before the slow import of the command's module."""
     from flows.terminal import make_progress, showing
 
     display = make_progress(quiet=any(each.partition("=")[0] == "--quiet" for each in argv))
@@ -180,7 +181,7 @@ def _display(argv: list[str]) -> Iterator[None]:
 
 
 def _is_output_closed() -> bool:
-    """Return whether who read the output (head, less) has gone; what is left goes nowhere then."""
+    """Return whether the reader of stdout (head, less) is gone; discard further output if so."""
     import select
 
     watch = select.poll()
@@ -194,7 +195,7 @@ def _is_output_closed() -> bool:
 
 
 def _explain(error: BaseException, *, debug: bool) -> int:
-    """Print an error for a person; input errors are 2, failures 1."""
+    """Print an error as one line; return 2 for input errors, 1 for failures."""
     from pipelines.store.backends import one_line
     from pipelines.store.errors import INPUT_ERRORS, FullError, what_lacks
     from pipelines.store.printable import shown_trace

@@ -22,10 +22,10 @@ DEFAULT_STORE = "./store"
 FIRST = Group("Parameters", sort_key=0)
 MAIN = Parameter(group=FIRST)
 OUTPUT = Group("Output", sort_key=9)
-# A field that the command line does not offer, or takes in a way of its own.
+# A field that the command line does not offer or parses elsewhere.
 HIDDEN = Parameter(parse=False)
 
-# Numbers that count something; 0 mostly means what suits.
+# Counts; 0 usually selects a default.
 NotNegative = Annotated[int, Parameter(validator=Number(gte=0))]
 Positive = Annotated[int, Parameter(validator=Number(gte=1))]
 
@@ -71,7 +71,7 @@ Repeated = Annotated[tuple[str, ...], Parameter(allow_leading_hyphen=True, negat
 @Parameter(name="*", group=OUTPUT)
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Output:
-    """How a command speaks.
+    """Output options of a command.
 
     Parameters
     ----------
@@ -94,7 +94,7 @@ class Output:
 @Parameter(name="*", group=OUTPUT)
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Common(Output):
-    """How a command speaks, and the store that it works on.
+    """Output options of a command, and the store that it works on.
 
     Parameters
     ----------
@@ -126,7 +126,7 @@ class Classes:
     ] = None
 
     def written(self, default: tuple[str, ...] = SEED_CLASSES) -> tuple[str, ...]:
-        """Return the names as they were written: what they mean, a source may know better."""
+        """Return the names as written; the source resolves them."""
         if self.classes is not None and self.classes_file is not None:
             raise ValueError("give --classes or --classes-file, not both")
         if self.classes is not None:

@@ -32,7 +32,7 @@ from pipelines.store.local_files import NO_ROOM
 from pipelines.store.printable import shown, shown_value
 
 LOG_INTERVAL_SEC = 10.0
-# A stage that begins again, as the second of many, has its line if nothing was said for so long.
+# A stage that starts again prints a line after this much silence.
 _SILENCE_SEC = 1.0
 # Columns of a terminal beside a bar's message, and of that at least.
 _BESIDE_MESSAGE, _MIN_MESSAGE = 62, 18
@@ -75,7 +75,7 @@ class LogLines:
         """Print a line if one is due."""
         now = time.monotonic()
         ended = 0 < total <= done
-        # What has no number is one thing as long as it is called the same.
+        # Progress without a total is identified by its message.
         what = stage if total else f"{stage} {message}"
         again = what in self._ended and now - self._printed >= _SILENCE_SEC
         due = again or now - self._last.get(what, -LOG_INTERVAL_SEC) >= LOG_INTERVAL_SEC
@@ -134,7 +134,7 @@ class LiveBars:
                 self._progress.start()
 
     def close(self) -> None:
-        """Give the terminal back."""
+        """Release the terminal."""
         with self._lock:
             self._is_closed = True
             if self in _live:
@@ -143,7 +143,7 @@ class LiveBars:
                 self._progress.stop()
 
     def _drop_waits(self, *, but: str) -> None:
-        """Take the lines away of what had no number, and is over."""
+        """Remove the lines of finished progress without a total."""
         for task in self._progress.tasks:
             if task.total is None and task.description != but:
                 self._progress.remove_task(self._tasks.pop(task.description))
@@ -168,7 +168,7 @@ def make_progress(*, quiet: bool) -> Silent | LogLines | LiveBars:
 
 
 def warn(message: str) -> None:
-    """Print a line on stderr that a person should read, unless it is empty."""
+    """Print a warning on stderr unless it is empty."""
     if message:
         print(f"sketchmill: {shown(message)}", file=sys.stderr, flush=True)  # noqa: T201
 
@@ -219,7 +219,7 @@ def current() -> Progress:
 
 
 def check_prefect_home() -> None:
-    """Raise FullError or ValueError where Prefect could not start: it would try for minutes."""
+    """Raise FullError or ValueError if Prefect cannot start; it would retry for minutes."""
     from pipelines.store.local_files import check_room
 
     folder = Path(os.path.expanduser(os.environ.get("PREFECT_HOME") or "~/.prefect"))  # noqa: PTH111
@@ -243,8 +243,7 @@ def session(output: Output) -> Iterator[None]:
     logging.basicConfig(level=logging.INFO if output.debug else logging.ERROR)
     for handler in logging.getLogger().handlers:
         handler.setFormatter(ShownFormatter(logging.BASIC_FORMAT))
-    # What our own floors warn of (no torch.compile, damaged scratch, no lease to be had)
-    # is for the person.
+    # Show warnings of our own packages (no torch.compile, damaged scratch, no lease).
     for floor in ("model", "pipelines"):
         logging.getLogger(floor).setLevel(logging.WARNING)
     yield

@@ -88,7 +88,7 @@ class Ranks:
 
 @contextlib.contextmanager
 def join_ranks(device: str = "auto") -> Iterator[Ranks]:
-    """Yield this process's place among the ranks that torchrun started, or that of a lone one.
+    """Yield this process's place among the ranks that torchrun started, or rank 0 of 1.
 
     device is "cpu", "cuda" or "auto" (cuda where there is one); gloo connects CPUs, nccl GPUs.
 
@@ -175,7 +175,7 @@ def keep_freed_memory() -> bool:
 
 @contextlib.contextmanager
 def telling_failure(path: Path | None, *, rank: int) -> Iterator[None]:
-    """Write what a rank fails of to `path`, unless another has written there; None: nowhere."""
+    """Write a rank's failure to `path` unless another rank has written one; None disables it."""
     try:
         yield
     except Exception as error:
@@ -185,7 +185,7 @@ def telling_failure(path: Path | None, *, rank: int) -> Iterator[None]:
 
 
 def read_failure(path: Path, other: type[Exception]) -> Exception | None:
-    """Return what the first rank to fail raised, None if none has told.
+    """Return the error of the first rank that failed, None if none was recorded.
 
     What is neither bad input nor a FinalError is of the class `other`.
     """

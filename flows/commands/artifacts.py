@@ -17,12 +17,12 @@ from pipelines.store.manifest import KINDS, Manifest, drawings_by_split
 
 # Problems of one artifact that are printed; there may be a million.
 MAX_PROBLEMS = 100
-# What a spec or a summary written by another program may raise.
+# Errors raised by a spec or a summary that another program wrote.
 _NOT_OURS = (ValueError, LookupError, TypeError, AttributeError, ArithmeticError)
 
 
 def overview(manifest: Manifest) -> dict[str, Any]:
-    """Return the line of an artifact in a listing."""
+    """Return the row of an artifact in a listing."""
     return {
         "kind": manifest.kind,
         "name": manifest.name,
@@ -44,7 +44,7 @@ def ls(text: str = "", /, *, common: Common = Common()) -> None:
     Parameters
     ----------
     text
-        Only those with this in kind/name.
+        List only artifacts whose kind/name contains this.
     """
     store = existing_store(common.store)
     rows = [overview(m) for kind in KINDS for m in store.manifests(kind)]
@@ -75,7 +75,7 @@ def show(ref: str, /, *, common: Common = Common()) -> None:
 
 
 def verify(*refs: str, common: Common = Common()) -> None:
-    """Read every byte of artifacts and report damage; none named means all.
+    """Read every byte of artifacts and report damage; all artifacts by default.
 
     Parameters
     ----------
@@ -133,7 +133,7 @@ def diff(
     drawings: Annotated[bool, Parameter(negative=())] = False,
     common: Common = Common(),
 ) -> None:
-    """Show where two artifacts differ: what was asked for and what came out.
+    """Show where two artifacts differ, in their specs and in their results.
 
     Parameters
     ----------
@@ -142,7 +142,7 @@ def diff(
     right
         The other one.
     drawings
-        Of two datasets, read all and count the drawings by split that only one of them has.
+        Read two datasets and count, by split, the drawings that only one of them has.
     """
     import dataclasses
 
@@ -174,14 +174,14 @@ def _drawings_apart(left: Manifest, right: Manifest, store: Store) -> dict[str, 
 
 
 def _checked(found: Manifest | Unreadable, store: Store) -> tuple[str, list[str]]:
-    """Return what an artifact is called, and what is wrong with it."""
+    """Return the title of an artifact and its problems."""
     if isinstance(found, Unreadable):
         return found.path, [found.reason]
     return title(overview(found)), check_held(found, store, lambda each: _problems(each, store))
 
 
 def _bytes_to_read(found: Manifest | Unreadable) -> int:
-    """Return how much is read to check an artifact: of datasets, twice."""
+    """Return the number of bytes that verification reads; datasets are read twice."""
     if isinstance(found, Unreadable):
         return 0
     return sum(entry.bytes for entry in found.files) * (1 + (found.kind == "datasets"))
@@ -193,12 +193,12 @@ def _first(problems: list[str]) -> list[str]:
 
 
 def _problems(manifest: Manifest, store: Store) -> list[str]:
-    """Check hashes of any artifact; of a dataset also count its drawings again."""
+    """Check the hashes of an artifact; recount the drawings of a dataset."""
     try:
         if manifest.kind != "datasets":
             return store.damaged(manifest)
         from pipelines.dataset.verify import verify_dataset
 
         return verify_dataset(manifest, store)
-    except _NOT_OURS as error:  # not our own: those that follow are to be checked as well
+    except _NOT_OURS as error:  # foreign artifact: continue with the others
         return [f"cannot be checked: {type(error).__name__}: {one_line(error)}"]

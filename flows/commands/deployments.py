@@ -28,27 +28,27 @@ def deploy(
     remove_class_list: Annotated[tuple[str, ...], Parameter(negative=())] = (),
     common: Common = Common(),
 ) -> None:
-    """Bring the Prefect server at $PREFECT_API_URL to what the file describes; repeat at will.
+    """Apply the file to the Prefect server at $PREFECT_API_URL; idempotent.
 
     Parameters
     ----------
     file
         The deployments.
     pool_type
-        Of the work pools: process, docker or kubernetes.
+        Type of the work pools: process, docker or kubernetes.
     cpu
-        Runs at once in the pool cpu; three or more, for a chain and a bulk export may both wait
-        there for a stage.
+        Concurrency limit of the pool cpu; at least 3, since a chain and a bulk export may both
+        wait there for a stage.
     gpu
-        Runs at once in the pool gpu.
+        Concurrency limit of the pool gpu.
     source
         Of the scheduled chain: quickdraw, doodles, a path or a URL.
     preset
         Training preset of the scheduled chain.
     class_list
-        NAME=FILE: set a class list of the chain; a changed one is built at once. Repeatable.
+        NAME=FILE: set a class list of the chain; a changed list is built immediately. Repeatable.
     remove_class_list
-        NAME: forget a class list; what was made of it stays in the store. Repeatable.
+        NAME: remove a class list; its artifacts stay in the store. Repeatable.
     """
     from flows.deployments import deploy as server
     from flows.deployments import serve as schedules
@@ -87,8 +87,8 @@ def serve(
 ) -> None:
     """Run the file's schedules on this machine, without a Prefect server, until interrupted.
 
-    Schedules are cron, interval or rrule, as Prefect has them; one with `active: false`, and those
-    of a deployment that is paused, are not run.
+    Schedules are Prefect's cron, interval or rrule. Schedules with `active: false` and those of
+    paused deployments are skipped.
 
     Parameters
     ----------
@@ -117,13 +117,13 @@ def serve(
 
 
 def _times_of(name: str, entries: Sequence[Any], now: datetime) -> str:
-    """Return when the schedules of one name come next."""
+    """Return the next times of the schedules of one name."""
     times = [entry.next_time(now) for entry in entries if entry.name == name]
     return ", ".join(each.isoformat() for each in times if each) or "never"
 
 
 def _environment(store: str, source: str, preset: str) -> dict[str, str]:
-    """Return the variables of the file; a worker has another working directory than we."""
+    """Return the variables of the file; paths are absolute, as workers run in another directory."""
     from pipelines.sources.kinds import NAMED
 
     place = source if source in NAMED else _absolute(source)

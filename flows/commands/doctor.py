@@ -24,13 +24,13 @@ from pipelines.store.backends import one_line
 from pipelines.store.probe import probe
 
 # Versions that import well and fail later; the reasons are in pyproject.toml. Prefect before
-# 3.8.3 lets a stranger run code on its server.
+# 3.8.3 allows remote code execution on its server.
 TRAPS = {
     "fastapi": ((0, 139), (0, 151)),
     "sqlalchemy": ((2, 0), (2, 1)),
     "prefect": ((3, 8, 3), (4,)),
 }
-# What needs a library that one of the two images lacks.
+# Library that one of the two images lacks -> stages that need it.
 STAGES = {
     "apache-beam": "build",
     "tensorflow-datasets": "build from prepared TFDS directories",
@@ -41,7 +41,7 @@ STAGES = {
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One check: whether it holds, and what was found or what to do."""
+    """Result of one check, with what was found or what to do."""
 
     check: str
     is_ok: bool
@@ -146,9 +146,9 @@ def _cache() -> Finding:
 
 
 def doctor(*, common: Common = Common()) -> None:
-    """Check versions, libraries, disk space, and what publishing needs of the store.
+    """Check versions, libraries, disk space, and the store operations that publishing needs.
 
-    With --dry-run the store, which is asked by writing to it, is left alone.
+    The check of the store writes to it; --dry-run skips it.
     """
     with doing("doctor", "asking the machine and the store"):
         findings = list(examine(None if common.dry_run else common.store))

@@ -15,7 +15,7 @@ from pipelines.store.artifacts import Store, existing_store, open_store
 from pipelines.store.leases import check_writable
 from pipelines.store.manifest import Manifest
 
-# A century; a span of time has an end somewhere.
+# A century; keeps timedelta from overflowing.
 MAX_DAYS = 36_525
 
 
@@ -26,16 +26,16 @@ def gc(
     keep: NotNegative = 3,
     common: Common = Common(),
 ) -> None:
-    """Say what no ref, pin or running attempt needs; with --delete, sweep it.
+    """List artifacts that no ref, pin or lease references; with --delete, delete them.
 
     Parameters
     ----------
     delete
-        Sweep what is found; without it nothing changes.
+        Delete them; otherwise nothing changes.
     grace_days
-        How long something must have been unneeded. Work that runs keeps what it needs.
+        Minimum age of unreferenced artifacts in days. Running work keeps its inputs.
     keep
-        How many of the latest versions of each name are needed.
+        Number of latest versions of each name to keep.
     """
     from pipelines.store.collect import Collector
 
@@ -56,14 +56,14 @@ def gc(
 
 
 def pin(ref: str, /, *, reason: str = "", common: Common = Common()) -> None:
-    """Keep an artifact and all it was made of, whatever is published after it.
+    """Keep an artifact and its inputs when later versions are published.
 
     Parameters
     ----------
     ref
         Name, kind/name, name@digest, or the first characters of a digest.
     reason
-        Why, for the next reader.
+        Reason, recorded with the pin.
     """
     from pipelines.store import collect
 
@@ -71,7 +71,7 @@ def pin(ref: str, /, *, reason: str = "", common: Common = Common()) -> None:
 
 
 def unpin(ref: str, /, *, common: Common = Common()) -> None:
-    """Leave an artifact to its refs again.
+    """Remove the pin of an artifact.
 
     Parameters
     ----------

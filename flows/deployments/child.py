@@ -35,11 +35,10 @@ def run_isolated(
     deadline_sec: float | None = None,
     progress: Progress = no_progress,
 ) -> dict[str, Any]:
-    """Do a stage in a process of its own and return its result.
+    """Run a stage in a child process and return its result.
 
-    Raises what pipelines.store.failures tells of bad input, FinalError for a mistake and for what
-    ends the same again, DeadlineError if its time was up, else ChildError; whatever happens, none
-    of its processes is left.
+    Raises the input errors of pipelines.store.failures, FinalError for failures that a retry
+    repeats, DeadlineError after the deadline, else ChildError. No process is left in any case.
     """
     reader = JsonReader(progress)
     command = [sys.executable, "-m", "flows.deployments.child", name]
@@ -56,8 +55,8 @@ def run_isolated(
 def main(arguments: Sequence[str]) -> int:
     """Do one stage: its name; its parameters are JSON on standard input.
 
-    SIGTERM ends it as an exception does: ranks that train get time to save. If we only died, their
-    output would have no reader, and they would end by that before they have saved.
+    SIGTERM raises SystemExit, so that training ranks have time to save. If this process exited
+    immediately, the ranks would fail on a closed pipe before they saved.
     """
     from flows.terminal import showing
 
@@ -79,7 +78,7 @@ def _stop(number: int, _frame: FrameType | None) -> NoReturn:
 
 
 def result_of(params: Any, made: Manifest | Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return what a flow is told of what a stage made or found out."""
+    """Return the result of a stage as a flow receives it."""
     if not isinstance(made, Manifest):
         return made
     if getattr(params, "out", ""):  # written to a folder of its own, not to the store

@@ -77,7 +77,7 @@ def result_name(flow_name: str, name: str, classes: Sequence[str], digest: str) 
 
 
 def subject(params: Any) -> str:
-    """Return what parameters are about, in a few words.
+    """Return a short description of parameters.
 
     >>> subject(ChainParams(name="pets", classes=("cat", "dog", "cow")))
     'pets: cat, dog +1'
@@ -156,7 +156,7 @@ def show_result(result: Mapping[str, Any], store: str) -> None:
 
 
 def name_run(name: str) -> None:
-    """Give the flow run that we are in another name."""
+    """Rename the current flow run."""
     _try(lambda: _rename(name))
 
 
@@ -268,7 +268,7 @@ class _Reporter:
 
 
 def _try(show: Callable[[], Any]) -> None:
-    """Show something unless the server does not answer."""
+    """Call `show`; log an error instead of raising it."""
     try:
         show()
     except Exception as error:

@@ -46,7 +46,7 @@ DEPLOY_ATTEMPTS = 3
 # Queues of the pool cpu, one run at a time in each; the first two wait there for their stages.
 WAITING_QUEUES = ("chains", "bulk")
 QUEUES = (*WAITING_QUEUES, "housekeeping")
-# So that a stage finds a slot while a run of each queue waits.
+# Leaves a slot for a stage while a run of each queue waits.
 MIN_CPU = len(WAITING_QUEUES) + 1
 CHANGED_EVENT = "sketchmill.class-list.changed"
 
@@ -95,7 +95,7 @@ def _deploy(target: Target) -> dict[str, Any]:
 
 
 def require_server() -> None:
-    """Raise unless a server is named and answers; Prefect would start one for us and end it."""
+    """Raise unless a server is configured and responds; Prefect would start a temporary one."""
     url = get_current_settings().api.url
     if not url:
         raise ValueError("PREFECT_API_URL names no server: infra/README.md shows how to start one")
@@ -204,7 +204,7 @@ def set_class_list(name: str, file: Path, source: str) -> bool:
 
 @doing("deploy", "setting the class lists")
 def remove_class_list(name: str) -> None:
-    """Forget a class list of the server; what was made of it stays in the store.
+    """Remove a class list of the server; its artifacts stay in the store.
 
     Raises ValueError if there is none of that name.
     """

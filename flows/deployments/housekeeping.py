@@ -37,7 +37,7 @@ def housekeeping(
 
 @task(name="sweep", **RETRY)
 def sweep(url: str, grace_days: float, keep: int) -> dict[str, int]:
-    """Sweep the store; return how many artifacts and objects went or are condemned, and bytes."""
+    """Sweep the store; return the numbers of artifacts, objects and bytes deleted or marked."""
     collector = Collector(open_store(url), grace=timedelta(days=grace_days), keep_refs=keep)
     garbage = collector.collect()
     return {

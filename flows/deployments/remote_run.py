@@ -39,7 +39,7 @@ from pipelines.store.printable import shown
 POLL_SEC = 5.0
 # A worker says every 30 s that it is there.
 WORKER_POLL_SEC = 30.0
-# The run itself ends at its deadline; so much later it has failed to.
+# Grace period after a run's deadline, at which the run stops itself.
 LATE_SEC = 900.0
 _BUSY = (408, 429)
 _log = logging.getLogger(__name__)
@@ -60,7 +60,7 @@ class Places(_Placed):
     """Deployments that do the stages, such as "build/cpu"; empty: here.
 
     deadline_hours     of one stage's work, its time in a queue not counted; it is stopped then
-                       and goes on when the flow is run again
+                       and resumes when the flow is run again
     no_worker_minutes  how long a stage waits in a work pool without an online worker before it
                        fails; 0: forever
     """
@@ -83,15 +83,15 @@ HERE = Places()
 
 
 class ElsewhereError(RuntimeError):
-    """A run of another deployment ended without success; it has tried all it could."""
+    """A run of another deployment failed after its own retries."""
 
 
 class LostError(ElsewhereError):
-    """The process of a run ended without a word: another run may succeed."""
+    """A run crashed: another run may succeed."""
 
 
 class GivenUpError(ElsewhereError):
-    """Nobody waits for the run any more: its time was up, or no worker took it."""
+    """The wait for a run ended: its deadline passed, or no worker took it."""
 
 
 class Waiting:
@@ -227,7 +227,7 @@ class _Absence:
 
 
 def _patiently(places: Places, waiting: Waiting) -> Callable[[Callable[[], _T]], _T]:
-    """Return what asks the server until it answers, for as long as a stage may take."""
+    """Return a function that retries a request until the stage's deadline."""
 
     def ask(question: Callable[[], _T]) -> _T:
         limit = time.monotonic() + places.deadline_sec
@@ -289,7 +289,7 @@ def _asking_run() -> str:
 
 @contextlib.contextmanager
 def _cancelled_with_us(client: SyncPrefectClient) -> Iterator[Waiting]:
-    """Cancel the run if no process waits for it any more; not if only the server is lost."""
+    """Cancel the run if the waiting process stops; not if only the server is unreachable."""
     waiting = Waiting()
     with _lock:
         _waiting.add(waiting)

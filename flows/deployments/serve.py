@@ -104,7 +104,7 @@ def serve(
     now: Callable[[], datetime],
     sleep: Callable[[float], None] = time.sleep,
 ) -> None:
-    """Run every entry at its times, one after the other, until interrupted or none comes."""
+    """Run every entry at its times, sequentially, until interrupted or no time is left."""
     due = {index: entry.next_time(now()) for index, entry in enumerate(entries)}
     while coming := {index: moment for index, moment in due.items() if moment is not None}:
         first = min(coming, key=lambda index: coming[index])  # names need not differ
@@ -129,7 +129,7 @@ def _run(entry: Entry) -> None:
 
 
 def _entrypoint(written: str) -> str:
-    """Return where a flow is today.
+    """Return the present entry point of a flow.
 
     >>> _entrypoint("flows.deployed.rebuild")
     'flows.deployments.flows.rebuild'

@@ -33,8 +33,8 @@ SHOWN_ERRORS = 10
 def is_worth_retrying(_task: Any, _run: Any, state: Any) -> bool:
     """Return whether trying again may help.
 
-    Not after a deadline, a mistake, bad input, what ends the same, or when somebody has stopped
-    it; and not after a run elsewhere that has tried again by itself, only if its process was lost.
+    False after a deadline, bad input, a final error or a stop by the user. A failed remote run has
+    retried by itself: True only if its process was lost.
     """
     try:
         state.result()
@@ -99,7 +99,7 @@ def run_window(submit: Callable[[Any], Any], asked: Sequence[Any], *, at_once: i
 
 
 def results_of_all(calls: Sequence[Callable[[], _T]]) -> list[_T]:
-    """Make every call and return what they return; raise SomeFailedError once all are tried."""
+    """Make every call and return the results; attempt all before raising SomeFailedError."""
     results: list[_T] = []
     errors: list[Exception] = []
     for call in calls:

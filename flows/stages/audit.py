@@ -24,11 +24,11 @@ class AuditOptions:
     Parameters
     ----------
     filters
-        TOML file of rules that generated drawings must keep to; others are left out.
+        TOML file of rules for generated drawings; drawings that break one are left out.
     gate
-        TOML file of limits on the audit's numbers; beyond one, nothing is published.
+        TOML file of limits on the audit's numbers; if one is exceeded, nothing is published.
     judge
-        A classifier of the store that the audit asks.
+        Classifier in the store that the audit uses.
     with_audit
         Audit samples before they are exported.
     """
@@ -55,7 +55,7 @@ class AuditParams(AuditOptions):
 def audit_for_export(params: AuditParams, dataset: Manifest, store: Store) -> Manifest | None:
     """Return the audit of samples, None for a dataset or if none is wanted.
 
-    Raises ValueError if filters or a gate are asked of something that cannot be audited.
+    Raises ValueError if filters or a gate are given for an artifact that cannot be audited.
     """
     needed = bool(params.filters or params.gate)
     if dataset.kind != "samples":

@@ -1,8 +1,8 @@
 """The `Stage` class: parameters in, an artifact or numbers out. No Prefect here.
 
-A stage resolves its parameters to a spec and asks the library, which answers at once if the store
-has the result. `Stage` opens the store: what a stage reads, finds and makes there is leased until
-it ends (pipelines.store.held). Heavy libraries are imported in the stage that needs them.
+A stage resolves its parameters to a spec and asks the library, which returns immediately if
+the store has the result. `Stage` opens the store; artifacts that a stage reads, finds or makes
+there are leased until it ends (pipelines.store.held). Each stage imports its own heavy libraries.
 """
 
 import contextlib
@@ -147,7 +147,7 @@ def argument(name: str, kind: Any, text: str, **default: Any) -> inspect.Paramet
     )
 
 
-# Less than any source needs of it: what has not even this is full.
+# Less than any source needs; a cache without this much room counts as full.
 MIN_CACHE_BYTES = 1 << 16
 
 
@@ -159,7 +159,7 @@ def cache_folder() -> Path:
 
 
 def writable_cache() -> Path:
-    """Return that folder, made if it is not there.
+    """Return the cache folder; create it if it is missing.
 
     Raises ValueError if nothing can be written there, FullError if it is full.
     """
@@ -203,7 +203,7 @@ def parent(store: Store, manifest: Manifest, role: str) -> Manifest:
 
 
 def model_and_dataset(params: Any, store: Store) -> Inputs:
-    """Return a model, and a dataset: by default the one the model learned from."""
+    """Return a model, and a dataset: by default the one that the model was trained on."""
     model = store.resolve("models", params.model)
     if params.dataset:
         return {"model": model, "dataset": store.resolve("datasets", params.dataset)}
@@ -220,7 +220,7 @@ def where(store: Store, manifest: Manifest) -> str:
 
 
 def resolve_any(store: Store, ref: str, kinds: Sequence[Kind] = KINDS) -> Manifest:
-    """Return the artifact that `ref` means among several kinds, or among one: `models/cats`.
+    """Return the artifact that `ref` names among several kinds, or in one kind: `models/cats`.
 
     Raises StoreError if none or several match, or one that might is damaged.
     """

@@ -34,7 +34,7 @@ from pipelines.store.printable import printable
 UNNAMED_SOURCE = "source"
 
 
-# Of a source's classes in an error.
+# Number of a source's classes that an error lists.
 SHOWN_NAMES = 25
 
 
@@ -48,12 +48,12 @@ class BuildParams(Limits, InputOptions, DatasetOptions):
     Parameters
     ----------
     name
-        Name in the store; by default made from the source, so that two directories of one name
-        share it (their digests differ, "latest" is the one built last).
+        Name in the store; by default derived from the source. Two directories of one name share
+        it: their digests differ, and "latest" is the one built last.
     workers
         Processes on this machine; ignored if --beam names a runner.
     beam_args
-        A flag for Beam, passed on untouched, e.g. --beam=--runner=FlinkRunner; repeatable.
+        A flag passed to Beam unchanged, e.g. --beam=--runner=FlinkRunner; repeatable.
     """
 
     source: SourceText = "doodles"
@@ -90,7 +90,7 @@ def source_name(source: str) -> str:
 
 
 def check_runner(params: BuildParams) -> None:
-    """Raise ValueError for a name, a runner or a number of workers that cannot be."""
+    """Raise ValueError for an invalid name, runner or number of workers."""
     from pipelines.beam import runner_flags
 
     check_slug(params.name)
@@ -130,7 +130,7 @@ def dataset_work(params: BuildParams, *, plan_only: bool = False):
 def source_names(params: BuildParams) -> tuple[str, ...]:
     """Return the names of the chosen classes as the source has them.
 
-    Raises ValueError for one that is unknown, or that the source has not.
+    Raises ValueError for a class that is unknown or that the source lacks.
     """
     from pipelines.dataset.spec import check_names
     from pipelines.drawings.limits import limits_of

@@ -42,7 +42,7 @@ Look = Callable[[Kind, str, str], Manifest | None]
 class ChainParams(Limits, InputOptions):
     """Make a dataset, train a model on it, draw new drawings, and show them in a report.
 
-    Run again, it answers at once; after an interruption it goes on.
+    Returns immediately if the store has the result; resumes after an interruption.
 
     Parameters
     ----------
@@ -55,18 +55,18 @@ class ChainParams(Limits, InputOptions):
     tfds_slice
         Use exactly the drawings that a TFDS slice selects, such as "train[:500000]".
     samples_per_class
-        How many drawings of each class to make.
+        Number of drawings to sample for each class.
     guidance
-        How much drawings prefer what tells their class from the others; by default 2.5 for
-        models that learned for it (condition.dropout_p, as tiny and small do), 0 for others.
+        Strength of classifier-free guidance towards a drawing's class; by default 2.5 for models
+        trained for guidance (condition.dropout_p, as in tiny and small), 0 for others.
     seed
-        Decides the doodles, the splits, the training and the drawings.
+        Seed of the doodles, the splits, the training and the drawings.
     name
-        Name in the store; made from the source and the preset by default.
+        Name in the store; derived from the source and the preset by default.
     workers
-        Processes that build the dataset.
+        Number of processes that build the dataset.
     processes
-        Processes that draw; 0 is one a core.
+        Number of processes that sample; 0 means one per core.
     """
 
     source: SourceText = "doodles"
@@ -194,7 +194,7 @@ def _dataset_digest(params: ChainParams, *, plan_only: bool) -> str:
 
 
 def check_chain(params: ChainParams) -> None:
-    """Raise ValueError for what no stage could do, before the first begins."""
+    """Raise ValueError for parameters that a stage would reject, before the first stage starts."""
     from model.network.config import check_guidance
     from model.training.presets import preset
     from model.training.spec import apply_overrides

@@ -16,20 +16,20 @@ from pipelines.store.held import HeldStore
 class ClassifierParams:
     """Train a small CNN on a dataset's training split, and score samples with it.
 
-    Scores: the classifier's accuracy on samples and on real test drawings, Frechet distance,
-    precision, recall, density and coverage in its feature space, each beside what real drawings
-    get, and the distance to the nearest training drawing.
+    Scores: the classifier's accuracy on samples and on real test drawings; Frechet distance,
+    precision, recall, density and coverage in its feature space, each with the value for real
+    drawings; and the distance to the nearest training drawing.
 
     Parameters
     ----------
     dataset
-        The drawings that the classifier learns from.
+        Dataset that the classifier is trained on.
     samples
         Generated drawings to score.
     name
-        Name of the classifier in the store; by default that of the dataset with -judge.
+        Name of the classifier in the store; DATASET-judge by default.
     train_on_samples
-        Also train one on the samples and test it on real drawings.
+        Also train a classifier on the samples and test it on real drawings.
     """
 
     dataset: Annotated[str, Parameter(required=True)] = ""

@@ -32,22 +32,22 @@ class CompleteParams:
     model
         Name, name@digest, or the first characters of a digest.
     class_name
-        What it is a drawing of; by default what the dataset says. A model of several labels
-        takes several, with commas.
+        Class of the drawing; by default the dataset's label. A multi-label model takes several,
+        separated by commas.
     dataset
-        Has the drawing, in place of a picture.
+        Dataset that has the drawing, in place of a picture.
     split
         train, validation or test of the dataset.
     row
-        Which drawing of the split, from 0.
+        Index of the drawing in the split, from 0.
     rows_given
-        How many upper rows are given; of a dataset's drawing half by default.
+        Number of given upper rows; half of them by default for a dataset's drawing.
     mask
         Picture that is white where pixels are given and black where they are to be drawn.
     out
-        PNG file: what was given first, then the completions.
+        PNG file: the given part first, then the completions.
     num
-        How many completions.
+        Number of completions.
     seed
         Completion i uses its own noise under a seed, so the same command draws it again.
     temperature
@@ -55,7 +55,7 @@ class CompleteParams:
     guidance
         How much to prefer what tells the class from others; above 0 no completion is exact.
     candidates
-        Drawn for each completion; one is chosen by how well it explains the given pixels.
+        Number of candidates for each completion; the likelihood of the given pixels selects one.
     dtype
         Of the arithmetic.
     """

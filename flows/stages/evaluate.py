@@ -29,11 +29,11 @@ class EvaluateParams:
     model
         Name, name@digest, or the first characters of a digest.
     dataset
-        The dataset; by default the one the model learned from.
+        The dataset; by default the one that the model was trained on.
     split
         train, validation or test.
     limit
-        Measure N drawings, spread over the split and always the same; 0 is all.
+        Measure a fixed subset of N drawings spread over the split; 0 means all.
     bayes
         Also take each drawing for the class under which it is most likely: accuracy and
         confusion. Costs a pass for each class.
@@ -41,7 +41,7 @@ class EvaluateParams:
         Also the bits/dim of a model without a network: a histogram of gray levels by pixel and
         class, of the dataset's training split.
     nproc_per_node
-        Ranks that share the work; 0 is one a GPU, and one without.
+        Number of ranks; 0 means one per GPU, or one without a GPU.
     """
 
     model: Annotated[str, Parameter(required=True)] = ""

@@ -33,22 +33,22 @@ from pipelines.store.printable import printable
 
 @dataclass(frozen=True, kw_only=True)
 class ExportOptions(AuditOptions):
-    """How drawings are written in formats of other tools, whatever drawings.
+    """Options of an export, independent of the drawings.
 
     Parameters
     ----------
     formats
         One or more of hf, tfds, webdataset, numpy_bitmap, idx, png: "hf,idx".
     splits
-        Only these: "train,test".
+        Export only these splits: "train,test".
     rows_per_file
-        Drawings in a file of hf, tfds and webdataset; what suits the format by default.
+        Drawings in a file of hf, tfds and webdataset; by default a number that suits the format.
     out
-        Directory or URL to fill; the artifact store by default.
+        Directory or URL to write to; the artifact store by default.
     workers
         Processes on this machine.
     beam_args
-        A flag for Beam, passed on untouched, e.g. --beam=--runner=FlinkRunner; repeatable.
+        A flag passed to Beam unchanged, e.g. --beam=--runner=FlinkRunner; repeatable.
     """
 
     formats: Annotated[Listed, Parameter(name="--format")] = ("hf",)
@@ -61,7 +61,7 @@ class ExportOptions(AuditOptions):
 
 @dataclass(frozen=True, kw_only=True)
 class ExportCommand(ExportOptions):
-    """What the command takes beside the drawings.
+    """Options of the command.
 
     Parameters
     ----------
@@ -87,7 +87,7 @@ class ExportParams(ExportCommand, AuditParams):
 
 
 def export_spec(params: ExportParams):
-    """Return what decides the export's bytes."""
+    """Return the spec that determines the export's bytes."""
     from pipelines.export.spec import ExportSpec
 
     filters, gate = {}, []

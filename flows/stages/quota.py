@@ -28,24 +28,25 @@ class QuotaParams:
     per_class
         Accepted drawings of each class that the model knows.
     counts
-        CSV file of class,count instead; a spreadsheet's semicolons and tabs will do.
+        CSV file of class,count instead; semicolons and tabs also separate.
     filters
-        TOML file of rules that a drawing must keep to.
+        TOML file of rules that a drawing must satisfy.
     gate
-        TOML file of limits on the audit of the accepted drawings; beyond one nothing is published.
+        TOML file of limits on the audit of the accepted drawings; if one is exceeded, nothing is
+        published.
     judge
-        A classifier of the store, if a rule asks it.
+        Classifier in the store, if a rule uses one.
     seed
-        Of the first round; the others follow from it.
+        Seed of the first round; later rounds derive theirs from it.
     temperature
         Below 1 the drawings are more alike and cleaner.
     guidance
         How much to prefer what tells a class from the others; 0 is the class's own distribution.
-        By default 2.5 for models that learned for it (condition.dropout_p), 0 for others.
+        By default 2.5 for models trained for guidance (condition.dropout_p), 0 for others.
     name
         Name in the store; the model's by default.
     processes
-        How many at once; 0 is one a core.
+        Number of processes; 0 means one per core.
     """
 
     model: Annotated[str, Parameter(required=True)] = ""

@@ -29,9 +29,9 @@ class ReportParams:
     audit
         Look for duplicates and copies of training drawings, and compare statistics by class.
     judge
-        A classifier of the store (sketchmill classifier) that the audit asks too.
+        Classifier in the store (sketchmill classifier) that the audit also uses.
     gate
-        TOML file of limits on the audit's numbers; beyond one the command fails.
+        TOML file of limits on the audit's numbers; if one is exceeded, the command fails.
     """
 
     samples: Annotated[str, Parameter(required=True)] = "doodles-tiny"

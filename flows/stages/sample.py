@@ -21,7 +21,7 @@ from pipelines.store.text_files import read_rows
 # What people and spreadsheets write above the two columns.
 _CLASS_HEADINGS = {"class", "classes", "class name", "class_name", "category", "label", "name"}
 _COUNT_HEADINGS = {"count", "counts", "drawings", "number", "num", "n"}
-# A server is unsettled by thousands of task runs; this many ranges keep any number of workers busy.
+# Thousands of task runs overload a Prefect server; 200 ranges keep all workers busy.
 MAX_RANGES = 200
 
 
@@ -29,8 +29,8 @@ MAX_RANGES = 200
 class SampleParams:
     """Draw new labelled drawings into a dataset of the standard layout.
 
-    No classes means all that the model knows. Started again after an interruption, only missing
-    shards are made.
+    The default is all classes of the model. A run resumes after an interruption: only missing
+    shards are sampled.
 
     Parameters
     ----------
@@ -39,8 +39,8 @@ class SampleParams:
     per_class
         How many drawings of each class.
     counts
-        CSV file of class,count in place of --classes and --samples-per-class; a
-        spreadsheet's semicolons and tabs will do.
+        CSV file of class,count in place of --classes and --samples-per-class; semicolons and
+        tabs also separate.
     seed
         Drawing i of class c has noise of its own under a seed: the same drawing from any number of
         processes, but for a pixel that another --batch or kind of CPU rounds to another level.
@@ -48,7 +48,7 @@ class SampleParams:
         Below 1 the drawings are more alike and cleaner.
     guidance
         How much to prefer what tells a class from the others; 0 is the class's own distribution.
-        By default 2.5 for models that learned for it (condition.dropout_p), 0 for others.
+        By default 2.5 for models trained for guidance (condition.dropout_p), 0 for others.
     batch_size
         Drawings computed together; it is part of what decides their last digits.
     dtype
@@ -58,7 +58,7 @@ class SampleParams:
     name
         Name in the store; the model's by default.
     processes
-        How many at once; 0 is one a GPU, each on its own, or without GPUs one a core.
+        Number of processes; 0 means one per GPU, or one per core without GPUs.
     shards
         Draw these shards only, such as 0-99, as one of several machines that share the store;
         the one that finds none missing publishes.
@@ -113,8 +113,8 @@ def _is_heading(row: list[str]) -> bool:
 def ranges_of(missing: Sequence[int], num_shards: int) -> list[tuple[int, int]]:
     """Return ranges of equal size, at most MAX_RANGES, that hold a missing shard.
 
-    Where they begin depends on the number of shards alone, so that whoever plans again, when some
-    are drawn, asks for the same ranges. What a range has already is not drawn again.
+    The boundaries depend only on the number of shards, so planning again after some shards are
+    complete returns the same ranges. Complete shards of a range are skipped.
 
     >>> ranges_of([0, 1, 6], 7)
     [(0, 1), (1, 2), (6, 7)]
@@ -155,7 +155,7 @@ def sample_spec(params: SampleParams, model: Manifest):
 
 
 def guidance(wanted: float | None, model: Manifest) -> float:
-    """Return how much to guide a model, by default as it learned for.
+    """Return the guidance for a model, by default as the model was trained for.
 
     Raises ValueError if it cannot be guided so.
     """

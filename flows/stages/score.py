@@ -25,11 +25,11 @@ class ScoreParams:
     model
         Name, name@digest, or the first characters of a digest.
     dataset
-        The dataset; by default the one the model learned from.
+        The dataset; by default the one that the model was trained on.
     split
         train, validation or test.
     worst
-        How many to list and to draw.
+        Number of drawings to list and to show.
     sheet
         PNG file for the contact sheet of the worst, the least likely first.
     bayes

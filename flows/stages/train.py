@@ -24,7 +24,7 @@ MACHINES = Parameter(group=Group("Several machines, as torchrun takes them", sor
 class TrainParams:
     """Train a conditional PixelCNN++ on a dataset of the store.
 
-    An interrupted run goes on from its last checkpoint when it is started again. The fields from
+    An interrupted run resumes from its last checkpoint. The fields from
     work_dir on say how a run is carried out; none of them changes what is learned.
 
     Parameters
@@ -36,7 +36,7 @@ class TrainParams:
     settings
         A field of the training spec as field=value; may be repeated.
     seed
-        Decides initialization, order and dropout.
+        Seed of initialization, order and dropout.
     name
         Name in the store; made from the dataset and the preset by default.
     processes
@@ -58,13 +58,13 @@ class TrainParams:
         Number of machines that share each batch, or MIN:MAX: the same command on each, and a store
         that all reach. This and the next five are torchrun's.
     node_rank
-        This machine's place, from 0; without it they agree on one themselves.
+        Rank of this machine, from 0; by default the rendezvous assigns it.
     rendezvous
-        host:port of one of them, where all of them meet.
+        host:port of the machine that hosts the rendezvous.
     rendezvous_id
         Name of the run, the same on all of them.
     rendezvous_conf
-        key=value,...: is_host=1 on the meeting place, is_host=0 elsewhere.
+        key=value,...: is_host=1 on the host of the rendezvous, is_host=0 on the others.
     local_address
         This machine's address for the others.
     """

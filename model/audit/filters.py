@@ -1,6 +1,6 @@
 """Filters: which generated drawings are accepted, and the reason for each rejection.
 
-Rules run in a fixed order and the first that speaks counts, so accepted and rejected add up.
+Rules run in a fixed order and the first that rejects counts, so accepted and rejected add up.
 A filter file is TOML with the fields of Filters:
 
     min_ink = 15
@@ -43,7 +43,7 @@ Mask = npt.NDArray[np.bool_]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Filters:
-    """What a drawing must be like; None and False leave a rule out.
+    """Rules for a drawing; None and False disable a rule.
 
     min_ink, max_ink                    pixels above 0
     min_bits_per_dim, max_bits_per_dim  under the model that drew it
@@ -90,7 +90,7 @@ class Judged:
 
 
 class Nearness(Protocol):
-    """Says which drawings of a set are near others; asked only about `rows`, a mask."""
+    """Finds drawings of a set that are near others; `rows` is a mask of those to test."""
 
     def near_copies(self, rows: Mask, *, below: float) -> Mask:
         """Return which are nearer than `below` to a training drawing of their class."""
@@ -102,7 +102,7 @@ class Nearness(Protocol):
 
 
 def read_filters(path: Path) -> Filters:
-    """Read a filter file; raise ValueError for a field that there is not or of another type."""
+    """Read a filter file; raise ValueError for an unknown field or a wrong type."""
     return filters_from(read_toml(path), source=str(path))
 
 
@@ -169,7 +169,7 @@ def apply_filters(
 def count_reasons(
     codes: npt.NDArray[np.uint8], labels: npt.NDArray[np.int16], class_names: list[str]
 ) -> dict[str, dict[str, int]]:
-    """Return by class name how many are accepted, and rejected for which reason."""
+    """Return the numbers of accepted and, by reason, of rejected drawings by class name."""
     counts = {}
     for label, name in enumerate(class_names):
         found = np.bincount(codes[labels == label], minlength=256)
@@ -180,7 +180,7 @@ def count_reasons(
 
 
 def _simple_rules(filters: Filters, drawings: Measured, judged: Judged | None) -> dict[str, Mask]:
-    """Return, of the rules that are set, which drawings each rejects by itself."""
+    """Return the drawings that each active rule rejects by itself."""
     rules: dict[str, Mask] = {}
     if filters.min_ink is not None:
         rules["too_little_ink"] = drawings.ink < filters.min_ink

@@ -30,7 +30,7 @@ class GateError(FinalError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limit:
-    """A number's limit; `per_class` means that every class must keep to it."""
+    """Limit on a number; `per_class` applies it to every class."""
 
     name: str
     side: str
@@ -53,7 +53,7 @@ class Check:
 
     @property
     def is_passed(self) -> bool:
-        """Whether the number keeps to its limit; what is not a number does not."""
+        """Whether the number is within its limit; False if it is not a number."""
         if self.found is None:
             return False
         return self.found <= self.limit if self.side == "max" else self.found >= self.limit

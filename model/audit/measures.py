@@ -108,7 +108,7 @@ class Spill(Generic[Scalar]):
         self._shape, self._rows = values.shape[1:], self._rows + len(values)
 
     def array(self) -> npt.NDArray[Scalar]:
-        """Return everything, read-only; nothing can be added after."""
+        """Return the whole array, read-only; no further values can be appended."""
         shape = (self._rows, *self._shape)
         with self._file:
             self._file.flush()
@@ -287,7 +287,7 @@ def rate(mask: Sequence[bool] | npt.NDArray[np.bool_]) -> float:
 
 
 def pick_rows(manifest: Manifest, store: Store, *, split: str, rows: Sequence[int]) -> list[Images]:
-    """Return the pictures at these positions of a split, in the order asked for."""
+    """Return the pictures at these positions of a split, in the given order."""
     found: dict[int, Images] = {}
     start = 0
     for entry in split_entries(manifest, split):

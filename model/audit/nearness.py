@@ -66,7 +66,7 @@ def nearest(
 def later_of_pairs(drawings: Images, *, below: float) -> npt.NDArray[np.bool_]:
     """Return which drawings are nearer than `below` to an earlier one that is not itself such.
 
-    So of a cluster of drawings that are near each other the first stays.
+    The first drawing of each cluster is therefore kept.
     """
     count = len(drawings)
     later = np.zeros(count, bool)
@@ -103,7 +103,7 @@ class ClassPictures:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SetNearness:
-    """Answers for samples and the dataset they are held against.
+    """Nearness of samples to each other and to the dataset that they are compared with.
 
     labels   of the samples, as positions in the dataset's class_names (n,)
     """

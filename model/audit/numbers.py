@@ -73,7 +73,7 @@ class Sides:
     accepted: Mask | None = None
 
     def mask(self) -> Mask:
-        """Return which samples are meant (n,)."""
+        """Return the mask of the samples that are compared (n,)."""
         return np.ones(len(self.samples), bool) if self.accepted is None else self.accepted
 
     def is_asked(self, drawings: Measured) -> Mask:

@@ -38,14 +38,14 @@ from pipelines.store.artifacts import Store
 from pipelines.store.manifest import InputRef, Manifest, artifact_digest
 
 MAX_ROUNDS = 12
-# Raised when equal specs begin to give other files.
+# Incremented when equal specs give other files.
 QUOTA_VERSION = 2
-# A class of which hardly anything is accepted is drawn at most so many times over in a round.
+# Upper bound on oversampling in a round, for classes with a very low acceptance rate.
 _MAX_FACTOR = 20.0
 
 
 class QuotaError(RuntimeError):
-    """A class did not fill its quota within the rounds; the message says how far it came."""
+    """A class did not fill its quota within the rounds; the message gives the numbers."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,7 +75,7 @@ class QuotaSpec:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sources:
-    """The model that draws, the dataset it learned from, and a judge if filters ask one."""
+    """The model, its training dataset, and a judge if filters use one."""
 
     model: Manifest
     dataset: Manifest
@@ -162,7 +162,7 @@ def round_spec(
 
 
 def round_seed(seed: int, number: int) -> int:
-    """Return the seed of a round: the seed itself, then others that no one would choose.
+    """Return the seed of a round: the seed itself, then seeds unlikely to be chosen by a user.
 
     >>> round_seed(7, 0)
     7

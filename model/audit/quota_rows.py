@@ -58,7 +58,7 @@ class Filled(Samples):
 def put_samples(filled: Filled, store: Store) -> Manifest:
     """Put shards and card into the store and return the manifest, which is not published.
 
-    The rounds are what an interrupted quota goes on from: its shards are put again, in seconds.
+    An interrupted quota resumes from its rounds; writing the shards again takes seconds.
     """
     records = []
     for path, table in _shard_tables(filled, store):

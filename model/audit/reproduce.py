@@ -25,7 +25,7 @@ SPLIT = "train"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recipe:
-    """What a row says of itself, and its picture (h, w) uint8."""
+    """The recipe of a row, and its picture (h, w) uint8."""
 
     class_name: str
     seed: int
@@ -66,7 +66,7 @@ def reproduce(samples: Manifest, store: Store, *, row: int) -> Reproduced:
 
 
 def read_recipe(samples: Manifest, store: Store, *, row: int) -> Recipe:
-    """Return what a row of the samples says of itself; raise ValueError if there is none."""
+    """Return the recipe of a row of the samples; raise ValueError if there is no such row."""
     start = 0
     for entry in split_entries(samples, SPLIT):
         stop = start + int(entry.rows or 0)

@@ -32,14 +32,14 @@ from pipelines.store.errors import reading
 from pipelines.store.manifest import FileEntry, InputRef, Manifest, artifact_digest, file_entry
 
 AUDIT_NAME = "audit.json"
-# Raised when the same samples begin to get other numbers.
+# Incremented when the numbers of equal samples change.
 AUDIT_VERSION = 2
 SAMPLES_SPLIT = "train"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AuditSpec:
-    """What decides an audit besides its inputs.
+    """Parameters of an audit besides its inputs.
 
     samples_per_class, training_per_class   pictures whose nearest neighbors are looked for
     held_out_split                          of the real drawings that set the standard

@@ -120,7 +120,7 @@ def sample_dataset(
     processes: int = 0,
     progress: Progress = no_progress,
 ) -> Manifest:
-    """Return the drawings that `spec` makes with `model`, drawn now unless the store has them.
+    """Return the drawings that `spec` makes with `model`, sampled unless the store has them.
 
     processes: 0 is one a GPU, or without GPUs one a core. Shards that an interrupted run has
     put are kept. Raises ValueError if the model cannot draw the spec, WorkerError if a process
@@ -274,7 +274,7 @@ def num_cores() -> int:
 
 
 class _Meter:
-    """Counts drawings and tells how fast they come."""
+    """Counts drawings and reports their rate."""
 
     def __init__(self, progress: Progress, total: int) -> None:
         self._progress, self._total, self._done = progress, total, 0

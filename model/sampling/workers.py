@@ -35,14 +35,14 @@ from pipelines.store.manifest import Manifest
 _ERROR_LINES = 20
 # A worker whose last line is its failure (pipelines.store.failures) ends so.
 _TOLD_CODE = 71
-# Batches a process that are drawn before somebody takes them: it need not wait while a shard is
+# Prefetched batches per process: a worker does not wait while a shard is
 # written, and memory does not grow with the number of drawings.
 _AHEAD = 4
 _ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 
 
 class WorkerError(RuntimeError):
-    """A worker ended before its work, not by bad input."""
+    """A worker exited before it finished, not because of bad input."""
 
 
 class Worker:
@@ -67,7 +67,7 @@ class Worker:
         )
 
     def draw(self, batch: slice) -> Drawn:
-        """Let it draw one batch and wait for that; raise what it failed of."""
+        """Request one batch and wait for it; raise the worker's failure."""
         stdin, stdout = self._process.stdin, self._process.stdout
         assert stdin is not None
         assert stdout is not None
@@ -147,7 +147,7 @@ def _in_order(
     *,
     ahead: int,
 ) -> Iterator[Drawn]:
-    """Yield the drawings of each batch in order; only so many batches are begun or wait."""
+    """Yield the drawings of each batch in order; the number of batches in flight is bounded."""
     begun: deque[Future[Drawn]] = deque()
     for batch in batches:
         begun.append(pool.submit(draw, batch))
