@@ -1,4 +1,4 @@
-"""Apache Beam, and nothing else: distributes work units, counts, and stays out of the way.
+"""Run work units on Apache Beam and collect their counters.
 
 The graph is Create(units) | Reshuffle | ParDo(work). A unit is a small record; its work puts
 objects under keys that depend on the unit alone and answers with numbers to count. So a bundle
