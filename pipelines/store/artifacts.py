@@ -4,10 +4,10 @@
     <root>/refs/<kind>/<name>/<%08d>.json    create-only log; the highest number is "latest"
     <root>/attempts/...                      scratch, never read by consumers
 
-Publishing needs one thing of the backend: put-if-absent with one winner. Files go up first
-(the same bytes on a retry, so a repeat is harmless), are checked, and then `manifest.json` is
-created; the loser of a race reads the winner's. Whatever is interrupted leaves garbage in a
-place nobody reads. There is no lock, no rename, no compare-and-swap.
+Publishing requires one guarantee of the backend: put-if-absent with one winner. Files are uploaded
+first (idempotent: a retry writes the same bytes) and checked, and then `manifest.json` is created;
+the loser of a race reads the winner's. An interruption leaves garbage where no consumer reads.
+There is no lock, no rename, no compare-and-swap.
 """
 
 import logging
@@ -47,7 +47,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Unreadable:
-    """A manifest that cannot be read: its path, and why, with what to do."""
+    """A manifest that cannot be read: its path, the reason and the remedy."""
 
     path: str
     reason: str
@@ -76,7 +76,7 @@ class Store(Contents, Refs):
     def reuse(self, kind: Kind, name: str, digest: str) -> Manifest | None:
         """Return the manifest at this address and make it the latest of its name.
 
-        What a stage asks first: it also mends a publication that ended before its ref.
+        The first step of a stage; it also completes a publication that ended before its ref.
         """
         found = self.find(kind, name, digest)
         if not found or self._is_latest(kind, name, digest):  # which no collection takes
@@ -93,7 +93,7 @@ class Store(Contents, Refs):
         is in the store, which is another publisher's if that one came first. Raises StoreError
         if a file is not as its entry says or its name is not allowed, BusyError if one is missing.
 
-        Only for files that are the same bytes whoever makes them; else use `publish_files`.
+        Only for files whose bytes are deterministic; otherwise use `publish_files`.
         """
         check_file_names(manifest)
         with self._making(manifest):
@@ -104,9 +104,9 @@ class Store(Contents, Refs):
     def publish_files(self, manifest: Manifest, files: Mapping[str, bytes]) -> Manifest:
         """Put an artifact's files and publish it, where another publisher may have other bytes.
 
-        For work whose bytes depend on the machine, as a model's do: two publishers at once agree
-        on the files of one (pipelines.store.publishing), and an attempt that was cut off is completed or
-        replaced, never mixed. Use no `put` under `manifest.prefix` beside it. `files` has the
+        For work whose bytes depend on the machine, such as a model: concurrent publishers agree
+        on the files of one (pipelines.store.publishing), and an interrupted attempt is completed
+        or replaced, never mixed. Do not `put` under `manifest.prefix` as well. `files` has the
         content of every entry of the manifest. Returns the manifest that is in the store.
         """
         with self._making(manifest):
@@ -126,14 +126,14 @@ class Store(Contents, Refs):
             return self._make_visible(manifest)
 
     def check_there(self, manifest: Manifest) -> None:
-        """Raise BusyError if an artifact that was there has been deleted since."""
+        """Raise BusyError if an artifact has been deleted since it was found."""
         if self.size(f"{manifest.prefix}/{MANIFEST_NAME}") is None:
             raise BusyError(
                 f"{manifest.prefix} was deleted from {self.url} meanwhile: run it again"
             )
 
     def _making(self, manifest: Manifest) -> AbstractContextManager[None]:
-        """Return the lease of a publication; it ends once the ref is written, not before."""
+        """Return the lease of a publication, which ends after the ref is written."""
         return holding(self, [manifest.prefix, *made_of(manifest)], "publish")
 
     def _complete_files(self, manifest: Manifest, files: Mapping[str, bytes]) -> Manifest:
@@ -148,7 +148,7 @@ class Store(Contents, Refs):
         return self._visible(manifest)
 
     def _publish_chosen(self, manifest: Manifest, files: Mapping[str, bytes]) -> None:
-        """Publish the candidate that was chosen, if there is one to be had."""
+        """Publish the chosen candidate, if its files are available."""
         chosen = publishing.choose(self, manifest, files)
         if chosen is None:
             return
@@ -175,7 +175,7 @@ class Store(Contents, Refs):
         return published
 
     def latest(self, kind: Kind, name: str) -> Manifest | None:
-        """Return the manifest that was published last under a name."""
+        """Return the manifest published last under a name."""
         for path in reversed(self.ref_entries(kind, name)):
             digest = self.ref_digest(path)
             if digest and (manifest := self.find(kind, name, digest)):
@@ -183,7 +183,7 @@ class Store(Contents, Refs):
         return None
 
     def resolve(self, kind: Kind, ref: str) -> Manifest:
-        """Return the artifact a person means by `ref`.
+        """Return the artifact that `ref` names.
 
         A ref is `name` (its latest), `name@digest`, `name@prefix of a digest`, or a digest or a
         prefix of at least 6 characters alone. Raises AbsentError if none matches, StoreError if
@@ -221,7 +221,7 @@ class Store(Contents, Refs):
         return [found for found in self.survey(kind) if isinstance(found, Unreadable)]
 
     def survey(self, kind: Kind) -> Iterator["Manifest | Unreadable"]:
-        """Yield every manifest of a kind, in place of a damaged one what is wrong with it."""
+        """Yield every manifest of a kind; a damaged one as `Unreadable`."""
         for name in self.list_dirs(kind):
             for digest in self.list_dirs(f"{kind}/{name}"):
                 try:
@@ -280,9 +280,9 @@ def open_store(url: str) -> Store:
 
 
 def existing_store(url: str) -> Store:
-    """Open a store that is there already, for what only reads: no directory is made.
+    """Open an existing store for reading; no directory is made.
 
-    Raises AbsentError if a local one is not there.
+    Raises AbsentError if a local store does not exist.
     """
     root = local_root(url)
     if root is not None and not root.is_dir():
@@ -291,7 +291,7 @@ def existing_store(url: str) -> Store:
 
 
 def made_of(manifest: Manifest) -> list[str]:
-    """Return the artifacts, as kind/name/digest, that an artifact was made of directly."""
+    """Return the direct inputs of an artifact that are artifacts, as kind/name/digest."""
     return [
         artifact_prefix(ref.kind, ref.name, ref.digest)
         for ref in manifest.inputs

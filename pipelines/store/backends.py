@@ -1,10 +1,10 @@
-"""Open the backend of a store by URL: a directory, S3, GCS or memory.
+"""Open the backend of a store by its URL: a directory, S3, GCS or memory.
 
 Credentials and endpoints of remote stores come from the environment alone.
 
-obstore repeats a request that got no answer, or one of 5xx; of an answer that begins well and
-ends too early it repeats some only (not a listing, a deletion, a refusal). `whole` asks for such
-an answer again: everything that the store asks for may be repeated.
+obstore retries a request without a response, or with 5xx. It retries only some requests whose
+response is truncated (not a listing, a deletion, a refusal). `whole` retries those: all requests
+of the store are idempotent.
 """
 
 import os
@@ -32,9 +32,8 @@ if TYPE_CHECKING:  # obstore has these for type checkers alone
 
 Answer = TypeVar("Answer")
 
-# obstore's own retries: 5xx answers, lost connections and time-outs; full jitter. Answers that are
-# cut are asked for again by `whole`. Two minutes stay below the five after which a signed request
-# expires.
+# obstore's retries: 5xx, lost connections and time-outs; full jitter. `whole` retries truncated
+# responses. Two minutes are below the five after which a signed request expires.
 RETRY_CONFIG: "RetryConfig" = {
     "max_retries": 8,
     "retry_timeout": timedelta(seconds=120),
@@ -44,26 +43,26 @@ RETRY_CONFIG: "RetryConfig" = {
         "base": 2,
     },
 }
-# The default of 30 s for a whole request is less than 8 MiB take on a slow line.
+# The default of 30 s for a request is too short for 8 MiB on a slow line.
 CLIENT_OPTIONS: "ClientConfig" = {
     "timeout": timedelta(seconds=300),
     "connect_timeout": timedelta(seconds=10),
 }
 REMOTE = ("s3", "gs")
 _NEXT_TO_NONE_BYTES = 1 << 20
-# Characters of a name that is wrong as a whole.
+# Characters shown of an invalid name.
 _SHOWN_NAME = 300
-# Characters of an error: a name in it may be a whole file.
+# Characters shown of an error: a name in it may be as long as a file.
 _MAX_LINE = 4_000
 _ENDPOINTS = ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT")
-# Where clients without credentials ask for those of the machine they run on.
+# Where clients without credentials request those of their machine.
 _METADATA_SERVERS = ("169.254.169.254", "metadata.google.internal")
 
 MAX_ATTEMPTS = 8
 # Below the five minutes after which a signed request expires.
 _TIMEOUT_SEC = 120.0
 _MAX_PAUSE_SEC = 15.0
-# What obstore says of an answer without its end.
+# obstore's messages for a truncated response.
 _CUT = re.compile(
     r"response body|Got invalid \w+ response|connection closed|unexpected (EOF|end of file)"
 )
@@ -73,9 +72,9 @@ def open_backend(url: str) -> tuple[obstore.store.ObjectStore, str]:
     """Return the backend of a directory path, `file://`, `s3://`, `gs://` or `memory://` URL.
 
     A local directory is made if needed. Credentials and endpoints of remote stores come from
-    the environment alone (AWS_*, GOOGLE_*): a user and a password in a URL are left out of it.
-    Also returns the URL, absolute for directories. Raises StoreError for any other URL, and where
-    no directory can be made.
+    the environment alone (AWS_*, GOOGLE_*): user and password are removed from a URL. Also
+    returns the URL, absolute for directories. Raises StoreError for any other URL, and if the
+    directory cannot be made.
     """
     if (root := local_root(url)) is not None:
         try:
@@ -99,16 +98,16 @@ def open_backend(url: str) -> tuple[obstore.store.ObjectStore, str]:
             f"{url!r} is no store: expected a directory, s3://BUCKET/PREFIX, gs://BUCKET/PREFIX "
             "or memory://"
         )
-    # Whoever writes http:// into the endpoint has chosen it.
+    # An endpoint that begins with http:// is an explicit choice.
     is_plain = os.environ.get("AWS_ENDPOINT_URL", "").startswith("http://")
     options: ClientConfig = {**CLIENT_OPTIONS, **({"allow_http": True} if is_plain else {})}
     return from_url(url, client_options=options, retry_config=RETRY_CONFIG), url
 
 
 def local_root(url: str) -> Path | None:
-    """Return the directory that a path or a `file://` URL means, None for a URL of another sort.
+    """Return the directory of a path or `file://` URL, None for a URL of another scheme.
 
-    Raises StoreError for no address, and as `local_path` does.
+    Raises StoreError for an empty address, and as `local_path` does.
     """
     if not url.strip():
         raise StoreError("the store's address is empty: expected a directory or a URL")
@@ -117,7 +116,7 @@ def local_root(url: str) -> Path | None:
 
 
 def local_path(url: str) -> Path | None:
-    """Return the path that a path or a `file://` URL means, None for a URL of another sort.
+    """Return the path of a path or `file://` URL, None for a URL of another scheme.
 
     >>> str(local_path("file:///data/my%20store")), str(local_path("file://localhost/data"))
     ('/data/my store', '/data')
@@ -138,7 +137,7 @@ def local_path(url: str) -> Path | None:
 
 
 def whole(ask: Callable[[], Answer]) -> Answer:
-    """Return what `ask` does; repeat it if the answer was cut, up to MAX_ATTEMPTS times."""
+    """Return the result of `ask`; retry truncated responses, up to MAX_ATTEMPTS times in all."""
     began = time.monotonic()
     for attempt in range(1, MAX_ATTEMPTS):
         try:
@@ -151,15 +150,15 @@ def whole(ask: Callable[[], Answer]) -> Answer:
 
 
 def is_cut(error: Exception) -> bool:
-    """Return whether an error says that an answer ended too early, and nothing else."""
+    """Return whether an error reports a truncated response."""
     return _CUT.search(str(error).partition("Debug source")[0]) is not None
 
 
 class Upload:
-    """An object that is written piece by piece, as obstore.open_writer does.
+    """An object that is written in pieces, as by obstore.open_writer.
 
-    What fits the buffer is one request. For more, an upload of parts is begun, which is the only
-    answer of it that nobody else asks for again: until then all that was written is kept.
+    Content that fits the buffer is one request. More content starts a multipart upload. obstore
+    does not retry that start if its response is truncated, so the content is kept until then.
     """
 
     def __init__(
@@ -170,7 +169,7 @@ class Upload:
         buffer_size: int,
         max_concurrency: int = 12,
     ) -> None:
-        """Begin an object; it is invisible until `close`."""
+        """Start an object; it is invisible until `close`."""
         self._open = lambda: obstore.open_writer(
             backend, path, buffer_size=buffer_size, max_concurrency=max_concurrency
         )
@@ -192,8 +191,8 @@ class Upload:
     def close(self, is_there: Callable[[], bool]) -> None:
         """Make the object visible.
 
-        is_there: whether the object is what was written; asked if the end of an upload of parts
-        fails, for it may be complete and only the answer cut
+        is_there: whether the object has the written content; called if completing a multipart
+        upload fails, since only the response may be truncated
         """
         if self._writer is None:
             whole(lambda: self._put(bytes(self._held)))
@@ -211,14 +210,14 @@ class Upload:
 
 
 def _full_folders() -> list[str]:
-    """Return which of the folders that work writes to have next to no room, by their paths."""
+    """Return the paths of those folders that work writes to which are almost full."""
     known = [Path.cwd(), Path(os.environ.get("TMPDIR", "/tmp")), Path(os.path.expanduser("~"))]  # noqa: PTH111
     there = [folder for folder in dict.fromkeys(known) if folder.is_dir()]
     return [str(folder) for folder in there if shutil.disk_usage(folder).free < _NEXT_TO_NONE_BYTES]
 
 
 def _clean_endpoints() -> None:
-    """Take user and password off the endpoint: no request has them, and every error would."""
+    """Remove user and password from the endpoint: no request uses them, but errors show them."""
     for name in _ENDPOINTS:
         endpoint = os.environ.get(name, "")
         if endpoint != printable(endpoint):
@@ -226,9 +225,9 @@ def _clean_endpoints() -> None:
 
 
 def one_line(error: BaseException) -> str:
-    """Return what a person needs of an error, as it may be printed, and no more than a page.
+    """Return an error's message without debugging output, safe to print, at most a page.
 
-    obstore's have pages of debugging output.
+    obstore's messages have pages of debugging output.
 
     >>> one_line(ValueError("Generic S3 error: no\\n\\nDebug source:\\nGeneric {}"))
     'Generic S3 error: no'

@@ -1,13 +1,13 @@
 """Garbage collection of unreferenced artifacts, and pins that exempt artifacts from it.
 
-    condemned/<kind>/<name>/<digest>.json   when an artifact was first seen to be unneeded
+    condemned/<kind>/<name>/<digest>.json   when an artifact was first seen to be unreferenced
 
-What nothing needs (pipelines.store.reachable) is condemned, and swept once it has stayed condemned for the
-grace period. Scratch, unfinished artifacts and files that no manifest names are swept by their
-age. Everything is looked at once more right before it is deleted, after its sweep was announced:
-pipelines.store.leases says in which order, so that work that begins meanwhile is safe. What a live lease
-names is never touched, whatever the grace period. While a manifest that is needed cannot be
-read, no artifact is swept: it may be made of any.
+An unreferenced artifact (pipelines.store.reachable) is condemned, and swept after it has stayed
+condemned for the grace period. Scratch, unfinished artifacts and files that no manifest names are
+swept by age. Every object is checked again after its sweep was announced, right before deletion,
+in the order that pipelines.store.leases defines, so that work that starts meanwhile is safe.
+Paths under a valid lease are never touched, regardless of the grace period. While the manifest of
+a referenced artifact cannot be read, no artifact is swept: each may be one of its inputs.
 """
 
 import contextlib
@@ -31,22 +31,22 @@ KEEP_REFS = 3
 
 _log = logging.getLogger(__name__)
 _PARTIAL = re.compile(r".+#[0-9]+")
-# Leases and announced sweeps, each an object that ends by its age.
+# Leases and announced sweeps: single objects that expire by age.
 _FLAGS = ("running", "sweeping")
 _STAGING = "attempts/publish/"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Garbage:
-    """What a collection would do or has done.
+    """The plan or the result of a collection.
 
-    kept        artifacts that something needs, as kind/name/digest
-    condemned   unneeded, but not for long enough
-    artifacts   to be swept, with the refs that lead to them
-    objects     to be swept besides: scratch, unfinished artifacts, files without a manifest
+    kept        referenced artifacts, as kind/name/digest
+    condemned   unreferenced, but within the grace period
+    artifacts   to be swept, with the refs that name them
+    objects     also to be swept: scratch, unfinished artifacts, files without a manifest
     bytes       that sweeping frees
     unreadable  damaged manifests, which are kept
-    is_blocked  whether one of them is needed: then all artifacts are kept
+    is_blocked  whether one of them is referenced: then all artifacts are kept
     """
 
     kept: tuple[str, ...]
@@ -59,19 +59,19 @@ class Garbage:
 
 
 class Collector:
-    """Finds and sweeps garbage; `now` is an argument so that tests own the clock."""
+    """Finds and sweeps garbage; `now` is an argument so that tests control the clock."""
 
     def __init__(
         self, store: Store, *, grace: timedelta = GRACE, keep_refs: int = KEEP_REFS
     ) -> None:
-        """Prepare a collection; see `Garbage` for what the grace period and refs decide."""
+        """Prepare a collection; see `Garbage` for the effect of the grace period and refs."""
         self.store = store
         self.grace = grace
         self._needs = Needs(store, keep_refs)
 
     @doing("gc", "finding what nothing needs")
     def plan(self, now: datetime | None = None) -> Garbage:
-        """Return what `collect` would sweep; changes nothing."""
+        """Return what `collect` would sweep, without changing the store."""
         now = now or datetime.now(UTC)
         found = [each for kind in KINDS for each in self.store.survey(kind)]
         unreadable = [each for each in found if isinstance(each, Unreadable)]
@@ -87,7 +87,7 @@ class Collector:
         since = {item.path: item.modified for item in self.store.objects("condemned")}
         unneeded = [prefix for prefix in artifacts if prefix not in kept]
         young = [p for p in unneeded if now - since.get(_mark(p), now) < self.grace]
-        staying = self._needs.lineage(young)  # which somebody may need again
+        staying = self._needs.lineage(young)  # which may be needed again
         due = [p for p in unneeded if (artifacts[p].kind, artifacts[p].digest) not in staying]
         loose = list(self._loose_objects(artifacts, unreadable, now))
         swept = sum(item.bytes for prefix in due for item in self.store.objects(prefix))
@@ -103,10 +103,10 @@ class Collector:
 
     @doing("gc", "deleting what nothing needs")
     def collect(self, now: datetime | None = None) -> Garbage:
-        """Sweep what is due, condemn what is not yet, and return both.
+        """Sweep what is due, condemn what is newly unreferenced, and return both.
 
-        A crash at any point leaves nothing that a ref leads to in part: refs go first, then
-        the manifest, then the files. What takes room comes last, for the disk may be full.
+        A crash at any point leaves no ref to a partial artifact: refs are deleted first, then the
+        manifest, then the files. Writes come last, since the disk may be full.
         """
         now = now or datetime.now(UTC)
         garbage = self.plan(now)
@@ -124,7 +124,7 @@ class Collector:
         return garbage
 
     def _sweep(self, prefixes: Sequence[str], now: datetime) -> None:
-        """Delete artifacts unless something has begun to need them since the plan."""
+        """Delete artifacts that are still unreferenced."""
         if not prefixes:
             return
         with sweeping(self.store, prefixes):
@@ -147,7 +147,7 @@ class Collector:
         self.store.delete(_mark(prefix))
 
     def _sweep_loose(self, folders: Mapping[str, Sequence[str]], now: datetime) -> None:
-        """Delete planned objects by folder unless one has come to life since."""
+        """Delete planned objects by folder, unless one was written since the plan."""
         if not folders:
             return
         with sweeping(self.store, map(_owner, folders)):
@@ -190,10 +190,10 @@ class Collector:
         return now - max(self.grace, GRACE if is_busy else LEASE_TTL)
 
     def _sweep_partial_files(self, now: datetime) -> None:
-        """Delete what killed writers left in a local store; obstore hides it from listings."""
+        """Delete partial files of killed writers in a local store; obstore does not list them."""
         if (root := self.store.local_path()) is None:
             return
-        # In our own folders: a store's root may be a place where people keep other things.
+        # Only in the store's folders: its root may hold other files.
         folders = (*KINDS, *_FLAGS, "attempts", "condemned", "pins", "refs")
         for file in (file for folder in folders for file in (root / folder).rglob("*#*")):
             if _PARTIAL.fullmatch(file.name) and file.is_file():
@@ -204,7 +204,7 @@ class Collector:
 
 
 def pin(store: Store, manifest: Manifest, reason: str) -> None:
-    """Keep an artifact and what it was made of, whatever refs say.
+    """Exempt an artifact and its inputs from garbage collection, regardless of refs.
 
     Raises BusyError if it is deleted at the same time.
     """
@@ -215,15 +215,15 @@ def pin(store: Store, manifest: Manifest, reason: str) -> None:
 
 
 def unpin(store: Store, manifest: Manifest) -> None:
-    """Leave an artifact to its refs again."""
+    """Remove the pin of an artifact."""
     store.delete(f"pins/{manifest.prefix}.json")
 
 
 @contextlib.contextmanager
 def needing(store: Store, manifests: Sequence[Manifest], what: str) -> Iterator[None]:
-    """Keep these artifacts from being swept while the block runs; `what` is for people.
+    """Protect these artifacts from sweeps while the block runs; `what` describes the work.
 
-    Raises BusyError if one was deleted before.
+    Raises BusyError if one of them is already deleted.
     """
     with holding(store, [manifest.prefix for manifest in manifests], what):
         for manifest in manifests:
@@ -236,7 +236,7 @@ def _mark(prefix: str) -> str:
 
 
 def _owner(folder: str) -> str:
-    """Return what a lease names that keeps a folder: itself, or the artifact staged in it."""
+    """Return the path whose lease protects a folder: itself, or the artifact staged in it."""
     staged = folder.removeprefix(_STAGING)
     return folder if staged == folder else staged.replace(".", "/")
 
@@ -246,7 +246,7 @@ def _is_in_use(folder: str, leases: set[str]) -> bool:
 
 
 def _by_folder(paths: Iterable[str]) -> dict[str, list[str]]:
-    """Return paths by what lives and dies together: an artifact, a job's scratch."""
+    """Group paths into units that are deleted together: an artifact, a job's scratch."""
     folders: dict[str, list[str]] = {}
     for path in paths:
         folders.setdefault("/".join(path.split("/")[:-1][:3]), []).append(path)
@@ -289,7 +289,7 @@ def _paths(manifest: Manifest) -> Iterator[str]:
 
 
 def _is_ours(path: str) -> bool:
-    """Return whether the store would write such a path; what others put there stays."""
+    """Return whether the store would write such a path; all other files stay."""
     try:
         check_path(path)
     except StoreError:

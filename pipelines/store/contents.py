@@ -1,4 +1,4 @@
-"""Read files of artifacts after checking their size and SHA-256."""
+"""Read files of artifacts after verifying their size and SHA-256."""
 
 import hashlib
 from concurrent.futures import ThreadPoolExecutor
@@ -12,24 +12,24 @@ _READERS = 4
 
 
 class Contents(Objects):
-    """Objects under one root, and the files that manifests name among them."""
+    """Objects under one root, with verified reads of the files that manifests name."""
 
     def read(self, manifest: Manifest, path: str) -> bytes:
-        """Return the content of an artifact's file; raise StoreError if it is not as published."""
+        """Return the content of an artifact's file; raise StoreError if it differs from the published one."""
         for entry in manifest.files:
             if entry.path == path:
                 return bytes(self.view_entry(manifest, entry))
         raise StoreError(f"{manifest.prefix} in {self.url} has no file {path!r}")
 
     def view_entry(self, manifest: Manifest, entry: FileEntry) -> Content:
-        """Return what `read` does of an entry, mapped where it need not be in memory."""
+        """Return the content of an entry as `read` does, memory-mapped where possible."""
         return self.checked(f"{manifest.prefix}/{entry.path}", entry.bytes, entry.sha256)
 
     def checked(self, path: str, size: int, sha256: str) -> Content:
         """Return an object's content; raise StoreError unless it has this size and SHA-256.
 
         Raises BusyError if the whole artifact is gone: a retry can help.
-        Every file of an artifact that work uses is read through here.
+        All reads of artifacts' files go through this method.
         """
         return self.surely(lambda: self._checked(path, size, sha256))
 
@@ -53,17 +53,17 @@ class Contents(Objects):
         return StoreError(f"{path} is missing: {self.remedy(path)}")
 
     def damaged(self, manifest: Manifest) -> list[str]:
-        """Return what is wrong with an artifact after reading every byte of its files."""
+        """Return the damage of an artifact, after reading every byte of its files."""
         problems = []
         if artifact_digest(manifest.kind, manifest.spec, manifest.inputs) != manifest.digest:
             problems.append(f"{MANIFEST_NAME}: spec and inputs do not give its digest")
         return problems + self.damages(manifest)
 
     def damages(self, manifest: Manifest) -> list[str]:
-        """Return which files of an artifact are missing or not as its manifest says."""
+        """Return the files of an artifact that are missing or differ from its manifest."""
         try:
             sizes = {item.path: item.bytes for item in self.objects(manifest.prefix)}
-        except StoreError as error:  # a link that leads out
+        except StoreError as error:  # a link out of the root
             return [str(error)]
         sized = {entry: sizes.get(f"{manifest.prefix}/{entry.path}") for entry in manifest.files}
         problems = [
@@ -78,7 +78,7 @@ class Contents(Objects):
             return problems + [problem for problem in found if problem]
 
     def _sure_damage(self, manifest: Manifest, entry: FileEntry) -> str | None:
-        """Look again before a file of a remote store is called damaged."""
+        """Read a file of a remote store again before reporting it as damaged."""
         problem = self._content_damage(manifest, entry)
         if problem is None or self.local_path() is not None:
             return problem

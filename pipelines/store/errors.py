@@ -1,10 +1,10 @@
-"""Errors by whether a retry can help; errors of wrong input are in INPUT_ERRORS."""
+"""Exception types by whether a retry can succeed; invalid input is one of INPUT_ERRORS."""
 
 import contextlib
 import errno
 from collections.abc import Iterator
 
-# What was asked for cannot be: a value, or a file or folder that is named in it.
+# Invalid requests: a value, or a file or folder that it names.
 INPUT_ERRORS = (
     ValueError,
     FileNotFoundError,
@@ -13,44 +13,44 @@ INPUT_ERRORS = (
     PermissionError,
 )
 
-# A mistake in the program: trying again cannot help.
+# A bug in the program: a retry cannot help.
 MISTAKES = (LookupError, TypeError, AttributeError, AssertionError)
 
 
 class BusyError(RuntimeError):
-    """Another process is at work on the same thing: the same again later may do."""
+    """Another process works on the same object; a later retry may succeed."""
 
 
 class FullError(OSError):
-    """A disk is full: the same again does once there is room."""
+    """A disk is full; a retry succeeds once space is free."""
 
 
 class FinalError(RuntimeError):
-    """The input was right, and the same again would end the same."""
+    """The input was valid, but a retry would fail in the same way."""
 
 
-# Trying again cannot help.
+# A retry cannot help.
 FINAL_ERRORS = (*INPUT_ERRORS, *MISTAKES, FinalError)
 
 
 class BadFileError(ValueError):
-    """A file is not what its name says; the message says what was found and what to do."""
+    """A file does not have the content that its name implies; the message says what to do."""
 
 
 class LackError(ValueError):
-    """This machine lacks memory, threads or a library: no file is to blame, and none left out."""
+    """This machine lacks memory, threads or a library; no input file is at fault or skipped."""
 
 
 @contextlib.contextmanager
 def reading(where: str, what: str = "drawings") -> Iterator[None]:
-    """Make whatever comes of reading a file an error that names it: all reading passes here.
+    """Convert errors of reading a file into errors that name it; all readers use this.
 
     where  the file, and perhaps the row
     what   it should hold
 
-    A parser raises whatever it stumbles over in a damaged file: that becomes a BadFileError, with
-    the parser's own error as its cause. What this machine lacks becomes a LackError. What the
-    system or a server says of a file stays what it is.
+    A parser may raise any exception on a damaged file: it becomes the cause of a BadFileError.
+    Missing memory, threads or libraries become a LackError. Errors of the operating system and of
+    servers pass unchanged.
     """
     try:
         yield
@@ -61,7 +61,7 @@ def reading(where: str, what: str = "drawings") -> Iterator[None]:
     except Exception as error:
         if lacking := what_lacks(error):
             raise LackError(f"{where} cannot be read: {lacking}") from error
-        # Arrow's errors of a file's content are plain ones without a number.
+        # Arrow raises plain OSError without errno for invalid file content.
         if isinstance(error, OSError) and (type(error) is not OSError or error.errno):
             error.filename = error.filename or (where if error.errno else None)
             raise
@@ -72,7 +72,7 @@ def reading(where: str, what: str = "drawings") -> Iterator[None]:
 
 
 def what_lacks(error: BaseException) -> str:
-    """Say what a process has run out of and what to do, "" if the error tells of nothing such.
+    """Return what a process has run out of and what to do, "" for any other error.
 
     >>> what_lacks(ValueError("no")), what_lacks(MemoryError())[:15]
     ('', 'memory ran out:')
@@ -94,7 +94,7 @@ def what_lacks(error: BaseException) -> str:
 
 
 def _said(error: Exception) -> str:
-    """Return what a parser says in its first line; that of a key that is missing is the key."""
+    """Return the first line of a parser's message; for a missing key that is the key."""
     if isinstance(error, RecursionError):
         return "it is nested too deeply"
     line = next(iter(str(error).splitlines()), "").strip().rstrip(".:")
@@ -103,18 +103,18 @@ def _said(error: Exception) -> str:
     return f"{line} ({type(error).__name__})" if line else type(error).__name__
 
 
-# What Python and Rust say of threads, and the loader of libraries of memory.
+# Messages of Python and Rust about threads, and of the dynamic loader about memory.
 _NO_THREAD = ("can't start new thread", "can't spawn worker thread")
 _NO_MAP = "failed to map segment"
 
 
 class StoreError(ValueError):
-    """The store or a name in it is not as it must be; the message says what to do."""
+    """The store or a name in it is invalid; the message says what to do."""
 
 
 class AbsentError(StoreError):
-    """Nothing in the store is what was asked for."""
+    """The store has no artifact that matches the request."""
 
 
 class ReadOnlyError(StoreError):
-    """Something must be written to a store that may only be read."""
+    """A write was attempted on a read-only store."""

@@ -1,10 +1,10 @@
-"""Serialize failures as text, from the process where they happen to the one that waits for it.
+"""Serialize failures as JSON, from the process where they occur to the process that waits.
 
     {"kind": "BadFileError", "text": "bee.npy: ...", "trace": "Traceback ..."}
 
-Beam's workers, the ranks of a run, sampling processes and the stages of deployed flows tell their
-failures so. A kind is looked up in a fixed table, and no code travels. The same bad input is
-therefore the same error in one process and in many. The trace goes along as a note, for --debug.
+Beam workers, ranks, sampling processes and the stages of deployed flows report failures in this
+form. The kind is looked up in a fixed table; no code is transferred. The same bad input therefore
+raises the same error with one process and with many. The trace becomes a note, for --debug.
 """
 
 import json
@@ -21,7 +21,7 @@ from pipelines.store.errors import (
 from pipelines.store.printable import shown_trace
 from pipelines.store.scratch import ScratchError
 
-# The nearest kind first.
+# The most specific kind first.
 _KINDS: dict[str, type[Exception]] = {
     kind.__name__: kind
     for kind in (
@@ -32,7 +32,7 @@ _KINDS: dict[str, type[Exception]] = {
 
 
 def failure_to_json(error: Exception, *, where: str = "") -> str:
-    """Return the failure as a JSON object; `where` comes before its trace."""
+    """Return the failure as a JSON object; `where` is prepended to its trace."""
     lacking = what_lacks(error)
     kind = LackError if lacking else type(error)
     failure = {
@@ -44,7 +44,7 @@ def failure_to_json(error: Exception, *, where: str = "") -> str:
 
 
 def failure_from_json(text: str, other: type[Exception]) -> Exception:
-    """Return the failure: bad input and a FinalError as what they were, all else as `other`."""
+    """Return the failure: bad input and FinalError as their own types, all else as `other`."""
     failure = json.loads(text)
     error = _KINDS.get(failure["kind"], other)(failure["text"])
     error.add_note(failure["trace"])

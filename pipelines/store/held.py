@@ -1,6 +1,6 @@
 """A store that leases every artifact that it returns, until the command ends.
 
-Whatever comes out of a `HeldStore` is leased: what was named, what was found done, what was made.
+The leases cover artifacts that were resolved by name, reused or published.
 """
 
 import contextlib
@@ -19,15 +19,15 @@ _told: set[str] = set()
 
 
 class HeldStore(Store):
-    """A store that keeps what it returns from being swept while it is open.
+    """A store that protects the artifacts it returns from garbage collection while it is open.
 
-    Its methods raise BusyError if that is deleted at the same time. Where the store may only be
-    read, what `publish_files` is given goes to another store, if there is one beside it, and is
-    found there.
+    Its methods raise BusyError if an artifact is deleted concurrently. If the store is read-only,
+    `publish_files` writes to the store beside it, if there is one, and the artifact is found
+    there.
     """
 
     def __init__(self, store: Store, what: str, beside: Path | None = None) -> None:
-        """Wrap a store; `what` tells people of the work, `beside` is the folder of the other."""
+        """Wrap a store; `what` describes the work, `beside` is the folder of the second store."""
         super().__init__(store.backend, store.url)
         self.leases = contextlib.ExitStack()
         self._what = what
@@ -74,7 +74,7 @@ class HeldStore(Store):
         return super().checked(path, size, sha256)
 
     def home(self, manifest: Manifest) -> Store:
-        """Return the store that has an artifact: this one, or the one beside it."""
+        """Return the store that has an artifact: this one or the one beside it."""
         return self if self._beside is None or super().find(*_address(manifest)) else self._beside
 
     def _keep(self, manifest: Manifest) -> Manifest:
@@ -92,7 +92,7 @@ def _address(manifest: Manifest) -> tuple[Kind, str, str]:
 
 @contextlib.contextmanager
 def held_store(url: str, what: str, beside: Path | None = None) -> Iterator[HeldStore]:
-    """Open a store that is there; whatever is resolved with it stays until the block ends."""
+    """Open an existing store; artifacts resolved with it stay until the block ends."""
     store = HeldStore(existing_store(url), what, beside)
     with store.leases:
         yield store
@@ -101,9 +101,9 @@ def held_store(url: str, what: str, beside: Path | None = None) -> Iterator[Held
 def check_held(
     manifest: Manifest, store: Store, check: Callable[[Manifest], list[str]]
 ) -> list[str]:
-    """Return what `check` finds wrong with an artifact, which stays meanwhile.
+    """Return the damage that `check` finds in an artifact, which is leased meanwhile.
 
-    Raises BusyError if it is deleted: then nothing is wrong with it.
+    Raises BusyError if it is deleted, which is not damage.
     """
     with reading(store, [manifest], "verify"):
         if problems := check(manifest):
@@ -113,7 +113,7 @@ def check_held(
 
 @contextlib.contextmanager
 def reading(store: Store, manifests: Sequence[Manifest], what: str) -> Iterator[bool]:
-    """Do what `needing` does; where no lease can be written, say so once and yield False."""
+    """Lease as `needing` does; if no lease can be written, warn once and yield False."""
     with contextlib.ExitStack() as leases:
         is_leased = True
         try:

@@ -1,37 +1,37 @@
-"""Leases: what running work reads or writes, which garbage collection must not delete.
+"""Leases, which protect the inputs and outputs of running work from garbage collection.
 
-    running/<id>.json     what one piece of work needs, renewed while it runs
+    running/<id>.json     what one process needs, renewed while it runs
     sweeping/<id>.json    what one collection is about to delete, renewed likewise
 
-Both name artifacts, there or to be made, and folders of scratch. A lease counts for LEASE_TTL after
-it was last written, a sweep for SWEEP_TTL, so those of killed processes end soon.
+Both name artifacts, existing or planned, and folders of scratch. A lease is valid for LEASE_TTL
+after its last write and a sweep for SWEEP_TTL, so those of killed processes expire soon.
 
-Something is needed if a lease, a pin or one of the last refs of its name names it, or what was made
-of it. Who works with something, or makes it needed:
+An artifact is reachable if a lease, a pin or one of the last refs of its name names it or an
+artifact made of it. A process that uses an artifact or makes it reachable:
 
     1. writes a lease that names it
-    2. waits until no sweep that is announced names it
-    3. looks whether it is there: only what is found now is sure to stay
+    2. waits until no announced sweep names it
+    3. checks that it exists: only an artifact that is found now is sure to stay
     4. works, and writes manifests, refs and pins
     5. deletes the lease
 
-A collection (pipelines.store.collect), of what it found to be unneeded:
+A collection (pipelines.store.collect) handles unreachable artifacts as follows. It:
 
-    1. announces the sweep of all that
+    1. announces the sweep of all of them
     2. reads the leases, then the pins, then the refs
-    3. deletes what none of them needs: the refs to it, its manifest, its files
-    4. takes the announcement back
+    3. deletes those that are still unreachable: refs, manifest, files
+    4. deletes the announcement
 
-On a full disk there is no room for what is announced. Then an empty object stands in for it, which
-takes no room and means everything; the folder `sweeping` is made with the first lease, for the
-same reason.
+On a full disk there is no room for the announcement. An empty object then replaces it, which takes
+no room and means everything; the folder `sweeping` is made with the first lease, for the same
+reason.
 
-A lease that is written before the collection reads leases is seen there. One that is written later
-was written after the announcement, so its writer sees that, waits for the end, and looks. One that
-was deleted before has left what it was for in pins and refs, which are read later. So whatever is
-reported as made, kept or pinned stays, without a lock: all it needs of a store is that who reads
-sees what was written before. Each object has one writer, so collections at once do not end each
-other's sweeps. Nobody waits for a lease, and readers need none to see what is there.
+The collection sees a lease that is written before it reads leases. A lease that is written later
+follows the announcement, so its writer sees the announcement, waits for its end, and checks. A
+lease that was deleted earlier has left its results in pins and refs, which are read later. An
+artifact that is reported as made, kept or pinned therefore stays, without a lock: the store only
+has to provide read-after-write consistency. Each object has one writer, so concurrent collections
+do not end each other's sweeps. No process waits for a lease, and reads need none.
 """
 
 import contextlib
@@ -51,13 +51,13 @@ from pipelines.store.objects import Objects
 
 LEASE_TTL = timedelta(hours=1)
 SWEEP_TTL = timedelta(minutes=5)
-# Many renewals may fail before either ends.
+# Many renewals may fail before either expires.
 RENEW_SEC = 60.0
 # Timeout for a concurrent sweep, which takes seconds.
 _WAIT_SEC = 60.0
 _JOIN_SEC = 10.0
 
-# What an empty announcement names.
+# The meaning of an empty announcement.
 _EVERYTHING = "everything"
 
 _log = logging.getLogger(__name__)
@@ -65,10 +65,10 @@ _log = logging.getLogger(__name__)
 
 @contextlib.contextmanager
 def holding(store: Objects, paths: Iterable[str], what: str) -> Iterator[None]:
-    """Keep things from being swept while the block runs, whether they are there or to be made.
+    """Protect paths, existing or planned, from garbage collection while the block runs.
 
-    paths: artifacts as kind/name/digest, folders of scratch; `what` is for people. Raises BusyError
-    if one of them is being swept and that does not end soon. Look for them inside of the block.
+    paths: artifacts as kind/name/digest, folders of scratch; `what` describes the work. Raises
+    BusyError if one of them is being swept for too long. Check inside the block that they exist.
     """
     needs = list(dict.fromkeys(paths))
     began = datetime.now(UTC).isoformat(timespec="seconds")
@@ -82,14 +82,14 @@ def holding(store: Objects, paths: Iterable[str], what: str) -> Iterator[None]:
 
 
 def check_writable(store: Objects) -> None:
-    """Raise ReadOnlyError or FullError where nothing can be written, before work that must."""
+    """Raise ReadOnlyError or FullError if the store cannot be written."""
     with holding(store, (), "check"):
         pass
 
 
 @contextlib.contextmanager
 def sweeping(store: Objects, paths: Iterable[str]) -> Iterator[None]:
-    """Announce that these are going to be swept; look for leases inside of the block."""
+    """Announce a sweep of these paths; read the leases inside the block."""
     announced = _new_path("sweeping")
     with contextlib.ExitStack() as stack:
         try:
@@ -100,7 +100,7 @@ def sweeping(store: Objects, paths: Iterable[str]) -> Iterator[None]:
 
 
 def leased(store: Objects, now: datetime) -> Iterator[str]:
-    """Yield what running work needs or makes: artifacts as kind/name/digest, folders of scratch."""
+    """Yield the paths under a valid lease: artifacts as kind/name/digest, folders of scratch."""
     yield from _named(store, "running", "needs", now - LEASE_TTL)
 
 
@@ -108,7 +108,7 @@ def leased(store: Objects, now: datetime) -> Iterator[str]:
 def renewed(
     store: Objects, path: str, content: bytes, *, every_sec: float | None = None
 ) -> Iterator[None]:
-    """Keep a small object in the store, written anew now and then, while the block runs."""
+    """Keep a small object in the store while the block runs; rewrite it every `every_sec`."""
     every_sec = RENEW_SEC if every_sec is None else every_sec
     _put(store, path, content)
     ended = threading.Event()
@@ -126,18 +126,18 @@ def renewed(
         yield
     finally:
         ended.set()
-        # A renewal under way must not bring the object back, nor a store that hangs keep us.
+        # A pending renewal must not recreate the object, and a store that hangs must not block.
         thread.join(timeout=_JOIN_SEC)
         store.delete(path)
 
 
 def is_within(path: str, folder: str) -> bool:
-    """Return whether a path is this folder or in it."""
+    """Return whether a path is this folder or inside it."""
     return path == folder or path.startswith(f"{folder}/")
 
 
 def _named(store: Objects, folder: str, key: str, since: datetime) -> Iterator[str]:
-    """Yield what the objects of a folder name that were written since then."""
+    """Yield the paths named by the objects of a folder that were written after `since`."""
     for item in store.objects(folder):
         is_ours = item.path.count("/") == 1  # earlier versions had announcements further down
         if is_ours and item.modified > since:
@@ -177,7 +177,7 @@ def _wait_for_sweeps(store: Objects, paths: Sequence[str]) -> None:
 
 
 def _swept(store: Objects, paths: Sequence[str]) -> list[str]:
-    """Return what collections are about to delete of these."""
+    """Return the announced sweeps that cover one of these paths."""
     sweeps = set(_named(store, "sweeping", "sweeps", datetime.now(UTC) - SWEEP_TTL))
     return [
         path

@@ -1,9 +1,9 @@
-"""Relations between artifacts: trees of inputs and dependents, differences, in-toto statements.
+"""Lineage of artifacts: trees of inputs and dependents, differences, an in-toto statement.
 
     Statement v1   https://in-toto.io/Statement/v1: subjects are all files with their SHA-256
-    predicate      https://slsa.dev/provenance/v1: what was asked for, of what, by which program
+    predicate      https://slsa.dev/provenance/v1: the request, its inputs and the program
 
-The statement carries no time and no host, so the same work has the same statement; it is not
+The statement has no time and no host, so the same work has the same statement; it is not
 signed. `cosign attest-blob` and `in-toto-verify` read it.
 """
 
@@ -27,7 +27,7 @@ from pipelines.store.manifest import (
 
 STATEMENT_TYPE = "https://in-toto.io/Statement/v1"
 PREDICATE_TYPE = "https://slsa.dev/provenance/v1"
-# Names what the parameters mean; not an address that answers.
+# Identifies the meaning of the parameters; not an address to request.
 BUILD_TYPE = "https://sketchmill.invalid/{kind}/v1"
 BUILDER_ID = "https://sketchmill.invalid/builder"
 PROVENANCE_NAME = "provenance.json"
@@ -35,7 +35,7 @@ PROVENANCE_NAME = "provenance.json"
 # Kinds of lineage that are no artifacts: a source, and one of its files.
 OUTSIDE = ("source", "file")
 _SHORT_DIGEST = 12
-# Ours has five levels. A tree shows what is shared each time, which others may make endless.
+# Our lineage has five levels. A tree repeats shared inputs, so a crafted one could be endless.
 MAX_LEVELS = 100
 MAX_LINES = 10_000
 
@@ -45,7 +45,7 @@ Tree = TypeVar("Tree")
 
 @dataclass(frozen=True, slots=True)
 class Lineage:
-    """An artifact, a source or one of its files, and what it was made of.
+    """An artifact, a source or one of its files, and its inputs.
 
     manifest is None for what is outside of the store, and for an artifact that is no longer in the store.
     """
@@ -66,7 +66,7 @@ def trace(manifest: Manifest, store: Store) -> Lineage:
 
 
 def ancestors(lineage: Lineage) -> Iterator[Lineage]:
-    """Yield everything below an artifact once, the nearest first."""
+    """Yield all transitive inputs of an artifact once, the nearest first."""
     seen, opened = set(), set()
     level = list(lineage.inputs)
     while level:
@@ -154,7 +154,7 @@ def dependents_text(tree: Dependents) -> str:
 
 
 def diff(left: Manifest, right: Manifest) -> Difference:
-    """Return where two artifacts differ in what was asked for and in what came out."""
+    """Return where two artifacts differ in their requests and results."""
     return Difference(
         spec=_differing(_flat(left.spec), _flat(right.spec)),
         inputs=_differing(_inputs(left), _inputs(right)),

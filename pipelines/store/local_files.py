@@ -1,4 +1,4 @@
-"""Durable writes of local files, and errors that name a full disk."""
+"""Durable, atomic writes of local files, and errors that name the full or read-only place."""
 
 import contextlib
 import errno
@@ -20,17 +20,17 @@ from pipelines.store.errors import FullError, ReadOnlyError, StoreError
 CHUNK_BYTES = 4 << 20
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _NO_WRITING = (errno.EPERM, errno.EACCES, errno.EROFS)
-# What file systems without hard links answer, as FAT, exFAT and some of FUSE and SMB.
+# Errors of file systems without hard links: FAT, exFAT, some of FUSE and SMB.
 _NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
-# How obstore words the answers of an operating system.
+# The form in which obstore reports errors of the operating system.
 _OS_ERROR = re.compile(r"\(os error ([0-9]+)\)")
 
 
 @contextlib.contextmanager
 def naming_full(folder: Path) -> Iterator[None]:
-    """Raise FullError that names the folder in place of what a write without room raises.
+    """Convert the error of a write without room into a FullError that names the folder.
 
-    safetensors words it as it likes, and torch.save hides it behind an error of its own.
+    safetensors reports it in its own words, and torch.save hides it behind another error.
     """
     try:
         yield
@@ -44,7 +44,7 @@ def naming_full(folder: Path) -> Iterator[None]:
 
 
 def durable_write(path: Path, content: bytes) -> None:
-    """Replace a file's content in one step that outlasts a power failure."""
+    """Replace a file's content atomically and durably."""
     scratch = path.with_name(f".{path.name}.partial")
     scratch.write_bytes(content)
     fsync(scratch)
@@ -53,7 +53,7 @@ def durable_write(path: Path, content: bytes) -> None:
 
 
 def check_room(folder: Path, size: int) -> None:
-    """Make a folder if it is not there; raise OSError unless so many bytes can be written there."""
+    """Make a folder if it is absent; raise OSError unless `size` bytes can be written to it."""
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryFile(dir=folder) as file:
         file.write(bytes(size))
@@ -61,10 +61,7 @@ def check_room(folder: Path, size: int) -> None:
 
 @contextlib.contextmanager
 def writing(url: str) -> Iterator[None]:
-    """Say what to do where a store refuses to be written: it is full, or may only be read.
-
-    Raises FullError or ReadOnlyError in place of the refusal.
-    """
+    """Convert a refused write to a store into FullError or ReadOnlyError that says what to do."""
     try:
         yield
     except (BaseError, OSError) as error:
@@ -84,7 +81,7 @@ def writing(url: str) -> Iterator[None]:
 
 
 def os_error(error: BaseException) -> int:
-    """Return the number of the operating system's error behind an exception, 0 if there is none."""
+    """Return the errno behind an exception, 0 if there is none."""
     if isinstance(error, OSError) and error.errno:
         return error.errno
     found = _OS_ERROR.search(str(error))
@@ -97,7 +94,7 @@ def _code(error: Exception) -> str:
 
 
 def sha256_of(path: Path) -> str:
-    """Return the SHA-256 of a local file's content; its bytes are counted as progress."""
+    """Return the SHA-256 of a local file's content; count its bytes as progress."""
     digest, buffer = hashlib.sha256(), bytearray(1 << 18)  # one buffer: five times as fast
     view = memoryview(buffer)
     with path.open("rb", buffering=0) as file:
@@ -108,9 +105,9 @@ def sha256_of(path: Path) -> str:
 
 
 def create_file(target: Path, content: bytes, lock: Path) -> bool:
-    """Write a file that is on disk before it is visible; return False if it exists."""
+    """Create a file, durable before it is visible; return False if it exists."""
     target.parent.mkdir(parents=True, exist_ok=True)
-    # obstore hides names ending in "#" and digits from listings, as its own partial files.
+    # obstore takes names that end in "#" and digits for its partial files and does not list them.
     partial = target.with_name(f"{target.name}#{secrets.randbits(63)}")
     try:
         with partial.open("xb") as file:
@@ -126,7 +123,7 @@ def create_file(target: Path, content: bytes, lock: Path) -> bool:
 
 
 def _publish_file(partial: Path, target: Path, lock: Path) -> None:
-    """Give a file its name; raise FileExistsError if there is one of that name."""
+    """Give a file its final name; raise FileExistsError if the name is taken."""
     try:
         target.hardlink_to(partial)
     except OSError as error:
@@ -140,9 +137,9 @@ def _publish_file(partial: Path, target: Path, lock: Path) -> None:
 
 @contextlib.contextmanager
 def _locked(lock: Path) -> Iterator[None]:
-    """Keep all others out of this block that take the same lock; the kernel frees that of the dead.
+    """Hold an exclusive file lock; the kernel releases the lock of a process that dies.
 
-    Raises StoreError where files cannot be locked.
+    Raises StoreError if the file system has no locks.
     """
     with lock.open("ab") as file:
         try:
@@ -156,7 +153,7 @@ def _locked(lock: Path) -> Iterator[None]:
 
 
 def fsync(target: Path) -> None:
-    """Make a file or folder outlast a power failure."""
+    """Flush a file or folder to disk."""
     handle = os.open(target, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -165,7 +162,7 @@ def fsync(target: Path) -> None:
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file that is there whole or not at all."""
+    """Write a file atomically: readers see all of it or none."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".part-")
     try:

@@ -2,8 +2,8 @@
 
 An artifact is a directory `<kind>/<name>/<digest>/` whose `manifest.json` is written last, so
 that its presence means "complete". The digest is the SHA-256 of the canonical JSON of
-{"kind", "spec", "inputs"}: equal work has an equal address and is done once. The digest says
-what was asked for; the files' own SHA-256 in the manifest say what came out.
+{"kind", "spec", "inputs"}: equal work has an equal address and is done once. The digest
+identifies the request; the SHA-256 of each file in the manifest identifies the result.
 """
 
 import dataclasses
@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-# 2: manifests carry a checksum of themselves.
+# 2: manifests have a checksum.
 SCHEMA_VERSION = 2
 MANIFEST_NAME = "manifest.json"
 
@@ -29,7 +29,7 @@ _DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
 def canonical_json(value: Any) -> bytes:
-    """Return the one JSON text of `value` that digests are made of.
+    """Return the canonical JSON of `value`, from which digests are computed.
 
     Keys are sorted, there is no white space, non-ASCII is escaped, NaN is refused. Dataclasses
     are written as objects, tuples as arrays.
@@ -89,7 +89,7 @@ class FileEntry:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InputRef:
-    """What an artifact was made of: another artifact, or a source by its content digest.
+    """An input of an artifact: another artifact, or a source by its content digest.
 
     `role` says what it served as ("dataset", "model", "source"); `kind` is a store kind or
     "source"; `name` is for people only and does not enter the digest.
@@ -103,7 +103,7 @@ class InputRef:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Manifest:
-    """What an artifact is, what made it and what it holds.
+    """The identity, origin and content of an artifact.
 
     spec      everything that decides the content (JSON values only)
     inputs    lineage, one step up
@@ -131,7 +131,7 @@ class Manifest:
 def drawings_by_split(manifest: Manifest) -> dict[str, int]:
     """Return the number of drawings of each split that has any, each drawing once whatever the number of formats.
 
-    What has no splits has all under "all".
+    An artifact without splits has all drawings under "all".
     """
     if (said := manifest.summary.get("splits")) is not None:
         return {split: rows for split, rows in said.items() if rows}
@@ -143,7 +143,7 @@ def drawings_by_split(manifest: Manifest) -> dict[str, int]:
 
 
 def artifact_digest(kind: Kind, spec: Mapping[str, Any], inputs: tuple[InputRef, ...]) -> str:
-    """Return the address of the work described: names and dates do not enter it."""
+    """Return the digest that addresses the work; names and dates do not enter it."""
     lineage = sorted((ref.role, ref.kind, ref.digest) for ref in inputs)
     return digest_of({"kind": kind, "spec": _plain(spec), "inputs": lineage})
 
@@ -158,7 +158,7 @@ def artifact_prefix(kind: str, name: str, digest: str) -> str:
 def manifest_to_json(manifest: Manifest) -> bytes:
     """Return the manifest's file content: indented, sorted, newline at the end.
 
-    From version 2 on it has a field `checksum`, the SHA-256 of the rest's canonical JSON.
+    Since version 2 it has a field `checksum`, the SHA-256 of the canonical JSON of the rest.
     """
     raw = _plain(manifest)
     if manifest.schema_version >= _CHECKSUM_VERSION:
@@ -203,7 +203,7 @@ def manifest_from_json(content: bytes) -> Manifest:
 
 
 def _check_sum(raw: dict[str, Any]) -> None:
-    """Take the checksum out of a manifest; raise ValueError if it does not hold."""
+    """Remove the checksum from a manifest; raise ValueError if it does not match."""
     checksum = raw.pop("checksum", None)
     if checksum is None and raw["schema_version"] < _CHECKSUM_VERSION:
         return
@@ -212,7 +212,7 @@ def _check_sum(raw: dict[str, Any]) -> None:
 
 
 def _check_types(raw: Mapping[str, Any]) -> None:
-    """Raise ValueError unless the fields of a manifest are what `Manifest` says."""
+    """Raise ValueError unless the fields of a manifest have the types of `Manifest`."""
     for name, kind in _FIELDS.items():
         if not isinstance(raw.get(name, kind()), kind):
             raise ValueError(f"manifest has {name} {_brief(raw[name])}, expected a {kind.__name__}")
@@ -228,7 +228,7 @@ def _check_types(raw: Mapping[str, Any]) -> None:
 
 
 def _check_summary(summary: Mapping[str, Any]) -> None:
-    """Raise ValueError unless what every command looks at is as it should be."""
+    """Raise ValueError unless the summary fields that every command reads are valid."""
     for each in summary.get("source_files", ()):
         _check_texts("source file", each, ("file", "digest"))
     for name in _COUNTS:
@@ -249,7 +249,7 @@ def _is_path(value: object) -> bool:
 
 
 def _is_count(value: object) -> bool:
-    return type(value) is int and 0 <= value <= _MOST  # a bool is an int, too
+    return type(value) is int and 0 <= value <= _MOST  # bool is a subclass of int
 
 
 def _is_counts(value: object) -> bool:
@@ -299,12 +299,12 @@ def _plain(value: Any) -> Any:
 
 
 def artifact_label(manifest: Manifest) -> str:
-    """Return `name@digest` as people read it."""
+    """Return `name@digest` for display."""
     return f"{manifest.name}@{manifest.digest[:12]}"
 
 
 def dataset_ref(dataset: Manifest) -> InputRef:
-    """Return the lineage entry of the dataset that a model learns from."""
+    """Return the lineage entry of a model's training dataset."""
     return InputRef(role="dataset", kind=dataset.kind, name=dataset.name, digest=dataset.digest)
 
 

@@ -1,9 +1,9 @@
-"""Objects under one root: the operations that the store needs of a directory or a bucket.
+"""Objects under one root, in a directory, S3, GCS or memory.
 
-Whole objects only: a write is visible entirely or not at all. `create` is put-if-absent with one
-winner, the only coordination there is. On a local directory a created object is on disk before it
-is visible, and `sync` puts the rest there; obstore does neither. Names come from an allow-list
-and symbolic links that leave the root are refused, because obstore follows them.
+Writes are atomic: an object is visible entirely or not at all. `create` is put-if-absent with one
+winner, the only means of coordination. In a local directory a created object is durable before it
+is visible, and `sync` flushes the others; obstore does neither. Names are checked against an
+allow-list, and symbolic links out of the root are refused, because obstore follows them.
 """
 
 import contextlib
@@ -37,7 +37,7 @@ _UPLOADS = 4
 MAX_PATH_BYTES = 1024
 MAX_NAME_BYTES = 255
 _MAX_IN_MEMORY_BYTES = 64 << 20
-# Beyond so many files one sync of all file systems is faster than one fsync each.
+# Above this number of files one sync of all file systems is faster than an fsync of each.
 _MAX_FSYNCS = 1000
 
 # In the root of a store without hard links; names like this one are hidden from listings.
@@ -85,15 +85,15 @@ class Objects:
     def put(self, path: str, content: bytes) -> None:
         """Write an object, replacing what is there; visible whole or not at all.
 
-        As all that write: raises FullError if there is no room, ReadOnlyError if nothing may be
-        written.
+        As all writes, raises FullError if there is no room and ReadOnlyError if the store is
+        read-only.
         """
         self._file(path)
         with writing(self.url):
             self._asked(lambda: obstore.put(self.backend, path, content))
 
     def put_chunks(self, path: str, chunks: Iterable[bytes]) -> tuple[int, str]:
-        """Write an object piece by piece, never whole in memory; return its size and SHA-256."""
+        """Write an object in pieces, never whole in memory; return its size and SHA-256."""
         self._file(path)
         tally = _Tally(chunks)
         # Not obstore.put(iterator): it panics if the iterator itself reads from obstore.
@@ -109,8 +109,8 @@ class Objects:
     def create(self, path: str, content: bytes) -> bool:
         """Write an object unless it exists; return whether this call wrote it.
 
-        Of any number of callers at once one gets True. If the answer of a remote store is lost
-        and the request repeated, the one that wrote may get False.
+        Exactly one of any number of concurrent callers gets True. If the response of a remote
+        store is lost and the request retried, the writer may get False.
         """
         if (local := self._file(path)) is not None:
             with writing(self.url):
@@ -133,9 +133,9 @@ class Objects:
         return self._asked(lambda: bytes(obstore.get(self.backend, path).bytes()))
 
     def surely(self, read: Callable[[], Read]) -> Read:
-        """Return what `read` does; of a remote store, do it again if it raises ValueError.
+        """Return the result of `read`; for a remote store, retry it if it raises ValueError.
 
-        What was damaged on its way here is not damaged in the store.
+        Content that was damaged in transfer is not damaged in the store.
         """
         if self.local_path() is None:
             with contextlib.suppress(ValueError):
@@ -152,9 +152,9 @@ class Objects:
         )
 
     def view(self, path: str) -> Content:
-        """Return an object's content as `get` does, mapped where it need not be in memory.
+        """Return an object's content as `get` does, memory-mapped where possible.
 
-        That is where it is a local file, and where it is large: then it goes to a temporary file.
+        A local file is mapped; a large remote object is mapped from a temporary file.
         """
         if (local := self._file(path)) is not None:
             with self._waiting(), local.open("rb") as file:
@@ -188,7 +188,7 @@ class Objects:
             return digest.hexdigest()
 
     def holds(self, path: str, size: int, sha256: str) -> bool:
-        """Return whether an object has this size and this SHA-256; it is read if the size fits."""
+        """Return whether an object has this size and SHA-256; it is read only if the size matches."""
         return self.size(path) == size and self.sha256(path) == sha256
 
     def size(self, path: str) -> int | None:
@@ -228,13 +228,13 @@ class Objects:
         return sorted(path.rsplit("/", 1)[-1] for path in found)
 
     def delete(self, path: str) -> None:
-        """Delete an object; nothing happens if it is not there."""
+        """Delete an object; a missing object is ignored."""
         self._file(path)
         with contextlib.suppress(FileNotFoundError), writing(self.url):
             self._asked(lambda: obstore.delete(self.backend, path))
 
     def sync(self, paths: Iterable[str]) -> None:
-        """Make written objects outlast a power failure; remote stores do so by themselves."""
+        """Flush written objects to disk; remote stores are durable already."""
         files = [local for path in paths if (local := self._file(path)) is not None]
         root = Path(self.url)
         folders = {above for file in files for above in file.parents if above.is_relative_to(root)}
@@ -259,7 +259,7 @@ class Objects:
         return local
 
     def _refuse_links(self, paths: Iterable[str]) -> None:
-        """Raise StoreError for objects that a symbolic link brings in from outside."""
+        """Raise StoreError for objects behind a symbolic link out of the root."""
         if (root := self.local_path()) is None:
             return
         seen: set[Path] = set()
@@ -272,7 +272,7 @@ class Objects:
 
 
 class _Tally:
-    """Chunks that are counted and hashed as they pass."""
+    """Counts and hashes chunks as they pass."""
 
     def __init__(self, chunks: Iterable[bytes]) -> None:
         self._chunks = chunks
@@ -302,7 +302,7 @@ def _leads_out(local: Path, root: Path) -> bool:
 
 @contextlib.contextmanager
 def _listing(url: str) -> Iterator[None]:
-    """Say what to do about a name that no object can have, and a link that leads to itself."""
+    """Convert errors about invalid names and link loops into errors that say what to do."""
     try:
         yield
     except BaseError as error:
@@ -313,7 +313,7 @@ def _listing(url: str) -> Iterator[None]:
 
 
 def _is_odd(local: Path) -> bool:
-    """Return whether a pipe, a device or a socket is there: opening one may block forever."""
+    """Return whether the path is a pipe, a device or a socket: opening one may block forever."""
     try:
         mode = local.stat().st_mode
     except OSError:

@@ -1,10 +1,9 @@
-"""Make addresses and texts safe to print: no user, password, query or fragment of a URL.
+"""Remove user, password, query and fragment from the URLs in printed addresses and texts.
 
     https://me:password@host/drawings?token=1#x    ->    https://host/drawings
 
-Whatever is printed ends in logs, manifests and reports. `printable`
-removes them from one address, `shown` from the URLs inside a text. `shown` also escapes control
-characters, since names may come from other people.
+Printed text ends up in logs, manifests and reports. `printable` cleans one address, `shown` the
+URLs inside a text. `shown` also escapes control characters, since names are untrusted input.
 """
 
 import re
@@ -14,19 +13,19 @@ from typing import Any
 
 # pathlib makes one slash of two.
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:/{1,2}")
-# A host as it should be; a password with a slash in it ends up as a port that is no number.
+# A well-formed host; a password that contains a slash parses as a port that is not a number.
 _HOST = re.compile(r"(\[[^\]]*\]|[^:]*)(:[0-9]*)?")
-# What follows a URL in a sentence is not of it.
+# Punctuation after a URL in a sentence is not part of it.
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:/[^\s\"'<>]+")
 _FOLLOWING = re.compile(r"[:;,.)\]}]*$")
-# Controls but tab and newline, marks that turn the direction of writing, halves of characters.
+# Controls except tab and newline, marks of text direction, lone surrogates.
 _CONTROLS = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
 )
 
 
 def printable(address: str) -> str:
-    """Return a URL without user, password, query and fragment; a path as it is.
+    """Return a URL without user, password, query and fragment, and a path unchanged.
 
     >>> printable("https://me:token@host:8080/drawings?X-Amz-Signature=1")
     'https://host:8080/drawings'
@@ -66,7 +65,7 @@ def shown(text: str) -> str:
 
 
 def shown_value(value: Any) -> Any:
-    """Return what JSON can hold with `shown` texts in it."""
+    """Return a JSON value with every text in it passed through `shown`."""
     if isinstance(value, str):
         return shown(value)
     if isinstance(value, Mapping):
@@ -77,7 +76,7 @@ def shown_value(value: Any) -> Any:
 
 
 def shown_trace(error: BaseException) -> str:
-    """Return a traceback that may be printed."""
+    """Return a traceback that is safe to print."""
     return shown("".join(traceback.format_exception(error)))
 
 

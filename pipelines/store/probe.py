@@ -1,7 +1,7 @@
 """Probe whether a backend honors the guarantees that publishing relies on.
 
-Some S3 servers ignore `If-None-Match: *` and let every writer win (SeaweedFS issue 8800), so the
-question is put to the server itself. The objects of a probe are deleted at its end.
+Some S3 servers ignore `If-None-Match: *` and let every writer win (SeaweedFS issue 8800), so each
+guarantee is tested on the server itself. A probe deletes its objects when it ends.
 """
 
 import contextlib
@@ -16,15 +16,15 @@ from pipelines.store.errors import FullError, ReadOnlyError
 from pipelines.store.objects import Objects
 
 NUM_RACERS = 20
-# The seed's twenty classes are 7 GB of .npy files; less than this is too little for any run.
+# The seed's twenty classes are 7 GB of .npy files; no run fits into less than this.
 MIN_FREE_BYTES = 2 * 2**30
-# Garbage collection compares the server's times with ours; its grace period is days.
+# Garbage collection compares the server's clock with the local one; its grace period is days.
 MAX_CLOCK_SKEW_SEC = 60.0
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """One question to a backend: whether it holds, and what was seen."""
+    """One guarantee of a backend: whether it holds, and what was observed."""
 
     question: str
     is_ok: bool
@@ -32,9 +32,9 @@ class Answer:
 
 
 def probe(store: Objects, *, min_free_bytes: int = MIN_FREE_BYTES) -> Iterator[Answer]:
-    """Ask everything; a question that fails with an exception does not stop the others.
+    """Test every guarantee; an exception in one test does not stop the others.
 
-    A store that refuses to be written says so once.
+    A store that refuses writes is reported once.
     """
     folder = f"attempts/doctor/{uuid.uuid4().hex}"
     questions: dict[str, Callable[[Objects, str], tuple[bool, str]]] = {

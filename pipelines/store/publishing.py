@@ -1,13 +1,13 @@
-"""Publish artifacts: stage candidates whose bytes differ, and record the latest in refs.
+"""Publication: candidates whose bytes differ are staged; refs name the latest artifact.
 
     attempts/publish/<kind>.<name>.<digest>/files/<SHA-256>    the candidates' files
     attempts/publish/<kind>.<name>.<digest>/chosen.json        the manifest that won, create-only
 
-Every publisher stages its files under their hashes, where nobody overwrites anything, and tries
-to create chosen.json with its manifest. Only the files of the chosen manifest are then copied to
-the artifact, by whoever comes by, so at any moment all copies write the same bytes. A publisher
-that died before the choice has left garbage; one that died after it has staged everything, and
-the next one completes its artifact.
+Every publisher stages its files under their hashes, so that no write replaces another, and tries
+to create chosen.json with its manifest. Every publisher then copies only the files of the chosen
+manifest to the artifact, so concurrent copies write the same bytes. A publisher that dies before
+the choice leaves garbage; one that dies after it has staged all files, and the next publisher
+completes the artifact.
 
     refs/<kind>/<name>/<%08d>.json    create-only log of digests; the highest number is "latest"
 """
@@ -31,7 +31,7 @@ from pipelines.store.manifest import (
 )
 from pipelines.store.objects import Objects
 
-# A number that is taken means that another publisher came through; so many in a row do not come.
+# A number that is taken means that another publisher won; a row of this length does not occur.
 _MAX_TRIES = 100
 _MAX_WAIT_SEC = 1.0
 
@@ -57,7 +57,7 @@ def choose(store: Objects, manifest: Manifest, files: Mapping[str, bytes]) -> Ma
 
 
 def staged_files(store: Objects, chosen: Manifest) -> dict[str, bytes] | None:
-    """Return the chosen files by path, None unless all are there and undamaged."""
+    """Return the chosen files by path, or None unless all are present and undamaged."""
     files = {}
     for entry in chosen.files:
         try:
@@ -71,19 +71,19 @@ def staged_files(store: Objects, chosen: Manifest) -> dict[str, bytes] | None:
 
 
 def drop(store: Objects, manifest: Manifest) -> None:
-    """Take a choice back; only where its files are lost or its artifact is published."""
+    """Delete a choice; only valid if its files are lost or its artifact is published."""
     store.delete(_choice(manifest))
 
 
 def clear(store: Objects, manifest: Manifest) -> None:
-    """Delete what was staged for an artifact that is published, the choice first."""
+    """Delete the staged files of a published artifact, the choice first."""
     drop(store, manifest)
     for item in list(store.objects(_folder(manifest))):
         store.delete(item.path)
 
 
 class Refs(Objects):
-    """Objects under one root, and the logs of what was published under each name."""
+    """Objects under one root, and the log of the artifacts published under each name."""
 
     def add_ref(self, kind: str, name: str, digest: str) -> None:
         """Make `digest` the latest of its name, unless it already is."""

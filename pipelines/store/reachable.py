@@ -1,4 +1,4 @@
-"""Find reachable artifacts: from leases, pins and the last refs of every name, with their inputs.
+"""Reachable artifacts: leased, pinned, among the last refs of a name, and inputs of those.
 
 pins/<kind>/<name>/<digest>.json    kept until unpinned
 """
@@ -18,32 +18,32 @@ Address = tuple[str, str]  # kind and digest: names are for people
 
 
 class Needs:
-    """Answers what is needed now; what never changes, refs and lineage, is read once."""
+    """Computes the reachable artifacts; refs and lineage are immutable and are read once."""
 
     def __init__(self, store: Store, keep_refs: int) -> None:
-        """Begin with nothing known."""
+        """Start with an empty cache; `keep_refs` is the number of refs of a name that count."""
         self._store = store
         self._keep_refs = keep_refs
         self._inputs: dict[Address, list[str]] = {}
         self._referred: dict[str, str] = {}
 
     def learn(self, manifest: Manifest) -> None:
-        """Remember what an artifact was made of."""
+        """Record the inputs of an artifact."""
         self._inputs[manifest.kind, manifest.digest] = made_of(manifest)
 
     def learn_unreadable(self, prefix: str) -> None:
-        """Record no inputs for an artifact; the caller must not sweep what it may be made of."""
+        """Record no inputs for an artifact; the caller must not sweep its possible inputs."""
         kind, _, digest = _parts(prefix)
         self._inputs[kind, digest] = []
 
     def now(self, now: datetime) -> set[Address]:
-        """Return what roots lead to at this moment."""
-        # In the order in which need moves on: see pipelines.store.leases.
+        """Return the artifacts that are reachable from the roots at this moment."""
+        # Leases, then pins, then refs: the order that pipelines.store.leases requires.
         found = [path for path in leased(self._store, now) if path.split("/")[0] in KINDS]
         return self.lineage([*found, *self._pinned(), *self._last_refs()])
 
     def lineage(self, prefixes: Iterable[str]) -> set[Address]:
-        """Return these artifacts, what they were made of, and so on."""
+        """Return these artifacts and all their inputs, transitively."""
         waiting = list(prefixes)
         needed: set[Address] = set()
         while waiting:

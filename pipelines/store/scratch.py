@@ -1,12 +1,12 @@
-"""State for resuming interrupted runs: sealed scratch files and records of finished units.
+"""Resumable units: sealed scratch files and records of finished units.
 
     sealed  content, newline, xxh3_128 of the content as 32 hexadecimal digits, newline
     unit    its files under keys that the plan gives, then its record, which is sealed JSON
 
-The checksum is last, so that a truncated file is detected too. A unit is done if its record is there
-and its files have the size and the SHA-256 recorded: a kill leaves no record, and a power failure
-may leave any file empty or without its end. What is damaged is made again, with a warning; so is
-what another version recorded in other fields.
+The checksum is last, so that a truncated file is detected too. A unit is done if its record exists
+and its files have the recorded size and SHA-256: a kill leaves no record, and a power failure may
+leave any file empty or truncated. Damaged units, and units that another version recorded with
+other fields, are made again, with a warning.
 """
 
 import dataclasses
@@ -26,7 +26,7 @@ from pipelines.store.manifest import FileEntry
 SEAL_BYTES = 34
 _SEAL = re.compile(rb"\n[0-9a-f]{32}\n")
 
-# Counted where Beam counts, for the caller to warn: what a worker logs may be lost.
+# A Beam counter, so that the caller can warn: a worker's log may be lost.
 DAMAGED_UNITS = "damaged_units"
 
 Buffer = bytes | memoryview
@@ -34,16 +34,16 @@ Record = TypeVar("Record", bound="UnitRecord")
 
 
 class ScratchError(StoreError):
-    """What is kept between the steps of a build is not what was written."""
+    """A scratch file of a build differs from what was written."""
 
 
 def sealed(content: bytes) -> bytes:
-    """Return content with its seal."""
+    """Return the content followed by its seal."""
     return content + b"\n%s\n" % checksum(content).encode("ascii")
 
 
 def unsealed(content: Buffer, path: str) -> memoryview:
-    """Return what was sealed, in place; raise ScratchError, naming `path`, if the checksum differs."""
+    """Return the sealed content, in place; raise ScratchError naming `path` if the checksum differs."""
     view = memoryview(content)
     body, seal = view[:-SEAL_BYTES], bytes(view[-SEAL_BYTES:])
     if not is_seal(seal) or seal.strip() != checksum(body).encode("ascii"):
@@ -52,24 +52,24 @@ def unsealed(content: Buffer, path: str) -> memoryview:
 
 
 def is_seal(end: bytes) -> bool:
-    """Return whether a file that ends so may be whole; nothing is read to tell."""
+    """Return whether a file's last bytes have the form of a seal; the content is not checked."""
     return _SEAL.fullmatch(end) is not None
 
 
 def checksum(content: Buffer) -> str:
-    """Return the xxh3_128 of content, 32 hexadecimal digits: it guards against accidents."""
+    """Return the xxh3_128 of content, 32 hexadecimal digits; it detects accidental damage only."""
     return xxhash.xxh3_128_hexdigest(content)
 
 
 def read_scratch(store: Store, path: str) -> memoryview:
-    """Return what was sealed under `path`; raise ScratchError if its checksum differs."""
+    """Return the content sealed under `path`; raise ScratchError if its checksum differs."""
     return store.surely(lambda: unsealed(store.get(path), path))
 
 
 def forget_damaged(store: Store, paths: Sequence[str]) -> list[str]:
-    """Read these files in full, delete those that do not hold and return them.
+    """Read these files in full, delete those whose checksum differs and return them.
 
-    One that is not there is nothing to forget.
+    Missing files are ignored.
     """
     found = []
     for path in paths:
@@ -90,7 +90,7 @@ def damaged(path: str) -> ScratchError:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UnitRecord:
-    """What a unit made; subclasses add what is to be known of it without reading its files.
+    """The output of a unit; subclasses add fields that are needed without reading its files.
 
     files          of the artifact, relative to it
     scratch_files  for a later unit, relative to the scratch of the run
@@ -108,10 +108,10 @@ def do_unit(
     is_whole: Callable[[Record], bool],
     make: Callable[[], Record],
 ) -> tuple[Record, dict[str, int]]:
-    """Return a unit's record and what to count; make the unit unless its record says it is done.
+    """Return a unit's record and its counters; make the unit unless its record says it is done.
 
     path      the key of the record, which is put once `make` has put the files
-    is_whole  whether the files are as recorded; raises ScratchError to have damage counted
+    is_whole  whether the files match the record; raises ScratchError to have damage counted
     """
     counted = {"made_units": 1}
     try:
@@ -129,7 +129,7 @@ def do_unit(
 
 
 def read_record(store: Store, path: str, kind: type[Record]) -> Record:
-    """Return the record under `path`; raise ScratchError if it is not one of this kind."""
+    """Return the record under `path`; raise ScratchError if it is of another kind."""
     raw = json.loads(bytes(read_scratch(store, path)))
     try:
         for name in ("files", "scratch_files"):

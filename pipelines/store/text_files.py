@@ -1,8 +1,8 @@
-"""Read text files written by people: class lists, counts, TOML, YAML, in the common encodings.
+"""Read text files written by people: class lists, counts, TOML, YAML; any editor or spreadsheet.
 
-UTF-8, with or without a byte order mark, or what a mark says: Excel's "Unicode text" is UTF-16.
-Without a mark UTF-16 and the older code pages (ANSI, Windows-1252) cannot be told from each
-other, so they are refused and never guessed.
+The encoding is UTF-8 unless a byte order mark names another: Excel's "Unicode text" is UTF-16.
+Without a mark, UTF-16 and the older code pages (ANSI, Windows-1252) cannot be distinguished, so
+they are refused, never guessed.
 """
 
 import codecs
@@ -11,7 +11,7 @@ import io
 import re
 from pathlib import Path
 
-# The mark of UTF-16 is the beginning of that of UTF-32.
+# The mark of UTF-16 is a prefix of that of UTF-32.
 _MARKS = {
     codecs.BOM_UTF8: "utf-8-sig",
     codecs.BOM_UTF32_LE: "utf-32",
@@ -19,7 +19,7 @@ _MARKS = {
     codecs.BOM_UTF16_LE: "utf-16",
     codecs.BOM_UTF16_BE: "utf-16",
 }
-# The last cell of a row, if it is a number; spreadsheets fill rows up with empty cells.
+# The last cell of a row, if it is a number; spreadsheets pad rows with empty cells.
 _NUMBER_CELL = re.compile(r"""([,;\t])[ "]*[0-9]+[ "]*[,;\t ]*$""", re.MULTILINE)
 _SEPARATOR_LINE = re.compile(r"sep=([,;\t])\s*\n")
 
@@ -27,7 +27,7 @@ _SEPARATOR_LINE = re.compile(r"sep=([,;\t])\s*\n")
 def read_text(path: Path) -> str:
     """Return the text of a file, without its byte order mark; line ends become newlines.
 
-    Raises ValueError that names the file if it cannot be read, or is no text.
+    Raises ValueError that names the file if it cannot be read or is not text.
     """
     try:
         content = path.read_bytes()
@@ -47,11 +47,11 @@ def read_text(path: Path) -> str:
 
 
 def read_rows(path: Path) -> list[tuple[int, list[str]]]:
-    """Return the number of the line and the cells of every row that is not empty, stripped.
+    """Return the line number and the stripped cells of every row that is not empty.
 
-    Cells are separated by a comma, a semicolon or a tab, whichever stands before the first
-    number that ends a row, or as a first line "sep=;" says. Empty cells at the end are left out.
-    Raises ValueError that names the file, as `read_text` does, and the line of an open quote.
+    The separator is the comma, semicolon or tab before the first number that ends a row, or the
+    one that a first line "sep=;" names. Trailing empty cells are dropped. Raises ValueError that
+    names the file, as `read_text` does, and the line of an unclosed quote.
     """
     text = read_text(path)
     said = _SEPARATOR_LINE.match(text)

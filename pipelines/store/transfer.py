@@ -1,7 +1,7 @@
-"""Copy artifacts and their inputs between stores, and verify every byte.
+"""Copy artifacts and their inputs between stores; every byte is verified.
 
-Inputs go first and the artifact itself last, each under the store's own protocol: a transfer that
-is cut off leaves nothing half-visible, and the same call goes on where it stopped.
+Inputs are published first and the artifact last, each by the store's protocol: an interrupted
+transfer leaves no partial artifact visible, and the same call resumes it.
 """
 
 import hashlib
@@ -23,7 +23,7 @@ _OTHER_BYTES = ("models", "reports")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Transfer:
-    """What a copy did: artifacts copied and already there, bytes copied, inputs not to be had."""
+    """Result of a copy: artifacts copied and already present, bytes copied, inputs not available."""
 
     copied: tuple[str, ...]
     present: tuple[str, ...]
@@ -87,7 +87,7 @@ def _copy_lineage(
 
 
 def _check_own(manifest: Manifest, source: Store) -> None:
-    """Raise StoreError unless an artifact has its own address, and names that a store allows."""
+    """Raise StoreError unless an artifact's address matches its spec and its names are allowed."""
     check_file_names(manifest)
     if artifact_digest(manifest.kind, manifest.spec, manifest.inputs) != manifest.digest:
         raise StoreError(
@@ -97,7 +97,7 @@ def _check_own(manifest: Manifest, source: Store) -> None:
 
 
 def _inputs_first(lineage: Lineage) -> dict[str, Lineage]:
-    """Return the artifacts of a lineage by address, each after what it was made of; no sources."""
+    """Return the artifacts of a lineage by address, each after its inputs; no sources."""
     found: dict[str, Lineage] = {}
 
     def visit(each: Lineage) -> None:
@@ -111,7 +111,7 @@ def _inputs_first(lineage: Lineage) -> dict[str, Lineage]:
 
 
 def _copy(manifest: Manifest, source: Store, target: Store) -> Iterator[int]:
-    """Copy an artifact and yield each file's size as it is done."""
+    """Copy an artifact and yield the size of each file when it is copied."""
     if manifest.kind not in _OTHER_BYTES:
         yield from _copy_files(manifest, source, target)
         target.complete(manifest)
@@ -122,7 +122,7 @@ def _copy(manifest: Manifest, source: Store, target: Store) -> Iterator[int]:
 
 
 def _copy_files(manifest: Manifest, source: Store, target: Store) -> Iterator[int]:
-    """Copy side by side and yield each file's size as it is done."""
+    """Copy files concurrently and yield the size of each when it is copied."""
     with ThreadPoolExecutor(_COPIERS) as pool:
         yield from pool.map(
             lambda entry: _copy_file(manifest, entry, source, target), manifest.files
@@ -139,7 +139,7 @@ def _copy_file(manifest: Manifest, entry: FileEntry, source: Store, target: Stor
 
 
 def _verified(chunks: Iterator[bytes], entry: FileEntry, where: str) -> Iterator[bytes]:
-    """Yield the chunks; raise StoreError at their end, before they are visible, if damaged."""
+    """Yield the chunks; if damaged, raise StoreError after the last, before they are visible."""
     digest = hashlib.sha256()
     for chunk in chunks:
         digest.update(chunk)
