@@ -27,7 +27,7 @@ from flows.terminal import current
 from pipelines.processes.progress import doing
 from pipelines.store.artifacts import Store
 from pipelines.store.held import HeldStore
-from pipelines.store.manifest import InputRef, Manifest
+from pipelines.store.manifest import Manifest
 from pipelines.store.printable import printable
 
 
@@ -121,14 +121,13 @@ def _extras(params: ExportParams, dataset: Manifest, audit: Manifest | None, sto
         "gate.json": json.dumps(checks, indent=1).encode() + b"\n",
         REPORT_NAME: store.read(report, REPORT_NAME),
     }
-    ref = InputRef(role="audit", kind=audit.kind, name=audit.name, digest=audit.digest)
     kept = kept_rows(audit, dataset) if params.filters else None
     if kept and store.home(audit) is not store and (params.workers > 1 or params.beam_args):
         raise ValueError(
             f"{store.url} may only be read, so other processes do not find there what the filters "
             "accept: export with --workers 1, or from a store of your own (sketchmill pull)"
         )
-    return Extras(inputs=(ref,), kept=kept, attachments=attachments)
+    return Extras(inputs=(audit.ref("audit"),), kept=kept, attachments=attachments)
 
 
 def parse_part(text: str) -> tuple[int, int]:

@@ -84,11 +84,7 @@ class Sources:
     def inputs(self) -> tuple[InputRef, ...]:
         """Return the lineage of the result."""
         roles = {"model": self.model, "dataset": self.dataset, "judge": self.judge}
-        return tuple(
-            InputRef(role=role, kind=m.kind, name=m.name, digest=m.digest)
-            for role, m in roles.items()
-            if m is not None
-        )
+        return tuple(made.ref(role) for role, made in roles.items() if made is not None)
 
 
 def fill_quotas(

@@ -133,9 +133,7 @@ def audit_inputs(
 ) -> tuple[InputRef, ...]:
     """Return the lineage of an audit."""
     roles = {"samples": samples, "dataset": dataset} | ({"judge": judge} if judge else {})
-    return tuple(
-        InputRef(role=role, kind=m.kind, name=m.name, digest=m.digest) for role, m in roles.items()
-    )
+    return tuple(artifact.ref(role) for role, artifact in roles.items())
 
 
 def read_audit(audit: Manifest, store: Store) -> dict[str, Any]:

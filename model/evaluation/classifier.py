@@ -30,7 +30,7 @@ from model.ranks import device_kind
 from pipelines.drawings.credit import credit_of
 from pipelines.processes.progress import Progress, advance, doing, no_progress
 from pipelines.store.artifacts import Store
-from pipelines.store.manifest import Manifest, artifact_digest, artifact_entries, dataset_ref
+from pipelines.store.manifest import Manifest, artifact_digest, artifact_entries
 
 NUM_FEATURES = 128
 _BATCH_SIZE = 512
@@ -124,7 +124,7 @@ def classifier_spec(dataset: Manifest) -> ClassifierSpec:
 
 def classifier_digest(spec: ClassifierSpec, dataset: Manifest) -> str:
     """Return the digest of the classifier for this spec and dataset."""
-    return artifact_digest("models", dataclasses.asdict(spec), (dataset_ref(dataset),))
+    return artifact_digest("models", dataclasses.asdict(spec), (dataset.ref("dataset"),))
 
 
 @doing("judge", "training", is_detail=True)
@@ -249,7 +249,7 @@ def _publish_classifier(
         name=name,
         digest=digest,
         spec=dataclasses.asdict(spec),
-        inputs=(dataset_ref(dataset),),
+        inputs=(dataset.ref("dataset"),),
         files=artifact_entries(files),
         summary={"role": "judge", "class_names": class_names, "test_accuracy": accuracy},
         versions=library_versions(),

@@ -83,9 +83,7 @@ def report_inputs(
 ) -> tuple[InputRef, ...]:
     """Return the lineage of a report."""
     roles = Subject(dataset=dataset, model=model, samples=samples, audit=audit).artifacts()
-    return tuple(
-        InputRef(role=role, kind=m.kind, name=m.name, digest=m.digest) for role, m in roles.items()
-    )
+    return tuple(artifact.ref(role) for role, artifact in roles.items())
 
 
 def make_report(

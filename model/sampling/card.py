@@ -12,7 +12,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from pipelines.drawings.credit import Credit, credit_of
-from pipelines.drawings.huggingface import loader_lines
+from pipelines.drawings.huggingface import card_yaml
 from pipelines.drawings.parquet import shard_schema
 from pipelines.store.manifest import FileEntry, Manifest
 
@@ -73,7 +73,9 @@ def dataset_card(
 
     how   the sampling settings, as a phrase after the model's name
     """
-    return f"---\n{_card_yaml(summary, shards)}---\n{_card_text(model, name, summary, how)}"
+    schema = shard_schema(summary["class_names"], extra=COLUMNS)
+    yaml = card_yaml(credit_of(summary), schema, {"train": shards}, is_synthetic=True)
+    return yaml + _card_text(model, name, summary, how)
 
 
 def manner(temperature: float, guidance: float) -> str:
@@ -83,14 +85,6 @@ def manner(temperature: float, guidance: float) -> str:
     ('at temperature 1', 'at temperature 0.9 with guidance 1.5')
     """
     return f"at temperature {temperature:g}" + (f" with guidance {guidance:g}" if guidance else "")
-
-
-def _card_yaml(summary: Mapping[str, Any], shards: Sequence[FileEntry]) -> str:
-    credit = credit_of(summary)
-    lines = [*credit.hub_lines(), "task_categories:", "- image-classification", "tags:"]
-    lines += [f"- {tag}" for tag in [*credit.hub_tags(), "synthetic"]]
-    schema = shard_schema(summary["class_names"], extra=COLUMNS)
-    return "\n".join([*lines, *loader_lines(schema, {"train": shards})]) + "\n"
 
 
 def _card_text(model: Manifest, name: str, summary: Mapping[str, Any], how: str) -> str:

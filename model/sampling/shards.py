@@ -27,7 +27,6 @@ from model.sampling.card import CARD_NAME, COLUMNS, dataset_card, manner, summar
 from model.sampling.drawer import Drawn, check_model, one_thread, open_drawer, shard_rows
 from model.sampling.spec import (
     SampleSpec,
-    model_ref,
     samples_digest,
     shard_batches,
     shard_size,
@@ -184,7 +183,7 @@ def publish_samples(spec: SampleSpec, model: Manifest, store: Store, name: str) 
     samples = Samples(
         name=name,
         spec=spec_to_json(spec),
-        inputs=(model_ref(model),),
+        inputs=(model.ref("model"),),
         model=model,
         class_names=tuple(spec.class_names),
         how=f"with seed {spec.seed} {manner(spec.temperature, spec.guidance)}",

@@ -18,7 +18,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from pipelines.store.manifest import InputRef, Manifest, artifact_digest
+from pipelines.store.manifest import Manifest, artifact_digest
 
 Dtype = Literal["float32", "bfloat16", "float64"]
 
@@ -144,14 +144,9 @@ def spec_from_json(raw: Mapping[str, Any]) -> SampleSpec:
         raise ValueError(f"the sampling spec has unexpected or missing fields: {error}") from error
 
 
-def model_ref(model: Manifest) -> InputRef:
-    """Return the lineage entry of the model that is sampled."""
-    return InputRef(role="model", kind=model.kind, name=model.name, digest=model.digest)
-
-
 def samples_digest(spec: SampleSpec, model: Manifest) -> str:
     """Return the digest of the samples for this spec and model."""
-    return artifact_digest("samples", spec_to_json(spec), (model_ref(model),))
+    return artifact_digest("samples", spec_to_json(spec), (model.ref("model"),))
 
 
 def model_labels(spec: SampleSpec, known: Sequence[str]) -> npt.NDArray[np.int64]:

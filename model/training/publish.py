@@ -30,7 +30,7 @@ from model.training.telemetry import CURVE_NAME
 from pipelines.drawings.credit import credit_of
 from pipelines.processes.progress import doing
 from pipelines.store.artifacts import Store
-from pipelines.store.manifest import Manifest, artifact_entries, artifact_label, dataset_ref
+from pipelines.store.manifest import Manifest, artifact_entries, artifact_label
 
 # Rows evaluated of train and validation, which show overfitting; the test split is evaluated whole.
 GUIDE_ROWS = 2_048
@@ -123,7 +123,7 @@ def _manifest(
         name=name,
         digest=run_digest(run.spec, dataset),
         spec=spec_to_json(run.spec),
-        inputs=(dataset_ref(dataset),),
+        inputs=(dataset.ref("dataset"),),
         files=artifact_entries(files),
         summary=summary,
         versions=library_versions(),

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from model.network.config import LABEL_KINDS, ConditionConfig, PixelCNNConfig
-from pipelines.store.manifest import Manifest, artifact_digest, dataset_ref
+from pipelines.store.manifest import Manifest, artifact_digest
 
 Decay = Literal["constant", "cosine"]
 Precision = Literal["float32", "float64", "bfloat16"]
@@ -91,7 +91,7 @@ def spec_from_json(raw: Mapping[str, Any]) -> TrainSpec:
 
 def run_digest(spec: TrainSpec, dataset: Manifest) -> str:
     """Return the digest of the model for this spec and dataset."""
-    return artifact_digest("models", spec_to_json(spec), (dataset_ref(dataset),))
+    return artifact_digest("models", spec_to_json(spec), (dataset.ref("dataset"),))
 
 
 def fit_to_dataset(spec: TrainSpec, dataset: Manifest) -> TrainSpec:

@@ -81,7 +81,6 @@ def link_parts(
     return Described(
         summary=_summary(job, parts, bad_files),
         shards=tuple(entries),
-        records=(),
         sheets=joined_sheets([_sheets(part, store) for part in parts], job.spec.image_size),
     )
 

@@ -11,13 +11,14 @@ from pipelines.dataset.bad_rows import bad_row_entry
 from pipelines.dataset.plan import BuildPlan, Tally
 from pipelines.dataset.shards import ShardRecord, dataset_schema
 from pipelines.dataset.spec import DatasetSpec
-from pipelines.dataset.tfds_files import tfds_files
 from pipelines.dataset.tfds_slice import slice_note
 from pipelines.drawings.credit import DOODLES, GOOGLES, QUICKDRAW, Credit, both, credit_of
 from pipelines.drawings.croissant import CONTEXT, file_object, file_set, from_set, record_set
 from pipelines.drawings.croissant import field as croissant_field
 from pipelines.drawings.hashing import add_sums
-from pipelines.drawings.huggingface import loader_lines
+from pipelines.drawings.huggingface import card_yaml
+from pipelines.drawings.tfds_files import tfds_directory, tfds_files
+from pipelines.drawings.tfrecord import TFRECORD_DIR
 from pipelines.sources.base import Source, SourceFile
 from pipelines.sources.download import BASE_URL
 from pipelines.store.artifacts import Store
@@ -40,7 +41,6 @@ class Described:
 
     summary: dict[str, Any]
     shards: tuple[FileEntry, ...]
-    records: tuple[ShardRecord, ...]
     sheets: dict[str, bytes] = field(default_factory=dict)
 
 
@@ -83,7 +83,7 @@ def describe(
         **splits_note(source),
     }
     shards = tuple(entry for record in records for entry in record.files)
-    return Described(summary=summary, shards=shards, records=tuple(records), sheets=sheets)
+    return Described(summary=summary, shards=shards, sheets=sheets)
 
 
 def splits_note(source: Source) -> dict[str, object]:
@@ -222,7 +222,7 @@ def publish_files(
     if "parquet" in spec.formats:
         texts[CROISSANT_NAME] = croissant_json(spec, name, described.summary, described.shards)
     if "tfrecord" in spec.formats:
-        texts |= tfds_files(spec, name, described.summary, described.records)
+        texts |= _tfds_files(spec, name, described)
     contents = {path: text.encode() for path, text in texts.items()} | described.sheets
     for path, content in sorted(contents.items()):
         store.put(f"{prefix}/{path}", content)
@@ -231,23 +231,37 @@ def publish_files(
 
 def dataset_card(spec: DatasetSpec, name: str, described: Described) -> str:
     """Return README.md: Hugging Face's YAML with exact sizes, then a page for people."""
-    return f"---\n{_card_yaml(spec, described)}---\n{_card_text(name, described.summary)}"
+    summary = described.summary
+    yaml = card_yaml(
+        credit_of(summary),
+        dataset_schema(spec),
+        _files_by_split(spec, described, "data/"),
+        is_synthetic=summary["is_synthetic"],
+    )
+    return yaml + _card_text(name, summary)
 
 
-def _card_yaml(spec: DatasetSpec, described: Described) -> str:
-    credit = credit_of(described.summary)
-    lines = [*credit.hub_lines(), "task_categories:", "- image-classification", "tags:"]
-    lines += [f"- {tag}" for tag in credit.hub_tags()]
-    lines += ["- synthetic"] if described.summary["is_synthetic"] else []
-    if "parquet" not in spec.formats:
-        return "\n".join(lines) + "\n"
-    files = [entry for entry in described.shards if entry.path.startswith("data/")]
-    splits = {
-        split: [entry for entry in files if entry.split == split]
-        for split in spec.split_names
-        if described.summary["splits"][split]
-    }
-    return "\n".join([*lines, *loader_lines(dataset_schema(spec), splits)]) + "\n"
+def _tfds_files(spec: DatasetSpec, name: str, described: Described) -> dict[str, str]:
+    columns = list(dataset_schema(spec))[2:] if spec.with_metadata else []
+    texts = tfds_files(
+        name,
+        spec.class_names,
+        spec.image_shape,
+        credit_of(described.summary),
+        _files_by_split(spec, described, f"{TFRECORD_DIR}/"),
+        columns={column.name: str(column.type) for column in columns},
+        is_raw=spec.tfrecord_images == "raw",
+    )
+    return {f"{TFRECORD_DIR}/{tfds_directory(name)}/{path}": text for path, text in texts.items()}
+
+
+def _files_by_split(
+    spec: DatasetSpec, described: Described, folder: str
+) -> dict[str, list[FileEntry]]:
+    """Return the shards in a folder of each split that has any."""
+    files = [entry for entry in described.shards if entry.path.startswith(folder)]
+    found = {split: [e for e in files if e.split == split] for split in spec.split_names}
+    return {split: entries for split, entries in found.items() if entries}
 
 
 def _card_text(name: str, summary: dict[str, Any]) -> str:

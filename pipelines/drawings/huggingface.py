@@ -11,15 +11,32 @@ from typing import Any
 
 import pyarrow as pa
 
+from pipelines.drawings.credit import Credit
 from pipelines.store.manifest import FileEntry, digest_of
 
 
-def loader_lines(schema: pa.Schema, splits: Mapping[str, Sequence[FileEntry]]) -> list[str]:
-    """Return the YAML lines `configs` and `dataset_info` of a folder with data/<split>-*.parquet.
+def card_yaml(
+    credit: Credit,
+    schema: pa.Schema,
+    splits: Mapping[str, Sequence[FileEntry]],
+    *,
+    is_synthetic: bool,
+) -> str:
+    """Return the YAML of a card, between its lines of "---": license, tags, what `datasets` reads.
 
     schema  of the files, as `pipelines.drawings.parquet.shard_schema` makes it
-    splits  the files of each split that has rows, in order
+    splits  the files data/<split>-*.parquet of each split that has rows, in order; {} if there
+            is no Parquet
     """
+    lines = [*credit.hub_lines(), "task_categories:", "- image-classification", "tags:"]
+    lines += [f"- {tag}" for tag in [*credit.hub_tags(), *["synthetic"] * is_synthetic]]
+    if splits:
+        lines += _loader_lines(schema, splits)
+    return "---\n" + "\n".join(lines) + "\n---\n"
+
+
+def _loader_lines(schema: pa.Schema, splits: Mapping[str, Sequence[FileEntry]]) -> list[str]:
+    """Return the YAML lines `configs` and `dataset_info`."""
     digest = digest_of([[entry.sha256 for entry in files] for files in splits.values()])
     lines = ["configs:", "- config_name: default", "  data_files:"]
     for split in splits:

@@ -210,8 +210,7 @@ def dataset_shards(dataset: Manifest, kept: Mapping[str, FileEntry] | None = Non
 def export_inputs(dataset: Manifest, extras: Extras = NO_EXTRAS) -> tuple[InputRef, ...]:
     """Return the lineage of an export."""
     role = "samples" if dataset.kind == "samples" else "dataset"
-    ref = InputRef(role=role, kind=dataset.kind, name=dataset.name, digest=dataset.digest)
-    return (ref, *extras.inputs)
+    return (dataset.ref(role), *extras.inputs)
 
 
 def is_synthetic(dataset: Manifest) -> bool:

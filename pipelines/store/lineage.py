@@ -61,8 +61,7 @@ def trace(manifest: Manifest, store: Store) -> Lineage:
     What several artifacts were made of is read once. Raises StoreError for an artifact that was
     made of itself, or of more than MAX_LEVELS after one another: we make no such.
     """
-    ref = InputRef(role="", kind=manifest.kind, name=manifest.name, digest=manifest.digest)
-    return Lineage(ref, manifest, _Tracer(store, {}).inputs(manifest, ()))
+    return Lineage(manifest.ref(""), manifest, _Tracer(store, {}).inputs(manifest, ()))
 
 
 def ancestors(lineage: Lineage) -> Iterator[Lineage]:

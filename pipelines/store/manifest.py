@@ -127,6 +127,10 @@ class Manifest:
         """The artifact's directory in its store, without a trailing slash."""
         return artifact_prefix(self.kind, self.name, self.digest)
 
+    def ref(self, role: str) -> InputRef:
+        """Return the lineage entry of this artifact as an input that serves as `role`."""
+        return InputRef(role=role, kind=self.kind, name=self.name, digest=self.digest)
+
 
 def drawings_by_split(manifest: Manifest) -> dict[str, int]:
     """Return the number of drawings of each split that has any, each drawing once whatever the number of formats.
@@ -301,11 +305,6 @@ def _plain(value: Any) -> Any:
 def artifact_label(manifest: Manifest) -> str:
     """Return `name@digest` for display."""
     return f"{manifest.name}@{manifest.digest[:12]}"
-
-
-def dataset_ref(dataset: Manifest) -> InputRef:
-    """Return the lineage entry of a model's training dataset."""
-    return InputRef(role="dataset", kind=dataset.kind, name=dataset.name, digest=dataset.digest)
 
 
 def artifact_entries(files: Mapping[str, bytes]) -> tuple[FileEntry, ...]:

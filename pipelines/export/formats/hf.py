@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipelines.drawings.croissant import field, file_set, from_set, record_set
-from pipelines.drawings.huggingface import loader_lines
+from pipelines.drawings.huggingface import card_yaml
 from pipelines.drawings.parquet import (
     ROWS_PER_GROUP,
     open_shard,
@@ -175,23 +175,19 @@ def _record(unit: Unit, entry, counts) -> Record:
 
 def _card(job: Job, records: Sequence[Record]) -> bytes:
     """Return hf/README.md: YAML, then a page for people with exact sizes."""
-    yaml = "\n".join(_yaml(job, records))
     table = "\n".join(
         ["| split | drawings | files | bytes |", "|---|---|---|---|", *_rows(job, records)]
     )
-    return f"---\n{yaml}\n---\n\n# {job.name}\n\n{about(job)}{table}\n".encode()
+    return f"{_yaml(job, records)}\n# {job.name}\n\n{about(job)}{table}\n".encode()
 
 
-def _yaml(job: Job, records: Sequence[Record]) -> list[str]:
-    lines = [*job.credit.hub_lines(), "task_categories:", "- image-classification"]
-    lines += ["tags:", *(f"- {tag}" for tag in job.credit.hub_tags())]
-    lines += ["- synthetic"] * job.is_synthetic
+def _yaml(job: Job, records: Sequence[Record]) -> str:
     kinds = zip(job.columns, job.column_types, strict=True)
     extra = {name: pa.type_for_alias(kind) for name, kind in kinds}
     schema = shard_schema(job.class_names, job.image_shape, extra)
     entries = [entry for record in records for entry in record.files]
     splits = {split: [e for e in entries if e.split == split] for split in job.splits}
-    return lines + loader_lines(schema, splits)
+    return card_yaml(job.credit, schema, splits, is_synthetic=job.is_synthetic)
 
 
 def _rows(job: Job, records: Sequence[Record]) -> Iterator[str]:

@@ -6,7 +6,6 @@ a TFDS id (Google's columns, or seed, index and digests of samples), each is a f
 class's name too; such records are made one by one.
 """
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -14,8 +13,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from pipelines.dataset.tfds_files import scalar_feature
-from pipelines.drawings.tfrecord import TFDS_VERSION, example_of, fixed_records, frame, tfds_name
+from pipelines.drawings.tfds_files import tfds_directory, tfds_files
+from pipelines.drawings.tfrecord import example_of, fixed_records, frame, tfds_name
 from pipelines.export.formats.base import Format, Loader
 from pipelines.export.job import Job, Record, Unit, range_units
 from pipelines.export.rows import Batch, count_labels, read_rows
@@ -25,7 +24,6 @@ from pipelines.store.artifacts import Store
 # 60 MB a file, TFDS's own lower bound.
 ROWS_PER_FILE = 65_536
 _TEMPLATE_ROWS = 1_024
-_CORE = "tensorflow_datasets.core.features."
 _FLOATS = ("halffloat", "float", "double")
 
 
@@ -41,7 +39,8 @@ class Tfds(Format):
         del stage, records
         rows = job.spec.rows_per_file or ROWS_PER_FILE
         name = tfds_name(job.name)
-        path = f"{tfds_directory(job)}/{name}-{{split}}.tfrecord-{{index:05d}}-of-{{count:05d}}"
+        path = f"tfds/{tfds_directory(job.name)}/{name}"
+        path += "-{split}.tfrecord-{index:05d}-of-{count:05d}"
         return range_units(job, format=self.name, task="records", rows_per_file=rows, path=path)
 
     def make(self, unit: Unit, job: Job, source: Store, target: Target) -> Record:
@@ -58,19 +57,24 @@ class Tfds(Format):
 
     def closing_files(self, job: Job, records: Sequence[Record]) -> Mapping[str, bytes]:
         """Describe splits and features, and name the classes."""
-        texts = {
-            "dataset_info.json": json.dumps(_dataset_info(job, records), indent=1) + "\n",
-            "features.json": json.dumps(_features(job), indent=1) + "\n",
-            "label.labels.txt": "\n".join(job.class_names) + "\n",
-        }
-        return {f"{tfds_directory(job)}/{name}": text.encode() for name, text in texts.items()}
+        entries = sorted((e for each in records for e in each.files), key=lambda e: e.path)
+        texts = tfds_files(
+            job.name,
+            job.class_names,
+            job.image_shape,
+            job.credit,
+            {split: [e for e in entries if e.split == split] for split in job.splits},
+            columns={"class_name": "string"} | job.provenance if job.provenance else {},
+        )
+        folder = f"tfds/{tfds_directory(job.name)}"
+        return {f"{folder}/{name}": text.encode() for name, text in texts.items()}
 
     def loaders(self, job: Job, records: Sequence[Record]) -> list[Loader]:
         """Return what opens the format."""
         del records
         code = (
             "import tensorflow_datasets as tfds\n\n"
-            f'builder = tfds.builder_from_directory("{tfds_directory(job)}")\n'
+            f'builder = tfds.builder_from_directory("tfds/{tfds_directory(job.name)}")\n'
             f'drawings = builder.as_dataset(split="{job.splits[0]}")'
         )
         note = "`tfds.load` takes a name, which may be one of TensorFlow Datasets' own."
@@ -101,55 +105,3 @@ def _values(column: pa.ChunkedArray, kind: str) -> list[Any]:
     """Return a column's values; TFDS knows no missing ones: those are 0, not a number or ""."""
     missing = {"string": "", "bool": False}.get(kind, math.nan if kind in _FLOATS else 0)
     return [missing if value is None else value for value in column.to_pylist()]
-
-
-def tfds_directory(job: Job) -> str:
-    """Return the directory that `tfds.builder_from_directory` takes."""
-    return f"tfds/{tfds_name(job.name)}/{TFDS_VERSION}"
-
-
-def _dataset_info(job: Job, records: Sequence[Record]) -> dict[str, object]:
-    entries = [entry for record in records for entry in record.files]
-    splits = []
-    for split in job.splits:
-        files = sorted((e for e in entries if e.split == split), key=lambda entry: entry.path)
-        splits.append(
-            {
-                "name": split,
-                "numBytes": str(sum(entry.bytes for entry in files)),
-                "shardLengths": [str(entry.rows) for entry in files],
-                "filepathTemplate": "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}",
-            }
-        )
-    keys = {"items": [{"featureKey": "image"}, {"featureKey": "label"}]}
-    return {
-        "name": tfds_name(job.name),
-        "version": TFDS_VERSION,
-        "fileFormat": "tfrecord",
-        "description": f"Drawings of {len(job.class_names)} classes.",
-        **job.credit.tfds(),
-        "splits": splits,
-        "supervisedKeys": {"tuple": keys},
-    }
-
-
-def _features(job: Job) -> dict[str, object]:
-    height, width = job.image_shape
-    shape = {"dimensions": [str(height), str(width), "1"]}
-    features: dict[str, object] = {
-        "image": {
-            "pythonClassName": _CORE + "image_feature.Image",
-            "image": {"dtype": "uint8", "shape": shape},
-        },
-        "label": {
-            "pythonClassName": _CORE + "class_label_feature.ClassLabel",
-            "classLabel": {"numClasses": str(len(job.class_names))},
-        },
-    }
-    if job.provenance:
-        features |= {"class_name": scalar_feature("string")}
-        features |= {name: scalar_feature(kind) for name, kind in job.provenance.items()}
-    return {
-        "pythonClassName": _CORE + "features_dict.FeaturesDict",
-        "featuresDict": {"features": features},
-    }
