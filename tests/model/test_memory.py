@@ -13,7 +13,7 @@ from model.ranks import keep_freed_memory
 
 def faults() -> int:
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-    for _ in range(20):
+    for _ in range(5):
         blocks = [torch.ones(5_000_000) for _ in range(4)]  # 20 MB each
         del blocks
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before

@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -107,6 +108,16 @@ class StoppedStore(Store):
         if is_here and self.is_done:
             self.stop()
         return result
+
+
+def crash_step(store: Store) -> int:
+    """Return how many operations lie between two crashes: more on S3, where each is a request.
+
+    Every operation has its crash in memory and in a directory; SKETCHMILL_FUZZ=1 in the
+    environment does the same on S3.
+    """
+    is_whole = os.environ.get("SKETCHMILL_FUZZ") or not store.url.startswith("s3://")
+    return 1 if is_whole else 7
 
 
 def crashing(store: Store, operation: int, *, is_done: bool) -> StoppedStore:

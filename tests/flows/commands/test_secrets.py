@@ -5,6 +5,7 @@ import contextlib
 import http.server
 import logging
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -108,6 +109,15 @@ def ask(tmp_path, monkeypatch, capfd, caplog):
     return run
 
 
+@pytest.fixture(scope="module")
+def bees(tmp_path_factory) -> Path:
+    """A store with a dataset, to be copied."""
+    store = tmp_path_factory.mktemp("bees") / "store"
+    build = ["build", "--classes", "bee", "--name", "bees", "--max-per-class", "30"]
+    assert run_command_line([*build, "--store", str(store), "--quiet"]) == 0
+    return store
+
+
 def canaries(root: Path) -> list[str]:
     """Return the files below a folder that have the canary in their name or content."""
     found = [path for path in root.rglob("*") if path.is_file()]
@@ -207,11 +217,13 @@ def test_no_command_tells_the_password_of_a_store(web, ask, command, monkeypatch
 
 @pytest.mark.parametrize("url", URLS)
 @pytest.mark.parametrize("flag", ["--store", "--origin", "--to"])
-def test_address_that_is_no_store_is_refused_without_its_secrets(web, ask, url, flag, monkeypatch):
+def test_address_that_is_no_store_is_refused_without_its_secrets(
+    web, ask, url, flag, bees, monkeypatch
+):
     monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://user:{CANARY}@{web.host}")
     if flag == "--to":
-        assert ask("build", "--classes", "bee", "--max-per-class", "20")[0] == 0
-    command = {"--store": "ls", "--origin": "pull x", "--to": "push doodles"}[flag].split()
+        shutil.copytree(bees, "store")
+    command = {"--store": "ls", "--origin": "pull x", "--to": "push bees"}[flag].split()
     for more in ((), ("--debug",), ("--json",)):
         assert ask(*command, flag, url, *more)[0]
 
@@ -224,8 +236,8 @@ def test_address_at_the_wrong_place_of_a_command_line_is_printed_without_secrets
 
 
 @pytest.mark.parametrize("flags", [(), ("--json",), ("--debug",), ("--dry-run",)], ids=" ".join)
-def test_export_to_a_url_with_a_password_tells_the_place_alone(web, ask, flags, monkeypatch):
-    assert ask("build", "--classes", "bee", "--name", "bees", "--max-per-class", "30")[0] == 0
+def test_export_to_a_url_with_a_password_tells_the_place_alone(web, ask, flags, bees, monkeypatch):
+    shutil.copytree(bees, "store")
     monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://user:{CANARY}@{web.host}")
     out = f"s3://user:{CANARY}@bucket/bees"
     code, said = ask("export", "bees", "--format", "idx", "--out", out, *flags)

@@ -1,6 +1,7 @@
 """Data-dependent initialization: standardized layers, causal, the same on every rank."""
 
 import dataclasses
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -8,7 +9,9 @@ from pathlib import Path
 import families
 import pytest
 import torch
+import torch.distributed as dist
 
+from model.network.dropout import DropoutKey
 from model.network.layers import NormedLayer
 from model.network.pixelcnn import PixelCNN, global_moments, initialize_from_data
 
@@ -91,50 +94,49 @@ def test_moments_are_those_of_numpy():
     torch.testing.assert_close(variance, torch.from_numpy(flat.var(1)))
 
 
-# One rank: initialize from its own images, one step of DistributedDataParallel with dropout, save.
+def run_rank(folder: str, rank: int, size: int) -> None:
+    """Initialize from own images, one step of DistributedDataParallel with dropout, save."""
+    if size > 1:
+        address = f"file://{folder}/rendezvous"
+        dist.init_process_group("gloo", init_method=address, rank=rank, world_size=size)
+    torch.manual_seed(rank)  # replicas start apart
+    model = PixelCNN(WIDE).double().train()
+    value, given = families.images(WIDE, batch=6), families.condition(WIDE, batch=6)
+    own = slice(rank * 6 // size, (rank + 1) * 6 // size)
+    initialize_from_data(model, value[own], given[own])
+    module = torch.nn.parallel.DistributedDataParallel(model) if size > 1 else model
+    model.set_dropout_key(DropoutKey(seed=0, step=0, first_image=own.start))
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
+    (-module(value[own], given[own]).mean()).backward()
+    optimizer.step()
+    torch.save(model.state_dict(), f"{folder}/{rank}-of-{size}.pt")
+
+
 RANK = """
 import sys
 import torch
-import torch.distributed as dist
-sys.path[:0] = [{root!r}, {tests!r}, {own!r}]
-import families
-from model.network.dropout import DropoutKey
-from model.network.pixelcnn import initialize_from_data
-from model.network.pixelcnn import PixelCNN
-from test_init import WIDE
-
-rank, size = int(sys.argv[1]), int(sys.argv[2])
 torch.set_num_threads(1)
-if size > 1:
-    address = "file://{folder}/rendezvous"
-    dist.init_process_group("gloo", init_method=address, rank=rank, world_size=size)
-torch.manual_seed(rank)  # replicas start apart
-model = PixelCNN(WIDE).double().train()
-value, given = families.images(WIDE, batch=6), families.condition(WIDE, batch=6)
-own = slice(rank * 6 // size, (rank + 1) * 6 // size)
-initialize_from_data(model, value[own], given[own])
-module = torch.nn.parallel.DistributedDataParallel(model) if size > 1 else model
-model.set_dropout_key(DropoutKey(seed=0, step=0, first_image=own.start))
-optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
-(-module(value[own], given[own]).mean()).backward()
-optimizer.step()
-torch.save(model.state_dict(), "{folder}/%d-of-%d.pt" % (rank, size))
+from test_init import run_rank
+run_rank(sys.argv[1], int(sys.argv[2]), 2)
 """
 
 
 @pytest.mark.slow
 def test_replicas_are_identical_after_a_step_and_equal_a_run_of_one(tmp_path: Path):
-    tests = Path(__file__).parents[1]
-    folders = {"root": tests.parents[1], "tests": tests, "own": Path(__file__).parent}
-    script = RANK.format(**{name: str(each) for name, each in folders.items()}, folder=tmp_path)
-    ranks = [(0, 1), (0, 2), (1, 2)]
+    own = Path(__file__).parent
+    path = os.pathsep.join(map(str, (own.parents[2], own.parent, own)))
     processes = [
-        subprocess.Popen([sys.executable, "-c", script, str(rank), str(size)])
-        for rank, size in ranks
+        subprocess.Popen(
+            [sys.executable, "-c", RANK, str(tmp_path), str(rank)],
+            env=os.environ | {"PYTHONPATH": path},
+        )
+        for rank in range(2)
     ]
-    assert [process.wait(timeout=120) for process in processes] == [0, 0, 0]
+    run_rank(str(tmp_path), 0, 1)
+    assert [process.wait(timeout=120) for process in processes] == [0, 0]
     lone, first, second = (
-        torch.load(tmp_path / f"{rank}-of-{size}.pt", weights_only=True) for rank, size in ranks
+        torch.load(tmp_path / f"{name}.pt", weights_only=True)
+        for name in ("0-of-1", "0-of-2", "1-of-2")
     )
     for name, tensor in first.items():
         assert torch.equal(tensor, second[name]), name

@@ -69,9 +69,7 @@ def test_few_batches_are_begun_before_somebody_takes_them() -> None:
 def test_each_process_sees_one_gpu(store: Store, model: Manifest) -> None:
     batches = shard_batches(SPEC, 0)
     seen = []
-    with drawing_processes(SPEC, model, store, batches, num=3, gpus=["4", "7"]) as drawn:
-        for _ in drawn:
-            pass
+    with drawing_processes(SPEC, model, store, batches, num=3, gpus=["4", "7"]):
         me = os.getpid()
         for folder in Path("/proc").glob("[0-9]*"):
             stat = (folder / "stat").read_text().rpartition(")")[2].split()

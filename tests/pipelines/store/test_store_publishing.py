@@ -4,7 +4,7 @@ import contextlib
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from store_cases import Crash, check_whole, content_of, crashing, manifest_of, paused
+from store_cases import Crash, check_whole, content_of, crash_step, crashing, manifest_of, paused
 
 from pipelines.store.artifacts import Store, open_store
 from pipelines.store.errors import BusyError
@@ -44,11 +44,6 @@ def test_files_are_published_as_they_are(store):
     check_published(store, manifest)
 
 
-def step(new_store) -> int:
-    """Return how many operations to go on: one, and more where each is a request."""
-    return 5 if new_store().url.startswith("s3://") else 1
-
-
 def count_operations() -> int:
     """Return how many operations of a store one publication takes."""
     counting = crashing(open_store("memory://"), -1, is_done=False)
@@ -60,7 +55,7 @@ def count_operations() -> int:
 def test_another_publisher_in_between_any_two_operations_mixes_nothing(new_store):
     number = count_operations()
     assert number > 20
-    for operation in range(0, number, step(new_store)):
+    for operation in range(0, number, crash_step(new_store())):
         store = new_store()
         theirs = []
 
@@ -75,7 +70,7 @@ def test_another_publisher_in_between_any_two_operations_mixes_nothing(new_store
 @EVERY_SORT
 @pytest.mark.parametrize("is_done", [False, True])
 def test_rerun_with_other_bytes_completes_whatever_a_crash_left(new_store, is_done):
-    for operation in range(0, count_operations(), step(new_store)):
+    for operation in range(0, count_operations(), crash_step(new_store())):
         store = new_store()
         with pytest.raises(Crash):
             publish(crashing(store, operation, is_done=is_done))
