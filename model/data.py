@@ -22,14 +22,12 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow.parquet as pq
 import torch
 from jaxtyping import Int64, UInt8
 from torch import Tensor
 
 from model.ranks import Ranks
-from pipelines.drawings.parquet import open_shard, read_images
-from pipelines.drawings.reading import class_positions, label_ids
+from pipelines.drawings.reading import read_shard, split_shards
 from pipelines.drawings.stored_png import copy_pixels
 from pipelines.processes.progress import doing
 from pipelines.store.artifacts import Store, StoreError
@@ -122,12 +120,18 @@ def read_split(
     is checked before its first drawing is given. Raises as `open_split` does.
     """
     for entry in split_files(manifest, split):
-        yield from _read_shard(store, manifest, entry)
+        rows = 0
+        for images, labels, _ in read_shard(manifest, entry, store, batch_rows=_READ_ROWS):
+            rows += len(labels)
+            yield images, labels
+        if rows != entry.rows:
+            path = f"{manifest.prefix}/{entry.path}"
+            raise StoreError(f"shard {path} has {rows} rows, the manifest says {entry.rows}")
 
 
 def split_files(manifest: Manifest, split: str) -> list[FileEntry]:
     """Return the shards of a split in order; raise ValueError if there is none."""
-    entries = [e for e in manifest.files if e.split == split and e.path.endswith(".parquet")]
+    entries = split_shards(manifest, split)
     if not entries:
         found = sorted({entry.split for entry in manifest.files if entry.split})
         raise ValueError(
@@ -217,28 +221,6 @@ def _mix(values: npt.NDArray[np.uint64], round_index: int) -> npt.NDArray[np.uin
     mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return mixed ^ (mixed >> np.uint64(31))
-
-
-def _read_shard(
-    store: Store, manifest: Manifest, entry: FileEntry
-) -> Iterator[tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]]:
-    path = f"{manifest.prefix}/{entry.path}"
-    shard = open_shard(store.view_entry(manifest, entry))
-    if shard.metadata.num_rows != entry.rows:
-        raise StoreError(
-            f"shard {path} has {shard.metadata.num_rows} rows, the manifest says {entry.rows}"
-        )
-    for images, labels in _read_batches(shard):
-        yield images, class_positions(labels, label_ids(manifest))
-
-
-def _read_batches(
-    shard: pq.ParquetFile,
-) -> Iterator[tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]]:
-    columns = ["image.bytes", "label"]
-    for batch in shard.iter_batches(_READ_ROWS, columns=columns, use_threads=False):
-        labels = batch.column("label").to_numpy(zero_copy_only=False).astype(np.int64)
-        yield read_images(batch.column("image")), labels
 
 
 def _cache_key(manifest: Manifest, split: str) -> str:

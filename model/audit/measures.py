@@ -25,15 +25,12 @@ from typing import Generic, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from pipelines.drawings.parquet import open_shard, read_images
-from pipelines.drawings.reading import class_positions, label_ids
+from pipelines.drawings.reading import Columns, Images, Labels, read_shard, split_shards
 from pipelines.store.artifacts import Store
-from pipelines.store.manifest import FileEntry, Manifest
+from pipelines.store.manifest import Manifest
 
 Scalar = TypeVar("Scalar", bound=np.generic)
 
-Images = npt.NDArray[np.uint8]
-Columns = dict[str, npt.NDArray[np.generic]]
 BITS_PER_DIM = "bits_per_dim"
 # Pictures that are kept of a split at most, over all classes: 160 MB of 28 x 28.
 MAX_KEPT = 200_000
@@ -179,25 +176,12 @@ def measure(manifest: Manifest, store: Store, *, split: str, keep_per_class: int
     return Measured(**joined, images=pictures, rows=np.concatenate(rows))
 
 
-def split_entries(manifest: Manifest, split: str) -> list[FileEntry]:
-    """Return the Parquet shards of a split in order."""
-    return [e for e in manifest.files if e.split == split and e.path.endswith(".parquet")]
-
-
 def read_batches(
     manifest: Manifest, store: Store, *, split: str
-) -> Iterator[tuple[Images, npt.NDArray[np.int64], dict[str, npt.NDArray[np.generic]]]]:
-    """Yield pixels, labels and bits_per_dim (if there) of each row group of a split."""
-    ids = label_ids(manifest)
-    for entry in split_entries(manifest, split):
-        with open_shard(store.view_entry(manifest, entry)) as parquet:
-            names = [BITS_PER_DIM] if BITS_PER_DIM in parquet.schema_arrow.names else []
-            for group in range(parquet.num_row_groups):
-                table = parquet.read_row_group(group, columns=["image", "label", *names])
-                if table.num_rows:
-                    columns = {name: table[name].to_numpy() for name in names}
-                    labels = class_positions(table["label"].to_numpy(), ids)
-                    yield read_images(table["image"]), labels, columns
+) -> Iterator[tuple[Images, Labels, Columns]]:
+    """Yield pixels, labels and bits_per_dim (if there) of a split, a row group at a time."""
+    for entry in split_shards(manifest, split):
+        yield from read_shard(manifest, entry, store, columns=[BITS_PER_DIM])
 
 
 def count_ink(images: Images) -> npt.NDArray[np.int64]:
@@ -284,21 +268,6 @@ def _first_of_class(
 def rate(mask: Sequence[bool] | npt.NDArray[np.bool_]) -> float:
     """Return the part of a mask that is true; 0 for none at all."""
     return float(np.mean(mask)) if len(mask) else 0.0
-
-
-def pick_rows(manifest: Manifest, store: Store, *, split: str, rows: Sequence[int]) -> list[Images]:
-    """Return the pictures at these positions of a split, in the given order."""
-    found: dict[int, Images] = {}
-    start = 0
-    for entry in split_entries(manifest, split):
-        stop = start + int(entry.rows or 0)
-        wanted = [row for row in rows if start <= row < stop]
-        if wanted:
-            with open_shard(store.view_entry(manifest, entry)) as parquet:
-                table = parquet.read(columns=["image"]).take([row - start for row in wanted])
-            found |= dict(zip(wanted, read_images(table["image"]), strict=True))
-        start = stop
-    return [found[row] for row in rows]
 
 
 def _ranges(num_rows: int) -> Iterator[tuple[np.uint64, np.uint64]]:

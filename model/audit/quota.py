@@ -19,7 +19,6 @@ import numpy as np
 
 from model.audit.filters import Filters
 from model.audit.gate import Limit, check_gate, require_passed
-from model.audit.measures import split_entries
 from model.audit.quota_rows import (
     Filled,
     Pick,
@@ -33,6 +32,7 @@ from model.audit.run import AuditSpec, audit_samples, kept_rows, measure_samples
 from model.sampling.card import manner
 from model.sampling.shards import SPLIT, sample_dataset
 from model.sampling.spec import SampleSpec
+from pipelines.drawings.reading import split_shards
 from pipelines.processes.progress import Progress, doing, no_progress
 from pipelines.store.artifacts import Store
 from pipelines.store.manifest import InputRef, Manifest, artifact_digest
@@ -197,7 +197,7 @@ def _take_round(
     )
     masks = kept_rows(audit, drawn)
     earlier, hashes = list(tally.picks), [tally.hashes]
-    for entry in split_entries(drawn, SPLIT):
+    for entry in split_shards(drawn, SPLIT):
         kept = masks[entry.path]
         content = bytes(store.checked(kept.path, kept.bytes, kept.sha256))
         mask = np.load(io.BytesIO(content), allow_pickle=False)

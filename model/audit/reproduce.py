@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from model.audit.measures import split_entries
 from model.sampling.drawer import one_thread, open_drawer
 from model.sampling.spec import SampleSpec, find_row, shard_batches, spec_from_json
-from pipelines.drawings.parquet import open_shard, read_images
+from pipelines.drawings.parquet import read_images
+from pipelines.drawings.reading import pick_rows
 from pipelines.processes.progress import doing
 from pipelines.store.artifacts import Store
 from pipelines.store.manifest import Manifest
@@ -67,16 +67,9 @@ def reproduce(samples: Manifest, store: Store, *, row: int) -> Reproduced:
 
 def read_recipe(samples: Manifest, store: Store, *, row: int) -> Recipe:
     """Return the recipe of a row of the samples; raise ValueError if there is no such row."""
-    start = 0
-    for entry in split_entries(samples, SPLIT):
-        stop = start + int(entry.rows or 0)
-        if start <= row < stop:
-            content = store.view_entry(samples, entry)
-            table = open_shard(content).read().slice(row - start, 1)
-            picked = table.select(["class_name", "seed", "sample_index", "model"]).to_pylist()[0]
-            return Recipe(image=read_images(table["image"])[0], **picked)
-        start = stop
-    raise ValueError(f"{samples.name} has rows 0 to {start - 1}, there is no row {row}")
+    names = ["class_name", "seed", "sample_index", "model"]
+    table = pick_rows(samples, store, split=SPLIT, rows=[row], columns=names)
+    return Recipe(image=read_images(table["image"])[0], **table.select(names).to_pylist()[0])
 
 
 def find_batch(spec: SampleSpec, class_name: str, sample_index: int) -> tuple[slice, int]:

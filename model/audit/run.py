@@ -25,7 +25,8 @@ from model.audit.filters import (
     apply_filters,
     count_reasons,
 )
-from model.audit.measures import count_repeats, measure, split_entries
+from model.audit.measures import count_repeats, measure
+from pipelines.drawings.reading import split_shards
 from pipelines.processes.progress import Progress, no_progress
 from pipelines.store.artifacts import Store
 from pipelines.store.errors import reading
@@ -146,8 +147,8 @@ def read_audit(audit: Manifest, store: Store) -> dict[str, Any]:
 def kept_rows(audit: Manifest, samples: Manifest) -> dict[str, FileEntry]:
     """Return of each shard of the samples its mask: path in the store, accepted rows, hash."""
     entries = {entry.path: entry for entry in audit.files}
-    masks = [mask_name(index) for index in range(len(split_entries(samples, SAMPLES_SPLIT)))]
-    shards = split_entries(samples, SAMPLES_SPLIT)
+    masks = [mask_name(index) for index in range(len(split_shards(samples, SAMPLES_SPLIT)))]
+    shards = split_shards(samples, SAMPLES_SPLIT)
     return {
         shard.path: dataclasses.replace(entries[mask], path=f"{audit.prefix}/{mask}")
         for shard, mask in zip(shards, masks, strict=True)
@@ -226,7 +227,7 @@ def _relabel(names: list[str], known: list[str]) -> npt.NDArray[np.int16]:
 
 def _masks(samples: Manifest, codes: npt.NDArray[np.uint8]) -> dict[str, bytes]:
     masks, start = {}, 0
-    for index, entry in enumerate(split_entries(samples, SAMPLES_SPLIT)):
+    for index, entry in enumerate(split_shards(samples, SAMPLES_SPLIT)):
         rows = int(entry.rows or 0)
         buffer = io.BytesIO()
         np.save(buffer, codes[start : start + rows] == ACCEPTED, allow_pickle=False)

@@ -4,11 +4,10 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
-
-from model.audit.measures import pick_rows
 from pipelines.drawings.credit import UNSTATED, credit_of
 from pipelines.drawings.grids import Images, grid
+from pipelines.drawings.parquet import read_images
+from pipelines.drawings.reading import pick_rows
 from pipelines.store.artifacts import Store
 from pipelines.store.lineage import lineage_text, trace
 from pipelines.store.manifest import Manifest
@@ -212,7 +211,7 @@ def closest_pairs(
     rows = [pair["training_row"] for pair in pairs]
     learned = pick_rows(dataset, store, split="train", rows=rows)
     captions = [f"{pair['class_name']}: {pair['distance']:.2f}" for pair in pairs]
-    return grid([np.stack(made), np.stack(learned)], scale=4), captions
+    return grid([read_images(made["image"]), read_images(learned["image"])], scale=4), captions
 
 
 def show(name: str, value: float | None) -> str:

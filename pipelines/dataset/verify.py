@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipelines.catalogue import tfds_id
@@ -18,9 +17,8 @@ from pipelines.dataset.plan import INK_BINS, ink_bins
 from pipelines.dataset.shards import content_sum, count_labels, dataset_schema, pixel_sums
 from pipelines.dataset.spec import DatasetSpec, spec_from_json
 from pipelines.drawings.hashing import add_sums, pixel_hashes
-from pipelines.drawings.parquet import open_shard, read_images
-from pipelines.drawings.reading import class_positions, label_ids
-from pipelines.drawings.tfrecord import read_records
+from pipelines.drawings.parquet import open_shard
+from pipelines.drawings.reading import class_positions, label_ids, read_shard
 from pipelines.processes.progress import doing
 from pipelines.store.artifacts import Store
 from pipelines.store.errors import reading
@@ -159,7 +157,7 @@ def recount_format(
         is_parquet = entry.path.endswith(".parquet")
         if entry.split is None or is_parquet != (format_name == "parquet"):
             continue
-        for images, labels in read_entry(manifest, entry, store):
+        for images, labels, _ in read_shard(manifest, entry, store):
             known = (labels >= 0) & (labels < len(spec.class_names))
             if not known.all():
                 recount.columns.append(f"{entry.path}: {(~known).sum()} labels are of no class")
@@ -169,22 +167,6 @@ def recount_format(
         if is_parquet:
             recount.columns += column_problems(manifest, spec, entry, store)
     return recount
-
-
-def read_entry(
-    manifest: Manifest, entry: FileEntry, store: Store
-) -> Iterator[tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]]:
-    """Yield images and labels of a shard of either format; labels are positions."""
-    content = store.view_entry(manifest, entry)
-    if not entry.path.endswith(".parquet"):
-        pictures, labels = read_records(bytes(content))
-        yield _decode(pictures, tuple(manifest.summary["image_shape"])), labels
-        return
-    file = open_shard(content)
-    ids = label_ids(manifest)
-    for group in range(file.num_row_groups):
-        table = file.read_row_group(group, columns=["image", "label"])
-        yield read_images(table["image"]), class_positions(table["label"].to_numpy(), ids)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -280,13 +262,6 @@ def _shared_drawings(recount: Recount) -> Iterator[str]:
         if shared := len(np.intersect1d(seen, own)):
             yield f"{shared} drawings of {split} are in another split too"
         seen = np.union1d(seen, own)
-
-
-def _decode(pictures: list[bytes], shape: tuple[int, int]) -> npt.NDArray[np.uint8]:
-    """Return images of PNGs, or of pixels as they are."""
-    if pictures and not pictures[0].startswith(b"\x89PNG"):
-        return np.frombuffer(b"".join(pictures), np.uint8).reshape(-1, *shape)
-    return read_images(pa.array(pictures, pa.binary()))
 
 
 def _flat(nested: dict[str, dict[str, int]]) -> dict[str, int]:

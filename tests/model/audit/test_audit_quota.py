@@ -14,7 +14,6 @@ from flows.cli import run_command_line
 from flows.stages.sample import read_counts
 from model.audit.filters import Filters
 from model.audit.gate import GateError, gate_from
-from model.audit.measures import split_entries
 from model.audit.quota import QuotaError, QuotaSpec, Sources, fill_quotas, round_seed
 from model.audit.reproduce import reproduce
 from model.network.config import ConditionConfig, PixelCNNConfig
@@ -27,6 +26,7 @@ from pipelines.drawings.parquet import (
     shard_schema,
     write_shard,
 )
+from pipelines.drawings.reading import split_shards
 from pipelines.store.artifacts import Store, open_store
 from pipelines.store.manifest import InputRef, Manifest
 from pipelines.store.transfer import copy_artifact
@@ -95,7 +95,7 @@ def sources(store) -> Sources:
 
 
 def read(store: Store, samples: Manifest):
-    [shard] = split_entries(samples, "train")
+    [shard] = split_shards(samples, "train")
     return open_shard(store.get(f"{samples.prefix}/{shard.path}")).read()
 
 

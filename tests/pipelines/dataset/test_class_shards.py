@@ -10,7 +10,8 @@ from pipelines import beam
 from pipelines.dataset.build import build_dataset
 from pipelines.dataset.contact_sheet import sheet_cells
 from pipelines.dataset.spec import DatasetSpec
-from pipelines.dataset.verify import diff_datasets, read_entry, verify_dataset
+from pipelines.dataset.verify import diff_datasets, verify_dataset
+from pipelines.drawings.reading import read_shard
 from pipelines.sources.base import SourceOptions
 from pipelines.sources.doodles.make import google_npy
 from pipelines.sources.registry import open_source
@@ -58,7 +59,7 @@ def test_labels_of_linked_shards_are_mapped_by_the_manifest(source_dir):
     manifest, store = build(source_dir, layout="linked", class_names=("sun", "bee"))
     for entry in manifest.files:
         if entry.split == "train":
-            (_, labels), *_ = read_entry(manifest, entry, store)
+            (_, labels, _), *_ = read_shard(manifest, entry, store)
             expected = 0 if "-sun-" in entry.path else 1
             assert set(labels.tolist()) == {expected}, entry.path
 

@@ -8,7 +8,7 @@ import pytest
 
 from pipelines.dataset.build import build_dataset
 from pipelines.dataset.spec import DatasetSpec
-from pipelines.dataset.verify import read_entry
+from pipelines.drawings.reading import read_shard
 from pipelines.drawings.tfrecord import example, fixed_records, frame, read_records, write_records
 from pipelines.sources.doodles.make import google_npy
 from pipelines.sources.registry import open_source
@@ -46,7 +46,7 @@ def drawings_of(built, suffix: str, split: str) -> set[tuple[bytes, int]]:
     found = set()
     for entry in manifest.files:
         if entry.split == split and suffix in entry.path:
-            for images, labels in read_entry(manifest, entry, store):
+            for images, labels, _ in read_shard(manifest, entry, store):
                 pairs = zip(images, labels, strict=True)
                 found |= {(image.tobytes(), int(label)) for image, label in pairs}
     return found

@@ -15,7 +15,6 @@ from pipelines.dataset.packing import num_shards
 from pipelines.dataset.selection import FIRST_REASON, REASONS, Selection, near_duplicates, repeated
 from pipelines.dataset.spec import DatasetSpec, parse_splits, spec_from_json
 from pipelines.dataset.tfds_slice import slice_bounds
-from pipelines.dataset.verify import read_entry
 from pipelines.drawings.batch import METADATA_COLUMNS, Drawings
 from pipelines.drawings.hashing import (
     add_sums,
@@ -24,6 +23,7 @@ from pipelines.drawings.hashing import (
     sum_rows,
     unit_interval,
 )
+from pipelines.drawings.reading import read_shard
 from pipelines.sources.base import SourceOptions
 from pipelines.sources.doodles.make import google_npy, write_doodles
 from pipelines.sources.registry import open_source
@@ -163,7 +163,7 @@ def test_a_slice_is_exact_although_rows_are_blank_or_repeated(tmp_path):
         image.tobytes()
         for entry in manifest.files
         if entry.split
-        for images, _ in read_entry(manifest, entry, store)
+        for images, _, _ in read_shard(manifest, entry, store)
         for image in images
     )
     assert found == wanted
