@@ -21,8 +21,9 @@ CLASSES = ("bee", "sun")
 OPTIONS = ["--source", "drawings", "--classes", ",".join(CLASSES), "--name", "one", "--quiet"]
 OPTIONS += ["--with-metadata", "--near-duplicates", "1", "--rows-per-shard", "30"]
 AGAIN = "it is made again"
-# How many places of each file are damaged, one after the other: each in its own store.
-PLACES = 12
+# How many places of each file are damaged, one after the other: each in its own store. More of
+# them: SKETCHMILL_FUZZ=1 pytest ...
+PLACES = 12 if os.environ.get("SKETCHMILL_FUZZ") else 4
 
 
 @pytest.fixture
