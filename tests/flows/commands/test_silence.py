@@ -22,6 +22,7 @@ import numpy as np
 import pytest
 
 from pipelines.store.artifacts import open_store
+from pipelines.store.manifest import InputRef, Kind, Manifest, artifact_digest
 
 ROOT = Path(__file__).parents[3]
 # Ten seconds, which is the pace of a log, and what a busy machine adds.
@@ -237,7 +238,16 @@ def test_quiet_commands_say_nothing_of_what_they_wait_for(start, tmp_path):
 
 @pytest.mark.slow
 def test_an_import_that_takes_long_is_named_by_every_command(start, tmp_path):
-    (tmp_path / "store").mkdir()
+    store = open_store(str(tmp_path / "store"))
+    inputs: tuple[InputRef, ...] = ()
+    kinds: dict[Kind, str] = {"datasets": "dataset", "models": "model", "samples": "samples"}
+    for kind, role in kinds.items():  # of each one that is found, with nothing in it
+        summary = {"class_names": ["sun"], "image_shape": [28, 28], "tfds_ids": [293]}
+        digest = artifact_digest(kind, {}, inputs)
+        made = Manifest(
+            kind=kind, name="x", digest=digest, spec={}, inputs=inputs, files=(), summary=summary
+        )
+        inputs = (store.publish(made).ref(role),)
     hear(start, SLOW_IMPORT, {"torch": 3.0, "prefect": 3.0, "apache_beam": 3.0})
 
 
