@@ -114,7 +114,7 @@ def read_split(
 ) -> Iterator[tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]]:
     """Yield a split's drawings, in the order of its shards' names: images (n, h, w), labels (n,).
 
-    Labels are positions in the manifest's class_names, whatever the layout.
+    Labels are positions in the manifest's class_names, in both layouts.
 
     Images are views of the shard's memory where the shard has our layout. Every shard's SHA-256
     is checked before its first drawing is given. Raises as `open_split` does.

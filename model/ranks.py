@@ -8,9 +8,10 @@ The first rank to fail writes why into a file, which the process that started it
 ranks end because they cannot reach it, and may end first, so a rank that lost another writes
 nothing.
 
-Memory that a step has freed is kept for the next one. glibc gives large blocks back to the kernel at
-once, and every step on a CPU gets them again page by page, zeroed: a tenth of the article's step
-(AMD EPYC: 19.4 s without this, 17.5 s with it, the peak the same). mallopt(3) tells it to keep them.
+Memory that a step has freed is kept for the next one. glibc gives large blocks back to the kernel
+at once, and every step on a CPU gets them again page by page, zeroed: a tenth of the article's step
+(AMD EPYC: 19.4 s without this, 17.5 s with it, the peak the same). mallopt(3) tells it to keep
+them.
 """
 
 import contextlib

@@ -1,16 +1,16 @@
 """Run work units on Apache Beam: distribute them, collect counters, report failures.
 
 The graph is Create(units) | Reshuffle | ParDo(work). A unit is a small record; its work puts
-objects under keys that depend on the unit alone and answers with numbers to count. So a bundle
-that is retried, or done twice at once, changes nothing, and any runner gives the same bytes.
+objects under keys that depend only on the unit and returns counters. Units are therefore
+idempotent: bundles may be retried or run twice at once, and every runner gives the same bytes.
 
-The runner is named by a flag. Without one it is FnApiRunner: Beam's own default looks for a
-binary on the network first. One worker runs in this process, several in processes of theirs.
+A flag selects the runner. The default is FnApiRunner, because Beam's own default looks for a
+binary on the network first. One worker runs in this process, several in child processes.
 
-A runner hands back text and no exceptions, so a unit's failure travels as text:
+A runner returns text and no exceptions, so a unit's failure is sent as text:
 
     worker: exception -> UnitError("[[sketchmill:<base64 of pipelines.store.failures>]]") -> the runner's traceback
-    here:   the runner's message, whatever is around the mark -> the exception to raise
+    here:   the runner's message, with any text around the mark -> the exception to raise
 
 The same bad input is therefore the same error on every runner and with any number of workers.
 """

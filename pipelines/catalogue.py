@@ -142,7 +142,7 @@ def class_lines(path: Path) -> tuple[str, ...]:
 def resolve_names(parts: Iterable[str], known: Sequence[str] | None = None) -> tuple[str, ...]:
     """Return the class names that these parts of a list mean, in its order.
 
-    A part is a name, whatever its case and surrounding blanks, or `tfds:N`.
+    A part is a name in any case, with or without surrounding blanks, or `tfds:N`.
     known: the classes there are to choose from, Google's by default; "all" means all of them.
 
     >>> resolve_names(["bee", " sea turtle", "tfds:308"])
@@ -170,7 +170,7 @@ def resolve_names(parts: Iterable[str], known: Sequence[str] | None = None) -> t
 
 
 def find_classes(text: str) -> tuple[ClassEntry, ...]:
-    """Return the classes whose name contains `text`, whatever the case."""
+    """Return the classes whose name contains `text`, ignoring case."""
     return tuple(entry for entry in catalogue() if text.lower() in entry.name.lower())
 
 

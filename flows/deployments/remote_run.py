@@ -5,11 +5,12 @@ process that asks again, after it was killed or its answer was lost, finds the r
 and starts the next only if that one has ended without success. The result comes back as JSON in the
 message of the run's last state.
 
-Prefect does not cancel runs that a cancelled run has started; here it does, whatever thread waits
-for them. A server that does not answer neither ends nor cancels anything.
+Prefect does not cancel the runs that a cancelled run has started; this module does, from any
+waiting thread. A server that does not answer neither ends nor cancels anything.
 
-Places say where the stages of a deployed flow run, and how long each may take. A place is a deployment such as "train/gpu"; an empty one means here. infra/prefect.yaml places
-every stage, because the image with torch has no Beam and the other way round.
+Places say where the stages of a deployed flow run, and how long each may take. A place is a
+deployment such as "train/gpu"; an empty one means here. infra/prefect.yaml places every stage,
+because the image with torch has no Beam and the other way round.
 """
 
 import contextlib

@@ -42,7 +42,7 @@ class Stage(Generic[P]):
     address   returns kind, name and digest of the artifact that inputs give
     plan      returns what --dry-run prints; by default the digests of the inputs
     result    returns what the command prints of the artifact
-    check     raises ValueError for parameters that are wrong whatever the store has
+    check     raises ValueError for parameters that are wrong for any store
     store     "write": it is written to; "new": and made if it is not there; "read": it may be
               read-only, and what is published goes to the cache then. A stage whose parameters
               name a place `out` of the store only reads

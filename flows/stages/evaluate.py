@@ -1,8 +1,8 @@
 """The evaluate stage: bits/dim of a model over a split, and classification by likelihood.
 
-With several processes, `python -m model.evaluation.evaluate --progress-json` runs as torchrun's ranks
-on this machine: it prints progress as JSON lines and its result on the last line. The ranks end when
-this process does.
+With several processes, `python -m model.evaluation.evaluate --progress-json` runs as torchrun's
+ranks on this machine: it prints progress as JSON lines and its result on the last line. The ranks
+end when this process does.
 """
 
 from dataclasses import dataclass

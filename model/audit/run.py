@@ -3,10 +3,10 @@
     reports/<name>/<digest>/audit.json            every number
     reports/<name>/<digest>/kept/00000.npy ...    of each shard, which rows are accepted
 
-The numbers are those of the accepted drawings, as only they are exported; "before_filters" has
-the same of all. It is addressed by the samples, the dataset they are held against, the judge and the spec, so
-asking again answers at once, even where there is no torch: only the work itself imports it. A
-gate is checked against an audit, and is no part of it.
+The numbers are those of the accepted drawings, as only they are exported; "before_filters" has the
+same of all. It is addressed by the samples, the dataset they are held against, the judge and the
+spec, so asking again answers at once, even where there is no torch: only the work itself imports
+it. A gate is checked against an audit, and is no part of it.
 """
 
 import dataclasses

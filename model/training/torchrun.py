@@ -6,7 +6,7 @@
                   `-- ranks: model.training.train; SIGTERM when the agent dies
 
 A parent that is stopped has the guard send SIGTERM to the agent, which passes it on; the ranks
-finish their step, save and exit with 143. Whatever is left after that is killed.
+finish their step, save and exit with 143. Processes that remain after that are killed.
 """
 
 import json

@@ -12,9 +12,9 @@ a changed threshold, split or class list reads these 30 bytes a drawing, never t
     key_id, country_code, recognized, timestamp   those that were asked for
     problem, repair         string   of the rows that have one, see Drawings
 
-A shard reads the attributes of its own rows, not the whole table. On a local disk a table is mapped;
-a process reads it once as a whole, to check its seal, and then only the pages of the rows asked for. A remote one is fetched and checked once a process, into a
-file that has no name and so ends with the process.
+A shard reads the attributes of its own rows, not the whole table. A local table is memory-mapped: a
+process reads it once to check its seal, and then only the pages of the wanted rows. A remote table
+is fetched and checked once per process, into an unlinked temporary file.
 """
 
 import functools

@@ -1,8 +1,9 @@
 """Bad rows: how they are recognized, counted, named and limited.
 
 A row is bad if it cannot be read (a torn line, a damaged picture, a label of no class), if it is
-larger than a limit (pipelines/drawings/limits.py), or if its pixels are no drawing's (pipelines/dataset/attributes.py). Of a class as a whole, a file is implausible
-that is mostly blank or mostly ink.
+larger than a limit (pipelines/drawings/limits.py), or if its pixels are no drawing
+(pipelines/dataset/attributes.py). A file whose drawings of a class are mostly blank or mostly ink
+is implausible as a whole.
 """
 
 from collections.abc import Mapping, Sequence
@@ -20,7 +21,7 @@ from pipelines.sources.kinds import file_format
 
 # The number of bad rows that a manifest names; all are counted.
 NAMED_ROWS = 1_000
-# A class of at least so many drawings in a file of which more than this share are blank, or whose
+# A class of at least this number of drawings in a file, of which more than this share are blank or whose
 # pixels are mostly ink, is not what it seems. Real files have no blanks and 28 % ink.
 _PLAUSIBLE_ROWS = 20
 _MAX_BLANK_SHARE = 0.5

@@ -2,8 +2,8 @@
 
     source + spec -> digest -> in the store? -> attributes -> plan -> shards -> manifest
 
-Everything is a pure function of source and spec, so an interrupted build is continued by
-running it again: what is done is found by its key, and the result is the same to the byte.
+Everything is a pure function of source and spec. Running an interrupted build again resumes it:
+finished work is found by its key, and the result has the same bytes.
 """
 
 import contextlib

@@ -184,7 +184,7 @@ def content_total(records: Sequence[ShardRecord]) -> int:
 
 
 def content_digest(spec: DatasetSpec, rows: Mapping[str, int], total: int) -> str:
-    """Return the digest of drawings, classes and splits: the same whatever format or layout.
+    """Return the digest of drawings, classes and splits: the same for every format and layout.
 
     rows   drawings by split
     total  the sum that `content_total` gives

@@ -1,8 +1,8 @@
 """Scan, plan and build several datasets together, with one Beam graph for each pass.
 
-Everything is found by its key, so what an interrupted run has done is not done again. It is checked
-when it is read: what was damaged meanwhile is made again, with a warning. What Beam counts is kept
-beside the records of the shards, and held against the plan.
+Results are found by key, so a resumed run does not repeat finished work. They are checked when they
+are read; damaged ones are made again, with a warning. Beam's counters are kept beside the shards'
+records and compared with the plan.
 """
 
 import functools
@@ -227,7 +227,7 @@ def _build_work(job: Job, plan: BuildPlan) -> BuildWork:
 
 
 def _shard_units(job: Job, plan: BuildPlan, work: int, store: Store) -> list[ShardUnit]:
-    """Put the plan of a job's shards, whatever is there: it might be damaged. Return the shards."""
+    """Write the plan of a job's shards, replacing one that may be damaged; return the shards."""
     blocks = b"".join(planned.blocks.tobytes() for planned in plan.shards)
     path = f"{job.scratch}/blocks-{hashlib.sha256(blocks).hexdigest()[:16]}.bin"
     store.put(path, blocks)

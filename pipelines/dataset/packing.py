@@ -1,6 +1,6 @@
 """Assign the rows of a split to shards of equal size before any shard is written.
 
-A file is cut into blocks of 64 rows, of which a seeded order decides who comes first; small
+A file is cut into blocks of 64 rows, which are put in a seeded order; small
 sets are cut finer, so that every shard still mixes all classes. The sequence is cut where each
 shard is full: a block that lies across a cut gives its first rows to one shard, the rest to the
 next. A block's rows are one bit each in a 64-bit word, so a plan for 50 million drawings takes
@@ -23,7 +23,7 @@ DEFAULT_ROWS_PER_SHARD = 65_536
 # Fewer shards than this leave processors and readers idle; smaller ones are not worth a file.
 MIN_SHARDS = 8
 MIN_ROWS_PER_SHARD = 1_024
-# Below so many rows in all, 16 rows keep together instead of 64.
+# With fewer rows in all, blocks have 16 rows instead of 64.
 _SMALL_SET_ROWS = 1_000_000
 _SMALL_SET_TOGETHER = 16
 
@@ -111,7 +111,7 @@ def pieces(blocks: npt.NDArray[np.void]) -> Iterator[Piece]:
 
 
 def num_shards(rows: int, rows_per_shard: int | None) -> int:
-    """Return how many shards hold so many rows.
+    """Return how many shards hold this number of rows.
 
     >>> num_shards(10_000_000, None), num_shards(70_000, None), num_shards(2_000, None)
     (153, 8, 1)

@@ -325,7 +325,7 @@ def _check_not_empty(spec: DatasetSpec, tally: Tally) -> None:
         if spec.on_bad_file == "fail" or not tally.bad_files:
             why = f"all were dropped: {reasons}" if reasons else "the source has none"
             raise ValueError(f"no drawing of class {class_name!r} is left: {why}")
-    # A class of the linked layout may be all in a bad file; whoever links it says if none is left.
+    # A class of the linked layout may be all in a bad file; linking it reports that none is left.
     is_empty = not any(sum(counts.values()) for counts in tally.counts.values())
     if is_empty and spec.layout != "linked":
         raise nothing_left(tally.bad_files, tally.bad_rows.named)

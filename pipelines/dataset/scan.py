@@ -1,10 +1,11 @@
 """The first pass: compute attributes of every drawing, one range of a source file at a time.
 
-A range's attributes are put under a key that depends on the file's content, the range and what
-is computed: they serve every later dataset from the same file. Files that cannot be read row by
-row (strokes, pictures) are decoded once, here; their pixels are put beside the attributes. Both are
-sealed (pipelines/store/scratch.py). Whoever reads attributes checks the seal. Pixels are read in part, so
-they are held against their hashes in the attributes: one by one, or by the sum over a dataset.
+A range's attributes are put under a key that depends on the file's content, the range and what is
+computed: they serve every later dataset from the same file. Files that cannot be read row by row
+(strokes, pictures) are decoded once, here; their pixels are put beside the attributes. Both are
+sealed (pipelines/store/scratch.py). Readers of attributes check the seal. Pixels are read in part,
+so they are checked against their hashes in the attributes: one by one, or by the sum over a
+dataset.
 """
 
 import io
@@ -192,7 +193,7 @@ def missing_units(units: Iterable[ScanUnit], store: Store) -> tuple[ScanUnit, ..
 
 
 def forget_changed(units: Sequence[ScanUnit], scanned: Iterable[ScanUnit], store: Store) -> None:
-    """Check that nobody has written to the files of `units` since they were opened.
+    """Check that the files of `units` have not changed since they were opened.
 
     Raises BadFileError otherwise, after deleting what was just `scanned` of such a file: it is
     kept under a digest that is not its own.
@@ -210,7 +211,7 @@ def forget_changed(units: Sequence[ScanUnit], scanned: Iterable[ScanUnit], store
 
 
 def _is_whole(unit: ScanUnit, store: Store) -> bool:
-    """Whether attributes end as what is sealed does, after so many rows, and pixels fill a file."""
+    """Whether attributes have a seal and this number of rows, and pixels the size for them."""
     size = store.size(unit.path)
     if size is None or size < unit.rows * _LEAST_ROW_BYTES:
         return False

@@ -278,7 +278,7 @@ def count_labels(class_names: tuple[str, ...], labels: npt.NDArray[np.int64]) ->
 
 
 def pixel_sums(images: npt.NDArray[np.uint8]) -> tuple[int, int]:
-    """Return the sum of all pixels and of their squares, exactly, whatever the order."""
+    """Return the exact sum of all pixels and of their squares, independent of the order."""
     total = square_total = 0
     for start in range(0, len(images), _STATISTICS_ROWS):
         flat = images[start : start + _STATISTICS_ROWS].reshape(-1)

@@ -1,6 +1,6 @@
 """A columnar batch of drawings, the input and output of functions inside a work unit.
 
-Never one Python object a drawing: a Beam element a drawing costs a hundred times the work.
+There is no Python object per drawing: one Beam element per drawing costs a hundred times as much.
 """
 
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ class Drawings:
     """A batch of n drawings.
 
     images        (n, height, width) uint8, 0 = paper, 255 = ink
-    label         (n,) int, position in the class names of whoever made the batch
+    label         (n,) int, position in the class names of the batch's source
     key_id        (n,) uint64, Google's number of the drawing
     country_code  (n,) object, two letters
     recognized    (n,) bool, whether Google's game guessed the drawing

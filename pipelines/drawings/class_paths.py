@@ -6,7 +6,7 @@ script, space, hyphen, underscore, comma and apostrophe stay, in Unicode's form 
 underscore or space and a last space, which some reader skips or some file system drops:
 `urllib.parse.unquote` gives the name back. So it is where two names differ in case alone or one
 is a device of Windows: then the first characters are encoded, as many as it takes. Only names
-that are too long, or would lead elsewhere if somebody decoded them, are cut and numbered.
+that are too long, or would escape the directory when decoded, are cut and numbered.
 """
 
 import csv
@@ -48,7 +48,7 @@ def class_table(class_names: Sequence[str], columns: Mapping[str, Sequence[objec
 
 
 def _candidates(class_name: str, label: int) -> Iterator[str]:
-    """Yield names of a class, the most readable first; the last is nobody else's."""
+    """Yield names of a class, the most readable first; the last is unique."""
     for count in range(len(class_name) + 1):
         name = "".join(_pieces(class_name, count))
         if is_name(name) and len(name.encode()) <= _MAX_BYTES and not _DEVICE.fullmatch(name):
@@ -59,7 +59,7 @@ def _candidates(class_name: str, label: int) -> Iterator[str]:
 
 
 def _pieces(class_name: str, count: int) -> list[str]:
-    """Return the characters of a name, the first `count` and whatever is not safe encoded."""
+    """Return the characters of a name, with the first `count` and all unsafe ones encoded."""
     rest = unicodedata.normalize("NFC", class_name[count:])
     kept = [c if c.isalnum() or c in _MARKS else _encoded(c) for c in rest]
     if kept and kept[0] in " _":

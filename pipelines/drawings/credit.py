@@ -1,8 +1,8 @@
 """License and attribution of drawings, and their wording in cards.
 
-A dataset's manifest holds both where they are known (pipelines.dataset.describe decides), and what
-is made of a dataset takes them from what it is made of. Where nobody stated them they are absent:
-nothing is called Google's, or licensed, that is not known to be.
+A dataset's manifest holds both where they are known (pipelines.dataset.describe decides), and
+artifacts made of a dataset inherit them. Where they are unknown they are absent: nothing is called
+Google's, or licensed, without evidence.
 """
 
 import re
@@ -41,7 +41,7 @@ _HUB_NAMES = {"ODbL-1.0": "odbl", "ODC-By-1.0": "odc-by", "PDDL-1.0": "pddl"} | 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Credit:
-    """What is known of license and attribution; a field is empty if nobody stated it.
+    """License and attribution; a field is empty if unknown.
 
     license      SPDX ids joined by " AND ": all of them hold
     attribution  the text that goes along with the drawings and what is made of them

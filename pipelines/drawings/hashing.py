@@ -59,7 +59,7 @@ def unit_interval(hashes: Uint64Array, seed: int) -> npt.NDArray[np.float64]:
 def choose_splits(
     hashes: Uint64Array, splits: Sequence[tuple[str, float]], seed: int
 ) -> npt.NDArray[np.uint8]:
-    """Return each drawing's position in `splits`: same pixels, same split, whatever its class."""
+    """Return each drawing's position in `splits`: equal pixels have the same split in every class."""
     edges = np.cumsum([part for _, part in splits])[:-1]
     place = unit_interval(hashes, text_seed(SALT_SPLIT, seed))
     return np.searchsorted(edges, place, side="right").astype(np.uint8)

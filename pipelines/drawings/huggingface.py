@@ -1,8 +1,8 @@
 """The Hugging Face card lines that `load_dataset` reads: files, columns, class names, sizes.
 
-`datasets` keeps what it has read under the last part of the folder's path and a hash of these
-lines, and looks into no file: two folders whose cards say the same are one dataset to it. So the
-description, which it hashes as well, is a digest of the files.
+`datasets` caches by the last part of the folder's path and a hash of these lines, without looking
+into the files: two folders with equal cards are one dataset to it. The description, which it hashes
+too, is therefore a digest of the files.
 """
 
 import json

@@ -1,7 +1,7 @@
 """Size limits on parts of a source, which bound the memory that a file can take.
 
-What goes beyond a limit is not read. A line, a record or a picture that does is a bad row, under a
-reason of its own; a file that does is a bad file. At the defaults a process stays below 1 GiB.
+Input beyond a limit is not read. A line, a record or a picture beyond it is a bad row with its own
+reason; a file beyond it is a bad file. At the defaults a process stays below 1 GiB.
 Google's drawings have up to some thousands of points and tens of kilobytes.
 """
 

@@ -1,7 +1,7 @@
 """Parquet shards of drawings: the stored-PNG column, its schema, names, writer and reader.
 
-The pictures are stored PNGs (pipelines/drawings/stored_png.py): fixed in length, pixels at a fixed place,
-so our reader views them in Arrow's own buffer; zstd takes care of their size.
+The pictures are stored PNGs (pipelines/drawings/stored_png.py): fixed in length, pixels at a fixed
+place, so our reader views them in Arrow's own buffer; zstd takes care of their size.
 
 A shard opens with Hugging Face datasets (pictures, class names), Polars, DuckDB and pandas.
 Imports nothing but NumPy and PyArrow, so that a training machine needs nothing else. Bytes

@@ -2,14 +2,14 @@
 
     gray, palettes, 1 bit         as they are; also RGB and RGBA that are gray and opaque
     16 bits                       the high byte; refused where no value goes beyond 255
-    transparent, ink of one color alpha is the ink, whatever the color is
+    transparent, ink of one color alpha is the ink, for any color
     one color on black            the largest channel; nearly gray: the luma
     JPEG, WebP and their like     as they decode; such pictures have no exact pixels
     EXIF orientation              turned upright
     all else                      refused: several colors, CMYK, float or 32-bit values, frames
 
-A conversion is called a repair; readers count it. Drawings are ink on paper of 0; pipelines/dataset/attributes.py
-judges whether they are inverted or faint, for all sources.
+A conversion is called a repair; readers count it. Drawings are ink on paper of 0;
+pipelines/dataset/attributes.py judges whether they are inverted or faint, for all sources.
 """
 
 import contextlib
@@ -69,8 +69,8 @@ class Picture:
 def open_picture(content: bytes, limits: Limits = DEFAULT) -> Picture:
     """Decode a picture of any format; needs Pillow.
 
-    Raises PictureError if it has more pixels than it may, which its header tells, cannot be decoded,
-    or is of a kind that is not guessed at; ValueError without Pillow.
+    Raises PictureError if it has more pixels than it may, which its header tells, cannot be
+    decoded, or is of a kind that is not guessed at; ValueError without Pillow.
     """
     try:
         from PIL import Image, ImageOps  # only other writers' pictures need it
@@ -85,7 +85,7 @@ def open_picture(content: bytes, limits: Limits = DEFAULT) -> Picture:
             _check_kind(picture)
             if picture.format == "PNG":
                 with Image.open(io.BytesIO(content)) as twin:
-                    twin.verify()  # of checksums, which loading does not hold against pixels
+                    twin.verify()  # checksums, which loading does not check
             is_wide = ";16" in str(picture.tile[0].args) if picture.tile else False
             picture.load()
             repairs = (str(picture.format),) if picture.format in _LOSSY else ()
@@ -96,7 +96,7 @@ def open_picture(content: bytes, limits: Limits = DEFAULT) -> Picture:
             found = picture_of(pixels)
     except PictureError:
         raise
-    except Exception as error:  # a damaged file raises whatever its decoder stumbles over
+    except Exception as error:  # decoders raise arbitrary errors for damaged files
         raise PictureError(f"the picture cannot be decoded: {_reason(error, content)}") from error
     found = replace(found, repairs=repairs + found.repairs)
     return _narrowed(found) if is_wide and pixels.dtype == np.uint8 else found
@@ -145,7 +145,7 @@ def pixels_problem(content: bytes, limits: Limits) -> str | None:
             return limits.problem("max_pixels", picture.width * picture.height)
     except PictureError as error:
         return str(error)
-    except Exception:  # whatever reads it says why it is no picture
+    except Exception:  # the reader reports why it is no picture
         return None
 
 

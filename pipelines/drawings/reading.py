@@ -115,7 +115,7 @@ def class_positions(
     """
     if not label_ids:
         return labels
-    # One place more than there are ids: whatever is beyond them ends there.
+    # One place more than there are ids, for labels beyond them.
     lookup = np.full(max(label_ids) + 2, _NO_CLASS, np.int64)
     lookup[list(label_ids)] = np.arange(len(label_ids))
     known = (labels >= 0) & (labels < len(lookup))

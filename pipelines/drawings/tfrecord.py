@@ -1,9 +1,10 @@
 """Write TFRecord files that TensorFlow Datasets reads, without TensorFlow.
 
-A record is: length u64, masked crc32c of it u32, a tf.train.Example, masked crc32c of it u32,
-all little-endian; masked(c) = rotate_right(c, 15) + 0xa282ead8. The Example holds `image`
-(bytes) then `label` (int64), in the order protobuf writes them, and more features if asked for. Where all pictures have one
-length, all records are one template of which only picture, label and checksum vary.
+A record is: length u64, masked crc32c of it u32, a tf.train.Example, masked crc32c of it u32, all
+little-endian; masked(c) = rotate_right(c, 15) + 0xa282ead8. The Example holds `image` (bytes) then
+`label` (int64), in the order protobuf writes them, and more features if asked for. Where all
+pictures have one length, all records are one template of which only picture, label and checksum
+vary.
 """
 
 import struct
@@ -163,7 +164,7 @@ def _record_bytes(length: int, digits: int) -> int:
 
 
 def _label_of(digits: int) -> int:
-    """Return the smallest label that takes so many bytes."""
+    """Return the smallest label that takes this number of bytes."""
     return 0 if digits == 1 else 1 << 7 * (digits - 1)
 
 
@@ -198,7 +199,7 @@ def _fill(
 def _varint_lengths(
     labels: npt.NDArray[np.int64],
 ) -> list[tuple[int, npt.NDArray[np.bool_]]]:
-    """Return (bytes a label takes, which labels take so many), shortest first."""
+    """Return (number of bytes, mask of the labels that take it), shortest first."""
     if len(labels) and labels.min() < 0:
         raise ValueError("labels must not be negative")
     digits = np.ones(len(labels), np.int64)

@@ -1,10 +1,10 @@
 """Read planned rows in batches of one row group, with pictures viewed in Arrow's buffer.
 
-No more than one row group (8,192 drawings, 7 MB) is held, whatever the size of a shard.
+At most one row group (8,192 drawings, 7 MB) is held in memory, for shards of any size.
 
-Formats of tiny samples are written as records of equal length, rows of one array. A writer of single
-samples spends microseconds of Python on each drawing; here the bytes that all records
-share are laid down once, and the few that differ (digits of a key, pixels, sums) are columns.
+Formats of tiny samples are written as records of equal length, rows of one array. A writer of
+single samples spends microseconds of Python on each drawing; here the bytes that all records share
+are laid down once, and the few that differ (digits of a key, pixels, sums) are columns.
 """
 
 import functools
@@ -87,7 +87,7 @@ def read_rows(
 ) -> Iterator[Batch]:
     """Yield the rows of the pieces in order, at most a row group at a time.
 
-    `columns` has the label; labels are positions in the job's class_names, whatever the layout.
+    `columns` has the label; labels are positions in the job's class_names, in both layouts.
     Raises ValueError if labels or picture sizes are not the dataset's.
     """
     row = first_row

@@ -150,9 +150,9 @@ def export_dataset(
 def make_share(export: Export, files: slice) -> tuple[int, int]:
     """Make some of the files that the plan numbers from 0, as one of several machines.
 
-    files: slice(first, stop), or slice(part, None, parts). Returns how many these are, and how
-    many of all files are missing still: who finds none may `finish`. Both are 0 if the export is
-    there. Raises ValueError if there are no such files, or another export is at `out`.
+    files: slice(first, stop), or slice(part, None, parts). Returns how many these are, and how many
+    of all files are still missing: a caller that finds none may `finish`. Both are 0 if the export
+    is there. Raises ValueError if there are no such files, or another export is at `out`.
     """
     job, target = export.job, export.target
     units = plan_units(job)

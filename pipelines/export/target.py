@@ -1,7 +1,7 @@
 """The destination of an export's files: streamed, hashed on the way, made visible atomically.
 
 A local file is written under a temporary name and renamed; a remote one is a multipart upload
-that nobody sees before it is complete. Neither is ever whole in memory.
+that is invisible until complete. Neither is ever held in memory as a whole.
 """
 
 import contextlib
@@ -40,7 +40,7 @@ def _place_of_pids() -> str:
     """Return what says where a PID means what it means here: machine, its start, PID namespace.
 
     Containers of one name on one machine count their PIDs each from 1. Where that cannot be told,
-    it is nobody else's.
+    no other process uses it.
     """
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text("ascii")
@@ -85,7 +85,7 @@ class FileSink:
         """Nothing waits here."""
 
     def close(self) -> None:
-        """The block ends the file, not whoever writes to it."""
+        """Do nothing: the block closes the file, not its writers."""
 
     def write(self, content: bytes | memoryview) -> None:
         """Append these bytes."""
@@ -147,7 +147,7 @@ class Target:
     def create(self, relative: str, content: bytes) -> FileEntry:
         """Write a small file unless there is one, and return the entry of what is there.
 
-        For what another machine would write in other bytes: whoever publishes, it fits.
+        For files that another machine would write differently: the publisher's copy replaces them.
         """
         self.store.create(self.path(relative), content)
         return file_entry(relative, self.store.get(self.path(relative)))
@@ -268,7 +268,7 @@ def _is_running(pid: int) -> bool:
         os.kill(pid, 0)
     except ProcessLookupError:
         return False
-    except PermissionError:  # it is there, and somebody else's
+    except PermissionError:  # it exists, and belongs to another user
         return True
     return True
 

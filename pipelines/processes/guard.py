@@ -1,24 +1,23 @@
 """Guard processes, which end all processes of a piece of work when its parent ends.
 
-    parent --> guard (own session) --> command --> whatever it starts, in whatever session
+    parent --> guard (own session) --> command --> its descendants, in any session
 
     python pipelines/processes/guard.py PARENT_PID GRACE_SEC DEADLINE_SEC COMMAND...      (deadline 0: none)
 
-The guard is told to stop by SIGTERM, by the kernel when its parent dies, or by the deadline. It
-passes that on to the command, waits for the grace period, and kills every process that is left
-below it: as a subreaper it inherits orphans, also of other sessions, which no signal to a process
-group reaches (torchrun starts its ranks so). It exits with the command's code, 128 + signal if
-that was killed, and 124 after the deadline.
+The guard stops on SIGTERM, when its parent dies (the kernel signals it), or at the deadline. It
+sends SIGTERM to the command, waits for the grace period, and kills all remaining descendants: as a
+subreaper it inherits orphans, also of other sessions, which no signal to a process group reaches
+(torchrun starts its ranks so). It exits with the command's code, 128 + signal if that was killed,
+and 124 after the deadline.
 
 A command line forks itself into two of them and the work (`stand_before_work`):
 
-    front (whom the terminal signals) --> guard (own session) --> work --> whatever it starts
+    front (whom the terminal signals) --> guard (own session) --> work --> its descendants
 
-Ctrl-C reaches the front alone, and one line of its own is what a person sees; were the front
-killed, the guard would still end the rest. Ctrl-Z stops the work and all that is below it.
+Ctrl-C reaches the front alone, which prints one line; if the front is killed, the guard still ends
+the rest. Ctrl-Z stops the work and its descendants.
 
-Linux; elsewhere `stand_before_work` leaves all as it is. Standard library only: it must start in no
-time.
+Linux only; elsewhere `stand_before_work` does nothing. Standard library only, to start fast.
 """
 
 import contextlib
@@ -37,7 +36,7 @@ ORPHAN_SEC = 2.0
 # What a command line's work gets to save; its front waits a little longer, ten seconds in all.
 WORK_SEC = 6.5
 _FRONT_SEC = 8.0
-# A killed flow's work gets no longer than this, whatever its grace period: nobody waits for it.
+# Upper limit of the grace period after the flow was killed: no process waits for its result.
 _ORPHANED_SEC = 10.0
 _SHOW_CURSOR = b"\r\n\x1b[?25h"
 _PR_SET_PDEATHSIG = 1
@@ -162,7 +161,7 @@ class Guard:
 class _WorkGuard(Guard):
     """Stands between the front and the work: while the front is stopped (Ctrl-Z), so is all below.
 
-    The kernel tells nobody but the front's parent, so this looks.
+    The kernel notifies only the front's parent, so this polls.
     """
 
     _poll_sec = 0.05

@@ -22,7 +22,7 @@ BAD_INPUT = 2
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Tie this process to its parent, then import a module and run its `main`."""
-    # Read at once: if nobody named the parent, it is whoever has not died until now.
+    # Read first: without the variable, the parent is the one that is alive now.
     parent_pid = int(os.environ.pop(PARENT_PID, os.getppid()))
     end_with_parent(parent_pid)
     module, *rest = sys.argv[1:] if arguments is None else arguments

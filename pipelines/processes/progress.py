@@ -1,10 +1,10 @@
 """Report progress by polling the store, and name long operations that report none.
 
-What tells its progress itself calls progress(stage, done, total, message). What does not (a slow
-store, a lock of another process, hashing, the start of processes) stands in a `doing` block, and
-`telling` says it once it takes longer than TELL_SEC, so that nobody waits without knowing for what.
+Work that knows its progress calls progress(stage, done, total, message). Other work (a slow store,
+a lock of another process, hashing, starting processes) runs in a `doing` block, and
+`telling` names it once it takes longer than TELL_SEC, so that every long wait is explained.
 
-Telling is never a reason to fail: what goes wrong with it is logged and the work goes on.
+Reporting never fails the work: its errors are logged.
 """
 
 import contextlib
@@ -34,7 +34,7 @@ _LISTINGS_AT_ONCE = 16
 TELL_SEC = 1.7
 _TICK_SEC = 0.2
 _AGAIN_SEC = 1.0
-# Whoever reads what is told may have stopped reading; the work ends all the same.
+# The reader of progress may have gone; the work continues.
 _JOIN_SEC = 1.0
 _OURS = ("flows", "model", "pipelines", "__main__", "encodings")
 Event = tuple[str, int, int, str]

@@ -1,11 +1,12 @@
 """Run a command and end its whole process tree when it exits, times out or loses its parent.
 
-    flow --> guard (pipelines/processes/guard.py, a session of its own) --> command --> torchrun, Beam, ranks
+    flow --> guard (pipelines/processes/guard.py, a session of its own) --> command --> torchrun,
+    Beam, ranks
 
-Whatever happens to the flow (an exception, a cancellation, SIGKILL), the guard sends SIGTERM to the
-command, gives it the grace period to save, and kills what is left. Cancelling a Prefect flow alone
-stops neither torchrun's ranks nor what has another session. Children never talk to Prefect, so a
-server that is down does not disturb them.
+When the flow ends in any way (an exception, a cancellation, SIGKILL), the guard sends SIGTERM to
+the command, gives it the grace period to save, and kills the remaining processes. Cancelling a
+Prefect flow alone stops neither torchrun's ranks nor what has another session. Children never talk
+to Prefect, so a server that is down does not disturb them.
 """
 
 import contextlib
@@ -180,7 +181,7 @@ def _end(child: subprocess.Popen[bytes], grace_sec: float, mark: str) -> None:
 
 
 def _marked(mark: str) -> list[int]:
-    """Return the processes that were started with a variable, whatever their parent is now."""
+    """Return the processes that were started with a variable, orphans included."""
     found = []
     for folder in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):

@@ -3,7 +3,8 @@
 A kind of source is one class: it finds its files, names their classes, plans and opens them, and
 says how each format of its files is read. kinds.py lists the classes. A source file is a small
 record that travels; the process that does the work opens a reader for it. `fingerprint` is of the
-content and not of the location: a local copy of Google's files has the fingerprint of the originals.
+content and not of the location: a local copy of Google's files has the fingerprint of the
+originals.
 """
 
 from collections import Counter
@@ -126,7 +127,7 @@ class Source:
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 over the content of all files, whatever their location.
+        """SHA-256 over the content of all files, independent of their location.
 
         Synthetic drawings are another source than a copy of them that is not marked as synthetic.
         """
@@ -245,7 +246,7 @@ class SourceKind:
     formats: Mapping[str, FileFormat] = {}
 
     def owns(self, names: Names) -> bool:
-        """Return whether a directory with these files is of this kind, whatever else it holds."""
+        """Return whether a directory with these files is of this kind; other files in it do not matter."""
         del names
         return False
 

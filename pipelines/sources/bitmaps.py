@@ -50,7 +50,7 @@ _KINDS = {
     b"<": "a web page, probably of a sign-in; download the file itself",
 }
 _UTF16_BRACES = (b"{\0", b"\0{", b"[\0", b"\0[")
-# A 64-row block from which at least so many rows are wanted is read whole.
+# A 64-row block of which at least this number of rows is wanted is read as a whole.
 _BLOCK_ROWS = 64
 _DENSE_ROWS = 8
 

@@ -2,9 +2,9 @@
 
 A local path is read with pread: memory maps of 40 GB would count as resident. A URL (s3://,
 gs://, https://) is read with obstore; credentials come from the environment alone, and
-`quickdraw_dataset` on gs:// needs none (GOOGLE_SKIP_SIGNATURE=true). What obstore says of a
-failure fills a screen; here it is the first line of it. User, password and query of an address
-on the web are asked with, and in no address, message or manifest (`without_secrets`).
+`quickdraw_dataset` on gs:// needs none (GOOGLE_SKIP_SIGNATURE=true). Of obstore's error
+messages, which fill a screen, the first line is kept. User, password and query of a URL are sent to
+the server, and appear in no address, message or manifest (`without_secrets`).
 """
 
 import base64
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 # Reading through a gap of this size is cheaper than a second request.
 _COALESCE_BYTES = 1 << 16
-# The size of a link that leads nowhere: such files are listed, so that somebody says so.
+# The size of a dangling link: such files are listed, so that reading them reports the error.
 DANGLING = -1
 _WEB = ("http://", "https://")
 # What to ask with, by the address without it: user and password as Authorization, and the query.
@@ -274,7 +274,7 @@ def hashing(sizes: Mapping[str, int], place: str) -> AbstractContextManager[None
 
 
 def file_version(url: str) -> str:
-    """Return what changes when somebody writes to a file: cheap to ask for again."""
+    """Return a value that changes when the file is written to, and that is cheap to query."""
     if is_remote(url):
         return content_digest(url, Path())
     status = local_path(url).stat()

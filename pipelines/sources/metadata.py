@@ -5,7 +5,7 @@
     recognized    true or false, 1 or 0, also as text in any case
     timestamp     seconds since 1970 UTC, or text as "2017-03-06 00:28:58.85688 UTC"
 
-Anything else is no value: text such as "None" is not taken for one.
+Anything else is a missing value, including text such as "None".
 """
 
 import functools

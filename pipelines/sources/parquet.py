@@ -2,7 +2,8 @@
 
 The pictures are a column `image` of {bytes, path} or of bytes; table_labels.py finds their classes.
 Files whose name or folder begins with "_" are no part of a dataset, nor are hidden ones and copies
-"x-checkpoint.parquet" beside the original. A file without rows is ignored, whatever its types.
+"x-checkpoint.parquet" beside the original. A file without rows is ignored, with columns of any
+type.
 """
 
 import contextlib

@@ -1,9 +1,9 @@
 """Read files of strokes: an index that locates row n, and readers that rasterize.
 
 The index holds where every 256th row begins; it is made in one pass over the file, which also
-counts the rows, and is remembered beside the file's digest. The first lines say how the others are
-to be read where one alone leaves it open. Files are read in pieces, and of a line or record that is
-too large only the size: what memory it takes depends on no file.
+counts the rows, and is remembered beside the file's digest. The first lines decide how ambiguous
+lines are read. Files are read in pieces, and only the size of a line or record that is too large is
+read, so memory does not depend on the file.
 """
 
 import json

@@ -5,8 +5,8 @@
                    floats that are whole are numbers
     path           label=bee/part-0.parquet, as Spark, DuckDB and PyArrow partition
 
-Numbers that nobody names give way to a column of text beside them. Where two columns contradict
-each other, that is a problem of the row; a path that does is one of the file. Names are in NFC.
+A column of text takes precedence over numbers without names. Columns that contradict each other
+make a bad row; a path that contradicts them makes a bad file. Names are in NFC.
 """
 
 import json
@@ -26,7 +26,7 @@ from pipelines.sources.simplify import describe_value
 from pipelines.store.errors import reading
 
 LABEL_COLUMNS = ("label", "labels", "class", "word", "class_name", "category")
-# Numbers in these are not names: a table partitioned by them does not hold the names.
+# Numbers in these columns are not names: a table partitioned by them lacks the names.
 _NUMBER_COLUMNS = ("label", "labels")
 _TEXT_KINDS = (
     pa.types.is_string,
@@ -160,7 +160,7 @@ def labels_of_rows(
 
 
 def is_text(kind: pa.DataType) -> bool:
-    """Return whether a column of this type holds text, encoded in whatever way.
+    """Return whether a column of this type holds text, in any encoding of Arrow.
 
     Bytes are UTF-8, which some writers do not call text.
     """

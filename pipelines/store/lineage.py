@@ -47,7 +47,8 @@ Tree = TypeVar("Tree")
 class Lineage:
     """An artifact, a source or one of its files, and its inputs.
 
-    manifest is None for what is outside of the store, and for an artifact that is no longer in the store.
+    manifest is None for what is outside of the store, and for an artifact that is no longer in the
+    store.
     """
 
     ref: InputRef

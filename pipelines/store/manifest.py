@@ -133,7 +133,7 @@ class Manifest:
 
 
 def drawings_by_split(manifest: Manifest) -> dict[str, int]:
-    """Return the number of drawings of each split that has any, each drawing once whatever the number of formats.
+    """Return the number of drawings of each split that has any, each counted once for all formats.
 
     An artifact without splits has all drawings under "all".
     """

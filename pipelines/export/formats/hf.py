@@ -124,7 +124,7 @@ def _copy(unit: Unit, job: Job, source: Store, target: Target) -> Record:
 
 
 def _cut(unit: Unit, job: Job, source: Store, target: Target) -> Record:
-    """Write one file, a row group at a time: no more is held, whatever the size of the file."""
+    """Write one file, one row group at a time, so memory does not depend on its size."""
     schema = _schema(source, unit.pieces[0].shard, job)
     columns = ["image", "label", *job.columns]
     counts = np.zeros(len(job.class_names), np.int64)

@@ -2,7 +2,7 @@
 
 A class's drawings are spread over all shards, so the pixels are sorted twice: stage 0 writes
 each range of rows to scratch in the order of its labels, stage 1 joins a class's slices. Every
-pixel is read and written twice, whatever the number of classes, and a file is never in memory.
+pixel is read and written twice for any number of classes, and no file is held in memory.
 The drawings of a class keep their order: split after split, shard after shard. How many of each
 split that is stands in numpy_bitmap-classes.csv, beside the name of the file.
 

@@ -5,7 +5,7 @@
     png-classes.csv                      label, class_name, folder
     png/checksums/train-00000-of-00004   for `sha256sum --check`, run in png/
 
-Up to 20,000 pictures the manifest lists each. More make a manifest that helps nobody: such an
+The manifest lists up to 20,000 pictures. Beyond that it would be too large to be useful: such an
 export goes to a place of the user's, and the manifest lists the checksum files, which list the
 pictures. The other formats have no such limit.
 """

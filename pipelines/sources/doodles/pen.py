@@ -72,7 +72,7 @@ class Pen:
         return value + spread * float(self.normals(1)[0])
 
     def normals(self, number: int) -> npt.NDArray[np.float64]:
-        """Return so many standard normal numbers."""
+        """Return `count` standard normal numbers."""
         assert self._taken + number <= len(self._normal), "a doodle needs more random numbers"
         taken = self._normal[self._taken : self._taken + number]
         self._taken += number
@@ -201,7 +201,7 @@ def follow(guides: Sequence[Guide]) -> list[list[npt.NDArray[np.int64]]]:
 
 
 def _leave_out(pen: Pen) -> list[Points]:
-    """Drop a stroke now and then, and stop some short: nobody finishes everything."""
+    """Drop a stroke now and then, and shorten some, as people do."""
     strokes = list(pen.strokes)
     if len(strokes) > 3 and pen.chance(0.12):
         del strokes[pen.count(1, len(strokes) - 1)]
