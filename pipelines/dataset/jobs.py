@@ -265,7 +265,7 @@ def _records(job: Job, plan: BuildPlan, store: Store) -> tuple[ShardRecord, ...]
         store.delete(path)
     raise ChangedError(
         f"source {job.source.name} changed while it was read: its drawings are no longer those that "
-        "were scanned, nothing is published; run it again when nobody writes to it"
+        "were scanned, nothing is published; run it again when its files no longer change"
     )
 
 

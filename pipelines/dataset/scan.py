@@ -206,7 +206,7 @@ def forget_changed(units: Sequence[ScanUnit], scanned: Iterable[ScanUnit], store
         if unit.file.url in changed:
             store.delete(unit.path)
     raise BadFileError(
-        f"{min(changed)} was written to while it was read: run it again when nobody does"
+        f"{min(changed)} changed while it was read: run it again when it no longer changes"
     )
 
 
