@@ -5,7 +5,8 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check
 # One file of tests is one worker's. In the order of their names the longest, of whole sites with
 # servers, begin early; xdist's own order, by the number of tests, leaves them for the end.
-PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+# Three workers keep two cores busy: tests of servers wait for a third of their time.
+PYTEST := $(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
 # Whose drawings: make run CLASSES="bee,sun"; anything else: make run RUN_ARGS="--preset small"
 CLASSES ?=
 RUN_ARGS ?=
