@@ -12,7 +12,6 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from pipelines.drawings.parquet import open_shard, read_images
-from pipelines.drawings.tfrecord import read_records
 from pipelines.store.artifacts import Store
 from pipelines.store.manifest import FileEntry, Manifest
 
@@ -47,6 +46,9 @@ def read_shard(
     """
     content = store.view_entry(manifest, entry)
     if not entry.path.endswith(".parquet"):
+        # The model's image has no google-crc32c, and reads Parquet alone.
+        from pipelines.drawings.tfrecord import read_records
+
         pictures, labels = read_records(bytes(content))
         yield _decode(pictures, tuple(manifest.summary["image_shape"])), labels, {}
         return
