@@ -45,6 +45,7 @@ def inputs(arrays: Arrays) -> tuple[torch.Tensor, torch.Tensor | None]:
 
 
 @pytest.mark.parametrize("case", CASES)
+@pytest.mark.slow
 def test_log_prob_equals_tfp(pixelcnn_oracle: Path, case: str):
     arrays = load_case(pixelcnn_oracle, case)
     model = model_from_tfp(*read_npz(arrays))

@@ -34,6 +34,7 @@ def test_help_loads_no_heavy_library():
     assert done.stdout.splitlines()[-1] == "[]"
 
 
+@pytest.mark.slow
 def test_help_takes_less_than_half_a_second_of_a_processor():
     seconds = []
     for _ in range(3):

@@ -93,6 +93,7 @@ def save(path: str, pixels: np.ndarray) -> str:
     return path
 
 
+@pytest.mark.slow
 def test_opaque_pixels_of_a_picture_stay_and_the_rest_is_drawn(folder: Path, capsys):
     pixels = np.zeros((4, 4, 2), np.uint8)
     pixels[0] = (200, 255)

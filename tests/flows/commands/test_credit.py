@@ -147,6 +147,7 @@ def test_what_the_user_states_is_carried_into_every_card(place):
         assert info.redistribution_info.license == "CC0-1.0"
 
 
+@pytest.mark.slow
 def test_googles_files_are_known_by_their_checksum(place, official):
     official("sun")
     official("tree")
@@ -265,6 +266,7 @@ def test_a_dry_run_says_what_the_cards_will_say(place, official):
 @pytest.mark.parametrize(
     "stated", [(), ("--license", "MIT"), ("--license", "MIT AND LicenseRef-ours")]
 )
+@pytest.mark.slow
 def test_croissant_and_card_are_valid_whatever_is_stated(place, stated):
     built = place.build(*stated)
     out = place.export(formats="hf")
@@ -279,6 +281,7 @@ def test_croissant_and_card_are_valid_whatever_is_stated(place, stated):
         assert found["license"] == names[len(stated)]
 
 
+@pytest.mark.slow
 def test_an_older_dataset_says_on_what_its_manifest_says(place):
     """Before there was a license every manifest said Google's; without a word there is none."""
     built = place.build()

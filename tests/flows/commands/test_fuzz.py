@@ -83,6 +83,7 @@ def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("_own_cache")
 @pytest.mark.parametrize("kind", SOURCES)
+@pytest.mark.slow
 def test_spoiled_files_end_with_0_or_2(kind, tmp_path, capfd):
     for seed in range(START, START + (EXAMPLES or 3)):
         folder = tmp_path / f"odd-{seed}"

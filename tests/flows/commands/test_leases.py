@@ -60,6 +60,7 @@ def test_export_holds_a_lease_on_its_dataset(store, dataset):
     check_leased(store, dataset, lambda: export.STAGE.run(params))
 
 
+@pytest.mark.slow
 def test_sampling_holds_a_lease_on_its_model(store, dataset):
     torch.manual_seed(0)
     model = PixelCNN(dataclasses.replace(strokes.CONFIG, high=255)).eval()

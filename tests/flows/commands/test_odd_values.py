@@ -127,6 +127,7 @@ def test_values_of_1e308_are_bad_rows_without_a_warning(build, tmp_path):
     assert f"bee.ndjson line {len(lines) + 1}: a coordinate is 1e+308" in said
 
 
+@pytest.mark.slow
 def test_a_name_that_is_not_utf8_stops_only_who_wants_it(build, tmp_path):
     folder = tmp_path / os.fsdecode(b"caf\xe9")
     folder.mkdir()

@@ -71,6 +71,7 @@ def signed(tmp_path):
         pytest.param("a%20b.parquet", "2", marks=pytest.mark.slow),
     ],
 )
+@pytest.mark.slow
 def test_a_signed_address_is_read_and_its_signature_is_nowhere(
     build, tmp_path, signed, file, workers
 ):
@@ -87,6 +88,7 @@ def test_a_signed_address_is_read_and_its_signature_is_nowhere(
     assert not [path for path in written if "secret" in str(path)]
 
 
+@pytest.mark.slow
 def test_a_file_url_is_the_path_that_it_means(build, tmp_path):
     folder = tmp_path / "my drawings"
     folder.mkdir()

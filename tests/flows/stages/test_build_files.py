@@ -103,6 +103,7 @@ def test_a_link_that_leads_nowhere_is_named_with_its_target(build, tmp_path, tar
     assert f"it is a link to {target}" in build.refused(source, "--classes", "bee")
 
 
+@pytest.mark.slow
 def test_each_class_is_read_from_the_kind_of_file_that_has_it(build, tmp_path, strokes):
     lines = (strokes / "simplified" / "sun.ndjson").read_bytes()
     source = fill_with(tmp_path / "in", {"bee.npy": NPY, "sun.ndjson": lines})

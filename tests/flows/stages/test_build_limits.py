@@ -147,6 +147,7 @@ def check_rows(
     assert max(refused.peak, skipped.peak) < GIB
 
 
+@pytest.mark.slow
 def test_strokes_are_kept_no_longer_than_they_are_drawn(tmp_path):
     (tmp_path / "in").mkdir()
     dots = [[[x], [200]] for x in range(0, 256, 4)]

@@ -144,6 +144,7 @@ def test_more_bad_rows_than_the_limit_fail(build, tmp_path):
     assert build(source, "--max-bad-rows", "2")[0] == 2
 
 
+@pytest.mark.slow
 def test_the_limit_is_of_all_classes_of_a_linked_dataset(build, tmp_path):
     images = [drawings(30), drawings(30, 1)]
     for each in images:
@@ -171,6 +172,7 @@ def test_a_class_of_bad_rows_alone_is_refused_even_where_they_are_left_out(build
     assert "no drawing of class 'bee' is left: all were dropped: {'inverted': 15}" in said
 
 
+@pytest.mark.slow
 def test_rows_that_are_not_chosen_refuse_nothing(build, tmp_path):
     images = drawings(30)
     images[20:] = 255 - images[20:]
@@ -184,6 +186,7 @@ def test_rows_that_are_not_chosen_refuse_nothing(build, tmp_path):
     assert sum(result["drawings"].values()) == 30
 
 
+@pytest.mark.slow
 def test_a_few_blanks_are_dropped_and_a_class_of_blanks_is_refused(build, tmp_path):
     images = drawings(100)
     images[60:] = 0

@@ -172,6 +172,7 @@ def test_what_programs_leave_in_a_folder_changes_nothing(build, tmp_path):
     assert drawn == expected(images, names), result
 
 
+@pytest.mark.slow
 def test_a_class_in_the_name_of_a_folder_is_that_of_its_files(build, tmp_path):
     images, root = some_drawings(60), tmp_path / "in"
     for start, folder in [(0, "label=bee"), (20, "label=sea%20turtle"), (40, "class_name=3")]:
@@ -188,6 +189,7 @@ def test_a_class_in_the_name_of_a_folder_is_that_of_its_files(build, tmp_path):
     assert swapped["dataset"] != result["dataset"]
 
 
+@pytest.mark.slow
 def test_a_folder_that_contradicts_its_file_is_refused(build, tmp_path):
     columns = {"image": pictures(some_drawings(4)), "word": ["bee"] * 4}
     save(tmp_path / "in" / "label=bee" / "a.parquet", columns)
@@ -198,6 +200,7 @@ def test_a_folder_that_contradicts_its_file_is_refused(build, tmp_path):
     assert "b.parquet row 1: word is null, expected a class name" in build()[0]["error"]
 
 
+@pytest.mark.slow
 def test_parts_that_number_classes_differently_are_read_by_name(build, tmp_path):
     images = some_drawings(40)
     for start, names in [(0, ("bee", "sun")), (20, ("sun", "owl"))]:
@@ -330,6 +333,7 @@ def with_metadata(**changed: object) -> dict:
     return {"image": pictures(some_drawings(40)), "label": ["bee"] * 40} | columns | changed
 
 
+@pytest.mark.slow
 def test_metadata_are_understood_as_google_and_tables_of_text_have_them(build, tmp_path):
     save(tmp_path / "in" / "x.parquet", with_metadata())
     result, drawn = build("--recognized-only")
@@ -339,6 +343,7 @@ def test_metadata_are_understood_as_google_and_tables_of_text_have_them(build, t
     assert drawn.total() == 40, result
 
 
+@pytest.mark.slow
 def test_bad_metadata_hinder_only_what_needs_them(build, tmp_path):
     recognized = ["True", "None", None, "False"] * 10
     columns = with_metadata(

@@ -32,6 +32,7 @@ def audit(store, samples, dataset, **spec):
     return read_audit(made, store), made
 
 
+@pytest.mark.slow
 def test_nearest_is_the_smallest_difference():
     rng = np.random.default_rng(0)
     left, right = (rng.integers(0, 256, (n, 28, 28), np.uint8) for n in (600, 37))
@@ -114,6 +115,7 @@ def test_samples_of_fewer_classes_in_another_order_are_matched_by_name(store, da
     assert numbers["num_held_out"] == 200
 
 
+@pytest.mark.slow
 def test_samples_of_one_class_are_held_against_real_drawings_of_that_class(store, dataset):
     images, labels = drawings(6, 100)
     one = (images[labels == 1], np.zeros(100, np.int64))

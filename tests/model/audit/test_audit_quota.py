@@ -144,6 +144,7 @@ def forget_rounds(store: Store, samples: Manifest) -> None:
         shutil.rmtree(store.local_path(f"reports/{each['name']}-audit"))
 
 
+@pytest.mark.slow
 def test_rows_are_drawn_again_from_the_model_alone(store, sources, spec, tmp_path):
     made = fill_quotas(spec, sources, store, "wanted", processes=1)
     assert len(made.summary["rounds"]) > 1
@@ -192,6 +193,7 @@ def test_hugging_face_opens_a_quota(store, sources, spec, tmp_path):
     assert loaded["class_name"] == read(store, made)["class_name"].to_pylist()
 
 
+@pytest.mark.slow
 def test_no_accepted_drawing_is_near_one_of_another_round(store, sources):
     filters = Filters(min_twin_distance=1.2)
     spec = QuotaSpec(counts={"ant": 12, "cat": 12}, filters=filters, batch_size=8)

@@ -86,6 +86,7 @@ def test_seed_depth_sees_every_earlier_pixel_and_no_other():
         assert not seen[index:].any(), (row, column)
 
 
+@pytest.mark.slow
 def test_odd_rows_see_22_columns_of_their_own_row():
     """Strided layers complete a coarse row at an even one: odd rows have the finest level alone.
 
@@ -122,6 +123,7 @@ def test_spatial_condition_keeps_its_position():
 @pytest.mark.skipif(
     not winograd.lanes(), reason="no C compiler to make model.network.kernels.winograd with"
 )
+@pytest.mark.slow
 def test_fast_convolutions_are_causal_to_the_last_bit():
     for row, column in positions(WIDE):
         index = row * 28 + column

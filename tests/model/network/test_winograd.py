@@ -175,6 +175,7 @@ os._exit(not torch.equal(winograd.conv(x, weight, None), expected))
 
 
 @needs_compiler
+@pytest.mark.slow
 def test_a_forked_process_can_go_on() -> None:
     subprocess.run([sys.executable, "-c", FORK], check=True, timeout=60)
 
@@ -195,6 +196,7 @@ def test_without_a_compiler_torch_serves(compiler, num_warnings, fresh, monkeypa
 
 @needs_compiler
 @pytest.mark.parametrize("width", [2, 3])
+@pytest.mark.slow
 def test_vectors_of_wider_cpus_compute_the_same(width, fresh, monkeypatch) -> None:
     """The compiler makes AVX-512's vectors of shorter ones where the CPU has none."""
     monkeypatch.setattr(native, "_COMPILE", (*native._COMPILE, "-D__AVX512F__=1"))

@@ -175,6 +175,7 @@ def test_a_phone_shows_the_page_within_its_width(reported, tmp_path):
     assert (pixels[:3000, :380] < 200).any(axis=1).mean() > 0.3
 
 
+@pytest.mark.slow
 def test_a_changed_audit_is_another_report(reported):
     store, (dataset, model, samples), _ = reported
     audit = audit_samples(samples, dataset, store, name="rings-audit", spec=AuditSpec())

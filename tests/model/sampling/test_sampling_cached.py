@@ -177,6 +177,7 @@ def test_wrong_labels_are_refused_before_they_leave_the_cpu() -> None:
         sampler._encode(torch.tensor([0, 3, 1]))
 
 
+@pytest.mark.slow
 def test_any_number_of_images_is_drawn_by_one_sampler_of_equal_batches() -> None:
     model = build(FAMILIES["embedding"])
     labels = torch.tensor([0, 1, 2, 0, 1])

@@ -98,6 +98,7 @@ def test_every_gpu_of_a_machine_draws(
     assert shard_digests(made) == expected
 
 
+@pytest.mark.slow
 def test_ranks_wait_for_shards_and_for_nothing_else(
     store: Store, model: Manifest, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -151,6 +151,7 @@ def test_stopped_and_resumed_run_is_bitwise_the_undisturbed_one(
     assert model_curve(store, parts) == model_curve(store, whole)
 
 
+@pytest.mark.slow
 def test_state_after_resumption_equals_the_uninterrupted_state(
     store, make_dataset, small_spec, tmp_path
 ) -> None:
@@ -203,6 +204,7 @@ def test_signal_during_a_step_counts_at_its_end(store, make_dataset, small_spec,
 
 
 @pytest.mark.parametrize("micro_batch_size", [1, 2, 3])
+@pytest.mark.slow
 def test_accumulated_gradients_equal_those_of_the_whole_batch(
     store, make_dataset, small_spec, tmp_path, micro_batch_size: int
 ) -> None:
@@ -249,6 +251,7 @@ def test_dataset_without_a_split_is_refused_with_what_to_do(
         )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_curve_has_each_class_of_the_validation_split_and_pictures_are_drawn(
     store, make_dataset, small_spec, tmp_path
 ) -> None:

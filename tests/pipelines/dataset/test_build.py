@@ -69,6 +69,7 @@ def test_a_dataset_holds_what_three_lines_of_numpy_would_put_there(tmp_path):
         assert as_set(images, labels) == drawings, split
 
 
+@pytest.mark.slow
 def test_what_beam_is_given_does_not_grow_with_the_drawings(tmp_path, monkeypatch):
     # Services take a graph of some 10 MB, and Beam compresses what it is given several times.
     given: list[int] = []
@@ -87,6 +88,7 @@ def test_what_beam_is_given_does_not_grow_with_the_drawings(tmp_path, monkeypatc
         assert after < 1.05 * before
 
 
+@pytest.mark.slow
 def test_a_plan_that_was_damaged_while_a_build_was_off_is_put_anew(tmp_path, monkeypatch):
     source_dir = write_bitmaps(tmp_path / "source")
     whole = build(tmp_path, source_dir, "whole")
@@ -150,6 +152,7 @@ def test_the_manifest_lists_every_file_and_counts_every_drawing(tmp_path):
 
 
 @pytest.mark.parametrize("rows_per_shard", [50, 333, 10_000])
+@pytest.mark.slow
 def test_shards_are_even_and_content_does_not_depend_on_their_number(tmp_path, rows_per_shard):
     source_dir = write_bitmaps(tmp_path / "source")
     reference = build(tmp_path, source_dir)

@@ -34,6 +34,7 @@ def build(source_dir: Path, name: str = "sketches", **options):
     return build_dataset(spec, source, store, name), store
 
 
+@pytest.mark.slow
 def test_a_linked_dataset_has_the_content_of_a_packed_one(source_dir):
     packed, store = build(source_dir)
     linked, _ = build(source_dir, "linked", layout="linked")
@@ -44,6 +45,7 @@ def test_a_linked_dataset_has_the_content_of_a_packed_one(source_dir):
     assert verify_dataset(linked, store) == []
 
 
+@pytest.mark.slow
 def test_a_new_list_of_known_classes_computes_no_class_again(source_dir):
     _, store = build(source_dir, layout="linked")
     shards = {i.path: i.modified for i in store.objects("datasets/class-sun") if "data/" in i.path}
@@ -102,6 +104,7 @@ def test_no_class_left_is_said(source_dir):
         build_skipping(source_dir, ["cat"], "store")
 
 
+@pytest.mark.slow
 def test_a_class_says_the_same_whatever_classes_were_asked_for_beside_it(source_dir):
     (source_dir / "cat.npy").write_bytes(b"<html>")
     images = np.load(source_dir / "sun.npy").reshape(-1, 28, 28)
@@ -197,6 +200,7 @@ def test_diff_tells_rules_counts_and_drawings(source_dir):
     assert not drawings.is_same_content
 
 
+@pytest.mark.slow
 def test_the_command_line_counts_the_drawings_that_only_one_dataset_has(source_dir, capsys):
     build(source_dir, "many")
     build(source_dir, "few", class_names=("bee", "sun"), max_per_class=100)

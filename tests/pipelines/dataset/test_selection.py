@@ -202,6 +202,7 @@ def test_contact_sheets_show_what_was_kept_and_dropped(tmp_path):
         assert np.array_equal(255 - sheet[:28, 28 * i : 28 * (i + 1)], images[i]), i
 
 
+@pytest.mark.slow
 def test_a_changed_threshold_reads_no_drawing_again(tmp_path, monkeypatch):
     source_dir = write(tmp_path / "source", bee=some_drawings(200))
     source = open_source(source_dir, ["bee"], tmp_path / "cache")

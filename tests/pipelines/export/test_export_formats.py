@@ -227,6 +227,7 @@ def test_idx_has_a_line_of_provenance_for_each_drawing(export, make_dataset, sto
     assert len(read_idx(root / "train-images-idx3-ubyte")) == 6
 
 
+@pytest.mark.slow
 def test_numpy_bitmap_has_the_line_of_each_drawing(export, make_dataset, store, monkeypatch):
     monkeypatch.setattr("pipelines.export.formats.numpy_bitmap._ROWS_PER_GROUP", 4)
     drawn = make_dataset(store, {"train": (7, 4), "test": (5,)}, kind="samples", extra=EXTRA)
@@ -284,6 +285,7 @@ def test_drawings_of_other_sizes_are_exported_too(export, make_dataset, store, n
     assert any(path.is_file() for path in root.rglob("*"))
 
 
+@pytest.mark.slow
 def test_class_names_never_become_paths(export, make_dataset, store):
     names = ("../../etc", "CON", "a/b", "Sun", "sun", "\N{SNOWMAN}", "sun", "..", "a\0b", "x" * 300)
     drawn = make_dataset(store, {"train": (60,)}, names=names)

@@ -99,6 +99,7 @@ def test_whoever_makes_the_last_files_joins_and_publishes(store, dataset):
     assert make_share(small, slice(0, 2)) == (0, 0)
 
 
+@pytest.mark.slow
 def test_who_finds_its_records_swept_takes_the_export_that_is_there(store, dataset, monkeypatch):
     real, others = run.run_stage, []
 

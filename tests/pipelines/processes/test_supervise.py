@@ -127,6 +127,7 @@ def test_what_a_finished_command_left_behind_is_ended(mark):
     assert tree(mark) == {}
 
 
+@pytest.mark.slow
 def test_exception_in_the_callback_ends_the_processes(mark):
     def interrupt(line):
         raise KeyboardInterrupt

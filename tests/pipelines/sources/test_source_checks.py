@@ -158,6 +158,7 @@ def change(path: Path, at: str, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("step", ["make_plan", "scan_units"])
+@pytest.mark.slow
 def test_a_source_that_changes_while_it_is_read_is_not_published(tmp_path, monkeypatch, step):
     (tmp_path / "source").mkdir()
     path = tmp_path / "source" / "bee.npy"
@@ -176,6 +177,7 @@ def test_a_source_that_changes_while_it_is_read_is_not_published(tmp_path, monke
     assert one.summary["content_digest"] == other.summary["content_digest"]
 
 
+@pytest.mark.slow
 def test_ranges_that_failed_or_were_torn_are_scanned_again(tmp_path):
     root = write_doodles(tmp_path / "doodles", ("sun",), per_class=30)
     source = open_source(str(root / "simplified"), ["sun"], tmp_path / "cache")

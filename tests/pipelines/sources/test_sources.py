@@ -137,6 +137,7 @@ def write_named(path: Path, images: np.ndarray, names: list[str]) -> None:
     pq.write_table(pa.table({"image": image_column(images), "label": names}), path)
 
 
+@pytest.mark.slow
 def test_another_file_with_new_names_changes_no_label_that_is_known(tmp_path):
     """What was kept of the first file names its classes by positions in all names of then."""
     store, cache = open_store(str(tmp_path / "store")), tmp_path / "cache"
@@ -231,6 +232,7 @@ def test_a_parquet_file_whose_numbers_nobody_names_is_refused(tmp_path):
 
 
 @needs_sample
+@pytest.mark.slow
 def test_every_official_drawing_is_drawn_byte_for_byte(tmp_path):
     root = Path(SAMPLE) / "official"
     compared = 0
@@ -266,6 +268,7 @@ def test_raw_drawings_become_the_simplified_ones(tmp_path):
 
 
 @needs_sample
+@pytest.mark.slow
 def test_official_binary_equals_simplified(tmp_path):
     root = Path(SAMPLE) / "official"
     compared = 0

@@ -372,6 +372,7 @@ def odd_line(draw, drawing: list) -> bytes:
 
 @settings(max_examples=15, deadline=None, derandomize=True)
 @given(drawings=st.lists(drawings_of_a_page, min_size=1, max_size=5), choice=st.data())
+@pytest.mark.slow
 def test_odd_but_valid_lines_are_drawn_as_they_are(tmp_path_factory, drawings, choice):
     lines = [choice.draw(odd_line(drawing)) for drawing in [SQUARE, *drawings]]
     found = read_lines(tmp_path_factory.mktemp("odd"), b"\n".join(lines))

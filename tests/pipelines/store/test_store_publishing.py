@@ -78,6 +78,7 @@ def test_rerun_with_other_bytes_completes_whatever_a_crash_left(new_store, is_do
         check_published(store, publish(store, THEIRS))
 
 
+@pytest.mark.slow
 def test_crash_within_another_publication_mixes_nothing():
     number = count_operations()
     for operation in range(0, number, 3):
