@@ -43,6 +43,7 @@ SHOWN_NAMES = 25
 class BuildParams(Limits, InputOptions, DatasetOptions):
     """Make a dataset of the chosen classes: shards and a manifest.
 
+    source is one of the kinds of pipelines.sources.kinds: doodles, quickdraw, or a path or URL.
     classes are names, "tfds:26", or "all" that the source has.
 
     Parameters

@@ -43,6 +43,7 @@ class ChainParams(Limits, InputOptions):
     """Make a dataset, train a model on it, draw new drawings, and show them in a report.
 
     Returns immediately if the store has the result; resumes after an interruption.
+    source is one of the kinds of pipelines.sources.kinds: doodles, quickdraw, or a path or URL.
 
     Parameters
     ----------

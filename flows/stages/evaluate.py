@@ -19,10 +19,8 @@ from pipelines.store.manifest import drawings_by_split
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvaluateParams:
-    """Measure a model over a whole split, each drawing once.
-
-    On a GPU if there is one.
+class SplitParams:
+    """A model and a split of a dataset.
 
     Parameters
     ----------
@@ -32,6 +30,22 @@ class EvaluateParams:
         The dataset; by default the one that the model was trained on.
     split
         train, validation or test.
+    """
+
+    model: Annotated[str, Parameter(required=True)] = ""
+    dataset: str = ""
+    split: Literal["train", "validation", "test"] = "test"
+    store: StoreUrl = DEFAULT_STORE
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateParams(SplitParams):
+    """Measure a model over a whole split, each drawing once.
+
+    On a GPU if there is one.
+
+    Parameters
+    ----------
     limit
         Measure a fixed subset of N drawings spread over the split; 0 means all.
     bayes
@@ -44,14 +58,10 @@ class EvaluateParams:
         Number of ranks; 0 means one per GPU, or one without a GPU.
     """
 
-    model: Annotated[str, Parameter(required=True)] = ""
-    dataset: str = ""
-    split: Literal["train", "validation", "test"] = "test"
     limit: int = 0
     bayes: Annotated[bool, Parameter(negative=())] = False
     baseline: Annotated[bool, Parameter(negative=())] = False
     nproc_per_node: NotNegative = 0
-    store: StoreUrl = DEFAULT_STORE
 
 
 def _plan(params: EvaluateParams, inputs: Inputs, _store: Store) -> Result:

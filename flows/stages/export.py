@@ -176,26 +176,12 @@ def _plan(params: ExportParams, inputs: Inputs, store: Store) -> Result:
     }
 
 
-@doing("export", "getting ready")
 def _work(params: ExportParams, inputs: Inputs, store: HeldStore) -> Manifest | Result:
-    """Audit, check, export; of --part or --shards these files only."""
-    from pipelines.export.run import ExportOptions, begin, finish, make_share
+    """Audit, check and export; with --part or --shards, these files only."""
+    from pipelines.export.run import finish, make_share
 
-    dataset = inputs["drawings"]
-    audit = audit_for_export(params, dataset, store)
-    export = begin(
-        dataset,
-        store,
-        export_spec(params),
-        name=params.name or dataset.name,
-        options=ExportOptions(
-            out=params.out or None,
-            beam_args=params.beam_args,
-            workers=params.workers,
-            progress=current(),
-        ),
-        extras=_extras(params, dataset, audit, store),
-    )
+    with doing("export", "getting ready"):
+        export = _begun(params, inputs["drawings"], store)
     if params.part:
         part, parts = parse_part(params.part)
         files, _ = make_share(export, slice(part, None, parts))
@@ -206,6 +192,27 @@ def _work(params: ExportParams, inputs: Inputs, store: HeldStore) -> Manifest | 
         made = "" if missing else finish(export).digest
         return {"first": first, "last": last, "missing": missing, "export": made}
     return finish(export)
+
+
+def _begun(params: ExportParams, dataset: Manifest, store: HeldStore):
+    """Return the export, of drawings that have passed their audit."""
+    from pipelines.export.run import ExportOptions, begin
+
+    audit = audit_for_export(params, dataset, store)
+    options = ExportOptions(
+        out=params.out or None,
+        beam_args=params.beam_args,
+        workers=params.workers,
+        progress=current(),
+    )
+    return begin(
+        dataset,
+        store,
+        export_spec(params),
+        name=params.name or dataset.name,
+        options=options,
+        extras=_extras(params, dataset, audit, store),
+    )
 
 
 def _result(params: ExportParams, made: Manifest, store: HeldStore) -> Result:

@@ -2,12 +2,12 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 from cyclopts import Parameter
 
-from flows.options import DEFAULT_STORE, StoreUrl
 from flows.stages.base import Inputs, Result, Stage, model_and_dataset, writable_cache
+from flows.stages.evaluate import SplitParams
 from flows.terminal import check_folder, current
 from pipelines.store.artifacts import Store
 from pipelines.store.held import HeldStore
@@ -15,19 +15,13 @@ from pipelines.store.manifest import drawings_by_split
 
 
 @dataclass(frozen=True, kw_only=True)
-class ScoreParams:
+class ScoreParams(SplitParams):
     """Rank drawings by bits/dim under their own label: scribbles and wrong labels come first.
 
     On a GPU if there is one.
 
     Parameters
     ----------
-    model
-        Name, name@digest, or the first characters of a digest.
-    dataset
-        The dataset; by default the one that the model was trained on.
-    split
-        train, validation or test.
     worst
         Number of drawings to list and to show.
     sheet
@@ -36,13 +30,9 @@ class ScoreParams:
         Also classify the worst by Bayes' rule; costs a pass for each class.
     """
 
-    model: Annotated[str, Parameter(required=True)] = ""
-    dataset: str = ""
-    split: Literal["train", "validation", "test"] = "test"
     worst: int = 100
     sheet: str = "worst.png"
     bayes: Annotated[bool, Parameter(negative=())] = False
-    store: StoreUrl = DEFAULT_STORE
 
 
 def _check(params: ScoreParams) -> None:
