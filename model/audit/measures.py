@@ -25,6 +25,7 @@ from typing import Generic, TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from pipelines.drawings.batch import count_ink
 from pipelines.drawings.reading import Columns, Images, Labels, read_shard, split_shards
 from pipelines.store.artifacts import Store
 from pipelines.store.manifest import Manifest
@@ -182,11 +183,6 @@ def read_batches(
     """Yield pixels, labels and bits_per_dim (if there) of a split, a row group at a time."""
     for entry in split_shards(manifest, split):
         yield from read_shard(manifest, entry, store, columns=[BITS_PER_DIM])
-
-
-def count_ink(images: Images) -> npt.NDArray[np.int64]:
-    """Return the number of pixels above 0 of each drawing (n,)."""
-    return np.count_nonzero(images.reshape(len(images), -1), axis=1)
 
 
 def stroke_density(images: Images) -> npt.NDArray[np.float64]:

@@ -29,7 +29,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from pipelines.drawings.batch import METADATA_COLUMNS, Drawings
+from pipelines.drawings.batch import METADATA_COLUMNS, Drawings, count_ink
 from pipelines.drawings.hashing import pixel_hashes
 from pipelines.drawings.limits import is_limit_problem
 from pipelines.store.artifacts import Store
@@ -122,19 +122,6 @@ def column(table: pa.Table, name: str) -> npt.NDArray[Any]:
 def metadata_of(table: pa.Table) -> tuple[str, ...]:
     """Return the names of Google's columns that the table has."""
     return tuple(name for name in METADATA_COLUMNS if name in table.column_names)
-
-
-def count_ink(images: npt.NDArray[np.uint8]) -> npt.NDArray[np.int64]:
-    """Return the number of pixels above 0 of every image: (n, h, w) to (n,).
-
-    Adds eight pixels at a time as the bytes of one word, which hold up to 255 each.
-    """
-    flat = (images != 0).reshape(len(images), -1).view(np.uint8)
-    words = flat.shape[1] // 8
-    if words == 0 or words > 255 or flat.shape[1] % 8:
-        return flat.sum(axis=1, dtype=np.int64)
-    lanes = flat.view(np.uint64).sum(axis=1, dtype=np.uint64)
-    return lanes.view(np.uint8).reshape(len(images), 8).sum(axis=1, dtype=np.int64)
 
 
 def _bad_rows(

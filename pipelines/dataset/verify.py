@@ -11,11 +11,11 @@ import numpy.typing as npt
 import pyarrow.compute as pc
 
 from pipelines.catalogue import tfds_id
-from pipelines.dataset.attributes import count_ink
 from pipelines.dataset.describe import CARD_NAME, content_digest
 from pipelines.dataset.plan import INK_BINS, ink_bins
 from pipelines.dataset.shards import content_sum, count_labels, dataset_schema, pixel_sums
 from pipelines.dataset.spec import DatasetSpec, spec_from_json
+from pipelines.drawings.batch import count_ink
 from pipelines.drawings.hashing import add_sums, pixel_hashes
 from pipelines.drawings.parquet import open_shard
 from pipelines.drawings.reading import class_positions, label_ids, read_shard

@@ -74,3 +74,16 @@ def joined(parts: Sequence[Drawings]) -> Drawings:
             values = [np.full(len(part), None, object) if v is None else v for v, part in pairs]
         columns[name] = np.concatenate(values)
     return Drawings(images=np.concatenate([part.images for part in parts]), **columns)
+
+
+def count_ink(images: npt.NDArray[np.uint8]) -> npt.NDArray[np.int64]:
+    """Return the number of pixels above 0 of every image: (n, h, w) to (n,).
+
+    Adds eight pixels at a time as the bytes of one word, which hold up to 255 each.
+    """
+    flat = (images != 0).reshape(len(images), -1).view(np.uint8)
+    words = flat.shape[1] // 8
+    if words == 0 or words > 255 or flat.shape[1] % 8:
+        return flat.sum(axis=1, dtype=np.int64)
+    lanes = flat.view(np.uint64).sum(axis=1, dtype=np.uint64)
+    return lanes.view(np.uint8).reshape(len(images), 8).sum(axis=1, dtype=np.int64)

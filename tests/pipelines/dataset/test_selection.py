@@ -9,13 +9,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from pipelines.dataset.attributes import count_ink, difference_hashes, drawing_attributes
+from pipelines.dataset.attributes import difference_hashes, drawing_attributes
 from pipelines.dataset.build import build_dataset
 from pipelines.dataset.packing import num_shards
 from pipelines.dataset.selection import FIRST_REASON, REASONS, Selection, near_duplicates, repeated
 from pipelines.dataset.spec import DatasetSpec, parse_splits, spec_from_json
 from pipelines.dataset.tfds_slice import slice_bounds
-from pipelines.drawings.batch import METADATA_COLUMNS, Drawings
+from pipelines.drawings.batch import METADATA_COLUMNS, Drawings, count_ink
 from pipelines.drawings.hashing import (
     add_sums,
     choose_splits,
