@@ -26,7 +26,7 @@ QUICK_SERVER = {
     "PREFECT_SERVER_CSRF_PROTECTION_ENABLED": "true",
     "PREFECT_SERVER_UI_ENABLED": "false",
 }
-QUICK_WORKER = {"PREFECT_WORKER_QUERY_SECONDS": "1", "PREFECT_WORKER_PREFETCH_SECONDS": "1"}
+QUICK_WORKER = {"PREFECT_WORKER_QUERY_SECONDS": "3", "PREFECT_WORKER_PREFETCH_SECONDS": "1"}
 QUIET = {"DO_NOT_TRACK": "1", "PREFECT_RESULTS_DEFAULT_SERIALIZER": "json"}
 
 
@@ -116,7 +116,7 @@ def worker(
         yield started
 
 
-def wait_until(condition, limit_sec: float, what: str = "it", *, poll_sec: float = 0.2) -> float:
+def wait_until(condition, limit_sec: float, what: str = "it", *, poll_sec: float = 0.5) -> float:
     """Wait until a condition holds, asked every `poll_sec`; return the seconds that took."""
     started = time.monotonic()
     while not condition():

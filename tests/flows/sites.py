@@ -4,7 +4,8 @@ import contextlib
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,11 @@ CLASSES = ("sun", "lightning")
 SMALL = ("num_filters=4", "num_hierarchies=1", "num_resnet=1", "batch_size=8")
 LIMIT_SEC = 400
 GONE_SEC = 30
+# Seldom: each question costs the server, which the runs need as well.
+ASK_SEC = 2.0
+# The client of a flow of the pool cpu tries a request again for some six seconds, not for a minute:
+# then our own patience is asked for.
+IMPATIENT = {"PREFECT_CLIENT_MAX_RETRIES": "2"}
 FINAL = {"Completed", "Failed", "Crashed", "Cancelled"}
 
 
@@ -72,8 +78,7 @@ class Site:
             def has_ended() -> bool:
                 return api.read_flow_run(run_id).state.name in FINAL
 
-            # Seldom: each question costs the server, which the run needs as well.
-            servers.wait_until(has_ended, limit_sec, f"end of {run_id}", poll_sec=1.0)
+            servers.wait_until(has_ended, limit_sec, f"end of {run_id}", poll_sec=ASK_SEC)
             state = api.read_flow_run(run_id).state
         assert state.name == expected, f"{state.name}: {state.message}"
 
@@ -103,11 +108,13 @@ class Site:
                     found.append(int(entry.name))
         return found
 
-    def train(self, budget_nimg: int, name: str):
+    def train(self, budget_nimg: int, name: str, dataset: str):
+        """Start to train in one process; return the id of the run."""
         params = {
             "store": self.store_url,
             "name": name,
-            "dataset": "doodles",
+            "dataset": dataset,
+            "processes": 1,
             "settings": [*SMALL, f"budget_nimg={budget_nimg}"],
         }
         return self.start("train/gpu", params=params)
@@ -131,18 +138,18 @@ class Site:
         """Return the processes of flow runs, which workers have started."""
         return [pid for pid in self.processes("prefect") if "engine" in line_of(pid)]
 
-    def wait_until_nothing_is_left(self) -> None:
+    def stage_processes(self) -> set[int]:
+        """Return the processes of stages, which flows have started."""
         words = (
             "flows.deployments.child",
             "model.training.train",
             "model.training.agent",
             "guard.py",
         )
-        servers.wait_until(
-            lambda: not [pid for word in words for pid in self.processes(word)],
-            GONE_SEC,
-            "the end of all processes",
-        )
+        return {pid for word in words for pid in self.processes(word)}
+
+    def wait_until_nothing_is_left(self) -> None:
+        servers.wait_until(lambda: not self.stage_processes(), GONE_SEC, "the end of all processes")
 
 
 @contextlib.contextmanager
@@ -158,16 +165,28 @@ def running_site(folder: Path) -> Iterator[Site]:
         site = Site(server, folder)
         stack.enter_context(settings_of(site.environment))
         site.deploy()
-        stack.enter_context(servers.worker("cpu", folder, site.environment))
+        stack.enter_context(servers.worker("cpu", folder, site.environment | IMPATIENT))
         site.gpu = stack.enter_context(servers.worker("gpu", folder, site.environment, limit=1))
         yield site
 
 
-def build_dataset(site: Site):
-    """Return a dataset that the deployment build/cpu has made."""
-    params = {"store": site.store_url, "classes": CLASSES, "max_per_class": 100}
-    site.finish(site.start("build/cpu", params=params))
-    return site.store.resolve("datasets", "doodles")
+def fire_soon() -> Callable[[], list]:
+    """Schedule housekeeping once, in seconds; return what reads its runs."""
+    from prefect.client.schemas.filters import FlowRunFilter
+    from prefect.client.schemas.schedules import IntervalSchedule
+
+    soon = datetime.now(UTC) + timedelta(seconds=5)
+    schedule = IntervalSchedule(interval=timedelta(days=300), anchor_date=soon)
+    with client() as api:
+        housekeeping = api.read_deployment_by_name("housekeeping/housekeeping")
+        api.create_deployment_schedules(housekeeping.id, [(schedule, True)])
+
+    def runs() -> list:
+        with client() as api:
+            chosen = FlowRunFilter(deployment_id={"any_": [housekeeping.id]})
+            return api.read_flow_runs(flow_run_filter=chosen)
+
+    return runs
 
 
 def client():

@@ -1,22 +1,37 @@
-"""A real Prefect server with PostgreSQL, a real worker, the real deployments: run, cancel, kill."""
+"""A real Prefect server with PostgreSQL, workers of both pools, the real deployments.
+
+One site serves all tests; the worker of its pool gpu does one run at a time. A rebuild of two
+lists, which a kill and an outage disturb, makes the artifacts that other tests need.
+"""
 
 import os
 import signal
 import sys
+import time
 import urllib.error
 import urllib.request
 from pathlib import Path
 
 import pytest
+import yaml
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import servers
-from sites import CLASSES, Site, build_dataset, client, running_site, settings_of
+from sites import ASK_SEC, CLASSES, FINAL, GONE_SEC, ROOT, client, fire_soon, running_site
 
+from flows.stages.sample import SampleParams
 from pipelines.store.artifacts import open_store
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
+
+DEPLOYMENTS = yaml.safe_load((ROOT / "infra" / "prefect.yaml").read_text())["deployments"]
+PLACES = {each["name"]: each.get("parameters", {}).get("places") for each in DEPLOYMENTS}
+# A chain of four stages, each with a process of Prefect and one of its own.
+CHAIN_SEC = 600
+# Longer than the client of a flow that waits tries again by itself (sites.IMPATIENT).
+OUTAGE_SEC = 10
+BUDGET_NIMG = 800
 
 
 @pytest.fixture(scope="module")
@@ -26,8 +41,42 @@ def site(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def dataset(site):
-    return build_dataset(site)
+def rebuilt(site):
+    """Rebuild a bad and a good list; return the checkpoints of training that was killed.
+
+    The server stops while the next try trains. The store has all artifacts of the good list.
+    """
+    lists = {"bad": ["no such class"], "good": list(CLASSES)}
+    chain = site.chain(BUDGET_NIMG)
+    run_id = site.start("rebuild/nightly", chain=chain, places=PLACES["nightly"], class_lists=lists)
+    servers.wait_until(lambda: scratch(site, "curve.jsonl"), CHAIN_SEC, "a step")
+    (killed,) = site.runs("train/gpu")
+    running = site.stage_processes()
+    os.kill(process_of(site, killed.id), signal.SIGKILL)
+    # Not until there is none: the next try has its own.
+    servers.wait_until(lambda: not running & site.stage_processes(), GONE_SEC, "their end")
+    saved = scratch(site, "checkpoints/step-*")
+    site.wait_for_ranks()
+    site.server.stop()
+    time.sleep(OUTAGE_SEC)
+    site.server.start()
+    site.finish(run_id, "Failed", limit_sec=CHAIN_SEC)
+    return saved
+
+
+def process_of(site, run_id) -> int:
+    """Return the process of a flow run."""
+
+    def is_it(pid: int) -> bool:
+        return f"FLOW_RUN_ID={run_id}".encode() in Path(f"/proc/{pid}/environ").read_bytes()
+
+    (found,) = [pid for pid in site.flow_processes() if is_it(pid)]
+    return found
+
+
+def scratch(site, pattern: str) -> set[Path]:
+    """Return files that training keeps in the store until it has published."""
+    return set(Path(site.store_url).glob(f"attempts/train-*/{pattern}"))
 
 
 def test_deploying_again_changes_nothing(site):
@@ -50,90 +99,45 @@ def test_server_answers_nobody_without_the_password(site):
 
 
 def test_schedule_fires(site):
-    fire_soon_and_wait(site)
+    open_store(site.store_url).put("attempts/test/old/file", b"x")
+    runs = fire_soon()
+
+    def done() -> bool:
+        return any(run.state.is_completed() and run.auto_scheduled for run in runs())
+
+    servers.wait_until(done, 240, "a scheduled run", poll_sec=ASK_SEC)
 
 
-def fire_soon_and_wait(site) -> None:
-    """Give housekeeping a schedule of seconds, and wait until it has run."""
-    from datetime import timedelta
-
-    from prefect.client.schemas.filters import FlowRunFilter
-    from prefect.client.schemas.schedules import IntervalSchedule
-
-    make_something(site.store_url)
-    with client() as api:
-        housekeeping = api.read_deployment_by_name("housekeeping/housekeeping")
-        schedule = IntervalSchedule(interval=timedelta(seconds=5))
-        (made,) = api.create_deployment_schedules(housekeeping.id, [(schedule, True)])
-
-        def done() -> bool:
-            runs = api.read_flow_runs(
-                flow_run_filter=FlowRunFilter(deployment_id={"any_": [housekeeping.id]})
-            )
-            completed = [run for run in runs if run.state.is_completed() and run.auto_scheduled]
-            return bool(completed)
-
-        servers.wait_until(done, 240, "a scheduled run")
-        api.delete_deployment_schedule(housekeeping.id, made.id)
+def test_bad_list_and_server_that_is_down_stop_no_other_list(site, rebuilt):
+    """The stage that is tried again trains while the server is down, which disturbs no one."""
+    assert site.store.latest("reports", "good").summary["class_names"] == list(CLASSES)
+    assert [run.state.name for run in site.runs("train/gpu")] == ["Crashed", "Completed"]
+    states = {run.name.partition(" @")[0]: run.state.name for run in site.runs("build/cpu")}
+    expected = f"build good: {', '.join(CLASSES)}"
+    assert states == {"build bad: no such class": "Failed", expected: "Completed"}
 
 
-def make_something(url: str) -> None:
-    open_store(url).put("attempts/test/old/file", b"x")
-
-
-def test_cancelled_training_leaves_no_process(site, dataset):
-    run_id = site.train(10**6, "cancelled")
-    site.wait_for_ranks()
-    site.cancel(run_id)
-    site.wait_until_nothing_is_left()
-    site.finish(run_id, "Cancelled")
-
-
-def test_cancelled_sampling_leaves_no_process(site, dataset):
-    site.finish(site.train(8, "sampled"))
-    params = {"store": site.store_url, "name": "long", "model": "sampled", "per_class": 10**5}
-    run_id = site.start("sample/gpu", params=params)
-    servers.wait_until(lambda: site.processes("flows.deployments.child sample"), 120, "sampling")
-    site.cancel(run_id)
-    site.wait_until_nothing_is_left()
-    site.finish(run_id, "Cancelled")
-
-
-def test_flow_that_is_told_to_stop_leaves_no_process(site, dataset):
-    run_id = site.train(10**6, "stopped")
-    site.wait_for_ranks()
-    (flow,) = site.flow_processes()
-    os.kill(flow, signal.SIGTERM)
-    site.wait_until_nothing_is_left()
-    site.finish(run_id, "Crashed")
-
-
-def test_killed_flow_leaves_no_process_and_its_retry_goes_on(site, dataset):
+def test_killed_flow_leaves_no_process_and_its_retry_goes_on(site, rebuilt):
     """What is left is the checkpoint that the ranks have saved when they were told to stop."""
-    run_id = site.train(800, "killed")
-    known, saved = scratch(site, "curve.jsonl"), scratch(site, "checkpoints/step-*")
-    servers.wait_until(lambda: scratch(site, "curve.jsonl") - known, 240, "a step")
-    (flow,) = site.flow_processes()
-    os.kill(flow, signal.SIGKILL)
-    site.wait_until_nothing_is_left()
-    site.finish(run_id, "Crashed")
-    (checkpoint,) = scratch(site, "checkpoints/step-*") - saved
+    (checkpoint,) = rebuilt
     assert int(checkpoint.name.removeprefix("step-")) > 0
-    site.finish(site.train(800, "killed"))
-    assert site.store.latest("models", "killed").summary["trained_nimg"] == 800
+    assert site.store.latest("models", "good").summary["trained_nimg"] == BUDGET_NIMG
 
 
-def scratch(site, pattern: str) -> set[Path]:
-    """Return files that training keeps in the store until it has published."""
-    return set(Path(site.store_url).glob(f"attempts/train-*/{pattern}"))
+def test_cancelled_training_leaves_no_process(site, rebuilt):
+    run_id = site.train(10**6, "cancelled", "good")
+    site.wait_for_ranks()
+    site.cancel(run_id)
+    site.wait_until_nothing_is_left()
+    site.finish(run_id, "Cancelled")
 
 
-def test_killed_worker_leaves_no_process_and_its_run_is_crashed(site, dataset):
+def test_killed_worker_leaves_no_process_and_its_run_is_crashed(site, rebuilt):
     """The run ends with its worker: nobody could cancel it any more."""
     with servers.worker("gpu", site.folder, site.environment, name="victim") as victim:
         site.gpu.send_signal(signal.SIGSTOP)  # the victim gets the run
         try:
-            run_id = site.train(10**6, "orphan")
+            run_id = site.train(10**6, "orphan", "good")
             site.wait_for_ranks()
             os.kill(victim.pid, signal.SIGKILL)
             site.wait_until_nothing_is_left()
@@ -142,30 +146,35 @@ def test_killed_worker_leaves_no_process_and_its_run_is_crashed(site, dataset):
     site.finish(run_id, "Crashed")
 
 
-def test_changed_class_list_starts_the_chain_for_it_alone(site, dataset):
+def test_changed_class_list_starts_the_chain_for_it_alone(site, rebuilt):
+    """The store has what the chain makes."""
     from prefect.client.schemas.actions import DeploymentUpdate
 
     from flows.deployments.deploy import remove_class_list, set_class_list
 
+    chain = {"chain": site.chain(BUDGET_NIMG)}
     with client() as api:
         found = api.read_deployment_by_name("rebuild/class-list-changed")
-        api.update_deployment(found.id, DeploymentUpdate(parameters={"chain": site.chain(16)}))
+        api.update_deployment(found.id, DeploymentUpdate(parameters=chain))
     file = site.folder / "pair.txt"
-    file.write_text("sun\nlightning\n")
-    assert set_class_list("pair", file, "doodles")
-    assert not set_class_list("pair", file, "doodles")
-    servers.wait_until(lambda: site.runs("rebuild/class-list-changed"), 60, "a run of the list")
-    (run,) = site.runs("rebuild/class-list-changed")
+    file.write_text("".join(f"{name}\n" for name in CLASSES))
+    assert set_class_list("good", file, "doodles")
+    assert not set_class_list("good", file, "doodles")
+
+    def runs() -> list:
+        return site.runs("rebuild/class-list-changed")
+
+    servers.wait_until(runs, 60, "a run of the list", poll_sec=ASK_SEC)
+    (run,) = runs()
     site.finish(run.id)
-    report = site.store.latest("reports", "pair")
-    assert report.summary["class_names"] == list(CLASSES)
+    report = site.store.latest("reports", "good")
     with client() as api:
-        assert api.read_flow_run(run.id).name == f"rebuild pair @{report.digest[:12]}"
-        keys = {artifact.key for artifact in api.read_artifacts()}
-    assert {"datasets-pair", "models-pair", "report-pair-page", "report-pair-pictures"} <= keys
-    remove_class_list("pair")
+        assert api.read_flow_run(run.id).name == f"rebuild good @{report.digest[:12]}"
+        keys = {shown.key for shown in api.read_artifacts() if shown.flow_run_id == run.id}
+    assert {"datasets-good", "models-good", "report-good-page", "report-good-pictures"} <= keys
+    remove_class_list("good")
     with pytest.raises(ValueError, match="the server has: none"):
-        remove_class_list("pair")
+        remove_class_list("good")
 
 
 def test_run_without_a_heartbeat_is_marked_as_crashed(site):
@@ -183,19 +192,65 @@ def test_run_without_a_heartbeat_is_marked_as_crashed(site):
             lost = api.create_flow_run(housekeeping, state=Running())
         resource = {"prefect.resource.id": f"prefect.flow-run.{lost.id}"}
         emit_event(event="prefect.flow-run.heartbeat", resource=resource)
-        servers.wait_until(lambda: site.state(lost.id) == "Crashed", 90, "the automation")
+        servers.wait_until(
+            lambda: site.state(lost.id) == "Crashed", 90, "the automation", poll_sec=ASK_SEC
+        )
     finally:
         ensure_zombie_automation(HEARTBEAT_LIMIT)
 
 
-def test_schedule_fires_with_sqlite(tmp_path):
-    server = servers.PrefectServer(tmp_path / "server", None)
-    server.start()
-    try:
-        site = Site(server, tmp_path)
-        with settings_of(site.environment):
-            site.deploy()
-            with servers.worker("cpu", tmp_path, site.environment):
-                fire_soon_and_wait(site)
-    finally:
-        server.stop()
+def test_bulk_export_needs_one_slot_of_the_gpu(site, rebuilt):
+    """Ranges, publishing and the audit run there; export-part and export in the pool cpu."""
+    sample = SampleParams(
+        store=site.store_url,
+        name="drawn",
+        model="good",
+        per_class=2,
+        rows_per_shard=2,
+    )
+    params = {"sample": vars(sample), "tasks": 2, "export": {"ref": "", "rows_per_file": 2}}
+    run_id = site.start("bulk-export/bulk", params=params, places=PLACES["bulk"])
+    site.finish(run_id, limit_sec=CHAIN_SEC)
+    samples = site.store.latest("samples", "drawn")
+    assert samples.summary["num_drawings"] == 4
+    assert len([entry for entry in samples.files if entry.rows]) == 2
+    assert site.store.damaged(samples) == []
+    exported = site.store.latest("exports", "drawn")
+    assert exported is not None
+    assert site.store.damaged(exported) == []
+    assert {ref.role for ref in exported.inputs} == {"samples", "audit"}
+    for deployment in ("sample-shards/gpu", "export-part/cpu"):
+        assert [run.state.name for run in site.runs(deployment)] == ["Completed"] * 2, deployment
+    name = f"bulk-export drawn @{samples.digest[:12]} @{exported.digest[:12]}"
+    with client() as api:
+        assert api.read_flow_run(run_id).name == name
+
+
+def test_cancelled_bulk_export_cancels_what_runs_elsewhere(site, rebuilt):
+    known = {run.id for run in site.runs("sample-shards/gpu")}
+    sample = SampleParams(
+        store=site.store_url,
+        name="endless",
+        model="good",
+        per_class=10**5,
+        rows_per_shard=10**4,
+    )
+    params = {"sample": vars(sample), "tasks": 2, "export": {"ref": ""}}
+    run_id = site.start("bulk-export/bulk", params=params, places=PLACES["bulk"])
+
+    def asked():
+        return [run for run in site.runs("sample-shards/gpu") if run.id not in known]
+
+    servers.wait_until(lambda: len(asked()) == 2, CHAIN_SEC, "two ranges", poll_sec=ASK_SEC)
+    servers.wait_until(
+        lambda: site.processes("flows.deployments.child sample-shards"), 120, "sampling"
+    )
+    site.cancel(run_id)
+
+    def have_ended() -> bool:
+        return {run.state.name for run in asked()} <= FINAL
+
+    servers.wait_until(have_ended, 60, "their end", poll_sec=ASK_SEC)
+    assert [run.state.name for run in asked()] == ["Cancelled"] * 2
+    site.wait_until_nothing_is_left()
+    site.finish(run_id, "Cancelled")

@@ -1,5 +1,6 @@
 """The services of infra/compose.yaml as processes: their own commands, variables and packages."""
 
+import dataclasses
 import json
 import re
 import shutil
@@ -16,6 +17,9 @@ import servers
 from images import ROOT, Image
 from stack import load, put_in_all
 
+from flows.stages.export import ExportParams
+from pipelines.store.artifacts import open_store
+
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 VALUES = {
@@ -26,7 +30,12 @@ VALUES = {
     "SKETCHMILL_PRESET": "tiny",
 }
 SMALL = ["num_filters=4", "num_hierarchies=1", "num_resnet=1", "batch_size=8", "budget_nimg=16"]
-CHAIN = {"classes": ["sun", "lightning"], "max_per_class": 100, "settings": SMALL}
+CHAIN = {
+    "classes": ["sun", "lightning"],
+    "max_per_class": 100,
+    "samples_per_class": 1,
+    "settings": SMALL,
+}
 
 
 class Stack:
@@ -43,10 +52,10 @@ class Stack:
         log = self.folder / f"{name}.log"
         return image.running(*command, folder=ROOT, log=log, **environment)
 
-    def finish(self, name: str, *command: str) -> str:
+    def finish(self, name: str, *command: str, given: str = "") -> str:
         """Run a service to its end, or another command in its place; return what it printed."""
         image, own, environment = self._prepared(name)
-        done = image.run(*(command or own), folder=ROOT, **environment)
+        done = image.run(*(command or own), folder=ROOT, given=given, **environment)
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
 
@@ -71,8 +80,11 @@ def answers(url: str) -> bool:
     return False
 
 
-def test_services_run_the_whole_chain_without_a_gpu(tmp_path):
-    """Database, messages, both processes of the server, the bootstrap, and a worker of each pool."""
+def test_services_run_the_whole_chain_and_the_export_without_a_gpu(tmp_path):
+    """Database, messages, both processes of the server, the bootstrap, and a worker of each pool.
+
+    The stages that infra/prefect.yaml places on a pool need nothing of the other image.
+    """
     if servers.postgres_programs() is None or shutil.which("redis-server") is None:
         pytest.skip("needs Debian's postgresql and redis-server: infra/ci-packages")
     redis, port, store = servers.free_port(), servers.free_port(), tmp_path / "store"
@@ -105,3 +117,12 @@ def test_services_run_the_whole_chain_without_a_gpu(tmp_path):
         run = ["prefect", "deployment", "run", "rebuild/nightly", "--params", params, "--watch"]
         site.finish("bootstrap", *run)
         assert list(store.glob("reports/*/*/manifest.json"))
+        samples = open_store(str(store)).latest("samples", "doodles-tiny")
+        params = ExportParams(store=str(store), name="net", ref=f"samples/{samples.digest}")
+        given = json.dumps(dataclasses.asdict(params))
+        for worker, stage in (("worker-gpu", "audit"), ("worker-cpu", "export")):
+            said = site.finish(
+                worker, "python", "-m", "flows.deployments.child", stage, given=given
+            )
+        exported = json.loads(said.splitlines()[-1])["result"]
+        assert exported["summary"]["num_drawings"] == 2

@@ -1,7 +1,5 @@
 """The commands of the images, each in an environment that has the image's packages alone."""
 
-import dataclasses
-import json
 import re
 import sys
 from pathlib import Path
@@ -12,16 +10,9 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from images import Image, installed_with, pins
 
-from flows.stages.build import BuildParams
-from flows.stages.export import ExportParams
-from flows.stages.report import ReportParams
-from flows.stages.sample import SampleParams
-from flows.stages.train import TrainParams
-
 pytestmark = pytest.mark.slow
 
 FLOORS = ("pipelines", "model")
-SMALL = ("num_filters=4", "num_hierarchies=1", "num_resnet=1", "batch_size=8", "budget_nimg=16")
 # What each image must not need, and must not have.
 MISSING = {
     "pipelines": ("torch", "torchmetrics", "safetensors", "tensorboard"),
@@ -29,14 +20,6 @@ MISSING = {
 }
 # Tools that `pip freeze` does not list.
 NOT_FROZEN = ("setuptools", "wheel")
-KINDS = {
-    "build": BuildParams,
-    "train": TrainParams,
-    "sample": SampleParams,
-    "report": ReportParams,
-    "audit": ExportParams,
-    "export": ExportParams,
-}
 IMPORT = "import importlib.util as u, sys; print([n for n in sys.argv[1:] if u.find_spec(n)])"
 
 
@@ -68,7 +51,6 @@ def test_image_has_what_is_pinned_and_nothing_of_the_other_floor(image, tmp_path
     "command",
     [
         ["sketchmill", "--help"],
-        ["prefect", "worker", "start", "--help"],
         ["python", "-c", "import flows.deployments.flows, flows.deployments.housekeeping"],
     ],
     ids=lambda command: " ".join(command[:3]),
@@ -83,26 +65,3 @@ def test_doctor_says_which_stages_the_image_cannot_do(image, tmp_path):
     assert done.returncode == 0, done.stdout + done.stderr
     absent = {"pipelines": "torch is absent: no train", "model": "apache-beam is absent: no build"}
     assert re.search(rf"^note +stages +.*{absent[image.floor]}", done.stdout, re.MULTILINE)
-
-
-def test_images_do_the_whole_chain_and_the_export(made, tmp_path):
-    """The stages that infra/prefect.yaml places on a pool need nothing of the other image."""
-
-    def do(floor: str, job: str, **params) -> dict:
-        values = KINDS[job](store=str(tmp_path / "store"), name="net", **params)
-        given = json.dumps(dataclasses.asdict(values))
-        command = ["python", "-m", "flows.deployments.child", job]
-        done = made[floor].run(*command, folder=tmp_path, given=given)
-        assert done.returncode == 0, done.stderr
-        return json.loads(done.stdout.splitlines()[-1])["result"]
-
-    wanted = {"classes": ("sun", "lightning"), "max_per_class": 100}
-    dataset = do("pipelines", "build", **wanted)["digest"]
-    model = do("model", "train", dataset=dataset, settings=SMALL)["digest"]
-    samples = do("model", "sample", model=model, per_class=1)
-    assert samples["summary"]["num_drawings"] == 2
-    do("model", "report", samples=samples["digest"])
-    ref = f"samples/net@{samples['digest']}"
-    do("model", "audit", ref=ref)
-    assert do("pipelines", "export", ref=ref)["summary"]["num_drawings"] == 2
-    assert do("pipelines", "build", **wanted)["digest"] == dataset

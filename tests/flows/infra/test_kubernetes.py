@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ import yaml
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import servers
-from sites import client, settings_of
+from sites import client, fire_soon, settings_of
 
 INFRA = Path(__file__).parents[3] / "infra"
 MANIFESTS = sorted((INFRA / "kubernetes").glob("*.yaml"))
@@ -111,35 +112,56 @@ def test_worker_has_the_pinned_prefect():
     assert f"prefect=={tag.partition('-')[0]}" in constraints
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(600)
-def test_server_takes_the_pools_and_the_deployments(tmp_path):
-    """The commands of README.md for a cluster, one of them again, up to what needs a cluster."""
-    server = servers.PrefectServer(tmp_path, database=None)
-    environment = os.environ | server.environment
-    server.start()
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    """A server with SQLite, to which the commands of README.md for a cluster were given."""
+    made = servers.PrefectServer(tmp_path_factory.mktemp("server"), database=None)
+    made.start()
 
     def run(*command: str) -> None:
         program = Path(sys.executable).with_name(command[0])
         done = subprocess.run(
             [program, *command[1:]],
             cwd=INFRA.parent,
-            env=environment,
+            env=os.environ | made.environment,
             capture_output=True,
             text=True,
         )
         assert done.returncode == 0, done.stdout + done.stderr
 
     try:
-        for pool in (*POOLS, "gpu"):
+        for pool in (*POOLS, "gpu"):  # one of them again
             file = f"infra/kubernetes/pool-{pool}.json"
             create = ["prefect", "work-pool", "create", pool, "--type", "kubernetes"]
             run(*create, "--overwrite", "--base-job-template", file)
         run("sketchmill", "deploy", "--pool-type", "kubernetes", "--store", "s3://bucket/store")
-        with settings_of(server.environment), client() as api:
-            for pool in POOLS:
-                found = api.read_work_pool(pool)
-                assert found.type == "kubernetes"
-                assert found.base_job_template == template(pool)
+        with settings_of(made.environment):
+            yield made
     finally:
-        server.stop()
+        made.stop()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_server_takes_the_pools_and_the_deployments(server):
+    with client() as api:
+        for pool in POOLS:
+            found = api.read_work_pool(pool)
+            assert found.type == "kubernetes"
+            assert found.base_job_template == template(pool)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_schedule_offers_a_run_to_the_workers_with_sqlite(server):
+    """The run that a worker would start; how it starts it has nothing to do with the database."""
+    fire_soon()
+
+    def offered() -> list:
+        now = datetime.now(UTC)
+        return api.get_scheduled_flow_runs_for_work_pool("cpu", ["housekeeping"], now)
+
+    with client() as api:
+        servers.wait_until(offered, 60, "a scheduled run")
+        (found,) = offered()
+    assert found.flow_run.auto_scheduled
