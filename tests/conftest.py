@@ -12,6 +12,8 @@ from pipelines.processes import progress
 # Before any test module imports torch: small tensors lose by threading, and two workers share
 # two cores.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# A lone rank takes both cores; a thread that waits for another gives its core up, not spins.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 # TensorFlow's log closes the stream that it found, here pytest's, when Prefect sets up logging;
