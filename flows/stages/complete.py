@@ -130,7 +130,9 @@ def _content(path: Path | None) -> bytes | None:
     with path.open("rb") as file:
         content = file.read(MOST_BYTES + 1)
     if len(content) > MOST_BYTES:
-        raise ValueError(f"{path} has more than {MOST_BYTES} bytes: it is no picture of a drawing")
+        raise ValueError(
+            f"{path} has more than {MOST_BYTES} bytes: it is not a picture of a drawing"
+        )
     return content
 
 
