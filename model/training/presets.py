@@ -15,6 +15,7 @@ from model.training.spec import TrainSpec
 def tiny() -> TrainSpec:
     """Test 1.621 bits/dim; 24,000 drawings, 4 to 8 minutes on two CPU cores with its evaluation.
 
+    From a model of 15 of the classes 1.620 after 6,000; doodles 1.80 from tiny-20, 1.81 from noise.
     With the default guidance most drawings are recognizable; sea turtles, frogs and pizzas are the
     least so. A classifier recognizes 88 in 100, and 93 in 100 real ones.
     """

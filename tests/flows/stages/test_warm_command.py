@@ -2,6 +2,10 @@
 
 import hashlib
 import json
+import os
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -85,12 +89,34 @@ def test_unequal_network_is_bad_input(store, capsys) -> None:
     assert "shipped:tiny-20" in capsys.readouterr().err
 
 
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The content of the package's wheel."""
+    folder, root = tmp_path_factory.mktemp("wheel"), Path(__file__).parents[3]
+    build = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "-w", str(folder)]
+    subprocess.run([*build, str(root)], check=True, capture_output=True)
+    (built,) = folder.glob("*.whl")
+    shutil.unpack_archive(built, folder / "site", "zip")
+    return folder / "site"
+
+
 @pytest.mark.parametrize("name", shipped_names())
-def test_shipped_model_draws_the_bytes_that_its_card_says(name: str, tmp_path: Path, capsys):
-    url = str(tmp_path / "store")
-    drawn = ["sample", "--store", url, "--model", f"shipped:{name}", "--classes", "bee,sun"]
-    made = command(capsys, *drawn, "--samples-per-class", "1", "--dtype", "float64", "--json")
-    store = open_store(url)
+def test_shipped_model_of_the_wheel_draws_the_bytes_that_its_card_says(
+    name: str, wheel: Path, tmp_path: Path
+) -> None:
+    """In an empty directory, of a package that is no checkout."""
+    drawn = ["sample", "--model", f"shipped:{name}", "--classes", "bee,sun", "--dtype", "float64"]
+    script = "import sys; from flows.cli import main; sys.exit(main())"
+    said = subprocess.run(
+        [sys.executable, "-c", script, *drawn, "--samples-per-class", "1", "--json"],
+        env=os.environ | {"PYTHONPATH": str(wheel)},
+        cwd=tmp_path,
+        check=True,
+        capture_output=True,
+        text=True,
+    ).stdout
+    made = json.loads(said.splitlines()[-1])
+    store = open_store(str(tmp_path / "store"))
     samples = store.resolve("samples", made["samples"])
     (shard,) = split_shards(samples, "train")
     images = next(read_shard(samples, shard, store))[0]
