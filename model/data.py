@@ -13,6 +13,7 @@ index of 50 million rows takes 400 MB a rank.
 
 import functools
 import hashlib
+import math
 import tempfile
 import time
 from collections.abc import Iterator
@@ -153,12 +154,43 @@ def order_key(dataset_digest: str, *, split: str, seed: int) -> str:
 
 def batch_rows(num_rows: int, batch_size: int, *, key: str, step: int) -> npt.NDArray[np.int64]:
     """Return the rows of global batch `step`, in order; it may span two epochs or more."""
-    start, stop = step * batch_size, (step + 1) * batch_size
+    return stream_rows(num_rows, step * batch_size, (step + 1) * batch_size, key=key)
+
+
+def stream_rows(num_rows: int, start: int, stop: int, *, key: str) -> npt.NDArray[np.int64]:
+    """Return the rows at these places of the endless shuffled order."""
+    if start == stop:
+        return np.zeros(0, np.int64)
     block_rows = min(num_rows, _BLOCK_ROWS)
     first, last = start // block_rows, (stop - 1) // block_rows
     blocks = [_stream_block(num_rows, key, index) for index in range(first, last + 1)]
     offset = start - first * block_rows
-    return np.concatenate(blocks)[offset : offset + batch_size]
+    return np.concatenate(blocks)[offset : offset + stop - start]
+
+
+class WeightedOrder:
+    """An endless order in which some rows come `weight` times as often as the others.
+
+    Each of the two kinds has a shuffled order of its own.
+    """
+
+    def __init__(self, is_heavy: npt.NDArray[np.bool_], weight: float, *, key: str) -> None:
+        """Take which of the rows are the heavy ones."""
+        self._kinds = np.flatnonzero(is_heavy), np.flatnonzero(~is_heavy)
+        heavy, light = (len(rows) for rows in self._kinds)
+        self._share = weight * heavy / (weight * heavy + light)
+        self._key = key
+
+    def rows(self, start: int, stop: int) -> npt.NDArray[np.int64]:
+        """Return the rows at these places of the order, the heavy ones first."""
+        first, last = (math.floor(self._share * place) for place in (start, stop))
+        parts = (first, last), (start - first, stop - last)
+        return np.concatenate(
+            [
+                rows[stream_rows(len(rows), *part, key=self._key)]
+                for rows, part in zip(self._kinds, parts, strict=True)
+            ]
+        )
 
 
 def rank_rows(rows: npt.NDArray[np.int64], *, rank: int, num_ranks: int) -> npt.NDArray[np.int64]:

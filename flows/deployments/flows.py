@@ -48,14 +48,19 @@ globals().update({name.replace("-", "_"): _stage_flow(each) for name, each in DE
 
 @flow(name="rebuild", flow_run_name="rebuild")  # named once the class lists are known
 def rebuild(
-    chain: ChainParams, places: Places = HERE, class_lists: dict[str, list[str]] | None = None
+    chain: ChainParams,
+    places: Places = HERE,
+    class_lists: dict[str, list[str]] | None = None,
+    warm: bool = False,
 ) -> dict[str, str]:
     """Run the chain for every class list; return the report's digest of each.
 
     class_lists: names and classes; by default the variable "sketchmill_class_lists", and
     without that the classes of `chain`. A list that has not changed costs a look at the store,
-    and one that fails does not keep the others from being made.
+    and one that fails does not keep the others from being made. warm: training starts from the
+    latest model of the list's name, if its network is equal.
     """
+    chain = replace(chain, init="auto") if warm else chain
     lists = class_lists or Variable.get(CLASS_LISTS)
     name_run(rebuild_name(chain, lists))
     if not lists:
@@ -115,7 +120,7 @@ def _of_list(chain: ChainParams, name: str, classes: Sequence[str]) -> ChainPara
 
 def _chain(params: ChainParams, places: Places) -> str:
     """Run the stages one after the other; return the report's digest."""
-    digest = ""
-    for stage, params_of in stages_of(params).values():
-        digest = stage_task(stage.name, params_of(digest), places)["digest"]
-    return digest
+    made: dict[str, str] = {}
+    for result, (stage, params_of) in stages_of(params).items():
+        made[result] = stage_task(stage.name, params_of(made), places)["digest"]
+    return made["report"]

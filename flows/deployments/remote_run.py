@@ -83,15 +83,15 @@ class Places(_Placed):
 HERE = Places()
 
 
-class ElsewhereError(RuntimeError):
+class RemoteRunError(RuntimeError):
     """A run of another deployment failed after its own retries."""
 
 
-class LostError(ElsewhereError):
+class LostError(RemoteRunError):
     """A run crashed: another run may succeed."""
 
 
-class GivenUpError(ElsewhereError):
+class GivenUpError(RemoteRunError):
     """The wait for a run ended: its deadline passed, or no worker took it."""
 
 
@@ -121,11 +121,11 @@ def ended_with(result: Mapping[str, Any]) -> State[Any]:
     return Completed(data=dict(result), message=json.dumps(result, sort_keys=True))
 
 
-def run_elsewhere(deployment: str, params: Any, places: Places) -> dict[str, Any]:
+def run_remotely(deployment: str, params: Any, places: Places) -> dict[str, Any]:
     """Run a deployment whose flow takes `params` and `places`; return what it ended with.
 
     Raises LostError if the run crashed, GivenUpError if its time was up or its work pool has no
-    worker, ElsewhereError if it failed or was cancelled. It is cancelled if we are.
+    worker, RemoteRunError if it failed or was cancelled. It is cancelled if we are.
     """
     with get_client(sync_client=True) as client, _cancelled_with_us(client) as waiting:
         run = _start(client, deployment, params, places, waiting)
@@ -276,11 +276,11 @@ def _result(state: State[Any], deployment: str) -> dict[str, Any]:
     if state.is_crashed():
         raise LostError(told)
     if not state.is_completed():
-        raise ElsewhereError(told)
+        raise RemoteRunError(told)
     try:
         return json.loads(state.message or "")
     except ValueError:
-        raise ElsewhereError(f"{told}: expected the flow to end with its result") from None
+        raise RemoteRunError(f"{told}: expected the flow to end with its result") from None
 
 
 def _asking_run() -> str:

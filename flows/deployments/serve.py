@@ -123,7 +123,7 @@ def _run(entry: Entry) -> None:
     try:
         entry.run()
     except Exception:
-        _log.exception("%s failed; it is tried again at its next time", entry.name)
+        _log.exception("%s failed; it runs again at its next scheduled time", entry.name)
     else:
         _log.info("%s has completed", entry.name)
 
@@ -142,9 +142,9 @@ def _read_yaml(file: Path) -> Any:
     try:
         return yaml.safe_load(read_text(file))
     except yaml.YAMLError as error:
-        raise ValueError(f"{file} is no YAML: {' '.join(str(error).split())}") from error
+        raise ValueError(f"{file} is not valid YAML: {' '.join(str(error).split())}") from error
     except RecursionError as error:
-        raise ValueError(f"{file} is no YAML that is read: it is nested too deeply") from error
+        raise ValueError(f"{file} is not valid YAML: it is nested too deeply") from error
 
 
 def _mappings(raw: Any, key: str, subject: str) -> list[Mapping[str, Any]]:

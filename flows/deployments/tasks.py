@@ -20,7 +20,7 @@ from flows.deployments.dashboard import (
     showing_progress,
     subject,
 )
-from flows.deployments.remote_run import ElsewhereError, LostError, Places, run_elsewhere
+from flows.deployments.remote_run import LostError, Places, RemoteRunError, run_remotely
 from flows.stages.prefect_flow import is_transient
 from flows.stages.registry import DEPLOYED
 from pipelines.processes.supervise import STOPPED_CODE, ChildError, DeadlineError, end_with_worker
@@ -40,7 +40,7 @@ def is_worth_retrying(_task: Any, _run: Any, state: Any) -> bool:
         state.result()
     except ChildError as error:
         return not isinstance(error, DeadlineError) and error.code != STOPPED_CODE
-    except ElsewhereError as error:
+    except RemoteRunError as error:
         return isinstance(error, LostError)
     except Exception:
         return is_transient(_task, _run, state)
@@ -67,7 +67,7 @@ def stage_task(stage: str, params: Any, places: Places) -> dict[str, Any]:
     """Do a stage where it is placed; return what the run that asked for it needs to know."""
     end_with_worker()
     if place := getattr(places, DEPLOYED[stage].place):
-        return run_elsewhere(place, params, places)
+        return run_remotely(place, params, places)
     with showing_progress(f"{stage} {subject(params)}", get_run_logger()) as progress:
         result = run_isolated(stage, params, deadline_sec=places.deadline_sec, progress=progress)
     if "kind" not in result:

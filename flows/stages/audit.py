@@ -123,7 +123,7 @@ def draw_audited(
 
     found = audit_for_export(params, samples, store)
     if found is None:
-        raise ValueError(f"{params.ref} is no samples dataset: nothing to audit")
+        raise ValueError(f"{params.ref} is not a samples dataset: there is nothing to audit")
     checks = gate_checks(params, found, store)
     shown = [check.to_json() for check in checks]
     name = params.name or samples.name

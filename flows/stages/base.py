@@ -17,6 +17,7 @@ from cyclopts import Parameter
 
 from flows.options import Classes, Output
 from flows.terminal import print_result, session
+from model.shipped import PREFIX, publish_shipped, shipped_manifest
 from pipelines.store.artifacts import Store, StoreError, existing_store, open_store
 from pipelines.store.errors import AbsentError, FullError
 from pipelines.store.held import HeldStore
@@ -136,7 +137,9 @@ class Stage(Generic[P]):
             yield store
 
     def _find_store(self, params: Any) -> Store:
-        return (open_store if self.store == "new" else existing_store)(params.store)
+        # A shipped model needs nothing that is in a store.
+        is_new = self.store == "new" or str(getattr(params, "model", "")).startswith(PREFIX)
+        return (open_store if is_new else existing_store)(params.store)
 
 
 def argument(name: str, kind: Any, text: str, **default: Any) -> inspect.Parameter:
@@ -202,9 +205,20 @@ def parent(store: Store, manifest: Manifest, role: str) -> Manifest:
     raise ValueError(f"{manifest.kind} {manifest.name} names no {role} among its inputs")
 
 
+def find_model(store: Store, ref: str) -> Manifest:
+    """Return the model that `ref` names in the store, or `shipped:NAME` in the package.
+
+    A stage that works gets a copy of a shipped model in its store; a plan writes nothing.
+    """
+    if not ref.startswith(PREFIX):
+        return store.resolve("models", ref)
+    name = ref.removeprefix(PREFIX)
+    return publish_shipped(name, store) if isinstance(store, HeldStore) else shipped_manifest(name)
+
+
 def model_and_dataset(params: Any, store: Store) -> Inputs:
     """Return a model, and a dataset: by default the one that the model was trained on."""
-    model = store.resolve("models", params.model)
+    model = find_model(store, params.model)
     if params.dataset:
         return {"model": model, "dataset": store.resolve("datasets", params.dataset)}
     return {"model": model, "dataset": parent(store, model, "dataset")}

@@ -26,6 +26,7 @@ from flows.stages.report import ReportParams
 from flows.stages.sample import SampleParams
 from flows.stages.train import TrainParams
 from flows.terminal import check_prefect_home
+from model.shipped import PREFIX, shipped_manifest, shipped_names
 from pipelines.catalogue import SEED_CLASSES
 from pipelines.dataset.spec import InputOptions
 from pipelines.drawings.limits import Limits
@@ -35,6 +36,10 @@ from pipelines.store.held import HeldStore
 from pipelines.store.manifest import Kind, Manifest, check_slug, drawings_by_split, slug
 
 Look = Callable[[Kind, str, str], Manifest | None]
+# Stages by what they make, and what returns their parameters from the digests made before.
+Steps = dict[str, tuple[Stage, Callable[[Mapping[str, str]], Any]]]
+# Drawings of a class in the report.
+SHOWN = 8
 
 
 @Parameter(name="*", group=Group("The source", sort_key=1))
@@ -60,6 +65,9 @@ class ChainParams(Limits, InputOptions):
     guidance
         Strength of classifier-free guidance towards a drawing's class; by default 2.5 for models
         trained for guidance (condition.dropout_p, as in tiny and small), 0 for others.
+    init
+        Model that training starts from, as `sketchmill train` takes it; by default the one that
+        comes with sketchmill if the source is doodles and its network is the preset's.
     seed
         Seed of the doodles, the splits, the training and the drawings.
     name
@@ -78,6 +86,7 @@ class ChainParams(Limits, InputOptions):
     tfds_slice: Annotated[str | None, MAIN] = None
     samples_per_class: Annotated[Positive, MAIN] = 8
     guidance: Annotated[float | None, MAIN] = None
+    init: Annotated[str, MAIN] = ""
     seed: Annotated[int, MAIN] = 0
     name: Annotated[str, MAIN] = ""
     store: StoreUrl = DEFAULT_STORE
@@ -94,6 +103,31 @@ class ChainParams(Limits, InputOptions):
         """The name of the model, its samples and its report."""
         return self.name or f"{source_name(self.source)}-{slug(self.preset)}"
 
+    @property
+    def init_model(self) -> str:
+        """What `init` stands for."""
+        if self.init or self.source != "doodles":
+            return self.init or "none"
+        from model.training.presets import preset
+        from model.training.spec import apply_overrides
+        from model.training.warm_start import is_equal
+
+        network = apply_overrides(preset(self.preset), self.settings).network
+        equal = [name for name in shipped_names() if is_equal(network, shipped_manifest(name))]
+        return PREFIX + equal[0] if equal else "none"
+
+    def first(self) -> SampleParams:
+        """Return the parameters of the first drawings, by a shipped model as it is."""
+        known = shipped_manifest(self.init_model.removeprefix(PREFIX)).summary["class_names"]
+        return SampleParams(
+            store=self.store,
+            model=self.init_model,
+            classes=tuple(name for name in known if name in self.classes),
+            per_class=SHOWN,
+            seed=self.seed,
+            processes=self.processes,
+        )
+
     def build(self) -> BuildParams:
         """Return the first stage's parameters."""
         shared = {f.name for f in dataclasses.fields(self)}
@@ -109,6 +143,7 @@ class ChainParams(Limits, InputOptions):
             dataset=dataset,
             preset=self.preset,
             settings=self.settings,
+            init=self.init_model,
             seed=self.seed,
         )
 
@@ -124,9 +159,11 @@ class ChainParams(Limits, InputOptions):
             processes=self.processes,
         )
 
-    def report(self, samples: str) -> ReportParams:
-        """Return the last stage's parameters; `samples` is a digest."""
-        return ReportParams(store=self.store, name=self.model_name, samples=samples, per_class=8)
+    def report(self, samples: str, first: str) -> ReportParams:
+        """Return the last stage's parameters; the digests of the samples and of the first ones."""
+        return ReportParams(
+            store=self.store, name=self.model_name, samples=samples, first=first, per_class=SHOWN
+        )
 
 
 def _without_the_drawings(export: Any) -> Any:
@@ -158,31 +195,39 @@ class BulkParams:
             raise ValueError("the flow itself cuts the samples into shards: leave shards empty")
 
 
-def stages_of(params: ChainParams) -> dict[str, tuple[Stage, Callable[[str], Any]]]:
-    """Return the stages by what they make, and their parameters from the digest before."""
-    return {
+def stages_of(params: ChainParams) -> Steps:
+    """Return the stages by what they make, and their parameters from the digests before."""
+    is_shipped = params.init_model.startswith(PREFIX)
+    first: Steps = {"first": (sample.STAGE, lambda _: params.first())} if is_shipped else {}
+    others: Steps = {
         "dataset": (build.STAGE, lambda _: params.build()),
-        "model": (train.STAGE, params.train),
-        "samples": (sample.STAGE, params.sample),
-        "report": (report.STAGE, params.report),
+        "model": (train.STAGE, lambda made: params.train(made["dataset"])),
+        "samples": (sample.STAGE, lambda made: params.sample(made["model"])),
+        "report": (
+            report.STAGE,
+            lambda made: params.report(made["samples"], made.get("first", "")),
+        ),
     }
+    return first | others
 
 
-def find_chain(params: ChainParams, dataset: str, look: Look) -> dict[str, Manifest]:
+def find_chain(params: ChainParams, dataset: str, store: Store, look: Look) -> dict[str, Manifest]:
     """Return the complete artifacts of a chain by stage, up to the first that is missing.
 
     dataset: its digest, empty if that is not known; look: Store.find, or Store.reuse, which makes
     each the latest of its name, as a stage that finds its result does.
     """
     found: dict[str, Manifest] = {}
-    address: Address = ("datasets", params.dataset_name, dataset)
-    for made, (stage, params_of) in stages_of(params).items():
+    for result, (stage, params_of) in stages_of(params).items():
+        address: Address = ("datasets", params.dataset_name, dataset)
         if stage.address:
-            address = stage.address(params_of(address[2]), found)
+            asked = params_of({made: manifest.digest for made, manifest in found.items()})
+            address = stage.address(asked, stage.inputs(asked, store))
         manifest = look(*address) if address[2] else None
-        if manifest is None:
+        if manifest is not None:
+            found[result] = manifest
+        elif result != "first":  # which only the report is made of
             break
-        found[made] = manifest
     return found
 
 
@@ -209,7 +254,7 @@ def check_chain(params: ChainParams) -> None:
 
 def _plan(params: ChainParams, _inputs: Inputs, store: Store) -> Result:
     """Return the resolved parameters and what the store already has."""
-    found = find_chain(params, _dataset_digest(params, plan_only=True), store.find)
+    found = find_chain(params, _dataset_digest(params, plan_only=True), store, store.find)
     state = {
         made: f"there: {found[made].digest}" if made in found else "to be made"
         for made in stages_of(params)
@@ -221,13 +266,15 @@ def _work(params: ChainParams, _inputs: Inputs, store: HeldStore) -> Result:
     """Run the chain unless the store has all of it; return digests, paths and numbers."""
     check_prefect_home()
     seconds: Mapping[str, float] = {}
-    found = find_chain(params, _dataset_digest(params, plan_only=False), store.reuse)
+    dataset = _dataset_digest(params, plan_only=False)
+    found = find_chain(params, dataset, store, store.reuse)
     if "report" not in found:
         with doing("run", "waiting for Prefect"):
             from flows.stages.prefect_flow import run_chain  # starts Prefect, which takes seconds
 
             made = run_chain(params, stages_of, "{params.dataset_name} {params.preset}")
-        seconds, found = made["seconds"], find_chain(params, made["dataset"], store.find)
+        seconds = made["seconds"]
+        found = find_chain(params, made["dataset"], store, store.find)
         if "report" not in found:
             raise RuntimeError(f"an artifact vanished from {store.url} during the run")
     return _result(store, found) | {"seconds": seconds}
@@ -235,7 +282,10 @@ def _work(params: ChainParams, _inputs: Inputs, store: HeldStore) -> Result:
 
 def _result(store: Store, found: Inputs) -> dict[str, Any]:
     """Return what `sketchmill run` prints: digests, the report's path, the numbers."""
-    dataset, model, samples, report = found.values()
+    dataset, model, samples, report = (
+        found[made] for made in ("dataset", "model", "samples", "report")
+    )
+    first = {"first": where(store, found["first"])} if "first" in found else {}
     return {
         "dataset": dataset.digest,
         "model": model.digest,
@@ -247,6 +297,7 @@ def _result(store: Store, found: Inputs) -> dict[str, Any]:
         "bits_per_dim": model.summary["test_bits_per_dim"],
         "drawings": sum(drawings_by_split(dataset).values()),
         "generated": sum(drawings_by_split(samples).values()),
+        **first,
     }
 
 

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from cyclopts import Parameter
 
 from flows.options import DEFAULT_STORE, HIDDEN, NotNegative, StoreUrl, listed
-from flows.stages.base import Inputs, Result, Stage, argument, writable_cache
+from flows.stages.base import Inputs, Result, Stage, argument, find_model, writable_cache
 from flows.terminal import check_folder, warn
 from pipelines.drawings.limits import DEFAULT
 from pipelines.store.artifacts import Store
@@ -80,7 +80,7 @@ class CompleteParams:
 
 def _inputs(params: CompleteParams, store: Store) -> Inputs:
     dataset = {"dataset": store.resolve("datasets", params.dataset)} if params.dataset else {}
-    return {"model": store.resolve("models", params.model)} | dataset
+    return {"model": find_model(store, params.model)} | dataset
 
 
 def _work(params: CompleteParams, inputs: Inputs, store: HeldStore) -> Result:
@@ -130,7 +130,9 @@ def _content(path: Path | None) -> bytes | None:
     with path.open("rb") as file:
         content = file.read(MOST_BYTES + 1)
     if len(content) > MOST_BYTES:
-        raise ValueError(f"{path} has more than {MOST_BYTES} bytes: it is no picture of a drawing")
+        raise ValueError(
+            f"{path} has more than {MOST_BYTES} bytes: it is not a picture of a drawing"
+        )
     return content
 
 

@@ -37,23 +37,25 @@ RETRY: dict[str, Any] = {
 
 
 def run_chain(
-    params: P, steps: Callable[[P], Mapping[str, tuple[Stage, Callable[[str], Any]]]], name: str
+    params: P,
+    steps: Callable[[P], Mapping[str, tuple[Stage, Callable[[Mapping[str, str]], Any]]]],
+    name: str,
 ) -> dict[str, Any]:
     """Run stages one after the other; return the digests and the seconds each took.
 
-    steps: returns, by the name of the result, a stage and what makes its parameters of the digest
-    of the one before; name: of the run, filled in from `params`.
+    steps: returns, by the name of the result, a stage and what makes its parameters of the digests
+    of those before; name: of the run, filled in from `params`.
     """
 
     @flow(name="sketchmill", flow_run_name=name, log_prints=False)
     def chain(params: Any) -> dict[str, Any]:
-        made: dict[str, Any] = {}
+        made: dict[str, str] = {}
         seconds: dict[str, float] = {}
-        digest = ""
         for result, (stage, params_of) in steps(params).items():
             start = time.perf_counter()
-            made[result] = digest = _stage_flow(stage)(params_of(digest))
-            seconds[stage.name] = round(time.perf_counter() - start, 1)
+            made[result] = _stage_flow(stage)(params_of(made))
+            taken = seconds.get(stage.name, 0.0) + time.perf_counter() - start
+            seconds[stage.name] = round(taken, 1)
         return made | {"seconds": seconds}
 
     return chain(params)

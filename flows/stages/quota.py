@@ -8,7 +8,7 @@ from cyclopts import Parameter
 
 from flows.options import DEFAULT_STORE, NotNegative, StoreUrl
 from flows.stages.audit import filters_of, limits_of
-from flows.stages.base import Inputs, Result, Stage, parent
+from flows.stages.base import Inputs, Result, Stage, find_model, parent
 from flows.stages.sample import guidance, read_counts
 from flows.terminal import current
 from pipelines.catalogue import resolve_names
@@ -83,7 +83,7 @@ def _check(params: QuotaParams) -> None:
 
 
 def _inputs(params: QuotaParams, store: Store) -> Inputs:
-    model = store.resolve("models", params.model)
+    model = find_model(store, params.model)
     judge = {"judge": store.resolve("models", params.judge)} if params.judge else {}
     return {"model": model, "dataset": parent(store, model, "dataset")} | judge
 

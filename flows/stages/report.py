@@ -30,6 +30,9 @@ class ReportParams:
         Look for duplicates and copies of training drawings, and compare statistics by class.
     judge
         Classifier in the store (sketchmill classifier) that the audit also uses.
+    first
+        Drawings of the model that training started from, for a section of their own: name,
+        name@digest, or the first characters of a digest.
     gate
         TOML file of limits on the audit's numbers; if one is exceeded, the command fails.
     """
@@ -40,19 +43,21 @@ class ReportParams:
     store: StoreUrl = DEFAULT_STORE
     audit: Annotated[bool, Parameter(negative=())] = False
     judge: Annotated[str, Parameter(name="--classifier")] = ""
+    first: str = ""
     gate: str = ""
 
 
 def _inputs(params: ReportParams, store: Store) -> Inputs:
     samples = store.resolve("samples", params.samples)
     model = parent(store, samples, "model")
-    return {"samples": samples, "model": model, "dataset": parent(store, model, "dataset")}
+    inputs = {"samples": samples, "model": model, "dataset": parent(store, model, "dataset")}
+    return inputs | ({"first": store.resolve("samples", params.first)} if params.first else {})
 
 
 def _address(params: ReportParams, inputs: Inputs) -> Address:
     from model.report.page import report_digest, report_inputs, report_spec
 
-    shown = report_inputs(inputs["dataset"], inputs["model"], inputs["samples"])
+    shown = report_inputs(**inputs)
     digest = report_digest(report_spec(per_class=params.per_class), shown)
     return "reports", params.name or inputs["samples"].name, digest
 
@@ -74,6 +79,7 @@ def _work(params: ReportParams, inputs: Inputs, store: HeldStore) -> Manifest:
         store,
         name=params.name or samples.name,
         per_class=params.per_class,
+        first=inputs.get("first"),
     )
     current()("report", 1, 1, "done")
     return made

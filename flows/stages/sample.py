@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 from cyclopts import Parameter
 
 from flows.options import DEFAULT_STORE, HIDDEN, ModelClasses, NotNegative, StoreUrl
-from flows.stages.base import Address, Inputs, Result, Stage
+from flows.stages.base import Address, Inputs, Result, Stage, find_model
 from flows.terminal import current, warn
 from pipelines.catalogue import resolve_names
 from pipelines.store.artifacts import Store
@@ -163,7 +163,7 @@ def guidance(wanted: float | None, model: Manifest) -> float:
 
     config = PixelCNNConfig.from_json_dict(model.spec.get("network", {}))
     if wanted is None:
-        return default_guidance(config)
+        return default_guidance(config, own=model.summary.get("guidance"))
     check_guidance(wanted, config)
     return wanted
 
@@ -187,7 +187,7 @@ def _check(params: SampleParams) -> None:
 
 
 def _inputs(params: SampleParams, store: Store) -> Inputs:
-    return {"model": store.resolve("models", params.model)}
+    return {"model": find_model(store, params.model)}
 
 
 def _address(params: SampleParams, inputs: Inputs) -> Address:

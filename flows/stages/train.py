@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 from cyclopts import Group, Parameter
 
 from flows.options import DEFAULT_STORE, MAIN, NotNegative, StoreUrl
-from flows.stages.base import Address, Inputs, Result, Stage
+from flows.stages.base import Address, Inputs, Result, Stage, find_model, parent
 from flows.terminal import current
 from pipelines.store.artifacts import Store
 from pipelines.store.held import HeldStore
@@ -37,6 +37,11 @@ class TrainParams:
         A field of the training spec as field=value; may be repeated.
     seed
         Seed of initialization, order and dropout.
+    init
+        Model to start from: name, name@digest or the first characters of a digest; shipped:tiny-20
+        or another that comes with sketchmill; auto is the latest of this name with an equal
+        network, if there is one. Its classes are matched by name, and the preset's budget is the
+        one for a start from a model.
     name
         Name in the store; made from the dataset and the preset by default.
     processes
@@ -73,6 +78,7 @@ class TrainParams:
     preset: Annotated[str, MAIN] = "tiny"
     settings: Annotated[tuple[str, ...], MAIN, Parameter(name="--set", negative=())] = ()
     seed: Annotated[int, MAIN] = 0
+    init: Annotated[str, MAIN] = "none"
     name: Annotated[str, MAIN] = ""
     store: StoreUrl = DEFAULT_STORE
     processes: Annotated[NotNegative, MAIN, Parameter(name="--nproc-per-node")] = 0
@@ -141,20 +147,70 @@ def rendezvous_options(params: TrainParams) -> list[str]:
     return [f"--nnodes={params.nodes}", f"--rdzv-backend={backend}", *named]
 
 
-def train_spec(params: TrainParams, dataset: Manifest):
-    """Return the preset's spec with the settings applied, fitted to the dataset."""
+def train_spec(params: TrainParams, dataset: Manifest, init: Manifest | None):
+    """Return the preset's spec with the settings applied, fitted to the dataset.
+
+    init: the model to start from, for which presets have another schedule.
+    """
     from model.training.presets import preset
     from model.training.spec import apply_overrides, fit_to_dataset
 
-    spec = dataclasses.replace(preset(params.preset), seed=params.seed)
-    return fit_to_dataset(apply_overrides(spec, params.settings), dataset)
+    spec = preset(params.preset, is_warm=init is not None)
+    spec = apply_overrides(dataclasses.replace(spec, seed=params.seed), params.settings)
+    return fit_to_dataset(spec, dataset)
+
+
+def _inputs(params: TrainParams, store: Store) -> Inputs:
+    """Return the dataset and the model to start from, if any.
+
+    Raises ValueError if its network differs.
+    """
+    from model.training.warm_start import check_network
+
+    dataset = store.resolve("datasets", params.dataset)
+    if params.init == "none":
+        return {"dataset": dataset}
+    if params.init == "auto":
+        init = _latest(params, dataset, store)
+    else:
+        init = find_model(store, params.init)
+        check_network(train_spec(params, dataset, init).network, init)
+    return {"dataset": dataset} | ({"init": init} if init else {})
+
+
+def _latest(params: TrainParams, dataset: Manifest, store: Store) -> Manifest | None:
+    """Return the latest model of the name with an equal network.
+
+    If one of them is what these parameters make of the dataset, return the model that it started
+    from: the same command again finds the same model, although a later one has its name now.
+    """
+    from model.training.warm_start import is_equal
+
+    name = model_name(params, dataset)
+    network = train_spec(params, dataset, None).network
+    found = [store.find("models", name, digest) for digest in reversed(store.refs("models", name))]
+    equal = [model for model in found if model and is_equal(network, model)]
+    for model in equal:
+        init = _init_of(model, store)
+        if _digest(params, dataset, init) == model.digest:
+            return init
+    return equal[0] if equal else None
+
+
+def _init_of(model: Manifest, store: Store) -> Manifest | None:
+    has_init = any(ref.role == "init" for ref in model.inputs)
+    return parent(store, model, "init") if has_init else None
+
+
+def _digest(params: TrainParams, dataset: Manifest, init: Manifest | None) -> str:
+    from model.training.spec import run_digest
+
+    return run_digest(train_spec(params, dataset, init), dataset, init)
 
 
 def _address(params: TrainParams, inputs: Inputs) -> Address:
-    from model.training.spec import run_digest
-
     dataset = inputs["dataset"]
-    digest = run_digest(train_spec(params, dataset), dataset)
+    digest = _digest(params, dataset, inputs.get("init"))
     return "models", model_name(params, dataset), digest
 
 
@@ -164,9 +220,11 @@ def _plan(params: TrainParams, inputs: Inputs, store: Store) -> Result:
     from model.training.spec import spec_to_json
 
     kind, name, digest = _address(params, inputs)
+    init = inputs.get("init")
     return {
-        "spec": spec_to_json(train_spec(params, inputs["dataset"])),
+        "spec": spec_to_json(train_spec(params, inputs["dataset"], init)),
         "dataset": inputs["dataset"].digest,
+        "init": init and init.digest,
         "model": digest,
         "name": name,
         "options": json.loads(options_to_json(run_options(params))),
@@ -179,12 +237,13 @@ def _work(params: TrainParams, inputs: Inputs, store: HeldStore) -> Manifest:
     """Train in processes of their own."""
     from model.training.torchrun import train_in_processes
 
-    dataset = inputs["dataset"]
+    dataset, init = inputs["dataset"], inputs.get("init")
     return train_in_processes(
-        train_spec(params, dataset),
+        train_spec(params, dataset, init),
         dataset,
         store,
         model_name(params, dataset),
+        init=init,
         num_processes=params.processes,
         options=run_options(params),
         progress=current(),
@@ -205,7 +264,7 @@ STAGE = Stage(
     name="train",
     title="Train a conditional PixelCNN++ on a dataset.",
     params=TrainParams,
-    inputs=lambda params, store: {"dataset": store.resolve("datasets", params.dataset)},
+    inputs=_inputs,
     address=_address,
     plan=_plan,
     work=_work,

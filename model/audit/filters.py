@@ -197,7 +197,7 @@ def _simple_rules(filters: Filters, drawings: Measured, judged: Judged | None) -
 
 def _judge_rules(filters: Filters, drawings: Measured, judged: Judged | None) -> dict[str, Mask]:
     if judged is None:
-        raise ValueError("a filter asks the judge and there is none: train one, or name it")
+        raise ValueError("a filter needs a classifier, and none is given: train one, or name it")
     rules: dict[str, Mask] = {}
     if filters.judge_agrees:
         rules["judge_disagrees"] = judged.predicted != drawings.labels
@@ -208,5 +208,5 @@ def _judge_rules(filters: Filters, drawings: Measured, judged: Judged | None) ->
 
 def _bits(drawings: Measured) -> npt.NDArray[np.float32]:
     if drawings.bits_per_dim is None:
-        raise ValueError("a filter asks for bits_per_dim and the drawings have no such column")
+        raise ValueError("a filter needs the column bits_per_dim, which the drawings lack")
     return drawings.bits_per_dim

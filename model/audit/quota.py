@@ -20,8 +20,8 @@ import numpy as np
 from model.audit.filters import Filters
 from model.audit.gate import Limit, check_gate, require_passed
 from model.audit.quota_rows import (
-    Filled,
-    Pick,
+    AcceptedRows,
+    QuotaSamples,
     Tally,
     put_samples,
     read_drawn,
@@ -126,7 +126,7 @@ def fill_quotas(
     if missing := missing_counts(spec, tally):
         worst = ", ".join(f"{c}: {tally.accepted[c]} of {spec.counts[c]}" for c in missing)
         raise QuotaError(f"after {MAX_ROUNDS} rounds the filters have accepted too few: {worst}")
-    manifest = put_samples(_filled(spec, sources, name, tally), store)
+    manifest = put_samples(_quota_samples(spec, sources, name, tally), store)
     _check(manifest, sources, store, gate)
     return store.publish(manifest)
 
@@ -204,14 +204,14 @@ def _take_round(
         shard = read_drawn(drawn, entry.path, store)
         reject_known(spec.filters, tally, shard, mask, earlier=earlier, store=store)
         rows = wanted_rows(spec.counts, tally, shard, mask)
-        tally.picks.append(Pick(drawn, entry.path, rows))
+        tally.picks.append(AcceptedRows(drawn, entry.path, rows))
         hashes.append(shard.hashes[rows])
     tally.hashes = np.sort(np.concatenate(hashes))
 
 
-def _filled(spec: QuotaSpec, sources: Sources, name: str, tally: Tally) -> Filled:
+def _quota_samples(spec: QuotaSpec, sources: Sources, name: str, tally: Tally) -> QuotaSamples:
     rules = json.dumps(spec.filters.to_json())
-    return Filled(
+    return QuotaSamples(
         name=name,
         spec=spec.to_json(),
         inputs=sources.inputs(),

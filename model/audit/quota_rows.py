@@ -35,7 +35,7 @@ ROWS_PER_SHARD = 8_192
 
 
 @dataclass(frozen=True, slots=True)
-class Pick:
+class AcceptedRows:
     """Rows that are taken from a shard of a round."""
 
     drawn: Manifest
@@ -49,23 +49,23 @@ class Pick:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Filled(Samples):
-    """A quota that is filled."""
+class QuotaSamples(Samples):
+    """The samples of a quota that is filled."""
 
-    picks: Sequence[Pick]
+    picks: Sequence[AcceptedRows]
 
 
-def put_samples(filled: Filled, store: Store) -> Manifest:
+def put_samples(samples: QuotaSamples, store: Store) -> Manifest:
     """Put shards and card into the store and return the manifest, which is not published.
 
     An interrupted quota resumes from its rounds; writing the shards again takes seconds.
     """
     records = []
-    for path, table in _shard_tables(filled, store):
+    for path, table in _shard_tables(samples, store):
         content = _encode(table)
-        store.put(f"{filled.prefix}/{path}", content)
-        records.append(describe_shard(path, content, table, len(filled.class_names)))
-    return filled.put_card(
+        store.put(f"{samples.prefix}/{path}", content)
+        records.append(describe_shard(path, content, table, len(samples.class_names)))
+    return samples.put_card(
         [record.entry for record in records],
         store,
         counts=np.sum([record.counts for record in records], axis=0),
@@ -74,14 +74,14 @@ def put_samples(filled: Filled, store: Store) -> Manifest:
     )
 
 
-def _shard_tables(filled: Filled, store: Store) -> Iterator[tuple[str, pa.Table]]:
+def _shard_tables(samples: QuotaSamples, store: Store) -> Iterator[tuple[str, pa.Table]]:
     """Yield each shard's path and rows, ROWS_PER_SHARD but for the last."""
-    shape = tuple(filled.model.summary["image_shape"][:2])
-    schema = shard_schema(filled.class_names, (shape[0], shape[1]), COLUMNS)
-    count = math.ceil(sum(len(pick.rows) for pick in filled.picks) / ROWS_PER_SHARD)
+    shape = tuple(samples.model.summary["image_shape"][:2])
+    schema = shard_schema(samples.class_names, (shape[0], shape[1]), COLUMNS)
+    count = math.ceil(sum(len(pick.rows) for pick in samples.picks) / ROWS_PER_SHARD)
     joined, index = schema.empty_table(), 0
-    for pick in filled.picks:
-        joined = pa.concat_tables([joined, _relabel(pick.read(store), pick.drawn, schema, filled)])
+    for pick in samples.picks:
+        joined = pa.concat_tables([joined, _relabel(pick.read(store), pick.drawn, schema, samples)])
         while joined.num_rows >= ROWS_PER_SHARD:
             yield shard_name(SPLIT, index, count), joined.slice(0, ROWS_PER_SHARD)
             joined, index = joined.slice(ROWS_PER_SHARD), index + 1
@@ -89,10 +89,12 @@ def _shard_tables(filled: Filled, store: Store) -> Iterator[tuple[str, pa.Table]
         yield shard_name(SPLIT, index, count), joined
 
 
-def _relabel(table: pa.Table, drawn: Manifest, schema: pa.Schema, filled: Filled) -> pa.Table:
+def _relabel(
+    table: pa.Table, drawn: Manifest, schema: pa.Schema, samples: QuotaSamples
+) -> pa.Table:
     """Return the table with labels and class names of the result."""
     names = drawn.summary["class_names"]
-    places = np.array([filled.class_names.index(name) for name in names], np.int64)
+    places = np.array([samples.class_names.index(name) for name in names], np.int64)
     labels = pa.chunked_array([pa.array(places[table["label"].to_numpy()])])
     columns = [labels if name == "label" else table[name] for name in schema.names]
     return pa.Table.from_arrays(columns, schema=schema)
@@ -116,7 +118,7 @@ class Tally:
     drawn: Counter[str] = field(default_factory=Counter)
     reasons: dict[str, Counter[str]] = field(default_factory=dict)
     rounds: list[dict[str, Any]] = field(default_factory=list)
-    picks: list[Pick] = field(default_factory=list)
+    picks: list[AcceptedRows] = field(default_factory=list)
     hashes: npt.NDArray[np.uint64] = field(default_factory=lambda: np.zeros(0, np.uint64))
 
     def reject(self, class_name: str, reason: str, count: int) -> None:
@@ -153,7 +155,7 @@ def reject_known(
     shard: Shard,
     mask: npt.NDArray[np.bool_],
     *,
-    earlier: Sequence[Pick],
+    earlier: Sequence[AcceptedRows],
     store: Store,
 ) -> None:
     """Take what is equal or near to a drawing of an earlier round out of the mask.
@@ -178,7 +180,7 @@ def _reject(tally: Tally, shard: Shard, found: npt.NDArray[np.bool_], reason: st
 def _near_picked(
     shard: Shard,
     mask: npt.NDArray[np.bool_],
-    earlier: Sequence[Pick],
+    earlier: Sequence[AcceptedRows],
     store: Store,
     *,
     below: float,

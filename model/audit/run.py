@@ -100,7 +100,7 @@ def measure_samples(
     audit_samples does.
     """
     if spec.filters.needs_judge and judge is None:
-        raise ValueError("a filter asks the judge and there is none: train one, or name it")
+        raise ValueError("a filter needs a classifier, and none is given: train one, or name it")
     from model.audit.nearness import SetNearness
     from model.audit.numbers import audit_numbers, feature_numbers
 

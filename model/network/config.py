@@ -166,10 +166,14 @@ num_hierarchies=4; use at most num_hierarchies=3
             raise ValueError(f"the network's config does not fit this version: {error}") from error
 
 
-def default_guidance(config: PixelCNNConfig) -> float:
-    """Return a model's default guidance; 0 if it was trained without condition dropout."""
-    can_be = config.condition.dropout_p > 0 and config.num_channels == 1
-    return DEFAULT_GUIDANCE if can_be else 0.0
+def default_guidance(config: PixelCNNConfig, *, own: float | None = None) -> float:
+    """Return a model's default guidance; 0 if it was trained without condition dropout.
+
+    own: what the model's manifest says.
+    """
+    if not config.condition.dropout_p or config.num_channels > 1:
+        return 0.0
+    return DEFAULT_GUIDANCE if own is None else own
 
 
 def check_guidance(guidance: float, config: PixelCNNConfig) -> None:

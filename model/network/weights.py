@@ -116,10 +116,15 @@ def _read_header(content: bytes) -> _Header:
     return _Header(PixelCNNConfig.from_json_dict(header.get("config")), tuple(names), digest)
 
 
-def open_model(store: Store, manifest: Manifest) -> PixelCNN:
+def read_model(store: Store, manifest: Manifest) -> SavedModel:
     """Load a published model, in evaluation mode on the CPU."""
     names = (WEIGHTS_NAME, CONFIG_NAME)
-    return load_model({name: store.read(manifest, name) for name in names}).model
+    return load_model({name: store.read(manifest, name) for name in names})
+
+
+def open_model(store: Store, manifest: Manifest) -> PixelCNN:
+    """Load the network of a published model, in evaluation mode on the CPU."""
+    return read_model(store, manifest).model
 
 
 def library_versions() -> dict[str, str]:

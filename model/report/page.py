@@ -39,6 +39,7 @@ from model.report.sections import (
     lineage_tree,
     rejections,
 )
+from model.sampling.card import SHEET_NAME
 from pipelines.drawings.grids import Images, grid, to_png, two_rows
 from pipelines.store.artifacts import Store
 from pipelines.store.errors import reading
@@ -53,18 +54,23 @@ SHEET_COLUMNS = 24
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Subject:
-    """The artifacts of a report; `audit` and the gate's `checks` are set if audited."""
+    """The artifacts of a report; `audit` and the gate's `checks` are set if audited.
+
+    first   samples of the model that training started from
+    """
 
     dataset: Manifest
     model: Manifest
     samples: Manifest
     audit: Manifest | None = None
+    first: Manifest | None = None
     checks: Sequence[Mapping[str, Any]] = ()
 
     def artifacts(self) -> dict[str, Manifest]:
         """Return the artifacts by role."""
         found = {"dataset": self.dataset, "model": self.model, "samples": self.samples}
-        return found | ({"audit": self.audit} if self.audit else {})
+        others = {"audit": self.audit, "first": self.first}
+        return found | {role: each for role, each in others.items() if each}
 
 
 def report_digest(spec: Mapping[str, Any], inputs: tuple[InputRef, ...]) -> str:
@@ -79,10 +85,15 @@ def report_spec(*, per_class: int, checks: Sequence[Mapping[str, Any]] = ()) -> 
 
 
 def report_inputs(
-    dataset: Manifest, model: Manifest, samples: Manifest, audit: Manifest | None = None
+    dataset: Manifest,
+    model: Manifest,
+    samples: Manifest,
+    audit: Manifest | None = None,
+    first: Manifest | None = None,
 ) -> tuple[InputRef, ...]:
     """Return the lineage of a report."""
-    roles = Subject(dataset=dataset, model=model, samples=samples, audit=audit).artifacts()
+    subject = Subject(dataset=dataset, model=model, samples=samples, audit=audit, first=first)
+    roles = subject.artifacts()
     return tuple(artifact.ref(role) for role, artifact in roles.items())
 
 
@@ -95,16 +106,20 @@ def make_report(
     name: str,
     per_class: int = 8,
     audit: Manifest | None = None,
+    first: Manifest | None = None,
     checks: Sequence[Mapping[str, Any]] = (),
 ) -> Manifest:
     """Render and publish the report, or return it if it already exists in the store.
 
     audit   of the samples (model.audit.run), for its sections
+    first   samples of the model that training started from, for a section of their own
     checks  of a gate (model.audit.gate), as JSON values
     """
-    subject = Subject(dataset=dataset, model=model, samples=samples, audit=audit, checks=checks)
+    subject = Subject(
+        dataset=dataset, model=model, samples=samples, audit=audit, first=first, checks=checks
+    )
     spec = report_spec(per_class=per_class, checks=checks)
-    inputs = report_inputs(dataset, model, samples, audit)
+    inputs = report_inputs(dataset, model, samples, audit, first)
     digest = report_digest(spec, inputs)
     if found := store.reuse("reports", name, digest):
         return found
@@ -171,6 +186,7 @@ def _contents(subject: Subject, store: Store, per_class: int) -> Iterator[tuple[
     yield "generated.png", sheet
     values = _page_values(subject, store, pictures=pictures, real=real, made=made)
     values |= {"sheet": _base64(sheet), "sheet_columns": SHEET_COLUMNS}
+    values |= _start_values(subject, store)
     yield REPORT_NAME, _render(values | _audit_values(subject, store)).encode()
 
 
@@ -218,6 +234,20 @@ def _page_values(
         "usage": how_to_load(samples),
         "citation": how_to_cite(dataset, model, samples),
         "attribution": attribution(dataset),
+    }
+
+
+def _start_values(subject: Subject, store: Store) -> dict[str, Any]:
+    """Return the template values of the model that training started from, if it did."""
+    summary, first = subject.model.summary, subject.first
+    started = [ref for ref in subject.model.inputs if ref.role == "init"]
+    sheet = store.read(first, SHEET_NAME) if first else b""
+    return {
+        "init": f"{started[0].name}@{started[0].digest[:12]}" if started else "",
+        "inherited": summary.get("inherited_classes", ()),
+        "new": summary.get("new_classes", ()),
+        "first": _base64(sheet),
+        "first_classes": first.summary["class_names"] if first else (),
     }
 
 

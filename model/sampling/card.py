@@ -12,11 +12,17 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from pipelines.drawings.credit import Credit, credit_of
+from pipelines.drawings.grids import grid, to_png
 from pipelines.drawings.huggingface import card_yaml
 from pipelines.drawings.parquet import shard_schema
+from pipelines.drawings.reading import read_shard
+from pipelines.store.artifacts import Store
 from pipelines.store.manifest import FileEntry, Manifest
 
 CARD_NAME = "README.md"
+SHEET_NAME = "drawings.png"
+# Drawings of a class in the picture.
+SHEET_COLUMNS = 8
 
 # Columns after image and label.
 COLUMNS = {
@@ -78,6 +84,13 @@ def dataset_card(
     return yaml + _card_text(model, name, summary, how)
 
 
+def contact_sheet(manifest: Manifest, store: Store) -> bytes:
+    """Return a PNG of the first drawings of each class, a row a class, as in the first shard."""
+    images, labels, _ = next(read_shard(manifest, manifest.files[0], store))
+    rows = [images[labels == label][:SHEET_COLUMNS] for label in np.unique(labels)]
+    return to_png(grid(rows, scale=2))
+
+
 def manner(temperature: float, guidance: float) -> str:
     """Return a phrase on temperature and guidance.
 
@@ -97,6 +110,8 @@ def _card_text(model: Manifest, name: str, summary: Mapping[str, Any], how: str)
 **Made by a program, not by people**: {summary["num_drawings"]:,} drawings of
 {len(counts)} classes, {height}x{width} pixels, gray (0 is paper, 255 ink), sampled from
 the model `{model.name}@{model.digest[:12]}` {how}.
+
+![The first drawings of each class, a row a class]({SHEET_NAME})
 
 | class | drawings | bits/dim |
 | --- | ---: | ---: |

@@ -1,6 +1,7 @@
 """Sample a dataset from a model: Parquet shards in the standard layout, each made once.
 
-    samples/<name>/<digest>/data/train-00000-of-00004.parquet ...   README.md   manifest.json
+    samples/<name>/<digest>/data/train-00000-of-00004.parquet ...   README.md
+    drawings.png   manifest.json
 
 A shard is created under its final name when it is whole, and never replaced, so whatever is
 there after an interruption is good; its bytes follow from the spec and the shard's number. A
@@ -12,6 +13,7 @@ dataset (the digests of the model and of the dataset that it learned from, empty
 """
 
 import contextlib
+import dataclasses
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -23,7 +25,15 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from model.network.weights import library_versions
-from model.sampling.card import CARD_NAME, COLUMNS, dataset_card, manner, summarize
+from model.sampling.card import (
+    CARD_NAME,
+    COLUMNS,
+    SHEET_NAME,
+    contact_sheet,
+    dataset_card,
+    manner,
+    summarize,
+)
 from model.sampling.drawer import Drawn, check_model, one_thread, open_drawer, shard_rows
 from model.sampling.spec import (
     SampleSpec,
@@ -93,21 +103,25 @@ class Samples:
         counts: npt.NDArray[np.int64],
         bits_per_dim: npt.NDArray[np.float64],
     ) -> Manifest:
-        """Put the card and return the manifest; counts, bits_per_dim as in `summarize`."""
+        """Put card and picture, return the manifest; counts, bits_per_dim as in `summarize`."""
         summary = summarize(self.class_names, self.model, counts=counts, bits_per_dim=bits_per_dim)
         summary |= self.details
         card = dataset_card(self.model, self.name, summary, shards, how=self.how).encode()
-        store.put(f"{self.prefix}/{CARD_NAME}", card)
-        return Manifest(
+        manifest = Manifest(
             kind="samples",
             name=self.name,
             digest=self.digest,
             spec=self.spec,
             inputs=self.inputs,
-            files=(file_entry(CARD_NAME, card), *shards),
+            files=tuple(shards),
             summary=summary,
             versions=library_versions(),
         )
+        described = {CARD_NAME: card, SHEET_NAME: contact_sheet(manifest, store)}
+        for name, content in described.items():
+            store.put(f"{self.prefix}/{name}", content)
+        entries = [file_entry(name, content) for name, content in described.items()]
+        return dataclasses.replace(manifest, files=(*entries, *shards))
 
 
 def sample_dataset(

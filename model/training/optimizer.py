@@ -26,6 +26,7 @@ the same shape, so this implementation batches all matrices of a shape, in the w
 import copy
 import math
 from collections.abc import Callable, Iterable
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -98,18 +99,27 @@ def make_optimizers(spec: TrainSpec, model: PixelCNN) -> list[torch.optim.Optimi
     chosen = {id(parameter) for parameter in inner}
     rest = [p for p in model.parameters() if p.requires_grad and id(p) not in chosen]
     betas = (spec.beta1, spec.beta2)
-    adam = torch.optim.Adam(rest, lr=spec.learning_rate, betas=betas, eps=spec.adam_eps, fused=True)
+    table = model.encoder.table if spec.table_learning_rate else None
+    groups: list[dict[str, Any]] = [{"params": [p for p in rest if p is not table]}]
+    if table is not None:
+        groups.append({"params": [table], "is_table": True})
+    adam = torch.optim.Adam(
+        groups, lr=spec.learning_rate, betas=betas, eps=spec.adam_eps, fused=True
+    )
     return [adam, Muon(inner, lr=spec.muon_learning_rate)] if inner else [adam]
 
 
 def set_learning_rate(
     spec: TrainSpec, optimizers: Iterable[torch.optim.Optimizer], rate: float
 ) -> None:
-    """Set Adam's rate, and Muon's to the same fraction of its peak."""
+    """Set Adam's rate, and Muon's and that of the table to the same fraction of their peaks."""
     for optimizer in optimizers:
         for group in optimizer.param_groups:
-            is_muon = isinstance(optimizer, Muon)
-            peak = spec.muon_learning_rate if is_muon else spec.learning_rate
+            peak = spec.learning_rate
+            if isinstance(optimizer, Muon):
+                peak = spec.muon_learning_rate
+            elif group.get("is_table"):
+                peak = spec.table_learning_rate
             group["lr"] = rate * (peak / spec.learning_rate)
 
 

@@ -13,6 +13,7 @@ import json
 import platform
 import shutil
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,15 +26,43 @@ from model.evaluation.evaluate import fitted_rows, histogram_nats, split_nats, s
 from model.network.config import ConditionConfig
 from model.network.weights import library_versions, model_files
 from model.training.run import Run
-from model.training.spec import run_digest, spec_to_json
+from model.training.spec import run_digest, run_inputs, spec_to_json
 from model.training.telemetry import CURVE_NAME
-from pipelines.drawings.credit import credit_of
+from model.training.warm_start import matched_classes, split_rule
+from pipelines.drawings.credit import Credit, both, credit_of
 from pipelines.processes.progress import doing
 from pipelines.store.artifacts import Store
 from pipelines.store.manifest import Manifest, artifact_entries, artifact_label
 
 # Rows evaluated of train and validation, which show overfitting; the test split is evaluated whole.
 GUIDE_ROWS = 2_048
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """What a model was made of: a dataset and, if it did not start from noise, a model."""
+
+    dataset: Manifest
+    init: Manifest | None = None
+
+    @property
+    def credit(self) -> Credit:
+        """License and attribution: of the dataset and of all that the first model learned from."""
+        own = credit_of(self.dataset.summary)
+        return both(own, credit_of(self.init.summary)) if self.init else own
+
+    def classes(self) -> dict[str, list[str]]:
+        """Return the classes whose weights were inherited and the new ones, by these names.
+
+        Empty if training started from noise.
+        """
+        if self.init is None:
+            return {}
+        names = self.dataset.summary["class_names"]
+        places = matched_classes(names, self.init.summary["class_names"])
+        inherited = [name for name, place in zip(names, places, strict=True) if place is not None]
+        new = [name for name in names if name not in inherited]
+        return {"inherited_classes": inherited, "new_classes": new}
 
 
 @doing("train", "measuring the model on all splits")
@@ -43,6 +72,7 @@ def publish_model(
     store: Store,
     name: str,
     *,
+    init: Manifest | None = None,
     folder: Path,
     splits: Mapping[str, Drawings],
 ) -> Manifest:
@@ -55,11 +85,12 @@ def publish_model(
     evaluation["test"] = _evaluate(run, splits["test"])
     if run.ranks.is_first:
         evaluation["test_histogram"] = _evaluate_histogram(run, splits)
-        files = _artifact_files(run, dataset, evaluation, folder)
-        store.publish_files(_manifest(run, dataset, name, files, evaluation), files)
+        origin = Origin(dataset, init)
+        files = _artifact_files(run, origin, evaluation, folder)
+        store.publish_files(_manifest(run, origin, name, files, evaluation), files)
         shutil.rmtree(folder / "checkpoints", ignore_errors=True)
     run.ranks.barrier()
-    found = store.find("models", name, run_digest(run.spec, dataset))
+    found = store.find("models", name, run_digest(run.spec, dataset, init))
     assert found is not None
     return found
 
@@ -82,8 +113,9 @@ def _evaluate_histogram(run: Run, splits: Mapping[str, Drawings]) -> dict[str, A
 
 
 def _artifact_files(
-    run: Run, dataset: Manifest, evaluation: Mapping[str, Any], folder: Path
+    run: Run, origin: Origin, evaluation: Mapping[str, Any], folder: Path
 ) -> dict[str, bytes]:
+    dataset = origin.dataset
     files = model_files(
         run.average.network,
         class_names=dataset.summary["class_names"],
@@ -92,17 +124,18 @@ def _artifact_files(
     files["spec.json"] = _json(spec_to_json(run.spec))
     files["curve.jsonl"] = (folder / CURVE_NAME).read_bytes()
     files["evaluation.json"] = _json(evaluation)
-    files["README.md"] = model_card(run, dataset, evaluation).encode()
+    files["README.md"] = model_card(run, origin, evaluation).encode()
     return files
 
 
 def _manifest(
     run: Run,
-    dataset: Manifest,
+    origin: Origin,
     name: str,
     files: Mapping[str, bytes],
     evaluation: Mapping[str, Any],
 ) -> Manifest:
+    dataset, init = origin.dataset, origin.init
     summary = {
         "class_names": list(dataset.summary["class_names"]),
         "image_shape": list(dataset.summary["image_shape"]),
@@ -116,22 +149,26 @@ def _manifest(
         "images_per_sec": round(run.nimg / max(run.elapsed_sec, 1e-9), 1),
         "num_ranks": run.ranks.size,
         "hardware": _hardware(run),
-        **credit_of(dataset.summary).to_json(),
+        **origin.credit.to_json(),
+        "split_rule": split_rule(dataset),
+        **origin.classes(),
+        **({} if run.spec.guidance is None else {"guidance": run.spec.guidance}),
     }
     return Manifest(
         kind="models",
         name=name,
-        digest=run_digest(run.spec, dataset),
+        digest=run_digest(run.spec, dataset, init),
         spec=spec_to_json(run.spec),
-        inputs=(dataset.ref("dataset"),),
+        inputs=run_inputs(dataset, init),
         files=artifact_entries(files),
         summary=summary,
         versions=library_versions(),
     )
 
 
-def model_card(run: Run, dataset: Manifest, evaluation: Mapping[str, Any]) -> str:
+def model_card(run: Run, origin: Origin, evaluation: Mapping[str, Any]) -> str:
     """Return the model's README.md, a Hugging Face model card."""
+    dataset = origin.dataset
     test, train = evaluation["test"], evaluation["train"]
     histogram = evaluation["test_histogram"]
     network = run.spec.network
@@ -156,6 +193,7 @@ has {histogram["bits_per_dim"]:.4f} on the test drawings.
 | | |
 | --- | --- |
 | dataset | {artifact_label(dataset)} |
+{_started_from(origin)}\
 | drawings seen in training | {run.nimg} |
 | parameters | {num_parameters(run)} |
 | network | {network.num_resnet} resnets, {network.num_hierarchies} hierarchies, \
@@ -176,8 +214,16 @@ The model knows the classes above and drawings of {network.image_shape[0]}x\
 {network.image_shape[1]} pixels. {_learned_from(dataset)}
 
 ## Attribution
-{credit_of(dataset.summary).statement}
+{origin.credit.statement}
 """
+
+
+def _started_from(origin: Origin) -> str:
+    """Return the row of the card's table for the model that training started from."""
+    if origin.init is None:
+        return ""
+    new = ", ".join(origin.classes()["new_classes"]) or "none"
+    return f"| started from | {artifact_label(origin.init)}; classes new to it: {new} |\n"
 
 
 def _learned_from(dataset: Manifest) -> str:

@@ -17,11 +17,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from model.data import Drawings, batch_rows, order_key, rank_rows
+from model.data import Drawings, WeightedOrder, batch_rows, order_key, rank_rows
 from model.network.dropout import DropoutKey
 from model.network.pixelcnn import PixelCNN, initialize_from_data
 from model.network.precision import cpu_has_bfloat16
-from model.network.weights import config_file
+from model.network.weights import SavedModel, config_file
 from model.options import RunOptions
 from model.ranks import Ranks, StopSignal
 from model.training.checkpoint import Checkpoint, RunState
@@ -34,6 +34,7 @@ from model.training.optimizer import (
     set_learning_rate,
 )
 from model.training.spec import TrainSpec
+from model.training.warm_start import matched_classes, warm_weights
 from pipelines.processes.progress import doing
 from pipelines.store.errors import FinalError
 
@@ -75,8 +76,12 @@ class Run:
         dataset_digest: str,
         ranks: Ranks,
         options: RunOptions,
+        init: SavedModel | None = None,
     ) -> None:
-        """Build the spec's network, identical on every rank, and initialize it from data."""
+        """Build the spec's network, identical on every rank, and initialize it.
+
+        init: the model whose weights it starts with; None: random ones, adjusted to data.
+        """
         self.spec, self.ranks, self.options = spec, ranks, options
         self.drawings = drawings
         self.total_nimg = spec.total_nimg(len(drawings))
@@ -87,7 +92,11 @@ class Run:
         _warn_of_emulation(spec, ranks.device)
         self._order = order_key(dataset_digest, split="train", seed=spec.seed)
         self.network = build_network(spec, ranks.device)
-        self._initialize()
+        self._weighted: WeightedOrder | None = None
+        if init is None:
+            self._initialize()
+        else:
+            self._start_from(init)
         self.average = WeightAverage(self.network)
         self._config = config_file(
             spec.network, class_names=drawings.class_names, dataset_digest=dataset_digest
@@ -110,6 +119,8 @@ class Run:
 
     def next_rows(self) -> npt.NDArray[np.int64]:
         """Return the rows of the next global batch."""
+        if self._weighted is not None:
+            return self._weighted.rows(self.nimg, self.nimg + self.spec.batch_size)
         return batch_rows(len(self.drawings), self.spec.batch_size, key=self._order, step=self.step)
 
     def advance(self, *, signal: StopSignal | None = None, save: bool = False) -> StepResult:
@@ -174,6 +185,15 @@ class Run:
         mine = np.array_split(rows, self.ranks.size)[self.ranks.rank]
         images, labels = self._tensors(mine)
         initialize_from_data(self.network, images, labels)
+
+    def _start_from(self, init: SavedModel) -> None:
+        """Copy the weights of a model, the classes' by name."""
+        places = matched_classes(self.drawings.class_names, init.class_names)
+        kind = self.spec.network.condition.kind
+        self.network.load_state_dict(warm_weights(init.model.state_dict(), places, kind))
+        is_new = np.array([place is None for place in places])[self.drawings.labels]
+        if self.spec.new_class_weight != 1 and is_new.any() and not is_new.all():
+            self._weighted = WeightedOrder(is_new, self.spec.new_class_weight, key=self._order)
 
     @doing("train", "compiling")
     def _compiled(self) -> nn.Module:

@@ -15,11 +15,13 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from model.network.config import LABEL_KINDS, ConditionConfig, PixelCNNConfig
-from pipelines.store.manifest import Manifest, artifact_digest
+from pipelines.store.manifest import InputRef, Manifest, artifact_digest
 
 Decay = Literal["constant", "cosine"]
 Precision = Literal["float32", "float64", "bfloat16"]
 
+# A default of theirs is left out of a spec's JSON: earlier specs keep their digests.
+_LATER_FIELDS = frozenset({"guidance", "table_learning_rate", "new_class_weight"})
 _CONDITION_FIELDS = ["condition.kind", "condition.embedding_dim", "condition.dropout_p"]
 # torch's limit for a seed.
 _MAX_SEED = 2**63
@@ -37,6 +39,7 @@ class TrainSpec:
     batch_size        drawings per optimizer step, over all ranks
     learning_rate     Adam's peak, reached after warmup_nimg drawings
     muon_learning_rate  Muon's peak for the directions of inner layers; 0: Adam trains them
+    table_learning_rate  Adam's peak for the table of the classes' codes; 0: learning_rate
     decay             "cosine" falls to final_ratio of the peak at the end of the budget
     clip_norm         maximum Euclidean norm of all gradients together; 0: no clipping
     ema_halflife_nimg half-life of the published weight average
@@ -44,6 +47,9 @@ class TrainSpec:
     init_nimg         drawings used for the data-dependent initialization
     precision         bfloat16: autocast with float32 weights and sums
     seed              seed of initialization, order and dropout
+    new_class_weight  in a start from a model: how much more often drawings of a class are seen that
+                      is new to it
+    guidance          default of the model's drawings; None: that of model.network.config
     """
 
     network: PixelCNNConfig
@@ -64,6 +70,9 @@ class TrainSpec:
     init_nimg: int = 64
     precision: Precision = "float32"
     seed: int = 0
+    table_learning_rate: float = 0.0
+    new_class_weight: float = 1.0
+    guidance: float | None = None
 
     def __post_init__(self) -> None:
         """Raise ValueError if a field is out of range."""
@@ -78,7 +87,10 @@ class TrainSpec:
 
 def spec_to_json(spec: TrainSpec) -> dict[str, Any]:
     """Return the spec as JSON values, for a manifest or a file."""
-    return json.loads(json.dumps(dataclasses.asdict(spec)))
+    defaults = {f.name: f.default for f in dataclasses.fields(spec) if f.name in _LATER_FIELDS}
+    fields = dataclasses.asdict(spec)
+    kept = {k: v for k, v in fields.items() if k not in defaults or v != defaults[k]}
+    return json.loads(json.dumps(kept))
 
 
 def spec_from_json(raw: Mapping[str, Any]) -> TrainSpec:
@@ -89,9 +101,14 @@ def spec_from_json(raw: Mapping[str, Any]) -> TrainSpec:
         raise ValueError(f"the training spec has unexpected or missing fields: {error}") from error
 
 
-def run_digest(spec: TrainSpec, dataset: Manifest) -> str:
-    """Return the digest of the model for this spec and dataset."""
-    return artifact_digest("models", spec_to_json(spec), (dataset.ref("dataset"),))
+def run_digest(spec: TrainSpec, dataset: Manifest, init: Manifest | None = None) -> str:
+    """Return the digest of the model for this spec, dataset and model to start from."""
+    return artifact_digest("models", spec_to_json(spec), run_inputs(dataset, init))
+
+
+def run_inputs(dataset: Manifest, init: Manifest | None) -> tuple[InputRef, ...]:
+    """Return the lineage of a model."""
+    return (dataset.ref("dataset"), *([init.ref("init")] if init else []))
 
 
 def fit_to_dataset(spec: TrainSpec, dataset: Manifest) -> TrainSpec:
@@ -260,20 +277,22 @@ def _check_spec(spec: TrainSpec) -> None:
             "exactly one of budget_nimg and num_epochs must be positive, found "
             f"budget_nimg={spec.budget_nimg} and num_epochs={spec.num_epochs}: set the other to 0"
         )
-    positive = ("batch_size", "learning_rate", "adam_eps", "init_nimg")
+    positive = ("batch_size", "learning_rate", "adam_eps", "init_nimg", "new_class_weight")
     for name in positive:
         if not getattr(spec, name) > 0:
             raise ValueError(f"{name} must be positive, found {getattr(spec, name)}")
     nonnegative = (
         "muon_learning_rate",
+        "table_learning_rate",
         "warmup_nimg",
         "clip_norm",
         "ema_halflife_nimg",
         "ema_rampup_ratio",
         "seed",
+        "guidance",
     )
     for name in nonnegative:
-        if not getattr(spec, name) >= 0:
+        if not (getattr(spec, name) or 0) >= 0:
             raise ValueError(f"{name} must not be negative, found {getattr(spec, name)}")
     for name in ("beta1", "beta2", "final_ratio"):
         if not 0 <= getattr(spec, name) <= 1:

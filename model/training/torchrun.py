@@ -48,6 +48,7 @@ def train_in_processes(
     store: Store,
     name: str,
     *,
+    init: Manifest | None = None,
     num_processes: int = 0,
     options: RunOptions | None = None,
     progress: Progress = no_progress,
@@ -55,7 +56,7 @@ def train_in_processes(
 ) -> Manifest:
     """Train with `num_processes` ranks on this machine and return the published model.
 
-    num_processes 0 means one a GPU, or on a CPU as `default_processes` says.
+    init: the model to start from. num_processes 0 means one a GPU, or on a CPU as `default_processes` says.
     torchrun_options replace --standalone for several machines (--nnodes, --rdzv-endpoint, ...).
     Raises Interrupted if this process or the ranks were told to stop, ValueError if the spec does
     not fit the dataset, a split is missing or a file is damaged, FinalError if training
@@ -65,7 +66,7 @@ def train_in_processes(
     if store.url.startswith("memory://"):
         raise ValueError("a memory:// store cannot be shared with other processes")
     options = options or RunOptions()
-    digest = run_digest(spec, dataset)
+    digest = run_digest(spec, dataset, init)
     if found := store.reuse("models", name, digest):
         return found
     num_processes = num_processes or default_processes(spec, device=options.device)
@@ -80,6 +81,7 @@ def train_in_processes(
         spec_path, failure_path = Path(scratch, "spec.json"), Path(scratch, "failure.json")
         spec_path.write_text(json.dumps(spec_to_json(spec)))
         arguments = ["--store", store.url, "--dataset", f"{dataset.name}@{dataset.digest}"]
+        arguments += ["--init", f"{init.name}@{init.digest}"] if init else []
         arguments += ["--name", name, "--spec-json", str(spec_path), "--progress-json"]
         arguments += ["--failure-file", str(failure_path)]
         arguments += ["--options-json", options_to_json(options)]

@@ -1,7 +1,7 @@
 """Train a model and publish it: `train_model`, and `main` for torchrun.
 
     torchrun --nproc-per-node 2 -m pipelines.processes.parent model.training.train --store URL \
-        --dataset NAME@DIGEST --name NAME --spec-json FILE
+        --dataset NAME@DIGEST --name NAME --spec-json FILE [--init NAME@DIGEST]
 
 A second run resumes from the last checkpoint, or returns immediately if the model is already in
 the store. On SIGTERM all ranks finish the step, save a checkpoint and exit with 143.
@@ -31,6 +31,7 @@ from torch.distributed.elastic.multiprocessing.errors import record
 
 from model.data import SPLITS, open_split_on_ranks
 from model.network.precision import denormals_as_zero
+from model.network.weights import read_model
 from model.options import (
     RunOptions,
     drawings_folder,
@@ -43,6 +44,7 @@ from model.training.publish import publish_model
 from model.training.run import Run
 from model.training.session import Session
 from model.training.spec import TrainSpec, check_fit, check_splits, run_digest, spec_from_json
+from model.training.warm_start import check_network, check_splits_agree
 from pipelines.processes.progress import (
     JsonProgress,
     JsonWarnings,
@@ -68,13 +70,14 @@ def train_model(
     store: Store,
     name: str,
     *,
+    init: Manifest | None = None,
     options: RunOptions | None = None,
     progress: Progress = no_progress,
     ranks: Ranks | None = None,
 ) -> Manifest:
     """Return the model of `spec` and `dataset`; train it if it is not in the store.
 
-    All ranks call this function with the same arguments. If another process trains the same model
+    init: the model to start from (model.training.warm_start); None: random weights. All ranks call this function with the same arguments. If another process trains the same model
     in the same directory, wait for its model. Raises Interrupted after SIGTERM or SIGINT, with the
     state saved; NonFiniteError if training diverges; ValueError if the spec does not fit the
     dataset or the number of ranks.
@@ -82,7 +85,9 @@ def train_model(
     options, ranks = options or RunOptions(), ranks or Ranks()
     check_fit(spec, dataset, num_ranks=ranks.size)
     check_splits(dataset)
-    digest = run_digest(spec, dataset)
+    if init is not None:
+        check_network(spec.network, init)
+    digest = run_digest(spec, dataset, init)
     folder, cache = run_folder(options, store, digest), drawings_folder(options, store)
     with (
         torch_settings(options, ranks),
@@ -92,6 +97,8 @@ def train_model(
     ):
         if found := _published(store, name, digest, ranks=ranks):
             return found
+        if init is not None and ranks.is_first:
+            check_splits_agree(dataset, init, store)
         with doing("train", "preparing the first step"):
             splits = {
                 split: open_split_on_ranks(
@@ -100,11 +107,16 @@ def train_model(
                 for split in SPLITS
             }
             run = Run(
-                spec, splits["train"], dataset_digest=dataset.digest, ranks=ranks, options=options
+                spec,
+                splits["train"],
+                dataset_digest=dataset.digest,
+                ranks=ranks,
+                options=options,
+                init=read_model(store, init) if init else None,
             )
             session = Session(run, digest=digest, folder=folder, signal=signal, progress=progress)
         session.train(splits["validation"])
-        return publish_model(run, dataset, store, name, folder=folder, splits=splits)
+        return publish_model(run, dataset, store, name, init=init, folder=folder, splits=splits)
 
 
 @record
@@ -123,8 +135,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if shows:
             logging.getLogger("model").addHandler(JsonWarnings(sys.stdout))
         dataset = store.resolve("datasets", options.dataset)
+        init = store.resolve("models", options.init) if options.init else None
+        inputs = [dataset, *([init] if init else [])]
         # Ranks may also be started by hand; one lease covers all of them.
-        need = needing(store, [dataset], "train") if ranks.is_first else contextlib.nullcontext()
+        need = needing(store, inputs, "train") if ranks.is_first else contextlib.nullcontext()
         display = JsonProgress(sys.stdout) if shows else no_progress
         with need, telling(display, "train") as progress:
             manifest = train_model(
@@ -132,6 +146,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 dataset,
                 store,
                 options.name,
+                init=init,
                 options=run_options,
                 progress=progress,
                 ranks=ranks,
@@ -207,6 +222,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--dataset", required=True, help="name@digest of the dataset")
     parser.add_argument("--name", required=True, help="name of the model to publish")
     parser.add_argument("--spec-json", required=True, type=Path, help="file with the TrainSpec")
+    parser.add_argument("--init", default="", help="name@digest of the model to start from")
     parser.add_argument("--options-json", default="{}", help="RunOptions as a JSON object")
     parser.add_argument("--failure-file", type=Path, help="where the first rank to fail says why")
     parser.add_argument("--progress-json", action="store_true", help="progress lines on stdout")

@@ -70,7 +70,7 @@ def describe_rows(first: BadRow, numbers: Mapping[str, int], rows: int) -> str:
     hint = {
         "unreadable": "mend it",
         "inverted": "save 255 - x: drawings are white on black, 0 = paper, 255 = ink",
-        "oversized": "raise the limit if it is meant",
+        "oversized": "raise the limit if this is intended",
         "faint": "scale the range of the pixels to 0 to 255, 0 = paper, 255 = ink",
     }[first.reason]
     return (
@@ -136,7 +136,7 @@ def check_limit(spec: DatasetSpec, num_bad_rows: int, first: BadRow | None = Non
         return
     named = f"; the first is {first.file.url} {first.place}: {first.text}" if first else ""
     raise BadFileError(
-        f"{num_bad_rows} rows are no drawings, more than --max-bad-rows {spec.max_bad_rows}{named}"
+        f"{num_bad_rows} rows are not drawings, more than --max-bad-rows {spec.max_bad_rows}{named}"
     )
 
 

@@ -250,7 +250,7 @@ def parse_splits(text: str) -> tuple[tuple[str, float], ...]:
             splits.append((name.strip(), float(share)))
         except ValueError as error:
             raise ValueError(
-                f"{part!r} is no split: write train=0.9,validation=0.05,test=0.05"
+                f"{part!r} is not a split: write train=0.9,validation=0.05,test=0.05"
             ) from error
     return tuple(splits)
 

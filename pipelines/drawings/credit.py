@@ -161,7 +161,7 @@ def parse_attribution(text: str) -> str:
     """Return the text without blanks around it; raise ValueError if it is not one line."""
     cleaned = text.strip()
     if not cleaned.isprintable():
-        raise ValueError(f"attribution {text!r} is to be one line of text without control codes")
+        raise ValueError(f"attribution {text!r} must be one line of text without control codes")
     return QUICKDRAW if cleaned.lower() == QUICKDRAW else cleaned
 
 

@@ -293,7 +293,7 @@ def _check_alone(
         for path in target.below(name):
             if path not in ours and _folder_and_suffix(path) in kinds:
                 raise ValueError(
-                    f"{options.out} has {path}, which is no file of this export: delete it, or "
+                    f"{options.out} has {path}, which is not a file of this export: delete it, or "
                     "choose an empty place"
                 )
 
@@ -321,7 +321,7 @@ def _target(job: Job, store: Store, out: str | None) -> Target:
     if out is None:
         return Target(store, artifact_prefix("exports", job.name, job.digest))
     if out.startswith("memory://"):
-        raise ValueError("--out cannot be memory://: nothing would be left of it")
+        raise ValueError("--out cannot be memory://: the files would be lost when the command ends")
     return Target(_open_once(out), "")
 
 

@@ -235,7 +235,7 @@ def _check_header(url: str, header: dict[str, Any]) -> tuple[np.dtype[Any], tupl
     if not isinstance(shape, tuple):
         raise BadFileError(f"{url} has the shape {shape!r}, expected (drawings, 784)")
     if dtype.hasobject:
-        raise BadFileError(f"{url} holds pickled Python objects, which are never opened")
+        raise BadFileError(f"{url} holds pickled Python objects, which sketchmill never opens")
     if dtype.names:
         raise BadFileError(
             f"{url} holds records of {', '.join(dtype.names)}, expected drawings: save the field "

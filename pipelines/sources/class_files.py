@@ -229,7 +229,7 @@ def _names_table(folder: str) -> Mapping[str, str]:
         return {row["file"]: unicodedata.normalize("NFC", row["class_name"]) for row in rows}
     except (UnicodeDecodeError, csv.Error, KeyError, TypeError) as error:
         raise BadFileError(
-            f"{url} is no table of the columns class_name and file; take it away to have classes "
+            f"{url} is not a table of the columns class_name and file; remove it to have classes "
             "named after their files"
         ) from error
 

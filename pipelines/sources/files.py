@@ -81,7 +81,9 @@ def without_secrets(address: str) -> str:
     bare, rest = printable(address), without_user(address)
     user = address.removesuffix(rest.partition("://")[2])
     if user == address:
-        raise ValueError(f"{bare}: what follows the host is no port: write %2F for / in a password")
+        raise ValueError(
+            f"{bare}: the text after the host is not a port: write %2F for / in a password"
+        )
     query = rest.partition("#")[0].partition("?")[2]
     remember_secrets(bare, (_authorization(user.partition("://")[2]), query))
     return bare

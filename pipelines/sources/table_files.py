@@ -114,7 +114,7 @@ def check_groups(
             raise BadFileError(
                 f"{url}: the column {chunk.path_in_schema!r} has {chunk.total_uncompressed_size} "
                 f"bytes in the {rows[number]} rows of a row group, expected {most} at most: write "
-                "row groups of fewer rows, or raise --max-pixels if such pictures are meant"
+                "row groups of fewer rows, or raise --max-pixels if such pictures are intended"
             )
 
 

@@ -82,7 +82,7 @@ class Prepared(SourceKind):
         path = local_path(place.directory) / LABEL_NAMES
         if not path.is_file():
             raise BadFileError(
-                f"{place.directory} has no {LABEL_NAMES}, so nothing names its labels: write one, a name a "
+                f"{place.directory} has no {LABEL_NAMES}, so its labels have no names: write one, one name a "
                 "line in the order of the labels"
             )
         try:
@@ -258,7 +258,7 @@ def _check_records(path: Path, digest: str, request: Request) -> None:
             problem = problem or pixels_problem(file.read(length), limits)
             if problem:
                 raise BadFileError(
-                    f"{path}, record {row} has {problem}: raise the limit if it is meant"
+                    f"{path}, record {row} has {problem}: raise the limit if this is intended"
                 )
             place, row = place + length + RECORD_FRAME_BYTES, row + 1
             file.seek(place)

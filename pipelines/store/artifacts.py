@@ -62,7 +62,7 @@ class Store(Contents, Refs):
         if (size := self.size(path)) is None:
             return None
         if size > MAX_MANIFEST_BYTES:
-            raise StoreError(f"{path} has {size} bytes, more than any manifest of ours")
+            raise StoreError(f"{path} has {size} bytes, more than any manifest of sketchmill")
         try:
             manifest = self.surely(lambda: manifest_from_json(self.get(path)))
         except FileNotFoundError:  # deleted since
@@ -265,7 +265,7 @@ class Store(Contents, Refs):
         if problems := self.damages(manifest):
             raise BusyError(
                 f"cannot publish {manifest.prefix}: {problems[0]}; another publisher is at work, "
-                "or the store lost what was written: run it again"
+                "or the store lost written files: run it again"
             )
         self.sync(f"{manifest.prefix}/{entry.path}" for entry in manifest.files)
 

@@ -85,7 +85,7 @@ def open_backend(url: str) -> tuple[obstore.store.ObjectStore, str]:
         return LocalStore(root), str(root)
     if "?" in url or "#" in url:
         raise StoreError(
-            f"{printable(url)!r} is no store as written: its URL has no query and no fragment "
+            f"{printable(url)!r} is not the address of a store: its URL has no query and no fragment "
             "(? and #)"
         )
     url = printable(url)
@@ -95,7 +95,7 @@ def open_backend(url: str) -> tuple[obstore.store.ObjectStore, str]:
     scheme, _, place = url.partition("://")
     if scheme not in REMOTE or not place.partition("/")[0]:
         raise StoreError(
-            f"{url!r} is no store: expected a directory, s3://BUCKET/PREFIX, gs://BUCKET/PREFIX "
+            f"{url!r} is not a store: expected a directory, s3://BUCKET/PREFIX, gs://BUCKET/PREFIX "
             "or memory://"
         )
     # An endpoint that begins with http:// is an explicit choice.
@@ -130,7 +130,7 @@ def local_path(url: str) -> Path | None:
         return None
     if parts.netloc not in ("", "localhost") or not parts.path or parts.query or parts.fragment:
         raise StoreError(
-            f"{printable(url)!r} is no path of this machine: expected file:///ABSOLUTE/PATH, with %20 "
+            f"{printable(url)!r} is not a path of this machine: expected file:///ABSOLUTE/PATH, with %20 "
             "for a space, %3F for ? and %23 for #"
         )
     return Path(unquote(parts.path))

@@ -24,7 +24,7 @@ from pipelines.store.artifacts import Store, StoreError, Unreadable
 from pipelines.store.leases import LEASE_TTL, holding, is_within, leased, sweeping
 from pipelines.store.manifest import KINDS, MANIFEST_NAME, Kind, Manifest, artifact_prefix
 from pipelines.store.objects import ObjectInfo, check_path
-from pipelines.store.reachable import Needs
+from pipelines.store.reachable import Reachability
 
 GRACE = timedelta(days=14)
 KEEP_REFS = 3
@@ -67,7 +67,7 @@ class Collector:
         """Prepare a collection; see `Garbage` for the effect of the grace period and refs."""
         self.store = store
         self.grace = grace
-        self._needs = Needs(store, keep_refs)
+        self._reachability = Reachability(store, keep_refs)
 
     @doing("gc", "finding what nothing needs")
     def plan(self, now: datetime | None = None) -> Garbage:
@@ -77,17 +77,17 @@ class Collector:
         unreadable = [each for each in found if isinstance(each, Unreadable)]
         artifacts = {each.prefix: each for each in found if isinstance(each, Manifest)}
         for manifest in artifacts.values():
-            self._needs.learn(manifest)
+            self._reachability.learn(manifest)
         damaged = [each.path.rpartition("/")[0] for each in unreadable]
         for prefix in damaged:
-            self._needs.learn_unreadable(prefix)
-        needed = self._needs.now(now)
+            self._reachability.learn_unreadable(prefix)
+        needed = self._reachability.now(now)
         is_blocked = any((p.split("/")[0], p.rpartition("/")[2]) in needed for p in damaged)
         kept = {p for p, m in artifacts.items() if is_blocked or (m.kind, m.digest) in needed}
         since = {item.path: item.modified for item in self.store.objects("condemned")}
         unneeded = [prefix for prefix in artifacts if prefix not in kept]
         young = [p for p in unneeded if now - since.get(_mark(p), now) < self.grace]
-        staying = self._needs.lineage(young)  # which may be needed again
+        staying = self._reachability.lineage(young)  # which may be needed again
         due = [p for p in unneeded if (artifacts[p].kind, artifacts[p].digest) not in staying]
         loose = list(self._loose_objects(artifacts, unreadable, now))
         swept = sum(item.bytes for prefix in due for item in self.store.objects(prefix))
@@ -128,7 +128,7 @@ class Collector:
         if not prefixes:
             return
         with sweeping(self.store, prefixes):
-            needed = self._needs.now(now)
+            needed = self._reachability.now(now)
             for prefix in reversed(prefixes):  # most of them before what they were made of
                 kind, name, digest = cast(tuple[Kind, str, str], tuple(prefix.split("/")))
                 if (kind, digest) in needed:

@@ -122,7 +122,7 @@ def reading(store: Store, manifests: Sequence[Manifest], what: str) -> Iterator[
             if store.url not in _told:
                 _told.add(store.url)
                 _log.warning(
-                    "%s %s: nothing keeps what is read from a garbage collection",
+                    "%s %s: a garbage collection may delete artifacts while they are read",
                     store.url,
                     "is full" if isinstance(error, FullError) else "may only be read",
                 )

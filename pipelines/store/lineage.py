@@ -197,7 +197,9 @@ def _tree_text(
 def _one_level_up(prefix: str, below: tuple[str, ...]) -> tuple[str, ...]:
     """Return the artifacts from the first one on with the next, `prefix`; see `trace` for errors."""
     if prefix in below:
-        raise StoreError(f"{prefix} is made of itself: what made it is not ours, delete it")
+        raise StoreError(
+            f"{prefix} is among its own inputs, so sketchmill did not make it: delete it"
+        )
     if len(below) == MAX_LEVELS:
         raise StoreError(f"{below[0]} is related to {prefix} over more than {MAX_LEVELS} others")
     return (*below, prefix)

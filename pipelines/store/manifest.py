@@ -182,7 +182,7 @@ def manifest_from_json(content: bytes) -> Manifest:
     except ValueError as error:
         raise ValueError(f"manifest is not JSON: {error}") from error
     except RecursionError:
-        raise ValueError("manifest is not ours: its JSON is nested too deeply") from None
+        raise ValueError("manifest is not valid: its JSON is nested too deeply") from None
     if not isinstance(raw, dict) or "schema_version" not in raw:
         raise ValueError("manifest lacks schema_version")
     if not isinstance(raw["schema_version"], int):

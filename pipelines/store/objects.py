@@ -309,7 +309,7 @@ def _listing(url: str) -> Iterator[None]:
         if not any(reason in str(error) for reason in ("invalid path", "Unable to walk dir")):
             raise
         said = str(error).partition("\n")[0]
-        raise StoreError(f"{url} has what no store has, delete it: {said}") from error
+        raise StoreError(f"{url} has a file that no store has, delete it: {said}") from error
 
 
 def _is_odd(local: Path) -> bool:

@@ -17,7 +17,7 @@ _log = logging.getLogger(__name__)
 Address = tuple[str, str]  # kind and digest: names are for people
 
 
-class Needs:
+class Reachability:
     """Computes the reachable artifacts; refs and lineage are immutable and are read once."""
 
     def __init__(self, store: Store, keep_refs: int) -> None:
@@ -73,7 +73,7 @@ class Needs:
             try:
                 _parts(prefix)
             except ValueError:
-                _log.warning("%s is no pin of an artifact: delete it", item.path)
+                _log.warning("%s is not the pin of an artifact: delete it", item.path)
             else:
                 yield prefix
 

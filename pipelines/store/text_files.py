@@ -39,10 +39,10 @@ def read_text(path: Path) -> str:
     except UnicodeDecodeError as error:
         line = content[: error.start].count(b"\n") + 1
         raise ValueError(
-            f"cannot read {path}: line {line} is no UTF-8 text: save it as UTF-8"
+            f"cannot read {path}: line {line} is not UTF-8 text: save it as UTF-8"
         ) from error
     if "\0" in text:
-        raise ValueError(f"cannot read {path}: it is no UTF-8 text: save it as UTF-8")
+        raise ValueError(f"cannot read {path}: it is not UTF-8 text: save it as UTF-8")
     return re.sub("\r\n?", "\n", text)
 
 

@@ -52,7 +52,7 @@ def copy_artifact(
             raise
 
 
-@doing("copy", "looking for what the other store has")
+@doing("copy", "listing the other store")
 def _copy_lineage(
     manifest: Manifest,
     source: Store,

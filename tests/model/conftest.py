@@ -2,7 +2,7 @@
 
 import hashlib
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -31,14 +31,16 @@ def make_dataset() -> MakeDataset:
     return publish_dataset
 
 
-def draw(rng: np.random.Generator, label: int) -> np.ndarray:
-    """Return one 8x8 drawing: a bar, a dot or a ring at a random place."""
+def draw(rng: np.random.Generator, name: str) -> np.ndarray:
+    """Return one 8x8 drawing: a bar, a dot or a ring at a random place, or a post."""
     canvas = np.zeros((8, 8), np.uint8)
     row, column = rng.integers(1, 5, 2)
     ink = np.uint8(rng.integers(180, 256))
-    if label == 0:
+    if name == "bar":
         canvas[row, :] = ink
-    elif label == 1:
+    elif name == "post":
+        canvas[:, column] = ink
+    elif name == "dot":
         canvas[row : row + 2, column : column + 2] = ink
     else:
         canvas[row - 1 : row + 3, column - 1 : column + 3] = ink
@@ -46,16 +48,20 @@ def draw(rng: np.random.Generator, label: int) -> np.ndarray:
     return canvas
 
 
-def publish_dataset(store: Store, *, rows: int = 48, seed: int = 0) -> Manifest:
+def publish_dataset(
+    store: Store, *, rows: int = 48, seed: int = 0, class_names: Sequence[str] = CLASS_NAMES
+) -> Manifest:
     splits = {"train": rows, "validation": max(rows // 4, 3), "test": max(rows // 4, 3)}
     spec = {"rows": rows, "seed": seed}
+    if class_names != CLASS_NAMES:
+        spec["class_names"] = list(class_names)
     digest = artifact_digest("datasets", spec, ())
-    schema = shard_schema(CLASS_NAMES, (8, 8))
+    schema = shard_schema(class_names, (8, 8))
     entries = []
     for split_index, (split, count) in enumerate(splits.items()):
         rng = np.random.default_rng((seed, split_index))
-        labels = np.arange(count) % len(CLASS_NAMES)
-        images = np.stack([draw(rng, label) for label in labels])
+        labels = np.arange(count) % len(class_names)
+        images = np.stack([draw(rng, class_names[label]) for label in labels])
         for start in range(0, count, 16):
             part = slice(start, start + 16)
             content = write_shard(images[part], {"label": labels[part]}, schema)
@@ -70,7 +76,7 @@ def publish_dataset(store: Store, *, rows: int = 48, seed: int = 0) -> Manifest:
                     split=split,
                 )
             )
-    summary = {"class_names": list(CLASS_NAMES), "image_shape": [8, 8], "counts": splits}
+    summary = {"class_names": list(class_names), "image_shape": [8, 8], "counts": splits}
     manifest = Manifest(
         kind="datasets",
         name="tiny",

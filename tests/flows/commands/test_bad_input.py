@@ -48,7 +48,7 @@ BAD = {
     "push d --to noise/x": "cannot be a store: Not a directory",
     "build --source noise --classes all": "noise is not a kind of file that is read",
     "build --classes-file dir": "cannot read dir: Is a directory",
-    "build --classes-file noise": "cannot read noise: line 2 is no UTF-8 text",
+    "build --classes-file noise": "cannot read noise: line 2 is not UTF-8 text",
     "sample --model m --counts dir": "cannot read dir: Is a directory",
     "sample --model m --counts noise": "cannot read noise",
     "sample --model m --counts missing": "cannot read missing: No such file",

@@ -237,7 +237,7 @@ def test_doodles_are_the_programs(place):
         ("--license", "CC BY 4.0", "write one of https://spdx.org/licenses such as CC-BY-4.0"),
         ("--license", "cc-by", "is no id of SPDX"),
         ("--license", "MIT OR Apache-2.0", "several joined by AND"),
-        ("--attribution", "Ann\nBob", "is to be one line of text"),
+        ("--attribution", "Ann\nBob", "must be one line of text"),
     ],
 )
 @pytest.mark.parametrize("command", ["build", "run"])

@@ -26,7 +26,7 @@ from pipelines.store.collect import Collector
 from pipelines.store.leases import leased
 from pipelines.store.manifest import KINDS, MANIFEST_NAME, Manifest
 from pipelines.store.objects import Objects
-from pipelines.store.reachable import Needs
+from pipelines.store.reachable import Reachability
 from pipelines.store.transfer import copy_artifact
 
 
@@ -148,7 +148,7 @@ def test_command_leases_every_artifact_whose_files_it_reads(chain, monkeypatch, 
 def is_made_into_leased(store: Store, prefix: str) -> bool:
     held = [path for path in leases(store) if path.split("/")[0] in KINDS]
     kind, _, digest = prefix.split("/")
-    return (kind, digest) in Needs(store, 0).lineage(held)
+    return (kind, digest) in Reachability(store, 0).lineage(held)
 
 
 def test_verify_calls_nothing_damaged_that_a_collection_has_taken(chain, monkeypatch, capsys):

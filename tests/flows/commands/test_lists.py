@@ -78,8 +78,8 @@ def test_a_line_of_a_class_list_is_one_name(sample, line, name):
         ("# all of them\n", "given names no class"),
         ("", "given names no class"),
         ("bee #1\n", "class 'bee #1' is not in the catalogue; did you mean 'bee'"),
-        ("bee\nKäse\n".encode("latin-1"), "given: line 2 is no UTF-8 text: save it as UTF-8"),
-        ("bee\n".encode("utf-16-le"), "given: it is no UTF-8 text: save it as UTF-8"),
+        ("bee\nKäse\n".encode("latin-1"), "given: line 2 is not UTF-8 text: save it as UTF-8"),
+        ("bee\n".encode("utf-16-le"), "given: it is not UTF-8 text: save it as UTF-8"),
     ],
 )
 def test_a_class_list_with_a_mistake_says_where(sample, content, message):
@@ -117,7 +117,7 @@ def test_counts_are_read_as_any_spreadsheet_writes_them(sample, text, written):
         ('"bee,3\n', "given, line 1: a quoted cell must end in a quote"),
         ("total,count\nbee,3\n", "given, line 1: expected class,count, found total,count"),
         ("class,count\n", "given counts no class"),
-        ("Käse,3\n".encode("latin-1"), "given: line 1 is no UTF-8 text: save it as UTF-8"),
+        ("Käse,3\n".encode("latin-1"), "given: line 1 is not UTF-8 text: save it as UTF-8"),
     ],
 )
 def test_counts_with_a_mistake_say_where(sample, content, message):

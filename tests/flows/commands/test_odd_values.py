@@ -49,7 +49,7 @@ def npy_with(descr: str, shape: str) -> bytes:
         ("'|u1'", f"({'9' * 3_000}, 784)", "has the shape (9999"),
         ("'|u1'", "(True, 784)", "has the shape (True, 784)"),
         ("'|u1'", "(" * 500, "has a damaged .npy header"),
-        ("'|O'", "(1, 784)", "holds pickled Python objects, which are never opened"),
+        ("'|O'", "(1, 784)", "holds pickled Python objects, which sketchmill never opens"),
         ("[]", "(1, 784)", "holds void values, expected integers 0 to 255"),
         ("('|u1', (2000000000,))", "(1, 784)", "holds void16000000000 values"),
         ("'<f8'", "(98, 1)", "holds float64 values"),

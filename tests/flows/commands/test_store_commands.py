@@ -160,7 +160,7 @@ def test_url_that_is_no_store_is_refused_in_one_line(store, capsys):
     assert run_command_line(["ls", "--store", store]) == 2
     said = capsys.readouterr().err
     assert said.count("\n") == 1
-    assert f"{store!r} is no store: expected a directory, s3://BUCKET/PREFIX" in said
+    assert f"{store!r} is not a store: expected a directory, s3://BUCKET/PREFIX" in said
 
 
 def test_missing_credentials_are_told_in_one_line(capsys, monkeypatch):

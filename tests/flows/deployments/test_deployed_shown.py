@@ -77,6 +77,17 @@ def test_a_rebuild_is_named_after_the_class_lists_that_it_makes(lists, expected,
     assert names[1].startswith(f"rebuild {made}")
 
 
+def test_a_warm_rebuild_starts_each_list_from_its_latest_model(monkeypatch):
+    chains = []
+    monkeypatch.setattr(deployed, "name_run", lambda name: None)
+    monkeypatch.setattr(deployed, "_chain", lambda params, places: chains.append(params) or DIGEST)
+    lists = {"pets": ["cat", "dog"], "birds": ["owl"]}
+    deployed.rebuild.fn(ChainParams(source="quickdraw"), class_lists=lists, warm=True)
+    deployed.rebuild.fn(ChainParams(source="quickdraw"), class_lists={"fish": ["fish"]})
+    trained = [(each.name, each.train(DIGEST).init) for each in chains]
+    assert trained == [("pets", "auto"), ("birds", "auto"), ("fish", "none")]
+
+
 def test_table_of_a_result_begins_with_its_digest():
     result = {
         "digest": "d",

@@ -18,12 +18,12 @@ from prefect.states import Cancelled, Completed, Crashed, Failed, Pending, Runni
 from flows.deployments import remote_run
 from flows.deployments.deploy import MIN_CPU, QUEUES, WAITING_QUEUES
 from flows.deployments.remote_run import (
-    ElsewhereError,
     GivenUpError,
     LostError,
     Places,
+    RemoteRunError,
     cancelling_runs,
-    run_elsewhere,
+    run_remotely,
 )
 from flows.deployments.tasks import is_worth_retrying, stage_task
 from flows.stages.build import BuildParams
@@ -110,7 +110,7 @@ def start(monkeypatch):
 
 
 def run(params=PARAMS, places=PLACES):
-    return run_elsewhere("build/cpu", params, places)
+    return run_remotely("build/cpu", params, places)
 
 
 def test_result_of_a_run_comes_with_its_last_state(start):
@@ -173,7 +173,7 @@ def refuse(error):
 @pytest.mark.parametrize("end", [Failed(message="why"), Cancelled(message="why")], ids=str)
 def test_run_that_failed_by_itself_is_followed_by_another_only_if_asked_for(start, end):
     server = start(end)
-    with pytest.raises(ElsewhereError, match="why") as caught:
+    with pytest.raises(RemoteRunError, match="why") as caught:
         run()
     assert not is_worth_retrying(None, None, SimpleNamespace(result=lambda: refuse(caught.value)))
     server.script = (DONE,)

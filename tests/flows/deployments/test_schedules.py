@@ -131,11 +131,11 @@ def test_a_schedule_that_would_be_ignored_or_misunderstood_is_refused(
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"deployments: [", "prefect.yaml is no YAML: while parsing"),
+        (b"deployments: [", "prefect.yaml is not valid YAML: while parsing"),
         (b"", "expected `deployments:` with a list of mappings"),
         (b"deployments: nightly", "expected `deployments:` with a list of mappings"),
         (b"deployments: [{name: x}]", "deployment 'x' has no entrypoint"),
-        (b"\x00\xff", "prefect.yaml: line 1 is no UTF-8 text"),
+        (b"\x00\xff", "prefect.yaml: line 1 is not UTF-8 text"),
         (None, "prefect.yaml: No such file or directory"),
     ],
 )

@@ -27,7 +27,7 @@ ODD_FILES = {
     "not_first_rows": NOT_STROKES,
     "odd_shape_N_1_28_28": "they seem noisy, or pictures of something else",
     "odd_shape_N_1_784": {"shape (1, 784)": 1},
-    "pickled_object_array": "holds pickled Python objects, which are never opened",
+    "pickled_object_array": "holds pickled Python objects, which sketchmill never opens",
     "python_repr_not_json": "line 1: not a drawing in JSON",
     "shifted_one_byte": NOT_STROKES,
     "truncated": "(100 whole drawings): it is truncated or damaged",

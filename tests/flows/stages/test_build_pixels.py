@@ -139,7 +139,7 @@ def test_more_bad_rows_than_the_limit_fail(build, tmp_path):
     source = write_npy(tmp_path / "source", bee=images)
     code, said = build(source, "--on-bad-row", "skip", "--max-bad-rows", "2")
     assert code == 2
-    assert "3 rows are no drawings, more than --max-bad-rows 2" in said
+    assert "3 rows are not drawings, more than --max-bad-rows 2" in said
     assert "bee.npy row 3" in said
     assert build(source, "--max-bad-rows", "2")[0] == 2
 
@@ -153,7 +153,7 @@ def test_the_limit_is_of_all_classes_of_a_linked_dataset(build, tmp_path):
     linked = ["--layout", "linked", "--on-bad-row", "skip", "--max-bad-rows"]
     code, said = build(source, *linked, "3")
     assert code == 2
-    assert "4 rows are no drawings, more than --max-bad-rows 3" in said
+    assert "4 rows are not drawings, more than --max-bad-rows 3" in said
     code, result = build(source, *linked, "4")
     assert code == 0, result
     assert summary_of(result, tmp_path)["dropped"] == {"inverted": {"bee": 2, "sun": 2}}

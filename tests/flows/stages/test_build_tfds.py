@@ -79,7 +79,7 @@ def test_numbers_mean_what_the_file_of_names_says_and_nothing_without_it(build, 
             root / "nameless" / "1.0.0", pngs_of(images), labels, label=label, names=None
         )
         answer = build.refused(folder)
-        assert "has no label.labels.txt, so nothing names its labels: write one" in answer
+        assert "has no label.labels.txt, so its labels have no names: write one" in answer
 
 
 def test_more_names_than_classes_are_not_guessed_at(build, tmp_path):

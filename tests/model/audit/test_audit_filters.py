@@ -131,7 +131,7 @@ def test_of_a_cluster_the_first_stays_and_a_chain_goes_on():
 
 def test_a_filter_that_asks_a_missing_judge_is_refused(store, dataset):
     samples = publish(store, "samples", {"train": drawings(4, 10)})
-    with pytest.raises(ValueError, match="asks the judge and there is none"):
+    with pytest.raises(ValueError, match="needs a classifier, and none is given"):
         audit(store, samples, dataset, filters=Filters(judge_agrees=True))
 
 

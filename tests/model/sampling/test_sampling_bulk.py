@@ -18,6 +18,7 @@ from model.sampling.shards import make_shards, publish_samples, sample_dataset
 from model.sampling.spec import SampleSpec, spec_to_json
 from model.sampling.workers import Worker, WorkerError
 from pipelines.drawings.parquet import open_shard, read_images
+from pipelines.drawings.reading import split_shards
 from pipelines.store.artifacts import Store
 from pipelines.store.manifest import Manifest
 
@@ -49,7 +50,7 @@ def test_samples_are_a_dataset_of_the_standard_layout(
     made = sample_dataset(SPEC, model, store, "new", processes=1)
     assert made.summary["counts"] == {"train": {"cat": 3, "ant": 5}}
     assert made.summary["is_synthetic"] is True
-    assert [entry.rows for entry in made.files[1:]] == [3, 3, 2]
+    assert [entry.rows for entry in split_shards(made, "train")] == [3, 3, 2]
     assert not store.damaged(made)
     drawings = open_split(store, made, split="train", cache_dir=tmp_path)
     assert drawings.class_names == ("cat", "ant")
@@ -60,7 +61,8 @@ def test_samples_are_a_dataset_of_the_standard_layout(
 def test_the_card_names_the_columns_that_the_shards_have(store: Store, model: Manifest) -> None:
     made = sample_dataset(SPEC, model, store, "new", processes=1)
     card = store.get(f"{made.prefix}/README.md").decode().split("---\n")[1]
-    columns = open_shard(store.get(f"{made.prefix}/{made.files[1].path}")).schema_arrow.names
+    shard = split_shards(made, "train")[0]
+    columns = open_shard(store.get(f"{made.prefix}/{shard.path}")).schema_arrow.names
     features = card.split("  features:\n")[1].split("  splits:")[0]
     assert re.findall(r"^  - name: (\w+)$", features, re.MULTILINE) == columns
 

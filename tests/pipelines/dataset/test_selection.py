@@ -284,7 +284,7 @@ def test_the_order_of_formats_does_not_matter():
 
 @pytest.mark.parametrize("text", ["train", "train=x", "train=0.5=0.5"])
 def test_splits_that_say_no_fractions_are_refused(text):
-    with pytest.raises(ValueError, match="is no split: write train="):
+    with pytest.raises(ValueError, match="is not a split: write train="):
         parse_splits(text)
 
 

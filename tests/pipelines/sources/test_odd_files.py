@@ -46,7 +46,7 @@ def save(directory: Path, name: str, content: object) -> Path:
         ("inverted", "not Google's binary format .its size is a multiple of 784"),
         ("almost_all_blank", "not Google's binary format .its size is a multiple of 784"),
         ("not_first_rows", "not Google's binary format .its size is a multiple of 784"),
-        ("pickled_object_array", "pickled Python objects, which are never opened"),
+        ("pickled_object_array", "pickled Python objects, which sketchmill never opens"),
         ("truncated", r"100 whole drawings\): it is truncated or damaged"),
         ("python_repr_not_json", "line 1: not a drawing in JSON"),
     ],
