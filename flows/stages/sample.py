@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 from cyclopts import Parameter
 
 from flows.options import DEFAULT_STORE, HIDDEN, ModelClasses, NotNegative, StoreUrl
-from flows.stages.base import Address, Inputs, Result, Stage, find_model
+from flows.stages.base import Address, Inputs, Result, Stage, find_model, where
 from flows.terminal import current, warn
 from pipelines.catalogue import resolve_names
 from pipelines.store.artifacts import Store
@@ -214,20 +214,25 @@ def _work(params: SampleParams, inputs: Inputs, store: HeldStore) -> Manifest | 
     import torch
 
     from model.network.precision import default_device, emulation_warning
+    from model.sampling.card import SHEET_NAME
     from model.sampling.shards import sample_dataset
 
     warn(emulation_warning(getattr(torch, params.dtype), default_device()))
     if params.shards:
         return _work_range(params, inputs, store)
-    model = inputs["model"]
-    return sample_dataset(
-        sample_spec(params, model),
+    model, spec = inputs["model"], sample_spec(params, inputs["model"])
+    is_drawn = store.find(*_address(params, inputs)) is not None
+    made = sample_dataset(
+        spec,
         model,
         store,
         params.name or model.name,
         processes=params.processes,
         progress=current(),
     )
+    if not is_drawn:
+        current()("picture", 1, 1, f"{where(store, made)}/{SHEET_NAME}")
+    return made
 
 
 def _work_range(params: SampleParams, inputs: Inputs, store: Store) -> Result:
