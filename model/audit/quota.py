@@ -2,9 +2,9 @@
 
     round 0: draw what is wanted; round k: draw what is missing, over the class's acceptance rate
 
-Every round is a samples dataset of its own with an audit, so an interrupted run goes on with
-the round it was in. The result is a samples dataset of the accepted drawings, in the order of
-the rounds, with what was rejected for which reason; the rounds may be deleted then.
+Every round is a separate samples dataset with an audit, so an interrupted run resumes in its
+round. The result is a samples dataset of the accepted drawings, in the order of the rounds, with the
+number of rejected drawings by reason; the rounds may then be deleted.
 """
 
 import hashlib
