@@ -35,6 +35,7 @@ from model.sampling.spec import SampleSpec
 from pipelines.drawings.reading import split_shards
 from pipelines.processes.progress import Progress, doing, no_progress
 from pipelines.store.artifacts import Store
+from pipelines.store.leases import holding
 from pipelines.store.manifest import InputRef, Manifest, artifact_digest
 
 MAX_ROUNDS = 12
@@ -126,9 +127,11 @@ def fill_quotas(
     if missing := missing_counts(spec, tally):
         worst = ", ".join(f"{c}: {tally.accepted[c]} of {spec.counts[c]}" for c in missing)
         raise QuotaError(f"after {MAX_ROUNDS} rounds the filters have accepted too few: {worst}")
-    manifest = put_samples(_quota_samples(spec, sources, name, tally), store)
-    _check(manifest, sources, store, gate)
-    return store.publish(manifest)
+    samples = _quota_samples(spec, sources, name, tally)
+    with holding(store, [samples.prefix], "quota"):
+        manifest = put_samples(samples, store)
+        _check(manifest, sources, store, gate)
+        return store.publish(manifest)
 
 
 def missing_counts(spec: QuotaSpec, tally: Tally) -> dict[str, int]:
