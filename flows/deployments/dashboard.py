@@ -5,14 +5,13 @@
     report      its two-row pictures, real above generated, and where the page is
     name        of the run: what it has made
 
-A browser opens no file of a worker and no s3:// URL: where the store's root is served by HTTP,
-$SKETCHMILL_PUBLIC_URL says its URL and the page is linked; else its path is told. Small pictures
-are part of the artifact.
+A browser cannot open a file of a worker or an s3:// URL. If the store's root is served over HTTP,
+$SKETCHMILL_PUBLIC_URL holds its URL and the artifact links the page; otherwise it shows the path.
+Small pictures are part of the artifact.
 
-All of it is for people and may be lost: a server that does not answer is logged and
-never disturbs the work.
+The dashboard is informational: if the server does not answer, this is logged and the work goes on.
 
-The name of a run says what is made, of which classes or which input, and at the end its digest:
+A run's name contains what it makes, the classes or the input, and at the end the digest:
 
     build pets: cat, dog +17                  train pets of 3fa9c0ffee12
     build pets: cat, dog +17 @3fa9c0ffee12    once it is there

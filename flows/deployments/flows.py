@@ -4,9 +4,9 @@
     rebuild        the chain for every class list; what the store has is answered at once
     bulk_export    sampling by ranges of shards over tasks or workers, then export
 
-Only digests pass between them, and every stage asks the store first: any run may be killed and
-run again, by hand, by schedule or by two workers at once. A flow of one stage ends with a state
-that says its result, for the run that waits for it on another machine.
+Only digests pass between flows, and every stage looks into the store first, so any run may be
+killed and repeated, manually, by schedule, or by two workers at once. A flow of one stage ends in a
+state that contains its result, for a run on another machine that waits for it.
 """
 
 from collections.abc import Sequence

@@ -1,8 +1,8 @@
 """Run the schedules of infra/prefect.yaml on one machine, without a server or a worker.
 
-Every flow runs here, in this process, when its time has come; its stages are processes of their
-own as everywhere. A time that has passed while another flow ran is made up for once, not several
-times. A flow that fails is logged, and the next time comes as if it had not.
+Flows run in this process at their scheduled times; each stage is a child process. If several times
+of a schedule pass while another flow runs, its flow runs once afterwards. A failed flow is logged and
+runs again at its next scheduled time.
 """
 
 import logging

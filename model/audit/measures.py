@@ -1,8 +1,8 @@
 """Measure every drawing of a split: ink, hash and columns, with a few pictures to compare.
 
-One pass, a row group at a time. The columns of every drawing and the pictures lie in temporary
-files, which are mapped, so memory does not grow with the set: 20 bytes a drawing are 1 GB for 50
-million of them. The files lie where TMPDIR says.
+One pass, a row group at a time. The columns of every drawing and the pictures are kept in
+memory-mapped temporary files in TMPDIR, so memory does not grow with the set: 20 bytes a drawing are
+1 GB for 50 million drawings.
 
     ink             pixels above 0
     darkness        mean value of the inked pixels, 0 to 1: how thick and sharp the strokes are
@@ -11,8 +11,8 @@ million of them. The files lie where TMPDIR says.
     hash            64 bits of BLAKE2b over the pixels
 
 Equal drawings have equal hashes; among 50 million different ones a single false match has a
-chance of 1 in 15,000. Sets of any size are compared a range of hashes at a time, so that sorting
-takes 100 MB and not some copies of the whole.
+chance of 1 in 15,000. Sets are compared one range of hashes at a time, so that sorting takes
+100 MB for sets of any size.
 """
 
 import hashlib

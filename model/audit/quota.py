@@ -2,9 +2,9 @@
 
     round 0: draw what is wanted; round k: draw what is missing, over the class's acceptance rate
 
-Every round is a samples dataset of its own with an audit, so an interrupted run goes on with
-the round it was in. The result is a samples dataset of the accepted drawings, in the order of
-the rounds, with what was rejected for which reason; the rounds may be deleted then.
+Every round is a separate samples dataset with an audit, so an interrupted run resumes in its
+round. The result is a samples dataset of the accepted drawings, in the order of the rounds, with the
+number of rejected drawings by reason; the rounds may then be deleted.
 """
 
 import hashlib
@@ -35,6 +35,7 @@ from model.sampling.spec import SampleSpec
 from pipelines.drawings.reading import split_shards
 from pipelines.processes.progress import Progress, doing, no_progress
 from pipelines.store.artifacts import Store
+from pipelines.store.leases import holding
 from pipelines.store.manifest import InputRef, Manifest, artifact_digest
 
 MAX_ROUNDS = 12
@@ -126,9 +127,11 @@ def fill_quotas(
     if missing := missing_counts(spec, tally):
         worst = ", ".join(f"{c}: {tally.accepted[c]} of {spec.counts[c]}" for c in missing)
         raise QuotaError(f"after {MAX_ROUNDS} rounds the filters have accepted too few: {worst}")
-    manifest = put_samples(_quota_samples(spec, sources, name, tally), store)
-    _check(manifest, sources, store, gate)
-    return store.publish(manifest)
+    samples = _quota_samples(spec, sources, name, tally)
+    with holding(store, [samples.prefix], "quota"):
+        manifest = put_samples(samples, store)
+        _check(manifest, sources, store, gate)
+        return store.publish(manifest)
 
 
 def missing_counts(spec: QuotaSpec, tally: Tally) -> dict[str, int]:

@@ -1,8 +1,8 @@
 """Collect the accepted drawings of all rounds of a quota into a samples dataset.
 
-Everything of a samples dataset is there, so that it exports, reports and is held against its
-source like one drawn at once. The rounds are no inputs: `rounds` in the summary has the spec of
-each, and with the model that makes every row again.
+The result has all properties of a samples dataset: it can be exported, reported, and compared
+with its source. The rounds are not inputs; `rounds` in the summary holds the spec of each, which with
+the model reproduces every row.
 """
 
 import functools

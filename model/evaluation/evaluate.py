@@ -7,13 +7,13 @@ Means are over drawings; the standard error is that of the mean, the sample devi
 Results of all ranks are put in the split's order before summation, so that the number of ranks
 changes only the rounding inside the network.
 
-Beside it stands a model without a network, a histogram of gray levels by pixel and class:
+The baseline is a model without a network, a histogram of gray levels by pixel and class:
 
     p(drawing | class) = product over pixels of (count + alpha) / (drawings + alpha * 256)
 
-where `count` training drawings of the class have the pixel's level at that pixel. It knows
-where a class has ink and nothing of strokes, so what a network gains over it is what it learned
-of pixels together. Computed class by class: one of 28x28 needs 2 MB.
+where `count` training drawings of the class have the pixel's level at that pixel. It models
+where a class has ink, but no dependence between pixels, so a network's gain over it measures
+what the network learned about strokes. It is computed class by class: 28x28 pixels need 2 MB.
 """
 
 import argparse

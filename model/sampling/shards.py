@@ -3,11 +3,11 @@
     samples/<name>/<digest>/data/train-00000-of-00004.parquet ...   README.md
     drawings.png   manifest.json
 
-A shard is created under its final name when it is whole, and never replaced, so whatever is
-there after an interruption is good; its bytes follow from the spec and the shard's number. A
-second run makes what is missing and publishes. Shards have no records of units: one that was lost
-between shard and record would cost minutes of a GPU, and another kind of GPU may draw other last
-digits than those that are there. Columns: image, label, class_name, sample_index,
+A shard is created under its final name when it is complete, and never replaced, so every shard that
+exists after an interruption is valid; its bytes follow from the spec and the shard's number. A
+second run makes the missing shards and publishes. Shards have no unit records: a record lost after
+its shard was written would cost minutes of a GPU, and another kind of GPU may round differently
+from the existing shards. Columns: image, label, class_name, sample_index,
 seed, bits_per_dim (of the model's own likelihood at temperature 1 and guidance 0), model and
 dataset (the digests of the model and of the dataset that it learned from, empty if it names none).
 """

@@ -4,9 +4,9 @@
     worker --stdout--> images, then nats     h * w bytes and a float64 for each row
 
 A worker is `python -m model.sampling.workers` with the store, the model and the spec; it shares
-no state with the parent, so it runs under any parent and is gone when that is. Small matrix
-products lose by threading: a process a core is what a CPU is for. Of several GPUs each is for a
-process of its own, which sees no other (CUDA_VISIBLE_DEVICES).
+no state with the parent, so it runs under any parent and ends with it. Threads slow small matrix
+products down, so a CPU runs one process per core. Each of several GPUs has its own process,
+which sees no other GPU (CUDA_VISIBLE_DEVICES).
 """
 
 import argparse

@@ -1,8 +1,8 @@
 """Pack a model of a store into this package: `python -m model.shipped --help`.
 
-The folder is the artifact with what is known of it by now: Google's attribution, which samples of
-its files are without, the guidance that an evaluation found, and text on its card. None of these is
-part of the digest.
+The folder is the artifact with four additions, none of which is part of the digest: Google's
+attribution (a dataset of a part of Google's files does not have it by checksum), the rule of its
+dataset's splits, the default guidance from an evaluation, and text for its card.
 """
 
 import argparse

@@ -3,11 +3,11 @@
 A class's drawings are spread over all shards, so the pixels are sorted twice: stage 0 writes
 each range of rows to scratch in the order of its labels, stage 1 joins a class's slices. Every
 pixel is read and written twice for any number of classes, and no file is held in memory.
-The drawings of a class keep their order: split after split, shard after shard. How many of each
-split that is stands in numpy_bitmap-classes.csv, beside the name of the file.
+The drawings of a class keep their order: split after split, shard after shard.
+numpy_bitmap-classes.csv holds the number of drawings of each split beside the name of the file.
 
 If the rows have more columns, numpy_bitmap-rows/CLASS.csv holds those: line i, behind the names,
-is of drawing i of CLASS.npy, as in Google's own files line i is of row i. It goes the same way.
+describes drawing i of CLASS.npy, as line i of Google's .ndjson describes row i of the .npy.
 """
 
 import struct

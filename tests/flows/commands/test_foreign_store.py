@@ -324,4 +324,4 @@ def test_pin_that_is_none_is_named_and_the_others_hold(store, ask):
     code, said = ask("gc", "--delete", "--grace-days", "0")
     assert code == 0, said
     for path in ("pins/junk", "pins/models/net.json", "pins/models/good/xyz.json"):
-        assert f"{path} is no pin" in said
+        assert f"{path} is not the pin of" in said

@@ -20,7 +20,7 @@ pytestmark = pytest.mark.slow
 CLASSES = ("bee", "sun")
 OPTIONS = ["--source", "drawings", "--classes", ",".join(CLASSES), "--name", "one", "--quiet"]
 OPTIONS += ["--with-metadata", "--near-duplicates", "1", "--rows-per-shard", "30"]
-AGAIN = "it is made again"
+AGAIN = "made again"
 # How many places of each file are damaged, one after the other: each in its own store. More of
 # them: SKETCHMILL_FUZZ=1 pytest ...
 PLACES = 12 if os.environ.get("SKETCHMILL_FUZZ") else 4

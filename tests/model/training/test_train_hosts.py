@@ -71,7 +71,7 @@ def start_host(index: int, arguments: list[str], log: Path) -> subprocess.Popen[
 def test_two_hosts_follow_the_curve_of_one(hosts, store, make_dataset, tmp_path: Path) -> None:
     dataset = make_dataset(store)
     params = TrainParams(preset="tiny", settings=SETTINGS)
-    alone = train_model(train_spec(params, dataset), dataset, store, "alone", options=OPTIONS)
+    alone = train_model(train_spec(params, dataset, None), dataset, store, "alone", options=OPTIONS)
     arguments = ["--store", store.url, "--dataset", dataset.name, "--name", "hosts"]
     arguments += ["--preset", params.preset, *(f"--set={setting}" for setting in SETTINGS)]
     logs = [tmp_path / "a.log", tmp_path / "b.log"]
