@@ -125,7 +125,8 @@ def run_watched(
         )
     if number := counters.get(DAMAGED_UNITS):
         _LOGGER.warning(
-            "%s: the records of %d of %d units are damaged or of another version; these units are made again",
+            "%s: the records of %d of %d units are damaged or of another version; these units are "
+            "made again",
             stage,
             number,
             len(units),

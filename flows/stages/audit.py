@@ -113,11 +113,17 @@ def limits_of(path: str):
 
 
 def draw_audited(
-    params: AuditParams, samples: Manifest, store: HeldStore, *, per_class: int = 8
+    params: AuditParams,
+    samples: Manifest,
+    store: HeldStore,
+    *,
+    per_class: int = 8,
+    first: Manifest | None = None,
 ) -> Manifest:
     """Audit samples and draw the report with what was found.
 
-    Raises GateError if a limit failed; the page is made before, and shows the failed numbers.
+    first: as in `make_report`. Raises GateError if a limit failed; the page is made before, and
+    shows the failed numbers.
     """
     from model.audit.gate import require_passed
 
@@ -127,7 +133,9 @@ def draw_audited(
     checks = gate_checks(params, found, store)
     shown = [check.to_json() for check in checks]
     name = params.name or samples.name
-    report = draw_report_of(samples, found, shown, store, name=name, per_class=per_class)
+    report = draw_report_of(
+        samples, found, shown, store, name=name, per_class=per_class, first=first
+    )
     home = store.home(report)
     page = f"{home.local_path(report.prefix) or report.prefix}/{report.summary['page']}"
     require_passed(checks, consequence=f"as {page} shows")
@@ -143,6 +151,7 @@ def draw_report_of(
     *,
     name: str,
     per_class: int = 8,
+    first: Manifest | None = None,
 ) -> Manifest:
     """Draw the report of audited samples."""
     from model.report.page import make_report
@@ -150,5 +159,13 @@ def draw_report_of(
     model = parent(store, samples, "model")
     dataset = parent(store, model, "dataset")
     return make_report(
-        dataset, model, samples, store, name=name, per_class=per_class, audit=audit, checks=checks
+        dataset,
+        model,
+        samples,
+        store,
+        name=name,
+        per_class=per_class,
+        audit=audit,
+        first=first,
+        checks=checks,
     )

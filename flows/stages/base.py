@@ -199,10 +199,10 @@ def parent(store: Store, manifest: Manifest, role: str) -> Manifest:
 
     Raises ValueError if it names none, StoreError if the store lacks it.
     """
-    for ref in manifest.inputs:
-        if ref.role == role:
-            return store.resolve(cast("Kind", ref.kind), f"{ref.name}@{ref.digest}")
-    raise ValueError(f"{manifest.kind} {manifest.name} names no {role} among its inputs")
+    ref = manifest.input(role)
+    if ref is None:
+        raise ValueError(f"{manifest.kind} {manifest.name} names no {role} among its inputs")
+    return store.resolve(cast("Kind", ref.kind), f"{ref.name}@{ref.digest}")
 
 
 def find_model(store: Store, ref: str) -> Manifest:
@@ -221,7 +221,10 @@ def model_and_dataset(params: Any, store: Store) -> Inputs:
     model = find_model(store, params.model)
     if params.dataset:
         return {"model": model, "dataset": store.resolve("datasets", params.dataset)}
-    return {"model": model, "dataset": parent(store, model, "dataset")}
+    try:
+        return {"model": model, "dataset": parent(store, model, "dataset")}
+    except AbsentError as error:
+        raise AbsentError(f"{error}: name another one with --dataset") from error
 
 
 EXPORTABLE: tuple[Kind, ...] = ("samples", "datasets")

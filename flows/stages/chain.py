@@ -63,8 +63,8 @@ class ChainParams(Limits, InputOptions):
     samples_per_class
         Number of drawings to sample for each class.
     guidance
-        Strength of classifier-free guidance towards a drawing's class; by default 2.5 for models
-        trained for guidance (condition.dropout_p, as in tiny and small), 0 for others.
+        Strength of classifier-free guidance towards a drawing's class; by default 2.5, and 0 for
+        presets that cannot be guided (without condition.dropout_p, as article and large).
     init
         Model that training starts from, as `sketchmill train` takes it; by default the one that
         comes with sketchmill if the source is doodles and its network is the preset's.
@@ -118,11 +118,17 @@ class ChainParams(Limits, InputOptions):
 
     def first(self) -> SampleParams:
         """Return the parameters of the first drawings, by a shipped model as it is."""
+        from model.training.warm_start import matched_classes
+
         known = shipped_manifest(self.init_model.removeprefix(PREFIX)).summary["class_names"]
+        places = matched_classes(known, self.classes)
         return SampleParams(
             store=self.store,
             model=self.init_model,
-            classes=tuple(name for name in known if name in self.classes),
+            # All that it knows, if it knows none of the list.
+            classes=tuple(
+                name for name, place in zip(known, places, strict=True) if place is not None
+            ),
             per_class=SHOWN,
             seed=self.seed,
             processes=self.processes,

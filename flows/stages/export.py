@@ -217,6 +217,7 @@ def _begun(params: ExportParams, dataset: Manifest, store: HeldStore):
 
 def _result(params: ExportParams, made: Manifest, store: HeldStore) -> Result:
     """Return digest, place and counts."""
+    audit = made.input("audit")
     return {
         "export": made.digest,
         "name": made.name,
@@ -224,7 +225,7 @@ def _result(params: ExportParams, made: Manifest, store: HeldStore) -> Result:
         "drawings": made.summary["num_drawings"],
         "files": len(made.files),
         "bytes": sum(entry.bytes for entry in made.files),
-        "audit": next((ref.digest for ref in made.inputs if ref.role == "audit"), ""),
+        "audit": audit.digest if audit else "",
     }
 
 

@@ -1,7 +1,8 @@
 """The chain as a Prefect flow in this process; only digests pass between its tasks.
 
 Each task is one call of a stage, which looks into the store before it works. A rerun therefore
-makes only what is missing, Prefect's result cache is not needed, and no data passes through Prefect.
+makes only what is missing, Prefect's result cache is not needed, and no data passes through
+Prefect.
 """
 
 import time

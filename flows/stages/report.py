@@ -70,7 +70,9 @@ def _work(params: ReportParams, inputs: Inputs, store: HeldStore) -> Manifest:
         audited = AuditParams(
             ref=params.samples, name=params.name, judge=params.judge, gate=params.gate
         )
-        return draw_audited(audited, samples, store, per_class=params.per_class)
+        return draw_audited(
+            audited, samples, store, per_class=params.per_class, first=inputs.get("first")
+        )
     current()("report", 0, 1, "drawing")
     made = make_report(
         inputs["dataset"],

@@ -47,8 +47,8 @@ class SampleParams:
     temperature
         Below 1 the drawings are more alike and cleaner.
     guidance
-        How much to prefer what tells a class from the others; 0 is the class's own distribution.
-        By default 2.5 for models trained for guidance (condition.dropout_p), 0 for others.
+        How much to prefer what tells a class from the others; 0 is the class's own distribution. By
+        default the model's own, or 2.5; 0 for models that cannot be guided (condition.dropout_p).
     batch_size
         Drawings computed together; it is part of what decides their last digits.
     dtype
@@ -163,7 +163,7 @@ def guidance(wanted: float | None, model: Manifest) -> float:
 
     config = PixelCNNConfig.from_json_dict(model.spec.get("network", {}))
     if wanted is None:
-        return default_guidance(config, own=model.summary.get("guidance"))
+        wanted = default_guidance(config, own=model.summary.get("guidance"))
     check_guidance(wanted, config)
     return wanted
 

@@ -191,15 +191,10 @@ def _latest(params: TrainParams, dataset: Manifest, store: Store) -> Manifest | 
     found = [store.find("models", name, digest) for digest in reversed(store.refs("models", name))]
     equal = [model for model in found if model and is_equal(network, model)]
     for model in equal:
-        init = _init_of(model, store)
+        init = parent(store, model, "init") if model.input("init") else None
         if _digest(params, dataset, init) == model.digest:
             return init
     return equal[0] if equal else None
-
-
-def _init_of(model: Manifest, store: Store) -> Manifest | None:
-    has_init = any(ref.role == "init" for ref in model.inputs)
-    return parent(store, model, "init") if has_init else None
 
 
 def _digest(params: TrainParams, dataset: Manifest, init: Manifest | None) -> str:

@@ -1,8 +1,8 @@
 """Measure every drawing of a split: ink, hash and columns, with a few pictures to compare.
 
 One pass, a row group at a time. The columns of every drawing and the pictures are kept in
-memory-mapped temporary files in TMPDIR, so memory does not grow with the set: 20 bytes a drawing are
-1 GB for 50 million drawings.
+memory-mapped temporary files in TMPDIR, so memory does not grow with the set: 20 bytes a drawing
+are 1 GB for 50 million drawings.
 
     ink             pixels above 0
     darkness        mean value of the inked pixels, 0 to 1: how thick and sharp the strokes are

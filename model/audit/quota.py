@@ -2,8 +2,8 @@
 
     round 0: draw what is wanted; round k: draw what is missing, over the class's acceptance rate
 
-Every round is a separate samples dataset with an audit, so an interrupted run resumes in its
-round. The result is a samples dataset of the accepted drawings, in the order of the rounds, with the
+Every round is a separate samples dataset with an audit, so an interrupted run resumes in its round.
+The result is a samples dataset of the accepted drawings, in the order of the rounds, with the
 number of rejected drawings by reason; the rounds may then be deleted.
 """
 

@@ -1,7 +1,7 @@
 """Collect the accepted drawings of all rounds of a quota into a samples dataset.
 
-The result has all properties of a samples dataset: it can be exported, reported, and compared
-with its source. The rounds are not inputs; `rounds` in the summary holds the spec of each, which with
+The result has all properties of a samples dataset: it can be exported, reported, and compared with
+its source. The rounds are not inputs; `rounds` in the summary holds the spec of each, which with
 the model reproduces every row.
 """
 

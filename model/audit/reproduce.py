@@ -55,7 +55,9 @@ def reproduce(samples: Manifest, store: Store, *, row: int) -> Reproduced:
     """
     recipe = read_recipe(samples, store, row=row)
     spec = spec_from_json(_drawn_with(samples, recipe.seed))
-    ref = next(ref for ref in samples.inputs if ref.role == "model")
+    ref = samples.input("model")
+    if ref is None:
+        raise ValueError(f"samples {samples.name} name no model among their inputs")
     model = store.find("models", ref.name, ref.digest)
     if model is None:
         raise ValueError(f"model {ref.name}@{ref.digest[:12]} is not in {store.url}")

@@ -15,11 +15,8 @@ from importlib.resources import files
 from typing import Any
 
 import jinja2
-import numpy as np
-import numpy.typing as npt
 from markupsafe import Markup
 
-from model.audit.measures import read_batches
 from model.audit.run import accepted_mask, read_audit
 from model.report.plots import compare_svg, confusion_svg, curve_svg, per_class_svg
 from model.report.sections import (
@@ -41,6 +38,7 @@ from model.report.sections import (
 )
 from model.sampling.card import SHEET_NAME
 from pipelines.drawings.grids import Images, grid, to_png, two_rows
+from pipelines.drawings.reading import first_of_each_class, no_images
 from pipelines.store.artifacts import Store
 from pipelines.store.errors import reading
 from pipelines.store.manifest import FileEntry, InputRef, Manifest, artifact_digest, slug
@@ -138,34 +136,6 @@ def make_report(
     return store.publish_files(manifest, contents)
 
 
-def first_of_each_class(
-    manifest: Manifest,
-    store: Store,
-    *,
-    split: str,
-    per_class: int,
-    accepted: npt.NDArray[np.bool_] | None = None,
-) -> dict[str, Images]:
-    """Return the first drawings of each class in a split, in shard order.
-
-    accepted: restrict to these drawings. Returns class name -> (n, height, width) uint8 with n at
-    most `per_class`.
-    """
-    names = manifest.summary["class_names"]
-    found: dict[str, list[Images]] = {name: [] for name in names}
-    start = 0
-    for images, labels, _ in read_batches(manifest, store, split=split):
-        meant = slice(None) if accepted is None else accepted[start : start + len(labels)]
-        start += len(labels)
-        for label, name in enumerate(names):
-            missing = per_class - len(found[name])
-            mine = images[meant][labels[meant] == label]
-            found[name] += list(mine[: max(missing, 0)])
-        if all(len(rows) >= per_class for rows in found.values()):
-            break
-    return {name: np.stack(rows) if rows else _no_images() for name, rows in found.items()}
-
-
 def _contents(subject: Subject, store: Store, per_class: int) -> Iterator[tuple[str, bytes]]:
     real = first_of_each_class(subject.dataset, store, split="test", per_class=per_class)
     most = max(per_class, SHEET_COLUMNS)
@@ -174,7 +144,7 @@ def _contents(subject: Subject, store: Store, per_class: int) -> Iterator[tuple[
     drawn = first_of_each_class(samples, store, split="train", per_class=most, accepted=accepted)
     made = {name: images[:per_class] for name, images in drawn.items()}
     pictures = {
-        name: to_png(two_rows(real.get(name, _no_images()), made[name]))
+        name: to_png(two_rows(real.get(name, no_images()), made[name]))
         for name in made
         if len(made[name])
     }
@@ -182,7 +152,7 @@ def _contents(subject: Subject, store: Store, per_class: int) -> Iterator[tuple[
     for name, picture in pictures.items():
         yield f"pictures/{file_names[name]}.png", picture
     rows = [drawn[name][:SHEET_COLUMNS] for name in pictures]
-    sheet = to_png(grid(rows or [_no_images()], scale=2))
+    sheet = to_png(grid(rows or [no_images()], scale=2))
     yield "generated.png", sheet
     values = _page_values(subject, store, pictures=pictures, real=real, made=made)
     values |= {"sheet": _base64(sheet), "sheet_columns": SHEET_COLUMNS}
@@ -233,17 +203,17 @@ def _page_values(
         "tree": lineage_tree(samples, store),
         "usage": how_to_load(samples),
         "citation": how_to_cite(dataset, model, samples),
-        "attribution": attribution(dataset),
+        "attribution": attribution(dataset, model),
     }
 
 
 def _start_values(subject: Subject, store: Store) -> dict[str, Any]:
     """Return the template values of the model that training started from, if it did."""
     summary, first = subject.model.summary, subject.first
-    started = [ref for ref in subject.model.inputs if ref.role == "init"]
+    init = subject.model.input("init")
     sheet = store.read(first, SHEET_NAME) if first else b""
     return {
-        "init": f"{started[0].name}@{started[0].digest[:12]}" if started else "",
+        "init": f"{init.name}@{init.digest[:12]}" if init else "",
         "inherited": summary.get("inherited_classes", ()),
         "new": summary.get("new_classes", ()),
         "first": _base64(sheet),
@@ -313,7 +283,3 @@ def _safe(svg: str) -> Markup:
 
 def _entry(path: str, content: bytes) -> FileEntry:
     return FileEntry(path=path, bytes=len(content), sha256=hashlib.sha256(content).hexdigest())
-
-
-def _no_images() -> Images:
-    return np.zeros((0, 28, 28), np.uint8)

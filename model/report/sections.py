@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from pipelines.drawings.credit import UNSTATED, credit_of
+from pipelines.drawings.credit import UNSTATED, Credit, both, credit_of
 from pipelines.drawings.grids import Images, grid
 from pipelines.drawings.parquet import read_images
 from pipelines.drawings.reading import pick_rows
@@ -104,8 +104,8 @@ def how_to_load(samples: Manifest) -> str:
 
 def how_to_cite(dataset: Manifest, model: Manifest, samples: Manifest) -> str:
     """Return a BibTeX entry with the artifacts' digests and without a date."""
-    is_stated = credit_of(dataset.summary) != UNSTATED
-    given = f"\n                  {attribution(dataset)}" if is_stated else ""
+    is_stated = _credit(dataset, model) != UNSTATED
+    given = f"\n                  {attribution(dataset, model)}" if is_stated else ""
     return (
         f"@misc{{{samples.name.replace('-', '_')}_{samples.digest[:8]},\n"
         f"  title        = {{{samples.name}: generated drawings}},\n"
@@ -116,14 +116,19 @@ def how_to_cite(dataset: Manifest, model: Manifest, samples: Manifest) -> str:
     )
 
 
-def attribution(dataset: Manifest) -> str:
-    """Return the attribution of the source drawings and the note on synthetic ones."""
-    credit = credit_of(dataset.summary)
+def attribution(dataset: Manifest, model: Manifest) -> str:
+    """Return the attribution of all drawings learned from and the note on synthetic ones."""
+    credit = _credit(dataset, model)
     if not is_real(dataset):
         lead = "The source drawings are synthetic (parametric doodles), not human drawings. "
         return f"{lead}{credit.statement}"
     lead = "Source drawings: " if credit.attribution else ""
     return f"{lead}{credit.statement} Generated drawings are marked synthetic."
+
+
+def _credit(dataset: Manifest, model: Manifest) -> Credit:
+    """Return the credit of a dataset and of a model, which may have learned from others too."""
+    return both(credit_of(dataset.summary), credit_of(model.summary))
 
 
 def is_real(dataset: Manifest) -> bool:

@@ -15,7 +15,7 @@ from pipelines.drawings.credit import Credit, credit_of
 from pipelines.drawings.grids import grid, to_png
 from pipelines.drawings.huggingface import card_yaml
 from pipelines.drawings.parquet import shard_schema
-from pipelines.drawings.reading import read_shard
+from pipelines.drawings.reading import first_of_each_class
 from pipelines.store.artifacts import Store
 from pipelines.store.manifest import FileEntry, Manifest
 
@@ -85,10 +85,9 @@ def dataset_card(
 
 
 def contact_sheet(manifest: Manifest, store: Store) -> bytes:
-    """Return a PNG of the first drawings of each class, a row a class, as in the first shard."""
-    images, labels, _ = next(read_shard(manifest, manifest.files[0], store))
-    rows = [images[labels == label][:SHEET_COLUMNS] for label in np.unique(labels)]
-    return to_png(grid(rows, scale=2))
+    """Return a PNG of the first drawings of each class that has one, a row a class."""
+    drawn = first_of_each_class(manifest, store, split="train", per_class=SHEET_COLUMNS)
+    return to_png(grid([images for images in drawn.values() if len(images)], scale=2))
 
 
 def manner(temperature: float, guidance: float) -> str:

@@ -231,7 +231,8 @@ def shard_bytes(spec: SampleSpec, model: Manifest, shard: int, parts: Sequence[D
 
 def _dataset_digest(model: Manifest) -> str:
     """Return the dataset that a model learned from; empty for a model that was imported."""
-    return next((ref.digest for ref in model.inputs if ref.role == "dataset"), "")
+    ref = model.input("dataset")
+    return ref.digest if ref else ""
 
 
 def _read_record(spec: SampleSpec, store: Store, prefix: str, shard: int) -> ShardRecord:

@@ -20,17 +20,20 @@ CARD_NAME = "README.md"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Write the folder of one model, and of none but the files of its manifest."""
+    """Write the folder of one model."""
     parser = argparse.ArgumentParser(prog="python -m model.shipped", description=__doc__)
     parser.add_argument("--store", required=True, help="the store that has the model")
     parser.add_argument("--model", required=True, help="name or name@digest; its name is kept")
     parser.add_argument("--guidance", type=float, required=True, help="default of its drawings")
     parser.add_argument("--card", type=Path, required=True, help="text to add to its README.md")
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent, help="folder of models")
     options = parser.parse_args(arguments)
     store = existing_store(options.store)
     model = store.resolve("models", options.model)
-    (dataset_ref,) = (ref for ref in model.inputs if ref.role == "dataset")
-    dataset = store.resolve("datasets", f"{dataset_ref.name}@{dataset_ref.digest}")
+    learned = model.input("dataset")
+    if learned is None:
+        raise ValueError(f"model {model.name} names no dataset among its inputs")
+    dataset = store.resolve("datasets", f"{learned.name}@{learned.digest}")
     contents = {entry.path: store.read(model, entry.path) for entry in model.files}
     card = contents[CARD_NAME].decode().replace(UNSTATED.statement, GOOGLES.statement)
     contents[CARD_NAME] = f"{card}\n{options.card.read_text()}".encode()
@@ -44,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             "guidance": options.guidance,
         },
     )
-    folder = Path(__file__).parent / model.name
+    folder = options.out / model.name
     folder.mkdir(exist_ok=True)
     for path, content in (contents | {MANIFEST_NAME: manifest_to_json(packed)}).items():
         (folder / path).write_bytes(content)

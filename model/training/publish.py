@@ -211,7 +211,7 @@ drawing counted once.
 
 ## Limits
 The model knows the classes above and drawings of {network.image_shape[0]}x\
-{network.image_shape[1]} pixels. {_learned_from(dataset)}
+{network.image_shape[1]} pixels. {_learned_from(origin)}
 
 ## Attribution
 {origin.credit.statement}
@@ -226,9 +226,15 @@ def _started_from(origin: Origin) -> str:
     return f"| started from | {artifact_label(origin.init)}; classes new to it: {new} |\n"
 
 
-def _learned_from(dataset: Manifest) -> str:
+def _learned_from(origin: Origin) -> str:
     """Return a sentence on the origin of the training drawings and its consequences."""
+    dataset = origin.dataset
     if dataset.summary.get("is_synthetic", False):
+        if origin.init is not None:
+            return (
+                "It learned from drawings that a program made, after those that\n"
+                f"{artifact_label(origin.init)} learned from; see the limits on that model's card."
+            )
         return "It learned from drawings that a program made, and says nothing of how people draw."
     whose = "the drawings of its dataset"
     if credit_of(dataset.summary).is_quickdraw:

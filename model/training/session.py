@@ -44,11 +44,13 @@ VALIDATION_SHARE = 1 / 8
 NON_FINITE_NAME = "non-finite.json"
 
 
-def sample_grid(network: PixelCNN, *, seed: int = 0) -> npt.NDArray[np.uint8]:
+def sample_grid(
+    network: PixelCNN, *, guidance: float | None = None, seed: int = 0
+) -> npt.NDArray[np.uint8]:
     """Return a picture (rows * height, columns * width) uint8 of NUM_ROWS drawings per class.
 
-    Uses the model's default guidance. The network must be conditioned on a class label or
-    unconditional.
+    guidance: None means the default of the network's condition. The network must be conditioned on
+    a class label or unconditional.
     """
     config = network.config
     height, width, _ = config.image_shape
@@ -59,7 +61,8 @@ def sample_grid(network: PixelCNN, *, seed: int = 0) -> npt.NDArray[np.uint8]:
     uniforms = class_uniforms(labels, indices, (num_draws(config), height, width), seed=seed)
     device = network.network.output.bias.device
     condition = label_condition(config, labels)
-    sampler = CachedSampler(network, batch=len(labels), guidance=default_guidance(config))
+    strength = default_guidance(config, own=guidance)
+    sampler = CachedSampler(network, batch=len(labels), guidance=strength)
     with torch.no_grad():
         drawn = sampler.sample(uniforms, None if condition is None else condition.to(device))
     images = drawn.images[:, 0].cpu().numpy().astype(np.uint8)
@@ -167,7 +170,7 @@ class Session:
         """Sample a grid with the averaged weights on the first rank."""
         kind = self.run.spec.network.condition.kind
         if self._telemetry is not None and kind in ("none", *LABEL_KINDS):
-            grid = sample_grid(self.run.average.network)
+            grid = sample_grid(self.run.average.network, guidance=self.run.spec.guidance)
             self._telemetry.show_grid(grid_png(grid), grid.shape, nimg=self.run.nimg)
 
     def _validate(self, validation: Drawings, rows: npt.NDArray[np.int64]) -> None:

@@ -15,12 +15,12 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from model.network.config import LABEL_KINDS, ConditionConfig, PixelCNNConfig
-from pipelines.store.manifest import InputRef, Manifest, artifact_digest
+from pipelines.store.manifest import InputRef, Manifest, artifact_digest, spec_fields
 
 Decay = Literal["constant", "cosine"]
 Precision = Literal["float32", "float64", "bfloat16"]
 
-# A default of theirs is left out of a spec's JSON: earlier specs keep their digests.
+# Fields that the spec did not begin with (pipelines.store.manifest.spec_fields).
 _LATER_FIELDS = frozenset({"guidance", "table_learning_rate", "new_class_weight"})
 _CONDITION_FIELDS = ["condition.kind", "condition.embedding_dim", "condition.dropout_p"]
 # torch's limit for a seed.
@@ -87,10 +87,8 @@ class TrainSpec:
 
 def spec_to_json(spec: TrainSpec) -> dict[str, Any]:
     """Return the spec as JSON values, for a manifest or a file."""
-    defaults = {f.name: f.default for f in dataclasses.fields(spec) if f.name in _LATER_FIELDS}
-    fields = dataclasses.asdict(spec)
-    kept = {k: v for k, v in fields.items() if k not in defaults or v != defaults[k]}
-    return json.loads(json.dumps(kept))
+    network = dataclasses.asdict(spec.network)
+    return json.loads(json.dumps(spec_fields(spec, _LATER_FIELDS) | {"network": network}))
 
 
 def spec_from_json(raw: Mapping[str, Any]) -> TrainSpec:

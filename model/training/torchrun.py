@@ -56,12 +56,12 @@ def train_in_processes(
 ) -> Manifest:
     """Train with `num_processes` ranks on this machine and return the published model.
 
-    init: the model to start from. num_processes 0 means one a GPU, or on a CPU as `default_processes` says.
-    torchrun_options replace --standalone for several machines (--nnodes, --rdzv-endpoint, ...).
-    Raises Interrupted if this process or the ranks were told to stop, ValueError if the spec does
-    not fit the dataset, a split is missing or a file is damaged, FinalError if training
-    diverges, LaunchError if the ranks failed of anything else. A memory:// store cannot be shared
-    with other processes and is refused.
+    init: the model to start from. num_processes 0 means one a GPU, or on a CPU as
+    `default_processes` says. torchrun_options replace --standalone for several machines (--nnodes,
+    --rdzv-endpoint, ...). Raises Interrupted if this process or the ranks were told to stop,
+    ValueError if the spec does not fit the dataset, a split is missing or a file is damaged,
+    FinalError if training diverges, LaunchError if the ranks failed of anything else. A memory://
+    store cannot be shared with other processes and is refused.
     """
     if store.url.startswith("memory://"):
         raise ValueError("a memory:// store cannot be shared with other processes")

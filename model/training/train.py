@@ -77,8 +77,9 @@ def train_model(
 ) -> Manifest:
     """Return the model of `spec` and `dataset`; train it if it is not in the store.
 
-    init: the model to start from (model.training.warm_start); None: random weights. All ranks call this function with the same arguments. If another process trains the same model
-    in the same directory, wait for its model. Raises Interrupted after SIGTERM or SIGINT, with the
+    init: the model to start from (model.training.warm_start); None: random weights. All ranks call
+    this function with the same arguments. If another process trains the same model in the same
+    directory, wait for its model. Raises Interrupted after SIGTERM or SIGINT, with the
     state saved; NonFiniteError if training diverges; ValueError if the spec does not fit the
     dataset or the number of ranks.
     """

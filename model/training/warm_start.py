@@ -66,7 +66,7 @@ def split_rule(dataset: Manifest) -> dict[str, Any]:
 def check_splits_agree(dataset: Manifest, init: Manifest, store: Store) -> None:
     """Warn if drawings of the test split may be among those that a model has learned from."""
     rule: Mapping[str, Any] | None = init.summary.get("split_rule")
-    origin = next((ref for ref in init.inputs if ref.role == "dataset"), None)
+    origin = init.input("dataset")
     if rule is None and origin is not None:  # a model of an earlier version
         found = store.find("datasets", origin.name, origin.digest)
         rule = split_rule(found) if found else None

@@ -11,6 +11,7 @@ from typing import Any, Literal, get_args, get_origin
 
 from pipelines.drawings.credit import parse_attribution, parse_license
 from pipelines.drawings.limits import Limits, limits_of
+from pipelines.store.manifest import spec_fields
 
 DEFAULT_SPLITS: tuple[tuple[str, float], ...] = (
     ("train", 0.9),
@@ -199,16 +200,9 @@ class DatasetSpec(Limits, InputOptions, DatasetOptions):
         return tuple(name for name, _ in self.splits)
 
     def to_json(self) -> dict[str, Any]:
-        """Return the spec as JSON values, for a manifest.
-
-        A field of `_LATER_FIELDS` is left out while it has its default: specs from before it have
-        the digests that they had.
-        """
-        return {
-            f.name: _plain(getattr(self, f.name))
-            for f in dataclasses.fields(self)
-            if f.name not in _LATER_FIELDS or getattr(self, f.name) != f.default
-        }
+        """Return the spec as JSON values, for a manifest."""
+        fields = spec_fields(self, _LATER_FIELDS)
+        return {name: _plain(value) for name, value in fields.items()}
 
 
 def spec_from_json(raw: Mapping[str, Any]) -> DatasetSpec:

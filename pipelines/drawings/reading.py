@@ -95,6 +95,41 @@ def pick_rows(
     return pa.concat_tables(parts).take(np.argsort(places))
 
 
+def first_of_each_class(
+    manifest: Manifest,
+    store: Store,
+    *,
+    split: str,
+    per_class: int,
+    accepted: npt.NDArray[np.bool_] | None = None,
+) -> dict[str, Images]:
+    """Return the first drawings of each class in a split, in shard order.
+
+    accepted: restrict to these drawings. Returns class name -> (n, height, width) uint8 with n at
+    most `per_class`.
+    """
+    names = manifest.summary["class_names"]
+    counts = manifest.summary.get("counts", {}).get(split, {}) if accepted is None else {}
+    wanted = {name: min(per_class, counts.get(name, per_class)) for name in names}
+    found: dict[str, list[Images]] = {name: [] for name in names}
+    start = 0
+    for entry in split_shards(manifest, split):
+        for images, labels, _ in read_shard(manifest, entry, store):
+            meant = slice(None) if accepted is None else accepted[start : start + len(labels)]
+            start += len(labels)
+            for label, name in enumerate(names):
+                missing = wanted[name] - len(found[name])
+                found[name] += list(images[meant][labels[meant] == label][: max(missing, 0)])
+        if all(len(found[name]) >= wanted[name] for name in names):
+            break
+    return {name: np.stack(rows) if rows else no_images() for name, rows in found.items()}
+
+
+def no_images() -> Images:
+    """Return an array of no drawing."""
+    return np.zeros((0, 28, 28), np.uint8)
+
+
 def label_ids(manifest: Manifest) -> tuple[int, ...]:
     """Return what stands in a dataset's shards for each of its class_names, () for positions.
 

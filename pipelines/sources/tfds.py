@@ -82,8 +82,8 @@ class Prepared(SourceKind):
         path = local_path(place.directory) / LABEL_NAMES
         if not path.is_file():
             raise BadFileError(
-                f"{place.directory} has no {LABEL_NAMES}, so its labels have no names: write one, one name a "
-                "line in the order of the labels"
+                f"{place.directory} has no {LABEL_NAMES}, so its labels have no names: write one, "
+                "one name a line in the order of the labels"
             )
         try:
             lines = unicodedata.normalize("NFC", path.read_text("utf-8-sig")).splitlines()

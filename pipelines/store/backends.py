@@ -85,8 +85,8 @@ def open_backend(url: str) -> tuple[obstore.store.ObjectStore, str]:
         return LocalStore(root), str(root)
     if "?" in url or "#" in url:
         raise StoreError(
-            f"{printable(url)!r} is not the address of a store: its URL has no query and no fragment "
-            "(? and #)"
+            f"{printable(url)!r} is not the address of a store: its URL has no query and no "
+            "fragment (? and #)"
         )
     url = printable(url)
     _clean_endpoints()
@@ -130,8 +130,8 @@ def local_path(url: str) -> Path | None:
         return None
     if parts.netloc not in ("", "localhost") or not parts.path or parts.query or parts.fragment:
         raise StoreError(
-            f"{printable(url)!r} is not a path of this machine: expected file:///ABSOLUTE/PATH, with %20 "
-            "for a space, %3F for ? and %23 for #"
+            f"{printable(url)!r} is not a path of this machine: expected file:///ABSOLUTE/PATH, with "
+            "%20 for a space, %3F for ? and %23 for #"
         )
     return Path(unquote(parts.path))
 

@@ -11,7 +11,7 @@ import hashlib
 import json
 import re
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -131,6 +131,10 @@ class Manifest:
         """Return the lineage entry of this artifact as an input that serves as `role`."""
         return InputRef(role=role, kind=self.kind, name=self.name, digest=self.digest)
 
+    def input(self, role: str) -> InputRef | None:
+        """Return the input that serves as `role`, None if there is none."""
+        return next((ref for ref in self.inputs if ref.role == role), None)
+
 
 def drawings_by_split(manifest: Manifest) -> dict[str, int]:
     """Return the number of drawings of each split that has any, each counted once for all formats.
@@ -144,6 +148,19 @@ def drawings_by_split(manifest: Manifest) -> dict[str, int]:
         if entry.rows is not None:
             rows[entry.split or "all"] += entry.rows
     return dict(rows)
+
+
+def spec_fields(spec: Any, later: Collection[str]) -> dict[str, Any]:
+    """Return the fields of a spec, a dataclass, by name.
+
+    A field of `later` is left out while it has its default: specs from before it was added keep
+    their digests.
+    """
+    return {
+        f.name: getattr(spec, f.name)
+        for f in dataclasses.fields(spec)
+        if f.name not in later or getattr(spec, f.name) != f.default
+    }
 
 
 def artifact_digest(kind: Kind, spec: Mapping[str, Any], inputs: tuple[InputRef, ...]) -> str:

@@ -17,6 +17,7 @@ from model.network.config import ConditionConfig
 from model.sampling.shards import make_shards, publish_samples, sample_dataset
 from model.sampling.spec import SampleSpec, spec_to_json
 from model.sampling.workers import Worker, WorkerError
+from pipelines.drawings.grids import grid, to_png
 from pipelines.drawings.parquet import open_shard, read_images
 from pipelines.drawings.reading import split_shards
 from pipelines.store.artifacts import Store
@@ -65,6 +66,20 @@ def test_the_card_names_the_columns_that_the_shards_have(store: Store, model: Ma
     columns = open_shard(store.get(f"{made.prefix}/{shard.path}")).schema_arrow.names
     features = card.split("  features:\n")[1].split("  splits:")[0]
     assert re.findall(r"^  - name: (\w+)$", features, re.MULTILINE) == columns
+
+
+def test_the_picture_has_the_first_drawings_of_each_class_of_all_shards(
+    store: Store, model: Manifest
+) -> None:
+    made = sample_dataset(SPEC, model, store, "new", processes=1)  # of 3 cats, 5 ants; 3 a shard
+    drawn = table_of(store, made)
+    of_class = [
+        [i for i, c in zip(drawn["image"], drawn["class_name"], strict=True) if c == name]
+        for name in ("cat", "ant")
+    ]
+    assert [len(images) for images in of_class] == [3, 5]
+    expected = to_png(grid([np.stack(images) for images in of_class], scale=2))
+    assert store.read(made, "drawings.png") == expected
 
 
 @pytest.mark.slow

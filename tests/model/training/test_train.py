@@ -20,7 +20,7 @@ from model.network.weights import CONFIG_NAME, WEIGHTS_NAME, load_model, open_mo
 from model.options import RunOptions, run_folder
 from model.ranks import Interrupted, Ranks, StopSignal
 from model.training.checkpoint import is_complete, save_checkpoint
-from model.training.publish import _learned_from
+from model.training.publish import Origin, _learned_from
 from model.training.run import NonFiniteError, Run
 from model.training.session import NON_FINITE_NAME, Session
 from model.training.spec import run_digest
@@ -86,7 +86,7 @@ def test_published_model_is_beside_its_training_split_and_a_histogram(
     assert f"{model.summary['train_bits_per_dim']:.4f}. A model without a network" in card
     assert "It learned from the drawings of its dataset" in card
     made = dataclasses.replace(dataset, summary=dataset.summary | {"is_synthetic": True})
-    assert "a program made" in _learned_from(made)
+    assert "a program made" in _learned_from(Origin(made))
 
 
 @pytest.mark.slow

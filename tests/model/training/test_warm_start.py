@@ -6,17 +6,20 @@ import numpy as np
 import pytest
 import torch
 
+from model import shipped
 from model.data import open_split
 from model.network.config import ConditionConfig
 from model.network.pixelcnn import PixelCNN
 from model.network.weights import read_model
 from model.options import RunOptions
 from model.ranks import Interrupted, Ranks, StopSignal
+from model.shipped.__main__ import main
 from model.training.optimizer import make_optimizers, set_learning_rate
 from model.training.run import Run
 from model.training.spec import fit_to_dataset, run_digest
 from model.training.train import train_model
 from model.training.warm_start import check_network, matched_classes, warm_weights
+from pipelines.store.artifacts import open_store
 
 OPTIONS = RunOptions(num_threads=1, tensorboard=False, num_grids=0)
 # Another order, a name written in another way, and a class that is new.
@@ -212,3 +215,23 @@ def test_order_is_the_usual_one_without_a_new_class(
     plain = warm_run(store, dataset, small_spec(dataset), known, tmp_path)
     run = warm_run(store, dataset, small_spec(dataset, "new_class_weight=3"), known, tmp_path)
     assert run.next_rows().tolist() == plain.next_rows().tolist()
+
+
+def test_packed_model_is_the_artifact_with_attribution_guidance_and_text(
+    store, known, tmp_path, monkeypatch
+) -> None:
+    (tmp_path / "card.md").write_text("## What it draws\n")
+    packed = ["--store", store.url, "--model", "known", "--guidance", "1.5", "--out", str(tmp_path)]
+    assert main([*packed, "--card", str(tmp_path / "card.md")]) == 0
+    monkeypatch.setattr(shipped, "_root", lambda: tmp_path)
+    other = open_store(str(tmp_path / "other"))
+    model = shipped.publish_shipped("known", other)
+    assert model.digest == known.digest
+    assert model.summary["license"] == "CC-BY-4.0"
+    assert model.summary["guidance"] == 1.5
+    assert model.summary["split_rule"] == {"seed": 0, "splits": None}
+    assert other.damaged(model) == []
+    card = other.read(model, "README.md").decode()
+    assert "made available by Google" in card
+    assert card.endswith("## What it draws\n")
+    assert other.read(model, "weights.safetensors") == store.read(known, "weights.safetensors")
