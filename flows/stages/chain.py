@@ -63,8 +63,8 @@ class ChainParams(Limits, InputOptions):
     samples_per_class
         Number of drawings to sample for each class.
     guidance
-        Strength of classifier-free guidance towards a drawing's class; by default 2.5, and 0 for
-        presets that cannot be guided (without condition.dropout_p, as article and large).
+        How much to prefer what tells a class from the others; 0 is the class's own distribution. By
+        default the model's own, or 2.5; 0 for models that cannot be guided (condition.dropout_p).
     init
         Model that training starts from, as `sketchmill train` takes it; by default the one that
         comes with sketchmill if the source is doodles and its network is the preset's.

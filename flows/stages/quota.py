@@ -41,8 +41,8 @@ class QuotaParams:
     temperature
         Below 1 the drawings are more alike and cleaner.
     guidance
-        How much to prefer what tells a class from the others; 0 is the class's own distribution.
-        By default 2.5 for models trained for guidance (condition.dropout_p), 0 for others.
+        How much to prefer what tells a class from the others; 0 is the class's own distribution. By
+        default the model's own, or 2.5; 0 for models that cannot be guided (condition.dropout_p).
     name
         Name in the store; the model's by default.
     processes

@@ -254,7 +254,7 @@ def test_a_model_is_guided_as_it_learned_unless_one_says_otherwise(capsys, tmp_p
 def test_help_says_how_much_is_guided_by_default(capsys, command):
     assert run_command_line([command, "--help"]) == 0
     words = " ".join(capsys.readouterr().out.replace("│", " ").split())
-    assert f"default {DEFAULT_GUIDANCE:g} for models trained for guidance" in words
+    assert f"default the model's own, or {DEFAULT_GUIDANCE:g}; 0 for models that cannot" in words
 
 
 def run(capsys, *arguments: str, code: int) -> str:
