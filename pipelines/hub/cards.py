@@ -9,14 +9,17 @@ generation there, as it needs no text and no picture.
 """
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 from huggingface_hub import DatasetCard, DatasetCardData, EvalResult, ModelCard, ModelCardData
 
 from pipelines.drawings.credit import UNSTATED, Credit, credit_of
 from pipelines.store.artifacts import Store
+from pipelines.store.errors import reading
 from pipelines.store.manifest import Manifest, artifact_label, drawings_by_split
+
+_Card = TypeVar("_Card", DatasetCard, ModelCard)
 
 # Google's own dataset on the Hub, which models of its drawings name.
 QUICKDRAW_ID = "google/quickdraw"
@@ -40,12 +43,12 @@ def dataset_card(manifest: Manifest, store: Store) -> str:
 
     `load_dataset` opens its Parquet files, in an export those of the format hf.
     """
-    card = DatasetCard(_described(store.read(manifest, _CARD_NAME).decode()))
+    card = _parsed(DatasetCard, manifest, store, _CARD_NAME)
     fields = card.data.to_dict() | _loader_fields(manifest, store)
     credit, is_synthetic = credit_of(manifest.summary), bool(manifest.summary.get("is_synthetic"))
     tags = [*fields.get("tags", ()), *credit.hub_tags(), *["synthetic"] * is_synthetic]
     fields |= {
-        "license_name": None,
+        **dict.fromkeys(("license_name", "license_link")),
         **_license(credit),
         "pretty_name": manifest.name,
         "task_categories": [_CLASSIFICATION],
@@ -61,7 +64,7 @@ def model_card(manifest: Manifest, store: Store, *, trained_on: str = "") -> str
 
     trained_on  the OWNER/NAME of its dataset on the Hub
     """
-    card = ModelCard(_described(store.read(manifest, _CARD_NAME).decode()))
+    card = _parsed(ModelCard, manifest, store, _CARD_NAME)
     credit = _credit(manifest, store)
     is_classifier = manifest.summary.get("role") == "judge"
     results = _accuracy(manifest) if is_classifier else _likelihoods(manifest)
@@ -130,7 +133,12 @@ def _credit(manifest: Manifest, store: Store) -> Credit:
 
 
 def _license(credit: Credit) -> dict[str, Any]:
-    return yaml.safe_load("\n".join(credit.hub_lines()))
+    """Return the license; one that the Hub does not name has a link, if SPDX has a page of it."""
+    fields, place = yaml.safe_load("\n".join(credit.hub_lines())), credit.croissant().get("license")
+    has_page = isinstance(place, str) and place.startswith("https://")
+    if fields["license"] == "other" and has_page:
+        fields["license_link"] = place
+    return fields
 
 
 def _loader_fields(manifest: Manifest, store: Store) -> dict[str, Any]:
@@ -138,16 +146,19 @@ def _loader_fields(manifest: Manifest, store: Store) -> dict[str, Any]:
     inner = f"{_HF_FOLDER}/{_CARD_NAME}"
     if inner not in {entry.path for entry in manifest.files}:
         return {}
-    data = DatasetCard(store.read(manifest, inner).decode()).data.to_dict()
+    data = _parsed(DatasetCard, manifest, store, inner).data.to_dict()
     for config in data.get("configs", ()):
         for files in config["data_files"]:
             files["path"] = f"{_HF_FOLDER}/{files['path']}"
     return data
 
 
-def _described(text: str) -> str:
-    """Return a page with YAML above it, if only an empty block."""
-    return text if text.startswith("---\n") else f"---\n{{}}\n---\n{text}"
+def _parsed(card_class: type[_Card], manifest: Manifest, store: Store, path: str) -> _Card:
+    """Return a page of an artifact and the YAML above it, {} if there is none."""
+    text = store.read(manifest, path)
+    with reading(f"{manifest.prefix}/{path}", "a card"):
+        page = text.decode()
+        return card_class(page if page.startswith("---\n") else f"---\n{{}}\n---\n{page}")
 
 
 def _joined(card: DatasetCard | ModelCard, manifest: Manifest) -> str:
