@@ -57,9 +57,7 @@ def _hub_library() -> Iterator[None]:
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] not in ("huggingface_hub", "yaml"):
             raise
-        raise LackError(
-            "push --hub needs huggingface_hub: pip install 'sketchmill[hub]'"
-        ) from error
+        raise LackError("this needs huggingface_hub: pip install 'sketchmill[hub]'") from error
 
 
 def _plan(

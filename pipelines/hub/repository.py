@@ -29,6 +29,7 @@ from pipelines.store.manifest import (
     file_entry,
     manifest_to_json,
 )
+from pipelines.store.printable import printable
 
 CARD_NAME = "README.md"
 CROISSANT_NAME = "croissant.json"
@@ -46,7 +47,7 @@ class Repository:
     def url(self) -> str:
         """The address of its page."""
         folder = "" if self.type == "model" else f"{self.type}s/"
-        return f"{constants.ENDPOINT}/{folder}{self.id}"
+        return f"{printable(constants.ENDPOINT)}/{folder}{self.id}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
