@@ -44,7 +44,7 @@ COMMANDS = {
     "pin": "Exempt an artifact from garbage collection.",
     "unpin": "Let garbage collection delete a pinned artifact again.",
     "pull": "Copy an artifact from another store.",
-    "push": "Copy an artifact to another store.",
+    "push": "Copy an artifact to another store or to the Hugging Face Hub.",
     "deploy": "Apply infra/prefect.yaml to a Prefect server.",
     "serve": "Run the schedules of infra/prefect.yaml here, without a server.",
     "doctor": "Check that this machine and this store can do the work.",
