@@ -170,14 +170,11 @@ def _stop(_signal: int, _frame: FrameType | None) -> None:
 @contextlib.contextmanager
 def _display(argv: list[str]) -> Iterator[None]:
     """Show progress, starting before the slow import of the command's module."""
-    from flows.terminal import make_progress, showing
+    from flows.terminal import displaying
 
-    display = make_progress(quiet=any(each.partition("=")[0] == "--quiet" for each in argv))
-    try:
-        with showing(display, next(iter(argv), "sketchmill")):
-            yield
-    finally:
-        display.close()
+    quiet = any(each.partition("=")[0] == "--quiet" for each in argv)
+    with displaying(next(iter(argv), "sketchmill"), quiet=quiet):
+        yield
 
 
 def _is_output_closed() -> bool:
