@@ -9,7 +9,7 @@ Prefect does not cancel the runs that a cancelled run has started; this module d
 waiting thread. A server that does not answer neither ends nor cancels anything.
 
 Places say where the stages of a deployed flow run, and how long each may take. A place is a
-deployment such as "train/gpu"; an empty one means here. infra/prefect.yaml places every stage,
+deployment such as "train/gpu"; an empty one means here. prefect.yaml places every stage,
 because the image with torch has no Beam and the other way round.
 """
 

@@ -18,14 +18,15 @@ import yaml
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import servers
-from sites import ASK_SEC, CLASSES, FINAL, GONE_SEC, ROOT, client, fire_soon, running_site
+from sites import ASK_SEC, CLASSES, FINAL, GONE_SEC, client, fire_soon, running_site
 
+from flows.commands.deployments import FILE
 from flows.stages.sample import SampleParams
 from pipelines.store.artifacts import open_store
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
-DEPLOYMENTS = yaml.safe_load((ROOT / "infra" / "prefect.yaml").read_text())["deployments"]
+DEPLOYMENTS = yaml.safe_load(FILE.read_text())["deployments"]
 PLACES = {each["name"]: each.get("parameters", {}).get("places") for each in DEPLOYMENTS}
 # A chain of four stages, each with a process of Prefect and one of its own.
 CHAIN_SEC = 600
@@ -79,17 +80,27 @@ def scratch(site, pattern: str) -> set[Path]:
     return set(Path(site.store_url).glob(f"attempts/train-*/{pattern}"))
 
 
-def test_deploying_again_changes_nothing(site):
-    def state():
+def test_deploying_again_changes_the_times_alone_that_are_given(site):
+    def state() -> tuple[list, dict]:
         with client() as api:
             found = api.read_deployments()
-            return sorted((str(each.id), len(each.schedules)) for each in found)
+        times = {f.name: f.schedules[0].schedule for f in found if f.schedules}
+        return sorted((str(f.id), len(f.schedules)) for f in found), times
 
-    before = state()
+    before, times = state()
     assert len(before) == 13
-    again = site.deploy()
-    assert state() == before
-    assert again["pools"] == ["cpu", "gpu"]
+    assert {name: time.cron for name, time in times.items()} == {
+        "nightly": "17 2 * * *",
+        "housekeeping": "47 5 * * *",
+    }
+    again = site.deploy("--nightly", "5 3 * * *", "--timezone", "America/New_York")
+    assert (again["pools"], again["timezone"]) == (["cpu", "gpu"], "America/New_York")
+    after, times = state()
+    assert after == before
+    assert {(time.cron, time.timezone) for time in times.values()} == {
+        ("5 3 * * *", "America/New_York"),
+        ("47 5 * * *", "America/New_York"),
+    }
 
 
 def test_server_answers_nobody_without_the_password(site):
