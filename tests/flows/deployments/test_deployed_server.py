@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from prefect.states import Cancelled
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
@@ -135,12 +136,23 @@ def test_killed_flow_leaves_no_process_and_its_retry_goes_on(site, rebuilt):
     assert site.store.latest("models", "good").summary["trained_nimg"] == BUDGET_NIMG
 
 
-def test_cancelled_training_leaves_no_process(site, rebuilt):
-    run_id = site.train(10**6, "cancelled", "good")
+def test_training_of_a_killed_flow_goes_on_until_that_is_cancelled_and_leaves_no_process(
+    site, rebuilt
+):
+    """The stages are subflows: the server cancels them with the run, whose process is gone."""
+    lists = {"good": list(CLASSES)}
+    chain = site.chain(10**6)
+    run_id = site.start("rebuild/nightly", chain=chain, places=PLACES["nightly"], class_lists=lists)
     site.wait_for_ranks()
-    site.cancel(run_id)
+    os.kill(process_of(site, run_id), signal.SIGKILL)
+    site.finish(run_id, "Crashed")
+    build, train = site.subflows(run_id)
+    assert (build.state.name, train.state.name) == ("Completed", "Running")
+    assert site.processes("model.training.train")
+    with client() as api:
+        api.set_flow_run_state(run_id, Cancelled())
     site.wait_until_nothing_is_left()
-    site.finish(run_id, "Cancelled")
+    site.finish(train.id, "Cancelled")
 
 
 def test_killed_worker_leaves_no_process_and_its_run_is_crashed(site, rebuilt):
@@ -263,5 +275,6 @@ def test_cancelled_bulk_export_cancels_what_runs_elsewhere(site, rebuilt):
 
     servers.wait_until(have_ended, 60, "their end", poll_sec=ASK_SEC)
     assert [run.state.name for run in asked()] == ["Cancelled"] * 2
+    assert {run.id for run in asked()} < {run.id for run in site.subflows(run_id)}
     site.wait_until_nothing_is_left()
     site.finish(run_id, "Cancelled")

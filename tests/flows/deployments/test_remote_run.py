@@ -70,7 +70,10 @@ class Server:
     def read_deployment_by_name(self, name):
         return SimpleNamespace(id=name)
 
-    def create_flow_run_from_deployment(self, deployment, *, parameters, idempotency_key):
+    def create_flow_run_from_deployment(
+        self, deployment, *, parameters, idempotency_key, parent_task_run_id
+    ):
+        assert parent_task_run_id is None  # no flow run asks
         if idempotency_key not in self.runs:
             run = FlowRun(
                 flow_id=uuid4(),
