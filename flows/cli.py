@@ -45,8 +45,8 @@ COMMANDS = {
     "unpin": "Let garbage collection delete a pinned artifact again.",
     "pull": "Copy an artifact from another store.",
     "push": "Copy an artifact to another store or to the Hugging Face Hub.",
-    "deploy": "Apply infra/prefect.yaml to a Prefect server.",
-    "serve": "Run the schedules of infra/prefect.yaml here, without a server.",
+    "deploy": "Create or update the scheduled deployments on a Prefect server.",
+    "serve": "Run the schedules on this machine, without a server.",
     "doctor": "Check that this machine and this store can do the work.",
 }
 # Commands other than stages -> module.
