@@ -21,7 +21,7 @@ DEFAULT_STORE = "./store"
 # Panels of the help, in this order.
 FIRST = Group("Parameters", sort_key=0)
 MAIN = Parameter(group=FIRST)
-OUTPUT = Group("Output", sort_key=9)
+COMMON = Group("Common", sort_key=9)
 # A field that the command line does not offer or parses elsewhere.
 HIDDEN = Parameter(parse=False)
 
@@ -40,19 +40,19 @@ def listed(text: str) -> tuple[str, ...]:
 
 
 def shown_default(value: object) -> str | None:
-    """Return how --help shows a default: nothing for one that only means "not given".
+    """Return how --help shows a default: nothing for a flag, or for what means "not given".
 
-    >>> shown_default(28), shown_default(()), shown_default("")
-    ('28', None, None)
+    >>> shown_default(28), shown_default(()), shown_default(""), shown_default(False)
+    ('28', None, None, None)
     """
-    return str(value) if value not in ("", (), None) else None
+    return str(value) if value not in ("", (), None) and value is not False else None
 
 
 def _written(parse: Callable[[str], Any], show: Callable[[Any], str]) -> Parameter:
     """Return how a tuple is written as one text."""
 
     def convert(_type: Any, tokens: Sequence[Token]) -> Any:
-        return parse(tokens[0].value)
+        return parse(",".join(token.value for token in tokens))
 
     def show_given(value: Any) -> str | None:
         return show(value) if value else None
@@ -68,41 +68,49 @@ Splits = Annotated[
 Repeated = Annotated[tuple[str, ...], Parameter(allow_leading_hyphen=True, negative=())]
 
 
-@Parameter(name="*", group=OUTPUT)
+Flag = Annotated[bool, Parameter(negative=(), show_default=False)]
+ConfigFile = Annotated[
+    Path | None, Parameter(env_var="SKETCHMILL_CONFIG", show_env_var=False, negative=())
+]
+
+
+@Parameter(name="*", group=COMMON)
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Output:
-    """Output options of a command.
+    """Options of every command.
 
     Parameters
     ----------
+    config
+        TOML file of options, which the command line overrides: long names without dashes, at the
+        top or in a table named for the command. An option is also read from the environment, as
+        SKETCHMILL_BUILD_SEED is --seed of build, and SKETCHMILL_STORE is --store of all.
     json
         Print one JSON object on the last line of stdout.
     quiet
         Show no progress.
     dry_run
-        Print the resolved spec and the plan, then stop.
+        Print what would be done, then stop.
     debug
         Show tracebacks and logs.
     """
 
-    json: Annotated[bool, Parameter(negative=(), show_default=False)] = False
-    quiet: Annotated[bool, Parameter(negative=(), show_default=False)] = False
-    dry_run: Annotated[bool, Parameter(negative=(), show_default=False)] = False
-    debug: Annotated[bool, Parameter(negative=(), show_default=False)] = False
+    config: ConfigFile = None
+    json: Flag = False
+    quiet: Flag = False
+    dry_run: Flag = False
+    debug: Flag = False
 
 
-@Parameter(name="*", group=OUTPUT)
+STORE_HELP = "Artifact store: a directory or an object-store URL."
+
+
+@Parameter(name="*", group=COMMON)
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Common(Output):
-    """Output options of a command, and the store that it works on.
+    """Options of every command, and the store that it works on."""
 
-    Parameters
-    ----------
-    store
-        Artifact store: a directory or an object-store URL.
-    """
-
-    store: Annotated[str, MAIN] = DEFAULT_STORE
+    store: Annotated[str, Parameter(help=STORE_HELP)] = DEFAULT_STORE
 
 
 @Parameter(name="*")
@@ -168,6 +176,4 @@ def read_class_list(file: Path, source: str) -> list[str]:
 
 
 SourceText = Annotated[str, Parameter(help=source_help()), MAIN]
-StoreUrl = Annotated[
-    str, Parameter(help="Artifact store: a directory or an object-store URL."), MAIN
-]
+StoreUrl = Annotated[str, Parameter(help=STORE_HELP, group=COMMON)]
