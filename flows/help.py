@@ -1,8 +1,7 @@
 """What the commands are, by group, with the help and the examples of each.
 
 A command's options have their help where they are defined: in the docstrings of the stages'
-parameters and of the functions in `flows.commands`. Examples run in an empty directory, one after
-the other as far as one needs what another makes.
+parameters and of the functions in `flows.commands`.
 """
 
 from dataclasses import dataclass
@@ -72,7 +71,7 @@ COMMANDS = {
         "class and reason what was left out.",
         examples=(
             'build --classes "bee,sea turtle" --image-size 28',
-            "build --source quickdraw --classes-file classes.txt --max-per-class 5000",
+            "build --source quickdraw --classes-file my.txt --max-per-class 5000",
             "build --source numpy_bitmap --on-bad-row skip --dry-run",
         ),
     ),
@@ -99,7 +98,7 @@ COMMANDS = {
         details="Every drawing of the split is measured once, on a GPU if there is one.",
         examples=(
             "evaluate --model doodles-tiny",
-            "evaluate --model shipped:tiny-20 --dataset doodles --split validation --bayes",
+            "evaluate --model shipped:tiny-20 --dataset doodles --limit 1000",
         ),
     ),
     "classifier": Command(
@@ -110,7 +109,7 @@ COMMANDS = {
         "for real drawings; and the distance to the nearest training drawing.",
         examples=(
             "classifier --dataset doodles",
-            "classifier --dataset doodles --samples doodles-tiny --train-on-samples",
+            "classifier --dataset doodles --samples doodles-tiny",
         ),
     ),
     "score": Command(
@@ -120,7 +119,7 @@ COMMANDS = {
         "too. It runs on a GPU if there is one.",
         examples=(
             "score --model doodles-tiny",
-            "score --model doodles-tiny --split train --worst 50 --sheet worst.png",
+            "score --model doodles-tiny --split train --worst 50 --bayes",
         ),
     ),
     "sample": Command(
@@ -141,7 +140,7 @@ COMMANDS = {
         "others are drawn until each class has exactly its number.",
         examples=(
             "quota --model doodles-tiny --samples-per-class 100",
-            "quota --model doodles-tiny --counts counts.csv --filters filters.toml",
+            "quota --model doodles-tiny --counts my.csv --filters rules.toml",
         ),
     ),
     "complete": Command(
@@ -154,7 +153,7 @@ COMMANDS = {
         "has passed it; more candidates bring them nearer. The result says which it was.",
         examples=(
             "complete half.png --model shipped:tiny-20 --class-name bee",
-            "complete --model doodles-tiny --dataset doodles --row 3 --rows-given 10",
+            "complete --model doodles-tiny --dataset doodles --row 3",
         ),
     ),
     "report": Command(
@@ -254,7 +253,7 @@ COMMANDS = {
         details="It runs until it is interrupted. Schedules that are not active, and those of "
         "paused deployments, are skipped.",
         examples=(
-            "serve --class-list animals=animals.txt --source doodles --preset tiny",
+            "serve --class-list animals=animals.txt --source doodles",
             "serve --dry-run",
         ),
     ),

@@ -63,7 +63,7 @@ def pin(ref: str, /, *, reason: str = "", common: Common = Common()) -> None:
     ref
         Name, kind/name, name@digest, or the first characters of a digest.
     reason
-        Reason, recorded with the pin.
+        Text that is recorded with the pin.
     """
     from pipelines.store import collect
 

@@ -23,13 +23,14 @@ class ClassifierParams:
     Parameters
     ----------
     dataset
-        Dataset that the classifier is trained on.
+        Dataset that the classifier is trained on: name, name@digest, or the first characters of a
+        digest.
     samples
-        Generated drawings to score.
+        Samples to score: name, name@digest, or the first characters of a digest.
     name
-        Name of the classifier in the store; DATASET-judge by default.
+        Name in the store. By default that of the dataset with -judge.
     train_on_samples
-        Also train a classifier on the samples and test it on real drawings.
+        Train a classifier on the samples too, and test it on real drawings.
     """
 
     dataset: Annotated[str, Parameter(required=True)] = ""
