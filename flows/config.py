@@ -15,22 +15,33 @@ the file, the file over the environment.
 """
 
 import csv
+import dataclasses
 import difflib
 import io
+import json
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, get_args, get_origin
+from typing import Any, cast, get_args, get_origin, get_type_hints
 
-from cyclopts import App, ArgumentCollection, Token
+from cyclopts import App, ArgumentCollection, Group, Parameter, Token
 from cyclopts.argument import Argument
 from cyclopts.config import Dict, Env
 
 from flows.help import COMMANDS
+from flows.options import HOW
+from pipelines.sources.kinds import NAMED
+from pipelines.store.printable import printable
 
 PREFIX = "SKETCHMILL_"
 # Options whose variable needs no command.
 SHARED = ("--store", "--json", "--quiet", "--debug")
+# Of a config beside a manifest, after the name of its command.
+SUFFIX = ".toml"
+# Options that name a local file or folder; a URL and the name of a source stay as they are.
+_LOCAL = frozenset({"source", "counts", "filters", "gate"})
+# Says where an export is written; a config is to be run elsewhere.
+_PLACES = frozenset({"out"})
 _EXPECTED = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}
 
 
@@ -100,6 +111,49 @@ def read_config(path: Path, command: str) -> dict[str, Any]:
         found = ", ".join(tables)
         raise ValueError(f"{path} has options of {found} only: add a table [{command}]")
     return shared | tables.get(command, {})
+
+
+def config_text(command: str, params: Any, pinned: Mapping[str, str]) -> str:
+    """Return the config with which a command makes again what these parameters made.
+
+    Options that do not decide what is made are left out, the store among them, defaults are not:
+    a later version may have others. pinned: values by field in place of those in `params`, such as
+    the digest behind a name.
+    """
+    lines = [
+        f"# What sketchmill {command} made this of. To make it again in a store DIR:",
+        f"#   sketchmill {command} --config {command}{SUFFIX} --store DIR",
+        f"[{command}]",
+    ]
+    hints = get_type_hints(type(params), include_extras=True)
+    for field in dataclasses.fields(params):
+        option = Parameter.combine(*_parameters(hints[field.name]))
+        value = pinned.get(field.name, getattr(params, field.name))
+        # What combine returns is settled: a tuple of groups, and one of names.
+        is_how = HOW & set(cast("tuple[Group, ...]", option.group)) or field.name in _PLACES
+        if not is_how and value not in ("", None, ()):
+            names = cast("tuple[str, ...]", option.name) or (field.name.replace("_", "-"),)
+            lines.append(f"{names[0].lstrip('-')} = {_toml(field.name, value)}")
+    return "\n".join(lines) + "\n"
+
+
+def _parameters(hint: Any) -> list[Parameter]:
+    return [each for each in getattr(hint, "__metadata__", ()) if isinstance(each, Parameter)]
+
+
+def _toml(name: str, value: Any) -> str:
+    """Return a value as TOML, which writes a text and a list of texts as JSON does.
+
+    But for one character. A source is written as it may be printed, and found from anywhere.
+    """
+    if name == "splits" and value and not isinstance(value[0], str):
+        value = ",".join(f"{split}={part!r}" for split, part in value)
+    if name in _LOCAL and value not in NAMED:
+        is_url = "://" in value
+        value = printable(value) if is_url else str(Path(value).expanduser().absolute())
+    if isinstance(value, tuple):
+        return f"[{', '.join(_toml('', each) for each in value)}]"
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
 def joined(names: Sequence[str]) -> str:
