@@ -130,7 +130,7 @@ class Stage(Generic[P]):
         inputs = self.inputs(params, store)
         made = self.work(params, inputs, store)
         if isinstance(made, Manifest) and self.name in COMMANDS:
-            write_config(self.name, params, made, store, _pinned(params, inputs))
+            write_config(self.name, params, made, store, pinned(params, inputs))
         return made
 
     @contextlib.contextmanager
@@ -164,29 +164,29 @@ def write_config(
     params: Any,
     made: Manifest,
     store: HeldStore,
-    pinned: Mapping[str, str] | None = None,
+    values: Mapping[str, str],
 ) -> None:
     """Write the config that repeats a command beside the manifest that it made, if none is there.
 
-    It is no part of the artifact: its bytes say where a source was. A store that is read-only or
-    full now has none.
+    values: in place of those of the parameters. It is no part of the artifact: its bytes say where
+    a source was. A store that is read-only, or full now, has none.
     """
-    text = config_text(command, params, pinned or {})
+    text = config_text(command, params, values)
     with contextlib.suppress(ReadOnlyError, FullError):
         store.home(made).create(f"{made.prefix}/{command}{SUFFIX}", text.encode())
 
 
-def _pinned(params: Any, inputs: Inputs) -> dict[str, str]:
+def pinned(params: Any, inputs: Inputs) -> dict[str, str]:
     """Return the parameters that name an input, by the digest that they had now."""
     names = {"drawings": "ref"}  # a role for which a parameter is not named
-    pinned = {
+    refs = {
         names.get(role, role): f"{manifest.name}@{manifest.digest}"
         for role, manifest in inputs.items()
         if not str(getattr(params, names.get(role, role), "")).startswith(PREFIX)
     }
-    if "ref" in pinned:
-        pinned["ref"] = f"{inputs['drawings'].kind}/{pinned['ref']}"
-    return {"init": "none"} | pinned if getattr(params, "init", "") == "auto" else pinned
+    if "ref" in refs:
+        refs["ref"] = f"{inputs['drawings'].kind}/{refs['ref']}"
+    return {"init": "none"} | refs if getattr(params, "init", "") == "auto" else refs
 
 
 # Less than any source needs; a cache without this much room counts as full.

@@ -71,7 +71,7 @@ class ChainParams(Limits, InputOptions):
     preset
         Training preset: tiny, small, article or large.
     settings
-        A field of the training spec; may be repeated.
+        A field of the training spec, which `sketchmill train --dry-run` prints; may be repeated.
     max_per_class
         Only the first N drawings of each class.
     tfds_slice

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 from cyclopts import Parameter
 
 from flows.options import DEFAULT_STORE, StoreUrl
-from flows.stages.base import Inputs, Result, Stage, writable_cache
+from flows.stages.base import Inputs, Result, Stage, pinned, writable_cache, write_config
 from flows.terminal import current
 from pipelines.store.artifacts import Store
 from pipelines.store.held import HeldStore
@@ -62,6 +62,7 @@ def _work(params: ClassifierParams, inputs: Inputs, store: HeldStore) -> Result:
     dataset, samples = inputs["dataset"], inputs.get("samples")
     spec, name = classifier_spec(dataset), params.name or f"{dataset.name}-judge"
     trained = train_classifier(spec, dataset, store, name, progress=current())
+    write_config(STAGE.name, params, trained, store, pinned(params, inputs))
     result: dict[str, Any] = {"judge": trained.digest, "name": trained.name}
     if samples is None:
         return result | dict(trained.summary)

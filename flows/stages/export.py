@@ -21,7 +21,17 @@ from flows.stages.audit import (
     filters_of,
     limits_of,
 )
-from flows.stages.base import EXPORTABLE, Inputs, Result, Stage, argument, resolve_any, where
+from flows.stages.base import (
+    EXPORTABLE,
+    Inputs,
+    Result,
+    Stage,
+    argument,
+    pinned,
+    resolve_any,
+    where,
+    write_config,
+)
 from flows.stages.sample import parse_range
 from flows.terminal import current
 from pipelines.processes.progress import doing
@@ -189,8 +199,11 @@ def _work(params: ExportParams, inputs: Inputs, store: HeldStore) -> Manifest | 
     if params.shards:
         first, last = parse_range(params.shards)
         _, missing = make_share(export, slice(first, last + 1))
-        made = "" if missing else finish(export).digest
-        return {"first": first, "last": last, "missing": missing, "export": made}
+        if missing:
+            return {"first": first, "last": last, "missing": missing, "export": ""}
+        made = finish(export)
+        write_config(STAGE.name, params, made, store, pinned(params, inputs))
+        return {"first": first, "last": last, "missing": missing, "export": made.digest}
     return finish(export)
 
 

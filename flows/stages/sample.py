@@ -18,7 +18,16 @@ from flows.options import (
     StoreUrl,
     grouped,
 )
-from flows.stages.base import Address, Inputs, Result, Stage, find_model, where
+from flows.stages.base import (
+    Address,
+    Inputs,
+    Result,
+    Stage,
+    find_model,
+    pinned,
+    where,
+    write_config,
+)
 from flows.terminal import current, warn
 from pipelines.catalogue import resolve_names
 from pipelines.store.artifacts import Store
@@ -246,7 +255,7 @@ def _work(params: SampleParams, inputs: Inputs, store: HeldStore) -> Manifest | 
     return made
 
 
-def _work_range(params: SampleParams, inputs: Inputs, store: Store) -> Result:
+def _work_range(params: SampleParams, inputs: Inputs, store: HeldStore) -> Result:
     """Draw some shards; publish if they were the last that the store lacked.
 
     Machines that share nothing but the store take ranges of their own. Raises ValueError if there
@@ -275,7 +284,8 @@ def _work_range(params: SampleParams, inputs: Inputs, store: Store) -> Result:
             )
         missing = len(missing_shards(spec, model, store, name))
         if not missing:
-            publish_samples(spec, model, store, name)
+            made = publish_samples(spec, model, store, name)
+            write_config(STAGE.name, params, made, store, pinned(params, inputs))
     return {
         "samples": digest,
         "name": name,

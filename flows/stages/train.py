@@ -44,7 +44,7 @@ class TrainParams:
     preset
         Training preset: tiny, small, article or large.
     settings
-        A field of the training spec; may be repeated.
+        A field of the training spec, which `sketchmill train --dry-run` prints; may be repeated.
     seed
         Seed of initialization, order and dropout.
     init
