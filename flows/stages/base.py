@@ -171,9 +171,12 @@ def write_config(
     values: in place of those of the parameters. It is no part of the artifact: its bytes say where
     a source was. A store that is read-only, or full now, has none.
     """
-    text = config_text(command, params, values)
+    text = config_text(command, params, values).encode()
     with contextlib.suppress(ReadOnlyError, FullError):
-        store.home(made).create(f"{made.prefix}/{command}{SUFFIX}", text.encode())
+        if out := getattr(params, "out", ""):  # the user's place, which has the manifest then
+            open_store(out).put(f"{command}{SUFFIX}", text)
+        else:
+            store.home(made).create(f"{made.prefix}/{command}{SUFFIX}", text)
 
 
 def pinned(params: Any, inputs: Inputs) -> dict[str, str]:

@@ -175,6 +175,22 @@ def test_the_config_has_no_options_of_how_and_where(config):
     assert params_of(STAGES["build"], *config(text)).attribution == params.attribution
 
 
+def test_secrets_of_a_file_and_of_the_environment_are_told_nowhere(config, monkeypatch, capsys):
+    url = "https://user:CANARY@host/a?token=CANARY"
+    assert params_of(STAGES["build"], *config(f'source = "{url}"')).source == "https://host/a"
+    assert run_command_line(["build", *config(f'store = ["{url}"]')]) == 2
+    assert run_command_line(["build", *config(f'seed = "{url}"')]) == 2
+    assert run_command_line(["build", *config(f'layout = "{url}"')]) == 2
+    config("")
+    monkeypatch.setenv("SKETCHMILL_BUILD_SEED", url)
+    assert run_command_line(["build"]) == 2
+    monkeypatch.delenv("SKETCHMILL_BUILD_SEED")
+    monkeypatch.setenv("SKETCHMILL_BUILD_SOURCE", url)
+    assert params_of(STAGES["build"]).source == "https://host/a"
+    said = capsys.readouterr()
+    assert "CANARY" not in said.out + said.err
+
+
 @pytest.mark.slow
 def test_what_build_leaves_repeats_it_elsewhere(tmp_path, monkeypatch, capsys):
     def answer(*arguments: str) -> dict:
@@ -200,6 +216,15 @@ def test_what_build_leaves_repeats_it_elsewhere(tmp_path, monkeypatch, capsys):
     Collector(store, grace=timedelta(0)).collect(datetime.now(UTC) + timedelta(days=99))
     assert (again / "build.toml").is_file()
     assert answer("--config", str(config), "--seed", "8")["dataset"] != made["dataset"]
+
+    ref = f"doodles@{made['dataset']}"
+    exporting = ["export", ref, "--format", "idx", "--out", "idx", "--json"]
+    assert run_command_line(exporting) == 0
+    exported = json.loads(capsys.readouterr().out.splitlines()[-1])["export"]
+    assert run_command_line(["export", "--config", "idx/export.toml", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out.splitlines()[-1])["export"] == exported
+    (found,) = Path("store/exports/doodles").glob("*/export.toml")
+    assert found.read_bytes() == Path("idx/export.toml").read_bytes()
 
 
 def test_debug_may_come_from_the_environment(monkeypatch, capsys):
