@@ -237,8 +237,12 @@ COMMANDS = {
     "push": Command(
         group=STORE,
         summary="Copy an artifact to another store or to the Hugging Face Hub.",
-        details="Its inputs are copied too, and every byte is verified.",
-        examples=("push models/doodles-tiny --to s3://bucket/drawings",),
+        details="To a store its inputs are copied too, and every byte is verified. A repository of "
+        "the Hub gets the artifact with a card.",
+        examples=(
+            "push models/doodles-tiny --to s3://bucket/drawings",
+            "push models/doodles-tiny --hub OWNER/doodles-tiny --dry-run",
+        ),
     ),
     "deploy": Command(
         group=SCHEDULE,
