@@ -7,12 +7,12 @@ codes: 0 success, 1 failure, 2 bad usage or bad input, 130 after Ctrl-C, 143 aft
 Slow imports come after the signal handlers are installed, so that Ctrl-C works at any moment.
 """
 
-import contextlib
 import os
 import signal
 import sys
-from collections.abc import Iterator
 from types import FrameType
+
+from flows.help import COMMANDS, OPTIONS
 
 READER_GONE = 128 + signal.SIGPIPE
 _STOPPED = "stopped; the same command goes on"
@@ -20,35 +20,6 @@ _STDOUT, _STDERR = 1, 2
 # Raised by obstore if it cannot start a thread.
 _PANIC = "PanicException"
 
-# Command -> its help.
-COMMANDS = {
-    "run": "Run the whole chain: class list -> dataset -> model -> drawings -> report.",
-    "build": "Make a dataset of the chosen classes.",
-    "train": "Train a conditional PixelCNN++ on a dataset.",
-    "evaluate": "Measure a model in bits/dim over a split of a dataset.",
-    "sample": "Draw new labelled drawings from a model.",
-    "report": "Show real above generated drawings, curves and lineage in one page.",
-    "quota": "Draw until each class has its number of accepted drawings.",
-    "reproduce": "Regenerate one drawing of samples and compare every byte.",
-    "complete": "Draw the missing part of a drawing.",
-    "classifier": "Train a classifier on real drawings and score samples with it.",
-    "score": "Rank the drawings of a dataset by likelihood, scribbles first.",
-    "export": "Write drawings in the formats of other tools, with their provenance.",
-    "classes": "List the 345 Quick, Draw! classes.",
-    "ls": "List the artifacts of a store.",
-    "show": "Show an artifact: spec, inputs, counts, versions.",
-    "verify": "Read every byte of artifacts and report damage.",
-    "lineage": "Show the inputs and the dependents of an artifact.",
-    "diff": "Show where two artifacts differ.",
-    "gc": "Delete unreferenced artifacts; without --delete, say what would be deleted.",
-    "pin": "Exempt an artifact from garbage collection.",
-    "unpin": "Let garbage collection delete a pinned artifact again.",
-    "pull": "Copy an artifact from another store.",
-    "push": "Copy an artifact to another store or to the Hugging Face Hub.",
-    "deploy": "Create or update the scheduled deployments on a Prefect server.",
-    "serve": "Run the schedules on this machine, without a server.",
-    "doctor": "Check that this machine and this store can do the work.",
-}
 # Commands other than stages -> module.
 _MODULES = dict.fromkeys(("ls", "show", "verify", "lineage", "diff"), "artifacts")
 _MODULES |= dict.fromkeys(("gc", "pin", "unpin", "pull", "push"), "retention")
@@ -67,22 +38,38 @@ FORMER_OPTIONS = {
 
 def make_app():
     """Return the command line; no sub-command's module is imported yet."""
-    from cyclopts import App, CycloptsPanel, Parameter
+    from cyclopts import App, CycloptsPanel, Group, Parameter
 
+    from flows.config import from_environment, from_file
     from flows.options import FIRST, shown_default
     from pipelines.store.printable import shown
 
     app = App(
         name="sketchmill",
         help=__doc__.splitlines()[0],
+        help_epilogue="`sketchmill COMMAND --help` shows a command's options, with examples.",
         version_flags=["--version"],
+        config=(from_file, from_environment),
         group_parameters=FIRST,
         default_parameter=Parameter(show_default=shown_default),
         error_formatter=lambda error: CycloptsPanel(shown(str(error))),
     )
-    for name, text in COMMANDS.items():
-        module = _MODULES.get(name, "stages")
-        app.command(f"flows.commands.{module}:{name}", name=name, help=text)
+    groups = dict.fromkeys(each.group for each in COMMANDS.values())
+    panels = {name: Group(name, sort_key=key) for key, name in enumerate((*groups, OPTIONS))}
+    for key, (name, command) in enumerate(COMMANDS.items()):
+        app.command(
+            f"flows.commands.{_MODULES.get(name, 'stages')}:{name}",
+            name=name,
+            help=command.text,
+            help_epilogue=command.epilogue,
+            group=panels[command.group],
+            sort_key=key,
+        )
+    app.register_install_completion_command(
+        help="Install completion of commands and options for your shell.", group=panels[OPTIONS]
+    )
+    for flag in ("--help", "--version"):
+        app[flag].group = panels[OPTIONS]
     return app
 
 
@@ -112,14 +99,22 @@ def run_command_line(argv: list[str]) -> int:
 
     from cyclopts import CycloptsError
 
-    from flows.terminal import ShownFormatter
+    from flows.options import Output
+    from flows.terminal import ShownFormatter, displaying
 
     debug, argv = "--debug" in argv, with_present_names(argv)
+    name = next(iter(argv), "sketchmill")
+    is_quiet = any(each.partition("=")[0] == "--quiet" for each in argv)
     if logging.lastResort is not None:  # of commands that set up no log
         logging.lastResort.setFormatter(ShownFormatter())
     try:
-        with _display(argv):
-            make_app()(argv, exit_on_error=False, result_action="return_value")
+        with displaying(name, quiet=is_quiet):  # before the slow import of the command's module
+            command, given, _ = make_app().parse_args(argv, exit_on_error=False)
+        # Which a config file or the environment may also set.
+        output = next((x for x in given.arguments.values() if isinstance(x, Output)), Output())
+        debug = debug or output.debug
+        with displaying(name, quiet=output.quiet):
+            command(*given.args, **given.kwargs)
             sys.stdout.flush()
     except CycloptsError:
         return 2  # cyclopts has printed what was wrong
@@ -165,16 +160,6 @@ def _stop(_signal: int, _frame: FrameType | None) -> None:
         os.dup2(nowhere, _STDERR)
         os.close(nowhere)
         raise _Stop
-
-
-@contextlib.contextmanager
-def _display(argv: list[str]) -> Iterator[None]:
-    """Show progress, starting before the slow import of the command's module."""
-    from flows.terminal import displaying
-
-    quiet = any(each.partition("=")[0] == "--quiet" for each in argv)
-    with displaying(next(iter(argv), "sketchmill"), quiet=quiet):
-        yield
 
 
 def _is_output_closed() -> bool:

@@ -5,10 +5,10 @@ here say how a field that is no plain value is written on the command line.
 """
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar, get_type_hints
 
 from cyclopts import Group, Parameter, Token
 from cyclopts.validators import Number
@@ -20,14 +20,47 @@ from pipelines.sources.kinds import NAMED, source_help
 DEFAULT_STORE = "./store"
 # Panels of the help, in this order.
 FIRST = Group("Parameters", sort_key=0)
+DATA = Group("Data", sort_key=1)
+FILES = Group("Files of the dataset", sort_key=2)
+INPUT = Group("Bad input and license", sort_key=3)
+LIMITS = Group("Limits of the input", sort_key=4)
+TRAINING = Group("Training", sort_key=5)
+SAMPLING = Group("Sampling", sort_key=6)
+AUDIT = Group("Audit", sort_key=7)
+WORK = Group("Running", help="How the work is done, not what is made.", sort_key=8)
+TORCHRUN = Group("Several machines, as torchrun takes them", sort_key=9)
+COMMON = Group("Common", sort_key=10)
+# Panels of options that do not decide what is made: the config that repeats a run has none.
+HOW = frozenset({WORK, TORCHRUN, COMMON})
 MAIN = Parameter(group=FIRST)
-OUTPUT = Group("Output", sort_key=9)
+RUNNING = Parameter(group=WORK)
 # A field that the command line does not offer or parses elsewhere.
 HIDDEN = Parameter(parse=False)
 
 # Counts; 0 usually selects a default.
 NotNegative = Annotated[int, Parameter(validator=Number(gte=0))]
 Positive = Annotated[int, Parameter(validator=Number(gte=1))]
+
+
+Kind = TypeVar("Kind", bound=type)
+
+
+def grouped(panels: Mapping[Group, Sequence[str]]) -> Callable[[Kind], Kind]:
+    """Return a decorator that puts fields of a class, its own or inherited, into panels."""
+
+    def decorate(kind: Kind) -> Kind:
+        hints = get_type_hints(kind, include_extras=True)
+        for group, names in panels.items():
+            for name in names:
+                kind.__annotations__[name] = Annotated[hints[name], Parameter(group=group)]
+        return kind
+
+    return decorate
+
+
+def names_of(kind: type) -> tuple[str, ...]:
+    """Return the names of a dataclass's fields."""
+    return tuple(field.name for field in dataclasses.fields(kind))
 
 
 def listed(text: str) -> tuple[str, ...]:
@@ -40,19 +73,19 @@ def listed(text: str) -> tuple[str, ...]:
 
 
 def shown_default(value: object) -> str | None:
-    """Return how --help shows a default: nothing for one that only means "not given".
+    """Return how --help shows a default: nothing for a flag, or for what means "not given".
 
-    >>> shown_default(28), shown_default(()), shown_default("")
-    ('28', None, None)
+    >>> shown_default(28), shown_default(()), shown_default(""), shown_default(False)
+    ('28', None, None, None)
     """
-    return str(value) if value not in ("", (), None) else None
+    return str(value) if value not in ("", (), None) and value is not False else None
 
 
 def _written(parse: Callable[[str], Any], show: Callable[[Any], str]) -> Parameter:
     """Return how a tuple is written as one text."""
 
     def convert(_type: Any, tokens: Sequence[Token]) -> Any:
-        return parse(tokens[0].value)
+        return parse(",".join(token.value for token in tokens))
 
     def show_given(value: Any) -> str | None:
         return show(value) if value else None
@@ -60,49 +93,61 @@ def _written(parse: Callable[[str], Any], show: Callable[[Any], str]) -> Paramet
     return Parameter(converter=convert, n_tokens=1, negative=(), show_default=show_given)
 
 
-Listed = Annotated[tuple[str, ...], _written(listed, ",".join)]
+Listed = Annotated[tuple[str, ...], _written(listed, ",".join), Parameter(metavar="LIST")]
 Splits = Annotated[
     tuple[tuple[str, float], ...],
     _written(parse_splits, lambda splits: ",".join(f"{name}={part:g}" for name, part in splits)),
+    Parameter(metavar="NAME=PART,..."),
 ]
-Repeated = Annotated[tuple[str, ...], Parameter(allow_leading_hyphen=True, negative=())]
+Repeated = Annotated[
+    tuple[str, ...], Parameter(allow_leading_hyphen=True, negative=(), metavar="FLAG")
+]
+Settings = Annotated[tuple[str, ...], Parameter(name="--set", negative=(), metavar="FIELD=VALUE")]
 
 
-@Parameter(name="*", group=OUTPUT)
+Flag = Annotated[bool, Parameter(negative=(), show_default=False)]
+ConfigFile = Annotated[
+    Path | None, Parameter(env_var="SKETCHMILL_CONFIG", show_env_var=False, negative=())
+]
+
+
+@Parameter(name="*", group=COMMON)
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Output:
-    """Output options of a command.
+    """Options of every command.
 
     Parameters
     ----------
+    config
+        TOML file of options, which the command line overrides: long names without dashes, at the
+        top or in a table named for the command. An option is also read from the environment, as
+        SKETCHMILL_BUILD_SEED is --seed of build, and SKETCHMILL_STORE is --store of all.
     json
         Print one JSON object on the last line of stdout.
     quiet
         Show no progress.
     dry_run
-        Print the resolved spec and the plan, then stop.
+        Print what would be done, then stop.
     debug
         Show tracebacks and logs.
     """
 
-    json: Annotated[bool, Parameter(negative=(), show_default=False)] = False
-    quiet: Annotated[bool, Parameter(negative=(), show_default=False)] = False
-    dry_run: Annotated[bool, Parameter(negative=(), show_default=False)] = False
-    debug: Annotated[bool, Parameter(negative=(), show_default=False)] = False
+    config: ConfigFile = None
+    json: Flag = False
+    quiet: Flag = False
+    dry_run: Flag = False
+    debug: Flag = False
 
 
-@Parameter(name="*", group=OUTPUT)
+STORE_HELP = "Artifact store: a directory or an object-store URL."
+
+
+@Parameter(name="*", group=COMMON)
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Common(Output):
-    """Output options of a command, and the store that it works on.
+    """Options of every command, and the store that it works on."""
 
-    Parameters
-    ----------
-    store
-        Artifact store: a directory or an object-store URL.
-    """
-
-    store: Annotated[str, MAIN] = DEFAULT_STORE
+    store: Annotated[str, Parameter(help=STORE_HELP)] = DEFAULT_STORE
 
 
 @Parameter(name="*")
@@ -113,15 +158,15 @@ class Classes:
     classes: Annotated[
         str | None,
         Parameter(
-            help='Class names, e.g. "bee,sea turtle,tfds:308", or all; a name with a comma in '
-            "quotes. Default: the article's 20."
+            help='Class names, e.g. "bee,sea turtle,tfds:308", or all; a name that has a comma '
+            "is quoted. By default 20 classes, from bee to tree."
         ),
     ] = None
     classes_file: Annotated[
         Path | None,
         Parameter(
-            help='File of class names, one a line, or in quotes; "#" at the start of a line or '
-            "between blanks begins a comment."
+            help='File of class names in place of --classes, one a line, quoted or not; "#" at '
+            "the start of a line or between blanks begins a comment."
         ),
     ] = None
 
@@ -149,8 +194,8 @@ class ModelClasses(Classes):
     classes: Annotated[
         str | None,
         Parameter(
-            help='Class names, e.g. "bee,sea turtle"; a name with a comma in quotes. Default: '
-            "all that the model knows."
+            help='Class names, e.g. "bee,sea turtle"; a name that has a comma is quoted. By '
+            "default all classes of the model."
         ),
     ] = None
 
@@ -167,7 +212,5 @@ def read_class_list(file: Path, source: str) -> list[str]:
     return list(read_classes_file(file) if source in NAMED else class_lines(file))
 
 
-SourceText = Annotated[str, Parameter(help=source_help()), MAIN]
-StoreUrl = Annotated[
-    str, Parameter(help="Artifact store: a directory or an object-store URL."), MAIN
-]
+SourceText = Annotated[str, Parameter(help=f"Source of the drawings: {source_help()}"), MAIN]
+StoreUrl = Annotated[str, Parameter(help=STORE_HELP, group=COMMON)]

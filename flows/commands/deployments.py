@@ -33,7 +33,7 @@ class Times:
         When unneeded artifacts are deleted and a part of the store is verified: five fields of
         cron.
     timezone
-        Time zone of both, such as Europe/Zurich. Default: this machine's.
+        Time zone of both, such as Europe/Zurich. By default this machine's.
     """
 
     nightly: str = "17 2 * * *"
@@ -49,8 +49,8 @@ def deploy(
     gpu: Positive = 1,
     source: str = "quickdraw",
     preset: str = "small",
-    class_list: Annotated[tuple[str, ...], Parameter(negative=())] = (),
-    remove_class_list: Annotated[tuple[str, ...], Parameter(negative=())] = (),
+    class_list: Annotated[tuple[str, ...], Parameter(negative=(), metavar="NAME=FILE")] = (),
+    remove_class_list: Annotated[tuple[str, ...], Parameter(negative=(), metavar="NAME")] = (),
     times: Times = Times(),
     common: Common = Common(),
 ) -> None:
@@ -59,7 +59,7 @@ def deploy(
     Parameters
     ----------
     file
-        Deployments of your own in place of the package's, whose path --dry-run prints.
+        Deployments of your own in place of the package's, whose path `deploy --dry-run` prints.
     pool_type
         Type of the work pools: process, docker or kubernetes.
     cpu
@@ -68,13 +68,13 @@ def deploy(
     gpu
         Concurrency limit of the pool gpu.
     source
-        Of the scheduled chain: quickdraw, doodles, a path or a URL.
+        Source of the scheduled chain: quickdraw, doodles, a path or a URL.
     preset
         Training preset of the scheduled chain.
     class_list
-        NAME=FILE: set a class list of the chain; a changed list is built immediately. Repeatable.
+        Class list of the chain and its file; a changed list is built immediately. May be repeated.
     remove_class_list
-        NAME: remove a class list; its artifacts stay in the store. Repeatable.
+        Class list to remove; its artifacts stay in the store. May be repeated.
     """
     from flows.deployments import deploy as server
     from flows.deployments import serve as schedules
@@ -111,7 +111,7 @@ def serve(
     file: Path | None = None,
     source: str = "quickdraw",
     preset: str = "small",
-    class_list: Annotated[tuple[str, ...], Parameter(negative=())] = (),
+    class_list: Annotated[tuple[str, ...], Parameter(negative=(), metavar="NAME=FILE")] = (),
     times: Times = Times(),
     common: Common = Common(),
 ) -> None:
@@ -123,13 +123,13 @@ def serve(
     Parameters
     ----------
     file
-        Deployments of your own in place of the package's.
+        Deployments of your own in place of the package's, whose path `deploy --dry-run` prints.
     source
-        Of the scheduled chain: quickdraw, doodles, a path or a URL.
+        Source of the scheduled chain: quickdraw, doodles, a path or a URL.
     preset
         Training preset of the scheduled chain.
     class_list
-        NAME=FILE: run the chain for this class list, read anew each time. Repeatable.
+        Class list of the chain and its file, which is read anew each time. May be repeated.
     """
     lists = dict(_named(text) for text in class_list)
     with session(common):  # before Prefect is imported, which reads the settings then

@@ -63,7 +63,7 @@ def pin(ref: str, /, *, reason: str = "", common: Common = Common()) -> None:
     ref
         Name, kind/name, name@digest, or the first characters of a digest.
     reason
-        Reason, recorded with the pin.
+        Text that is recorded with the pin.
     """
     from pipelines.store import collect
 
@@ -127,8 +127,8 @@ def push(
         OWNER/NAME of a repository of the Hugging Face Hub, for a dataset, samples, an export or a
         model; without a token (HF_TOKEN, `hf auth login`) print what would be uploaded.
     private
-        Make a new repository of the Hub private; by default it is public, unless its owner is an
-        organization that has it otherwise.
+        Make a new repository of the Hub private. By default it is public, unless its owner is an
+        organization with another default.
     trained_on
         OWNER/NAME of the dataset on the Hub that a model was trained on, for its card.
     """

@@ -4,9 +4,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-from cyclopts import Group, Parameter
+from cyclopts import Parameter
 
-from flows.options import DEFAULT_STORE
+from flows.options import AUDIT, DEFAULT_STORE, grouped
 from flows.stages.base import parent
 from flows.terminal import current
 from pipelines.processes.progress import doing
@@ -14,9 +14,8 @@ from pipelines.store.artifacts import Store
 from pipelines.store.held import HeldStore
 from pipelines.store.manifest import Manifest
 
-AUDIT = Parameter(group=Group("Audit", sort_key=1))
 
-
+@grouped({AUDIT: ("filters", "gate", "judge", "with_audit")})
 @dataclass(frozen=True, kw_only=True)
 class AuditOptions:
     """Whether and how samples are audited.
@@ -24,7 +23,7 @@ class AuditOptions:
     Parameters
     ----------
     filters
-        TOML file of rules for generated drawings; drawings that break one are left out.
+        TOML file of rules for drawings; those that break one are left out.
     gate
         TOML file of limits on the audit's numbers; if one is exceeded, nothing is published.
     judge
@@ -33,10 +32,10 @@ class AuditOptions:
         Audit samples before they are exported.
     """
 
-    filters: Annotated[str, AUDIT] = ""
-    gate: Annotated[str, AUDIT] = ""
-    judge: Annotated[str, AUDIT, Parameter(name="--classifier")] = ""
-    with_audit: Annotated[bool, AUDIT, Parameter(name="--audit")] = True
+    filters: str = ""
+    gate: str = ""
+    judge: Annotated[str, Parameter(name="--classifier")] = ""
+    with_audit: Annotated[bool, Parameter(name="--audit")] = True
 
 
 @dataclass(frozen=True, kw_only=True)

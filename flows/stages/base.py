@@ -15,11 +15,13 @@ from typing import Annotated, Any, Generic, Literal, TypeVar, cast
 
 from cyclopts import Parameter
 
+from flows.config import SUFFIX, config_text
+from flows.help import COMMANDS
 from flows.options import Classes, Output
 from flows.terminal import print_result, session
 from model.shipped import PREFIX, publish_shipped, shipped_manifest
 from pipelines.store.artifacts import Store, StoreError, existing_store, open_store
-from pipelines.store.errors import AbsentError, FullError
+from pipelines.store.errors import AbsentError, FullError, ReadOnlyError
 from pipelines.store.held import HeldStore
 from pipelines.store.leases import check_writable
 from pipelines.store.local_files import NO_ROOM, check_room
@@ -76,12 +78,12 @@ class Stage(Generic[P]):
     def run(self, params: P) -> Manifest | Result:
         """Do the work."""
         with self._opened(params) as store:
-            return self.work(params, self.inputs(params, store), store)
+            return self._made(params, store)
 
     def answer(self, params: P) -> Result:
         """Do the work and return what the command prints."""
         with self._opened(params) as store:
-            made = self.work(params, self.inputs(params, store), store)
+            made = self._made(params, store)
             return self.result(params, made, store) if isinstance(made, Manifest) else made
 
     def planned(self, params: P) -> Result:
@@ -124,6 +126,13 @@ class Stage(Generic[P]):
             result = self.planned(params) if output.dry_run else self.answer(params)
         print_result(result, as_json=output.json)
 
+    def _made(self, params: P, store: HeldStore) -> Manifest | Result:
+        inputs = self.inputs(params, store)
+        made = self.work(params, inputs, store)
+        if isinstance(made, Manifest) and self.name in COMMANDS:
+            write_config(self.name, params, made, store, pinned(params, inputs))
+        return made
+
     @contextlib.contextmanager
     def _opened(self, params: Any) -> Iterator[HeldStore]:
         """Open the store; what comes out of it is leased until the block ends."""
@@ -148,6 +157,39 @@ def argument(name: str, kind: Any, text: str, **default: Any) -> inspect.Paramet
     return inspect.Parameter(
         name, inspect.Parameter.POSITIONAL_ONLY, annotation=annotation, **default
     )
+
+
+def write_config(
+    command: str,
+    params: Any,
+    made: Manifest,
+    store: HeldStore,
+    values: Mapping[str, str],
+) -> None:
+    """Write the config that repeats a command beside the manifest that it made, if none is there.
+
+    values: in place of those of the parameters. It is no part of the artifact: its bytes say where
+    a source was. A store that is read-only, or full now, has none.
+    """
+    text = config_text(command, params, values).encode()
+    with contextlib.suppress(ReadOnlyError, FullError):
+        if out := getattr(params, "out", ""):  # the user's place, which has the manifest then
+            open_store(out).put(f"{command}{SUFFIX}", text)
+        else:
+            store.home(made).create(f"{made.prefix}/{command}{SUFFIX}", text)
+
+
+def pinned(params: Any, inputs: Inputs) -> dict[str, str]:
+    """Return the parameters that name an input, by the digest that they had now."""
+    names = {"drawings": "ref"}  # a role for which a parameter is not named
+    refs = {
+        names.get(role, role): f"{manifest.name}@{manifest.digest}"
+        for role, manifest in inputs.items()
+        if not str(getattr(params, names.get(role, role), "")).startswith(PREFIX)
+    }
+    if "ref" in refs:
+        refs["ref"] = f"{inputs['drawings'].kind}/{refs['ref']}"
+    return {"init": "none"} | refs if getattr(params, "init", "") == "auto" else refs
 
 
 # Less than any source needs; a cache without this much room counts as full.

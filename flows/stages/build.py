@@ -7,18 +7,24 @@ from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import Annotated, Any
 
-from cyclopts import Group, Parameter
+from cyclopts import Parameter
 
 from flows.options import (
+    DATA,
     DEFAULT_STORE,
+    FILES,
     HIDDEN,
-    MAIN,
+    INPUT,
+    LIMITS,
+    RUNNING,
     Classes,
     Listed,
     Repeated,
     SourceText,
     Splits,
     StoreUrl,
+    grouped,
+    names_of,
 )
 from flows.stages.base import Inputs, Result, Stage, cache_folder, naming_cache, writable_cache
 from flows.terminal import current
@@ -36,9 +42,20 @@ UNNAMED_SOURCE = "source"
 
 # Number of a source's classes that an error lists.
 SHOWN_NAMES = 25
+_FILES = (
+    *("seed", "image_size", "splits", "formats", "layout", "rows_per_shard"),
+    *("compression_level", "tfrecord_images", "with_metadata"),
+)
+PANELS = {
+    FILES: _FILES,
+    DATA: tuple(name for name in names_of(DatasetOptions) if name not in _FILES),
+    INPUT: names_of(InputOptions),
+    LIMITS: names_of(Limits),
+}
 
 
-@Parameter(name="*", group=Group("The dataset", sort_key=1))
+@grouped(PANELS)
+@Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
 class BuildParams(Limits, InputOptions, DatasetOptions):
     """Make a dataset of the chosen classes: shards and a manifest.
@@ -49,20 +66,20 @@ class BuildParams(Limits, InputOptions, DatasetOptions):
     Parameters
     ----------
     name
-        Name in the store; by default derived from the source. Two directories of one name share
-        it: their digests differ, and "latest" is the one built last.
+        Name in the store. By default that of the source: two directories of one name share it,
+        their datasets have different digests, and the name alone means the one built last.
     workers
-        Processes on this machine; ignored if --beam names a runner.
+        Number of processes on this machine; ignored if --beam names a runner.
     beam_args
-        A flag passed to Beam unchanged, e.g. --beam=--runner=FlinkRunner; repeatable.
+        Flag passed to Beam unchanged, e.g. --beam=--runner=FlinkRunner; may be repeated.
     """
 
     source: SourceText = "doodles"
     classes: Annotated[tuple[str, ...], HIDDEN] = SEED_CLASSES
-    name: Annotated[str, MAIN] = ""
+    name: str = ""
     store: StoreUrl = DEFAULT_STORE
-    workers: Annotated[int, MAIN] = 1
-    beam_args: Annotated[Repeated, MAIN, Parameter(name="--beam")] = ()
+    workers: Annotated[int, RUNNING] = 1
+    beam_args: Annotated[Repeated, RUNNING, Parameter(name="--beam")] = ()
     splits: Splits = DEFAULT_SPLITS
     formats: Annotated[Listed, Parameter(name="--format")] = ("parquet",)
     countries: Listed = ()

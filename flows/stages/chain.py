@@ -5,21 +5,29 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any
 
-from cyclopts import Group, Parameter
+from cyclopts import Parameter
 from pydantic import BeforeValidator
 
 from flows.options import (
+    DATA,
     DEFAULT_STORE,
     HIDDEN,
-    MAIN,
+    INPUT,
+    LIMITS,
+    RUNNING,
+    SAMPLING,
+    TRAINING,
     Classes,
     NotNegative,
     Positive,
+    Settings,
     SourceText,
     StoreUrl,
+    grouped,
+    names_of,
 )
 from flows.stages import build, report, sample, train
-from flows.stages.base import Address, Inputs, Result, Stage, where
+from flows.stages.base import Address, Inputs, Result, Stage, where, write_config
 from flows.stages.build import BuildParams, check_runner, dataset_work, source_name
 from flows.stages.export import ExportOptions
 from flows.stages.report import ReportParams
@@ -40,9 +48,17 @@ Look = Callable[[Kind, str, str], Manifest | None]
 Steps = dict[str, tuple[Stage, Callable[[Mapping[str, str]], Any]]]
 # Drawings of a class in the report.
 SHOWN = 8
+PANELS = {
+    DATA: ("max_per_class", "tfds_slice"),
+    INPUT: names_of(InputOptions),
+    LIMITS: names_of(Limits),
+    TRAINING: ("preset", "settings", "init"),
+    SAMPLING: ("samples_per_class", "guidance"),
+}
 
 
-@Parameter(name="*", group=Group("The source", sort_key=1))
+@grouped(PANELS)
+@Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
 class ChainParams(Limits, InputOptions):
     """Make a dataset, train a model on it, draw new drawings, and show them in a report.
@@ -55,43 +71,45 @@ class ChainParams(Limits, InputOptions):
     preset
         Training preset: tiny, small, article or large.
     settings
-        A field of the training spec as field=value; may be repeated.
+        A field of the training spec, which `sketchmill train --dry-run` prints; may be repeated.
     max_per_class
-        Use only the first N drawings of each class.
+        Only the first N drawings of each class.
     tfds_slice
-        Use exactly the drawings that a TFDS slice selects, such as "train[:500000]".
+        Exactly the drawings that a TFDS slice selects, such as "train[:500000]".
     samples_per_class
-        Number of drawings to sample for each class.
+        Number of drawings of each class.
     guidance
         How much to prefer what tells a class from the others; 0 is the class's own distribution. By
         default the model's own, or 2.5; 0 for models that cannot be guided (condition.dropout_p).
     init
-        Model that training starts from, as `sketchmill train` takes it; by default the one that
-        comes with sketchmill if the source is doodles and its network is the preset's.
+        Model that training starts from, as in `sketchmill train`; none starts anew. By default
+        the model that comes with sketchmill, if the source is doodles and its network is the
+        preset's, else none.
     seed
         Seed of the doodles, the splits, the training and the drawings.
     name
-        Name in the store; derived from the source and the preset by default.
+        Name in the store. By default that of the source, and of source and preset from the model
+        on.
     workers
-        Number of processes that build the dataset.
+        Number of processes on this machine that build the dataset.
     processes
-        Number of processes that sample; 0 means one per core.
+        Number of processes that sample; 0 means one per GPU, or one per core without GPUs.
     """
 
     source: SourceText = "doodles"
     classes: Annotated[tuple[str, ...], HIDDEN] = SEED_CLASSES
-    preset: Annotated[str, MAIN] = "tiny"
-    settings: Annotated[tuple[str, ...], MAIN, Parameter(name="--set", negative=())] = ()
-    max_per_class: Annotated[int | None, MAIN] = None
-    tfds_slice: Annotated[str | None, MAIN] = None
-    samples_per_class: Annotated[Positive, MAIN] = 8
-    guidance: Annotated[float | None, MAIN] = None
-    init: Annotated[str, MAIN] = ""
-    seed: Annotated[int, MAIN] = 0
-    name: Annotated[str, MAIN] = ""
+    preset: str = "tiny"
+    settings: Settings = ()
+    max_per_class: int | None = None
+    tfds_slice: str | None = None
+    samples_per_class: Positive = 8
+    guidance: float | None = None
+    init: str = ""
+    seed: int = 0
+    name: str = ""
     store: StoreUrl = DEFAULT_STORE
-    workers: Annotated[int, MAIN] = 1
-    processes: Annotated[NotNegative, MAIN] = 0
+    workers: Annotated[int, RUNNING] = 1
+    processes: Annotated[NotNegative, RUNNING] = 0
 
     @property
     def dataset_name(self) -> str:
@@ -283,7 +301,15 @@ def _work(params: ChainParams, _inputs: Inputs, store: HeldStore) -> Result:
         found = find_chain(params, made["dataset"], store, store.find)
         if "report" not in found:
             raise RuntimeError(f"an artifact vanished from {store.url} during the run")
+    write_config(STAGE.name, params, found["report"], store, _started_from(params, found["model"]))
     return _result(store, found) | {"seconds": seconds}
+
+
+def _started_from(params: ChainParams, model: Manifest) -> dict[str, str]:
+    """Return the model that `init` found, where it is to be found."""
+    init = model.input("init")
+    found = f"{init.name}@{init.digest}" if init else "none"
+    return {"init": found} if params.init == "auto" else {}
 
 
 def _result(store: Store, found: Inputs) -> dict[str, Any]:

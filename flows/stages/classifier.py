@@ -6,7 +6,7 @@ from typing import Annotated, Any
 from cyclopts import Parameter
 
 from flows.options import DEFAULT_STORE, StoreUrl
-from flows.stages.base import Inputs, Result, Stage, writable_cache
+from flows.stages.base import Inputs, Result, Stage, pinned, writable_cache, write_config
 from flows.terminal import current
 from pipelines.store.artifacts import Store
 from pipelines.store.held import HeldStore
@@ -23,13 +23,14 @@ class ClassifierParams:
     Parameters
     ----------
     dataset
-        Dataset that the classifier is trained on.
+        Dataset that the classifier is trained on: name, name@digest, or the first characters of a
+        digest.
     samples
-        Generated drawings to score.
+        Samples to score: name, name@digest, or the first characters of a digest.
     name
-        Name of the classifier in the store; DATASET-judge by default.
+        Name in the store. By default that of the dataset with -judge.
     train_on_samples
-        Also train a classifier on the samples and test it on real drawings.
+        Train a classifier on the samples too, and test it on real drawings.
     """
 
     dataset: Annotated[str, Parameter(required=True)] = ""
@@ -61,6 +62,7 @@ def _work(params: ClassifierParams, inputs: Inputs, store: HeldStore) -> Result:
     dataset, samples = inputs["dataset"], inputs.get("samples")
     spec, name = classifier_spec(dataset), params.name or f"{dataset.name}-judge"
     trained = train_classifier(spec, dataset, store, name, progress=current())
+    write_config(STAGE.name, params, trained, store, pinned(params, inputs))
     result: dict[str, Any] = {"judge": trained.digest, "name": trained.name}
     if samples is None:
         return result | dict(trained.summary)

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
-from flows.options import DEFAULT_STORE, HIDDEN, NotNegative, StoreUrl, listed
+from flows.options import DEFAULT_STORE, HIDDEN, SAMPLING, NotNegative, StoreUrl, grouped, listed
 from flows.stages.base import Inputs, Result, Stage, argument, find_model, writable_cache
 from flows.terminal import check_folder, warn
 from pipelines.drawings.limits import DEFAULT
@@ -15,8 +15,10 @@ from pipelines.store.held import HeldStore
 
 # Of a picture: as many as the pixels of one may take that is not compressed.
 MOST_BYTES = 8 * DEFAULT.max_pixels
+_SAMPLING = ("num", "seed", "temperature", "guidance", "candidates", "dtype")
 
 
+@grouped({SAMPLING: _SAMPLING})
 @dataclass(frozen=True, kw_only=True)
 class CompleteParams:
     """Keep what is given of a drawing and draw the rest, on a GPU if there is one.
@@ -32,32 +34,33 @@ class CompleteParams:
     model
         Name, name@digest, or the first characters of a digest.
     class_name
-        Class of the drawing; by default the dataset's label. A multi-label model takes several,
-        separated by commas.
+        Class of the drawing. By default the label in the dataset. A multi-label model takes
+        several, separated by commas.
     dataset
-        Dataset that has the drawing, in place of a picture.
+        Dataset that has the drawing, in place of a picture: name, name@digest, or the first
+        characters of a digest.
     split
-        train, validation or test of the dataset.
+        Split of the dataset.
     row
         Index of the drawing in the split, from 0.
     rows_given
-        Number of given upper rows; half of them by default for a dataset's drawing.
+        Number of given upper rows. By default half of them, for a dataset's drawing.
     mask
         Picture that is white where pixels are given and black where they are to be drawn.
     out
-        PNG file: the given part first, then the completions.
+        PNG file to write: the given part first, then the completions.
     num
         Number of completions.
     seed
-        Completion i uses its own noise under a seed, so the same command draws it again.
+        Seed of the noise; the same command draws the same completions again.
     temperature
         Below 1 the completions are more alike and cleaner.
     guidance
-        How much to prefer what tells the class from others; above 0 no completion is exact.
+        How much to prefer what tells a class from the others; above 0 no completion is exact.
     candidates
         Number of candidates for each completion; the likelihood of the given pixels selects one.
     dtype
-        Of the arithmetic.
+        Precision of the arithmetic; bfloat16 is fast on GPUs and on CPUs that have it.
     """
 
     png: Annotated[Path | None, HIDDEN] = None

@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
-from flows.options import DEFAULT_STORE, NotNegative, StoreUrl
+from flows.options import DEFAULT_STORE, RUNNING, NotNegative, StoreUrl
 from flows.stages.base import Inputs, Result, Stage, model_and_dataset, writable_cache
 from flows.terminal import current
 from pipelines.store.artifacts import Store
@@ -27,9 +27,10 @@ class SplitParams:
     model
         Name, name@digest, or the first characters of a digest.
     dataset
-        The dataset; by default the one that the model was trained on.
+        Dataset: name, name@digest, or the first characters of a digest. By default the one that
+        the model was trained on.
     split
-        train, validation or test.
+        Split of the dataset.
     """
 
     model: Annotated[str, Parameter(required=True)] = ""
@@ -47,21 +48,22 @@ class EvaluateParams(SplitParams):
     Parameters
     ----------
     limit
-        Measure a fixed subset of N drawings spread over the split; 0 means all.
+        Number of drawings, a fixed subset spread over the split; 0 means all.
     bayes
-        Also take each drawing for the class under which it is most likely: accuracy and
-        confusion. Costs a pass for each class.
+        Classify drawings by Bayes' rule too, and print accuracy and confusion; takes a pass for
+        each class.
     baseline
-        Also the bits/dim of a model without a network: a histogram of gray levels by pixel and
-        class, of the dataset's training split.
+        Print too the bits/dim of a histogram of gray levels by pixel and class, of the training
+        split: a model without a network.
     nproc_per_node
-        Number of ranks; 0 means one per GPU, or one without a GPU.
+        Number of processes on this machine that share the split; 0 means one per GPU, or one
+        without GPUs.
     """
 
     limit: int = 0
     bayes: Annotated[bool, Parameter(negative=())] = False
     baseline: Annotated[bool, Parameter(negative=())] = False
-    nproc_per_node: NotNegative = 0
+    nproc_per_node: Annotated[NotNegative, RUNNING] = 0
 
 
 def _plan(params: EvaluateParams, inputs: Inputs, _store: Store) -> Result:

@@ -10,7 +10,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from flows.options import DEFAULT_STORE, Listed, Repeated, StoreUrl
+from flows.options import DEFAULT_STORE, RUNNING, Listed, Repeated, StoreUrl
 from flows.stages.audit import (
     AuditOptions,
     AuditParams,
@@ -21,7 +21,17 @@ from flows.stages.audit import (
     filters_of,
     limits_of,
 )
-from flows.stages.base import EXPORTABLE, Inputs, Result, Stage, argument, resolve_any, where
+from flows.stages.base import (
+    EXPORTABLE,
+    Inputs,
+    Result,
+    Stage,
+    argument,
+    pinned,
+    resolve_any,
+    where,
+    write_config,
+)
 from flows.stages.sample import parse_range
 from flows.terminal import current
 from pipelines.processes.progress import doing
@@ -38,25 +48,25 @@ class ExportOptions(AuditOptions):
     Parameters
     ----------
     formats
-        One or more of hf, tfds, webdataset, numpy_bitmap, idx, png: "hf,idx".
+        One or more of hf, tfds, webdataset, numpy_bitmap, idx and png, e.g. "hf,idx".
     splits
-        Export only these splits: "train,test".
+        Only these splits, e.g. "train,test". By default all.
     rows_per_file
-        Drawings in a file of hf, tfds and webdataset; by default a number that suits the format.
+        Number of drawings in a file of hf, tfds and webdataset. By default what suits the format.
     out
-        Directory or URL to write to; the artifact store by default.
+        Directory or URL to write to. By default the store.
     workers
-        Processes on this machine.
+        Number of processes on this machine; ignored if --beam names a runner.
     beam_args
-        A flag passed to Beam unchanged, e.g. --beam=--runner=FlinkRunner; repeatable.
+        Flag passed to Beam unchanged, e.g. --beam=--runner=FlinkRunner; may be repeated.
     """
 
     formats: Annotated[Listed, Parameter(name="--format")] = ("hf",)
     splits: Listed = ()
     rows_per_file: Annotated[int | None, Parameter(name="--rows-per-shard")] = None
     out: str = ""
-    workers: int = 1
-    beam_args: Annotated[Repeated, Parameter(name="--beam")] = ()
+    workers: Annotated[int, RUNNING] = 1
+    beam_args: Annotated[Repeated, RUNNING, Parameter(name="--beam")] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,18 +76,18 @@ class ExportCommand(ExportOptions):
     Parameters
     ----------
     name
-        Name of the export; that of the drawings by default.
+        Name in the store. By default that of the drawings.
     part
-        Make this machine's part of the files only, such as 0/4 to 3/4, and publish nothing; the
-        same command without it then joins and publishes.
+        Write only this machine's part of the files, such as 0/4 to 3/4; the same command without
+        this option then publishes them.
     shards
-        Make these files only, such as 0-99, as one of several machines that share the store;
-        the one that finds none missing joins and publishes.
+        Write only these files, such as 0-99, as one of several machines that share the store; the
+        last one publishes.
     """
 
     name: str = ""
-    part: str = ""
-    shards: str = ""
+    part: Annotated[str, RUNNING] = ""
+    shards: Annotated[str, RUNNING] = ""
     store: StoreUrl = DEFAULT_STORE
 
 
@@ -189,8 +199,11 @@ def _work(params: ExportParams, inputs: Inputs, store: HeldStore) -> Manifest | 
     if params.shards:
         first, last = parse_range(params.shards)
         _, missing = make_share(export, slice(first, last + 1))
-        made = "" if missing else finish(export).digest
-        return {"first": first, "last": last, "missing": missing, "export": made}
+        if missing:
+            return {"first": first, "last": last, "missing": missing, "export": ""}
+        made = finish(export)
+        write_config(STAGE.name, params, made, store, pinned(params, inputs))
+        return {"first": first, "last": last, "missing": missing, "export": made.digest}
     return finish(export)
 
 
@@ -241,7 +254,10 @@ STAGE = Stage(
     place="export",
     options=ExportCommand,
     argument=argument(
-        "ref", str, "Name, name@digest or digest; samples/NAME or datasets/NAME if both have it."
+        "ref",
+        str,
+        "Samples or a dataset: name, name@digest, or the first characters of a digest; samples/NAME "
+        "or datasets/NAME if both have it.",
     ),
 )
 PART = dataclasses.replace(

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from flows.options import DEFAULT_STORE, NotNegative, StoreUrl
+from flows.options import AUDIT, DEFAULT_STORE, RUNNING, SAMPLING, NotNegative, StoreUrl, grouped
 from flows.stages.audit import filters_of, limits_of
 from flows.stages.base import Inputs, Result, Stage, find_model, parent
 from flows.stages.sample import guidance, read_counts
@@ -17,6 +17,7 @@ from pipelines.store.held import HeldStore
 from pipelines.store.manifest import Manifest
 
 
+@grouped({AUDIT: ("filters", "gate", "judge"), SAMPLING: ("seed", "temperature", "guidance")})
 @dataclass(frozen=True, kw_only=True)
 class QuotaParams:
     """Draw, audit and draw again until each class has exactly its accepted drawings.
@@ -26,31 +27,31 @@ class QuotaParams:
     model
         Name, name@digest, or the first characters of a digest.
     per_class
-        Accepted drawings of each class that the model knows.
+        Number of accepted drawings of each class of the model.
     counts
-        CSV file of class,count instead; semicolons and tabs also separate.
+        CSV file of class,count in place of --samples-per-class; semicolons and tabs separate as
+        well. One of the two is needed.
     filters
-        TOML file of rules that a drawing must satisfy.
+        TOML file of rules for drawings; those that break one are rejected.
     gate
-        TOML file of limits on the audit of the accepted drawings; if one is exceeded, nothing is
-        published.
+        TOML file of limits on the audit's numbers; if one is exceeded, nothing is published.
     judge
-        Classifier in the store, if a rule uses one.
+        Classifier in the store that the rules use.
     seed
-        Seed of the first round; later rounds derive theirs from it.
+        Seed of the noise in the first round; other rounds derive theirs from it.
     temperature
         Below 1 the drawings are more alike and cleaner.
     guidance
         How much to prefer what tells a class from the others; 0 is the class's own distribution. By
         default the model's own, or 2.5; 0 for models that cannot be guided (condition.dropout_p).
     name
-        Name in the store; the model's by default.
+        Name in the store. By default that of the model.
     processes
-        Number of processes; 0 means one per core.
+        Number of processes; 0 means one per GPU, or one per core without GPUs.
     """
 
     model: Annotated[str, Parameter(required=True)] = ""
-    per_class: Annotated[NotNegative, Parameter(name="--samples-per-class")] = 0
+    per_class: Annotated[NotNegative, Parameter(name="--samples-per-class", show_default=False)] = 0
     counts: str = ""
     filters: str = ""
     gate: str = ""
@@ -60,7 +61,7 @@ class QuotaParams:
     guidance: float | None = None
     name: str = ""
     store: StoreUrl = DEFAULT_STORE
-    processes: NotNegative = 0
+    processes: Annotated[NotNegative, RUNNING] = 0
 
 
 def wanted_counts(params: QuotaParams, model: Manifest) -> dict[str, int]:

@@ -5,7 +5,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from flows.options import DEFAULT_STORE, Positive, StoreUrl
+from flows.options import AUDIT, DEFAULT_STORE, Positive, StoreUrl, grouped
 from flows.stages.audit import AuditParams, draw_audited
 from flows.stages.base import Address, Inputs, Result, Stage, parent, where
 from flows.terminal import current
@@ -14,6 +14,7 @@ from pipelines.store.held import HeldStore
 from pipelines.store.manifest import Manifest
 
 
+@grouped({AUDIT: ("audit", "judge", "gate")})
 @dataclass(frozen=True, kw_only=True)
 class ReportParams:
     """Draw real above generated drawings, the curve, bits/dim and lineage into report.html.
@@ -23,15 +24,15 @@ class ReportParams:
     samples
         Name, name@digest, or the first characters of a digest.
     per_class
-        Drawings in a row.
+        Number of drawings in a row.
     name
-        Name in the store; that of the samples by default.
+        Name in the store. By default that of the samples.
     audit
         Look for duplicates and copies of training drawings, and compare statistics by class.
     judge
-        Classifier in the store (sketchmill classifier) that the audit also uses.
+        Classifier in the store that the audit uses.
     first
-        Drawings of the model that training started from, for a section of their own: name,
+        Samples of the model that training started from, for a section of their own: name,
         name@digest, or the first characters of a digest.
     gate
         TOML file of limits on the audit's numbers; if one is exceeded, the command fails.

@@ -18,7 +18,7 @@ class ReproduceParams:
     Parameters
     ----------
     row
-        Its position, from 0.
+        Index of the drawing in the samples, from 0.
     """
 
     ref: Annotated[str, HIDDEN] = ""

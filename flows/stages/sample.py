@@ -8,8 +8,26 @@ from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
-from flows.options import DEFAULT_STORE, HIDDEN, ModelClasses, NotNegative, StoreUrl
-from flows.stages.base import Address, Inputs, Result, Stage, find_model, where
+from flows.options import (
+    DEFAULT_STORE,
+    HIDDEN,
+    RUNNING,
+    SAMPLING,
+    ModelClasses,
+    NotNegative,
+    StoreUrl,
+    grouped,
+)
+from flows.stages.base import (
+    Address,
+    Inputs,
+    Result,
+    Stage,
+    find_model,
+    pinned,
+    where,
+    write_config,
+)
 from flows.terminal import current, warn
 from pipelines.catalogue import resolve_names
 from pipelines.store.artifacts import Store
@@ -23,8 +41,10 @@ _CLASS_HEADINGS = {"class", "classes", "class name", "class_name", "category", "
 _COUNT_HEADINGS = {"count", "counts", "drawings", "number", "num", "n"}
 # Thousands of task runs overload a Prefect server; 200 ranges keep all workers busy.
 MAX_RANGES = 200
+_SAMPLING = ("seed", "temperature", "guidance", "batch_size", "dtype", "rows_per_shard")
 
 
+@grouped({SAMPLING: _SAMPLING})
 @dataclass(frozen=True, kw_only=True)
 class SampleParams:
     """Draw new labelled drawings into a dataset of the standard layout.
@@ -37,31 +57,31 @@ class SampleParams:
     model
         Name, name@digest, or the first characters of a digest.
     per_class
-        How many drawings of each class.
+        Number of drawings of each class.
     counts
         CSV file of class,count in place of --classes and --samples-per-class; semicolons and
-        tabs also separate.
+        tabs separate as well.
     seed
-        Drawing i of class c has noise of its own under a seed: the same drawing from any number of
-        processes, but for a pixel that another --batch or kind of CPU rounds to another level.
+        Seed of the noise. Drawing i of a class has its own: it is the same from any number of
+        processes, but for pixels that another --batch or kind of CPU rounds to another level.
     temperature
         Below 1 the drawings are more alike and cleaner.
     guidance
         How much to prefer what tells a class from the others; 0 is the class's own distribution. By
         default the model's own, or 2.5; 0 for models that cannot be guided (condition.dropout_p).
     batch_size
-        Drawings computed together; it is part of what decides their last digits.
+        Number of drawings computed together.
     dtype
-        Of the arithmetic; bfloat16 is fast on GPUs and on CPUs that have it.
+        Precision of the arithmetic; bfloat16 is fast on GPUs and on CPUs that have it.
     rows_per_shard
-        Drawings in a Parquet file, the unit that a restart repeats.
+        Number of drawings in a shard, a Parquet file; an interrupted shard is drawn anew.
     name
-        Name in the store; the model's by default.
+        Name in the store. By default that of the model.
     processes
         Number of processes; 0 means one per GPU, or one per core without GPUs.
     shards
-        Draw these shards only, such as 0-99, as one of several machines that share the store;
-        the one that finds none missing publishes.
+        Draw only these shards, such as 0-99, as one of several machines that share the store; the
+        last one publishes.
     """
 
     model: Annotated[str, Parameter(required=True)] = "doodles-tiny"
@@ -76,8 +96,8 @@ class SampleParams:
     rows_per_shard: int = 8_192
     name: str = ""
     store: StoreUrl = DEFAULT_STORE
-    processes: NotNegative = 0
-    shards: str = ""
+    processes: Annotated[NotNegative, RUNNING] = 0
+    shards: Annotated[str, RUNNING] = ""
 
 
 def read_counts(path: Path) -> dict[str, int]:
@@ -235,7 +255,7 @@ def _work(params: SampleParams, inputs: Inputs, store: HeldStore) -> Manifest | 
     return made
 
 
-def _work_range(params: SampleParams, inputs: Inputs, store: Store) -> Result:
+def _work_range(params: SampleParams, inputs: Inputs, store: HeldStore) -> Result:
     """Draw some shards; publish if they were the last that the store lacked.
 
     Machines that share nothing but the store take ranges of their own. Raises ValueError if there
@@ -264,7 +284,8 @@ def _work_range(params: SampleParams, inputs: Inputs, store: Store) -> Result:
             )
         missing = len(missing_shards(spec, model, store, name))
         if not missing:
-            publish_samples(spec, model, store, name)
+            made = publish_samples(spec, model, store, name)
+            write_config(STAGE.name, params, made, store, pinned(params, inputs))
     return {
         "samples": digest,
         "name": name,

@@ -25,9 +25,9 @@ class ScoreParams(SplitParams):
     worst
         Number of drawings to list and to show.
     sheet
-        PNG file for the contact sheet of the worst, the least likely first.
+        PNG file to write, a sheet of these drawings, the least likely first.
     bayes
-        Also classify the worst by Bayes' rule; costs a pass for each class.
+        Classify these drawings by Bayes' rule too; takes a pass for each class.
     """
 
     worst: int = 100

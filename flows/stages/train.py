@@ -7,19 +7,29 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
-from cyclopts import Group, Parameter
+from cyclopts import Parameter
 
-from flows.options import DEFAULT_STORE, MAIN, NotNegative, StoreUrl
+from flows.options import (
+    DEFAULT_STORE,
+    MAIN,
+    RUNNING,
+    TORCHRUN,
+    TRAINING,
+    NotNegative,
+    Settings,
+    StoreUrl,
+    grouped,
+)
 from flows.stages.base import Address, Inputs, Result, Stage, find_model, parent
 from flows.terminal import current
 from pipelines.store.artifacts import Store
 from pipelines.store.held import HeldStore
 from pipelines.store.manifest import Manifest, slug
 
-RUNNING = Parameter(group=Group("Running", sort_key=1))
-MACHINES = Parameter(group=Group("Several machines, as torchrun takes them", sort_key=2))
+MACHINES = Parameter(group=TORCHRUN)
 
 
+@grouped({TRAINING: ("preset", "settings", "seed", "init")})
 @dataclass(frozen=True, kw_only=True)
 class TrainParams:
     """Train a conditional PixelCNN++ on a dataset of the store.
@@ -32,58 +42,60 @@ class TrainParams:
     dataset
         Name, name@digest, or the first characters of a digest.
     preset
-        tiny, small, article or large.
+        Training preset: tiny, small, article or large.
     settings
-        A field of the training spec as field=value; may be repeated.
+        A field of the training spec, which `sketchmill train --dry-run` prints; may be repeated.
     seed
         Seed of initialization, order and dropout.
     init
-        Model to start from: name, name@digest or the first characters of a digest; shipped:tiny-20
-        or another that comes with sketchmill; auto is the latest of this name with an equal
-        network, if there is one. Its classes are matched by name, and the preset's budget is the
-        one for a start from a model.
+        Model that training starts from: name, name@digest, or the first characters of a digest;
+        shipped:tiny-20, which comes with sketchmill; auto, the latest of this name with an equal
+        network, if there is one; or none. Its classes are matched by name, and the preset then
+        trains for fewer drawings.
     name
-        Name in the store; made from the dataset and the preset by default.
+        Name in the store. By default that of the dataset and the preset.
     processes
-        Processes on this machine that share each batch; 0 is what suits its cores.
+        Number of processes on this machine that share each batch; 0 means one per GPU, or as many
+        as suit its cores.
     compile
-        Use torch.compile where it works: minutes to compile, then faster.
+        Use torch.compile where it works: it takes minutes, then steps are faster.
     micro_batch_size
-        Drawings that a process puts through at a time, to save memory; 0 is at most 16 on a CPU,
-        all of its part on a GPU.
+        Number of drawings that a process computes at a time, to save memory; 0 means at most 16 on
+        a CPU, and its whole part of the batch on a GPU.
     work_dir
-        Checkpoints, curve and events; by default beside the store.
+        Folder of checkpoints, curve and TensorBoard events. By default in the store, or in
+        ~/.cache/sketchmill if the store is remote.
     device
-        auto is a GPU where there is one.
+        Device to train on; auto is a GPU where there is one.
     checkpoint_interval_sec
         Seconds between checkpoints.
     num_grids
-        Pictures of drawings in the whole run; 0 is none.
+        Number of pictures of drawings in the whole run; 0 means none.
     nodes
-        Number of machines that share each batch, or MIN:MAX: the same command on each, and a store
-        that all reach. This and the next five are torchrun's.
+        Number of machines that share each batch, or MIN:MAX. Each runs the same command with a
+        store that all reach.
     node_rank
-        Rank of this machine, from 0; by default the rendezvous assigns it.
+        Rank of this machine, from 0. By default the rendezvous assigns it.
     rendezvous
-        host:port of the machine that hosts the rendezvous.
+        Address host:port of the machine that hosts the rendezvous.
     rendezvous_id
         Name of the run, the same on all of them.
     rendezvous_conf
-        key=value,...: is_host=1 on the host of the rendezvous, is_host=0 on the others.
+        Settings key=value,...: is_host=1 on the host of the rendezvous, is_host=0 on the others.
     local_address
         This machine's address for the others.
     """
 
     dataset: Annotated[str, MAIN, Parameter(required=True)] = "doodles"
-    preset: Annotated[str, MAIN] = "tiny"
-    settings: Annotated[tuple[str, ...], MAIN, Parameter(name="--set", negative=())] = ()
-    seed: Annotated[int, MAIN] = 0
-    init: Annotated[str, MAIN] = "none"
+    preset: str = "tiny"
+    settings: Settings = ()
+    seed: int = 0
+    init: str = "none"
     name: Annotated[str, MAIN] = ""
     store: StoreUrl = DEFAULT_STORE
-    processes: Annotated[NotNegative, MAIN, Parameter(name="--nproc-per-node")] = 0
-    compile: Annotated[bool, MAIN, Parameter(negative=())] = False
-    micro_batch_size: Annotated[int, MAIN, Parameter(name="--micro-batch")] = 0
+    processes: Annotated[NotNegative, RUNNING, Parameter(name="--nproc-per-node")] = 0
+    compile: Annotated[bool, RUNNING, Parameter(negative=())] = False
+    micro_batch_size: Annotated[int, RUNNING, Parameter(name="--micro-batch")] = 0
     work_dir: Annotated[str, RUNNING] = ""
     device: Annotated[Literal["auto", "cpu", "cuda"], RUNNING] = "auto"
     checkpoint_interval_sec: Annotated[float, RUNNING, Parameter(name="--checkpoint-interval")] = (

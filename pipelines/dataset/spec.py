@@ -37,43 +37,45 @@ class DatasetOptions:
     Parameters
     ----------
     seed
-        Of the doodles, the splits and the shuffle.
+        Seed of the doodles, the splits and the shuffle.
     image_size
-        Pixels a side; only sources of strokes can be drawn at other sizes than 28.
+        Pixels a side; only strokes can be drawn at other sizes than 28.
     splits
-        Names and fractions that add up to 1; a drawing's pixels decide its split.
+        Names of splits, and fractions that add up to 1; a drawing's pixels decide its split.
     formats
-        parquet, tfrecord or both: "parquet,tfrecord".
+        Format of the shards: parquet, tfrecord or both, "parquet,tfrecord".
     layout
-        packed: shards mix the classes; linked: shards of one class, shared between datasets.
+        Shards of all classes mixed (packed), or of one class each, which datasets share (linked).
     rows_per_shard
-        Drawings in a shard; by default 65,536, or less if there would be fewer than 8 shards.
+        Number of drawings in a shard. By default at most 65,536, and in 8 shards or more as long as
+        each has 1,024.
     compression_level
-        Of zstd in Parquet: 1 is fast; 10 makes 28x28 drawings of 298 bytes 285 and takes four times
-        as long.
+        Level of zstd in Parquet, 1 to 22: 1 is fast; 10 takes four times as long and saves 4 %.
     tfrecord_images
-        png, as TFDS writes them, or raw: 784 bytes, much faster.
+        Images in TFRecord: png, as TFDS writes them, or raw, 784 bytes, which is much faster.
     tfds_slice
         Exactly the drawings that a TFDS slice selects, such as "train[:500000]".
     max_per_class
         Only the first N drawings of each class.
     fraction
-        Part of the drawings, chosen by their hash; a smaller one is part of a larger one.
+        Part of the drawings, 0 to 1, chosen by their hash: the drawings of a smaller part are
+        among those of a larger one.
     recognized_only
-        Only drawings that the game recognized; the source must know.
+        Only drawings that the game recognized; needs a source that says so.
     countries
-        Only these, as two capital letters each: "US,DE"; the source must know.
+        Only drawings from these countries, e.g. "US,DE"; needs a source that says so.
     blank
-        drop or keep drawings without ink. Default: drop; keep under --tfds-slice.
+        What to do with drawings without ink. By default drop, with --tfds-slice keep.
     min_ink
-        Drop drawings with fewer inked pixels, but some.
+        Drop drawings that have ink, but in fewer pixels.
     max_ink
-        Drop drawings with more inked pixels.
+        Drop drawings that have ink in more pixels. By default none.
     duplicates
-        drop or keep drawings of the same pixels as one before them in their class. Default: drop;
-        keep under --tfds-slice.
+        What to do with drawings of the same pixels as an earlier one of their class. By default
+        drop, with --tfds-slice keep.
     near_duplicates
-        Drop drawings whose 64-bit difference hash is N bits or fewer from a kept one.
+        Drop drawings whose 64-bit difference hash is N bits or fewer from a kept one. By default
+        none.
     with_metadata
         Keep key_id, country_code, recognized and timestamp as columns.
     """
@@ -106,12 +108,14 @@ class InputOptions:
     Parameters
     ----------
     on_bad_file
-        fail, or skip: leave the file out and say so in the manifest.
+        What becomes of a build with a bad file: fail, or skip to leave the file out and say so in
+        the manifest.
     on_bad_row
-        fail, or skip: leave out a torn line, a picture that cannot be decoded, an inverted or faint
-        drawing, what is beyond a limit; count it under its reason and name it in the manifest.
+        What becomes of a build with a bad row: fail, or skip to leave out a torn line, a picture
+        that cannot be decoded, an inverted or faint drawing, what is beyond a limit, and to count
+        it by reason and name it in the manifest.
     max_bad_rows
-        Fail if more rows than these would be left out. Default: no limit.
+        Fail if more rows would be left out. By default there is no limit.
     license
         License of the source's drawings, an SPDX id such as CC-BY-4.0. Google's whole .npy files,
         its bucket and doodles have theirs without this option; no other source does.

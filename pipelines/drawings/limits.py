@@ -27,15 +27,14 @@ class Limits:
     Parameters
     ----------
     max_points
-        Points that one drawing may have; its strokes, where they are simplified, ten times as many
-        pixels.
+        Most points of a drawing; strokes that are simplified may be ten times as many pixels long.
     max_line_bytes
-        Bytes that one line of .ndjson, one record of .bin or TFRecord may have; JSON takes up to
-        thirty times as much memory.
+        Most bytes of a line of .ndjson, or of a record of .bin or TFRecord; JSON takes up to thirty
+        times as much memory.
     max_pixels
-        Pixels that one picture may have; told before it is decoded.
+        Most pixels of a picture, checked before it is decoded.
     max_row_groups
-        Row groups that one Parquet file may have.
+        Most row groups of a Parquet file.
     """
 
     max_points: int = 20_000

@@ -1,6 +1,7 @@
 """The artifact store: immutable directories on any obstore URL.
 
     <root>/<kind>/<name>/<digest>/...        the files of an artifact, manifest.json last
+    <root>/<kind>/<name>/<digest>/*.toml     what made it, for people: no part of the artifact
     <root>/refs/<kind>/<name>/<%08d>.json    create-only log; the highest number is "latest"
     <root>/attempts/...                      scratch, never read by consumers
 

@@ -31,6 +31,8 @@ KEEP_REFS = 3
 
 _log = logging.getLogger(__name__)
 _PARTIAL = re.compile(r".+#[0-9]+")
+# Beside a manifest: the config that repeats the command.
+_CONFIG = re.compile(r"/[a-z]+\.toml")
 # Leases and announced sweeps: single objects that expire by age.
 _FLAGS = ("running", "sweeping")
 _STAGING = "attempts/publish/"
@@ -271,12 +273,14 @@ def _loose_in(
 ) -> Iterator[ObjectInfo]:
     """Yield what is garbage in one folder: what was last written no later than `before`.
 
-    Of an artifact, files that its manifest does not name; of other folders everything, once the
-    newest object is old: what is being written to is alive as a whole. Leases end each by itself.
+    Of an artifact, files that its manifest does not name, but for the configs beside it; of other
+    folders everything, once the newest object is old: what is being written to is alive as a
+    whole. Leases end each by itself.
     """
     named: set[str] = set()
     if manifest is not None:
         named = {f"{folder}/{path}" for path in (MANIFEST_NAME, *_paths(manifest))}
+        named |= {item.path for item in items if _CONFIG.fullmatch(item.path, len(folder))}
     elif folder.split("/")[0] not in _FLAGS and any(item.modified > before for item in items):
         return
     for item in items:

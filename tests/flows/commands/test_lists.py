@@ -143,12 +143,3 @@ def test_a_class_list_that_is_no_file_is_named(tmp_path, capsys):
     for path in (tmp_path, tmp_path / "missing.txt"):
         assert run_command_line(["build", "--classes-file", str(path)]) == 2
         assert f"cannot read {path}: " in capsys.readouterr().err
-
-
-@pytest.mark.parametrize(
-    ("command", "default"), [("sample", "all that the model knows"), ("build", "the article's 20")]
-)
-def test_help_says_which_classes_are_taken_by_default(command, default, capsys):
-    assert run_command_line([command, "--help"]) == 0
-    said = " ".join(capsys.readouterr().out.replace("│", " ").split())
-    assert f"Default: {default}" in said

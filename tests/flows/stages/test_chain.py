@@ -89,6 +89,22 @@ def test_second_run_gives_the_same_digests_and_does_nothing(arguments, result, h
     assert again["seconds"] == {}
 
 
+@pytest.mark.parametrize(
+    ("made", "command"),
+    [("report", "run"), ("dataset", "build"), ("model", "train"), ("samples", "sample")],
+)
+def test_the_config_beside_a_manifest_repeats_the_command(
+    result, home, run_here, tmp_path, monkeypatch, made, command
+):
+    folder = Path(result["report"]).parent if made == "report" else Path(result[f"{made}_path"])
+    monkeypatch.chdir(tmp_path)
+    config = ["--config", str(folder / f"{command}.toml")]
+    again = run_here(command, *config, "--store", str(home / "store"))
+    key = "samples" if command == "run" else made
+    assert again[key] == result[key]
+    assert again.get("seconds", {}) == {}
+
+
 def test_two_chains_at_once_in_one_store_end_in_the_digests_of_one(arguments, result, home):
     """As when two schedules fire together."""
     shared = home / "shared"
