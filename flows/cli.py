@@ -71,10 +71,13 @@ def make_app():
 
     from flows.options import FIRST, shown_default
     from pipelines.store.printable import shown
+    from pipelines.store.versions import own_version
 
     app = App(
         name="sketchmill",
         help=__doc__.splitlines()[0],
+        # Asked when it is printed. Cyclopts' own default is that of a distribution named `flows`.
+        version=own_version,
         version_flags=["--version"],
         group_parameters=FIRST,
         default_parameter=Parameter(show_default=shown_default),
