@@ -54,7 +54,7 @@ class TrainParams:
     work_dir
         Checkpoints, curve and events; by default beside the store.
     device
-        auto is a GPU where there is one.
+        auto is cuda where there is one, else the CPU; mps is the GPU of a Mac.
     checkpoint_interval_sec
         Seconds between checkpoints.
     num_grids
@@ -85,7 +85,7 @@ class TrainParams:
     compile: Annotated[bool, MAIN, Parameter(negative=())] = False
     micro_batch_size: Annotated[int, MAIN, Parameter(name="--micro-batch")] = 0
     work_dir: Annotated[str, RUNNING] = ""
-    device: Annotated[Literal["auto", "cpu", "cuda"], RUNNING] = "auto"
+    device: Annotated[Literal["auto", "cpu", "cuda", "mps"], RUNNING] = "auto"
     checkpoint_interval_sec: Annotated[float, RUNNING, Parameter(name="--checkpoint-interval")] = (
         120.0
     )

@@ -97,7 +97,7 @@ def test_versions_at_the_edge_of_what_works_pass(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("hidden", "stage"), [("torch", "train"), ("apache-beam", "build"), ("prefect", "")]
+    ("hidden", "stage"), [("torch", "train"), ("apache-beam", "build"), ("prefect", "run")]
 )
 def test_package_that_is_absent_is_a_note_with_the_stages_it_costs(tmp_path, hidden, stage):
     code, findings = doctor(tmp_path, hidden=hidden)
