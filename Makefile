@@ -6,7 +6,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 # An index of torch's CPU builds, whose versions pip prefers: they weigh a fifth of PyPI's.
 TORCH_INDEX ?=
-PIP := $(BIN)/pip install --quiet --disable-pip-version-check $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
+PIP_ARGS := --quiet --disable-pip-version-check $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
+PIP := $(BIN)/pip install $(PIP_ARGS)
 # What `make run` installs; EXTRAS=all adds TensorFlow, for prepared TFDS directories, and the Hub.
 EXTRAS ?= build,train,flows
 # One file of tests is one worker's. In the order of their names the longest, of whole sites with
@@ -54,10 +55,12 @@ NEED_MORE := test_catalogue.py export/test_export_linked.py export/test_export_p
 bench: $(VENV)/.test
 	$(BIN)/python tests/bench/bench_$(NAME).py $(ARGS)
 
-# Resolve anew from pyproject.toml; review the diff, then run the tests.
+# Resolve anew from pyproject.toml; review the diff, then run the tests. LOCK="torch==2.13.0" keeps
+# what it names, where an index has CPU builds of some versions only.
+LOCK ?=
 lock:
 	rm -rf .venv-lock && $(PYTHON) -m venv .venv-lock
-	.venv-lock/bin/pip install --quiet ".[test]"
+	.venv-lock/bin/pip install $(PIP_ARGS) ".[test]" $(LOCK)
 	.venv-lock/bin/pip check
 	.venv-lock/bin/pip freeze --exclude sketchmill | sed 's/+cpu$$//' > constraints.txt
 	rm -rf .venv-lock

@@ -29,7 +29,7 @@ from pipelines.store.probe import probe
 # 3.8.3 allows remote code execution on its server.
 TRAPS = {
     "fastapi": ((0, 139), (0, 151)),
-    "sqlalchemy": ((2, 0), (2, 1)),
+    "sqlalchemy": ((2, 0, 40), (2, 1)),
     "prefect": ((3, 8, 3), (4,)),
 }
 # Library that one of the two images lacks -> stages that need it.
