@@ -1,15 +1,16 @@
 # Two commands for newcomers: `make run` and `make test`. Both set up .venv themselves.
-# The newest Python that this project supports and that runs here; a name alone may be a shim.
+# The newest Python that this project supports and that runs here: a name may be a shim.
 PYTHON ?= $(shell for each in python3.13 python3.12 python3.11; do \
-  $$each -c '' 2>/dev/null && echo $$each && break; done)
+  $$each -c 'import ensurepip' 2>/dev/null && echo $$each && break; done)
 VENV := .venv
 BIN := $(VENV)/bin
-# An index of torch's CPU builds, whose versions pip prefers: they weigh a fifth of PyPI's.
+# An index of torch's CPU builds, without CUDA's libraries; pip prefers their versions.
 TORCH_INDEX ?=
 PIP_ARGS := --quiet --disable-pip-version-check $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
 PIP := $(BIN)/pip install $(PIP_ARGS)
 # What `make run` installs; EXTRAS=all adds TensorFlow, for prepared TFDS directories, and the Hub.
 EXTRAS ?= build,train,flows
+INSTALLED := $(VENV)/.run-$(EXTRAS)
 # One file of tests is one worker's. In the order of their names the longest, of whole sites with
 # servers, begin early; xdist's own order, by the number of tests, leaves them for the end.
 # Three workers keep two cores busy: tests of servers wait for a third of their time.
@@ -20,7 +21,7 @@ RUN_ARGS ?=
 
 .PHONY: run test check check-data bench lock clean
 
-run: $(VENV)/.run
+run: $(INSTALLED)
 	$(BIN)/sketchmill run $(if $(CLASSES),--classes "$(CLASSES)") $(RUN_ARGS)
 
 test: $(VENV)/.test
@@ -72,7 +73,7 @@ $(BIN)/python:
 	@test -n "$(PYTHON)" || { echo "no python3.13, python3.12 or python3.11 runs here" >&2; false; }
 	$(PYTHON) -m venv $(VENV)
 
-$(VENV)/.run: pyproject.toml constraints.txt | $(BIN)/python
+$(INSTALLED): pyproject.toml constraints.txt | $(BIN)/python
 	$(PIP) -c constraints.txt -e ".[$(EXTRAS)]"
 	$(BIN)/pip check
 	touch $@
@@ -80,4 +81,4 @@ $(VENV)/.run: pyproject.toml constraints.txt | $(BIN)/python
 $(VENV)/.test: pyproject.toml constraints.txt | $(BIN)/python
 	$(PIP) -c constraints.txt -e ".[test]"
 	$(BIN)/pip check
-	touch $@ $(VENV)/.run
+	touch $@ $(INSTALLED)
