@@ -62,6 +62,7 @@ def artifacts(folder: Path, commands: Sequence[str] = COMMANDS) -> dict[str, dic
             assert run_command_line([*given, "--store", url, "--json", "--quiet"]) == 0, command
     store = open_store(url)
     made = [manifest for kind in KINDS for manifest in store.manifests(kind)]
+    assert all({"python", "sketchmill"} <= manifest.versions.keys() for manifest in made)
     return {manifest.prefix: described(store, manifest) for manifest in made}
 
 

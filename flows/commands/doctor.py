@@ -36,7 +36,6 @@ TRAPS = {
 STAGES = {
     "apache-beam": "build",
     "tensorflow-datasets": "build from prepared TFDS directories",
-    "google-crc32c": "build and export as tfds",
     "torch": "train, evaluate, sample, report, audit, classifier, score",
     "prefect": "run, deploy, serve",
 }

@@ -32,7 +32,7 @@ class FinalError(RuntimeError):
 
 # Module -> the extra of this package that installs it.
 EXTRA_OF = {
-    **dict.fromkeys(("apache_beam", "google_crc32c", "cairocffi"), "build"),
+    **dict.fromkeys(("apache_beam", "cairocffi"), "build"),
     **dict.fromkeys(("torch", "safetensors", "jaxtyping", "matplotlib", "jinja2"), "train"),
     **dict.fromkeys(("tensorboard", "torchmetrics"), "train"),
     **dict.fromkeys(("prefect", "fastapi", "sqlalchemy", "asyncpg", "httpx", "yaml"), "flows"),

@@ -65,8 +65,11 @@ def test_environment_has_no_module_of_another_extra(environment, extras, tmp_pat
     assert set(json.loads(done.stdout.replace("'", '"'))) <= SHARED
 
 
-def test_base_reads_and_checks_a_store(environment, tmp_path):
+def test_build_makes_a_dataset_and_base_reads_and_checks_the_store(environment, tmp_path):
     publish_shipped("tiny-20", open_store(str(tmp_path / "from")))
+    made = [*BUILD, "--name", "small", "--store", "store", "--format", "parquet,tfrecord"]
+    built = environment("build").run("sketchmill", *made, "--json", folder=tmp_path)
+    assert answer(built)["drawings"]
     base = environment("")
     assert "Usage: sketchmill" in base.run("sketchmill", "--help", folder=tmp_path).stdout
     version = base.run("sketchmill", "--version", folder=tmp_path).stdout
@@ -75,7 +78,7 @@ def test_base_reads_and_checks_a_store(environment, tmp_path):
         ["classes", "sea"],
         ["pull", "models/tiny-20", "--origin", "from"],
         ["ls"],
-        ["show", "tiny-20"],
+        ["show", "small"],
         ["verify"],
         ["lineage", "tiny-20"],
         ["diff", "tiny-20", "tiny-20"],
@@ -104,11 +107,6 @@ def test_command_whose_extra_is_missing_names_it_in_one_line(environment, comman
 def test_train_draws_from_the_shipped_model(environment, tmp_path):
     done = environment("train").run("sketchmill", *SAMPLE, "--json", folder=tmp_path)
     assert answer(done)["drawings"] == 1
-
-
-def test_build_makes_a_dataset(environment, tmp_path):
-    done = environment("build").run("sketchmill", *BUILD, "--json", folder=tmp_path)
-    assert answer(done)["drawings"]
 
 
 def test_flows_has_what_is_deployed(environment, tmp_path):
