@@ -44,9 +44,9 @@ COMMANDS = {
     "pin": "Exempt an artifact from garbage collection.",
     "unpin": "Let garbage collection delete a pinned artifact again.",
     "pull": "Copy an artifact from another store.",
-    "push": "Copy an artifact to another store.",
-    "deploy": "Apply infra/prefect.yaml to a Prefect server.",
-    "serve": "Run the schedules of infra/prefect.yaml here, without a server.",
+    "push": "Copy an artifact to another store or to the Hugging Face Hub.",
+    "deploy": "Create or update the scheduled deployments on a Prefect server.",
+    "serve": "Run the schedules on this machine, without a server.",
     "doctor": "Check that this machine and this store can do the work.",
 }
 # Commands other than stages -> module.
@@ -173,14 +173,11 @@ def _stop(_signal: int, _frame: FrameType | None) -> None:
 @contextlib.contextmanager
 def _display(argv: list[str]) -> Iterator[None]:
     """Show progress, starting before the slow import of the command's module."""
-    from flows.terminal import make_progress, showing
+    from flows.terminal import displaying
 
-    display = make_progress(quiet=any(each.partition("=")[0] == "--quiet" for each in argv))
-    try:
-        with showing(display, next(iter(argv), "sketchmill")):
-            yield
-    finally:
-        display.close()
+    quiet = any(each.partition("=")[0] == "--quiet" for each in argv)
+    with displaying(next(iter(argv), "sketchmill"), quiet=quiet):
+        yield
 
 
 def _is_output_closed() -> bool:

@@ -213,6 +213,17 @@ def showing(progress: Progress, what: str = "sketchmill") -> Iterator[None]:
             _current.remove(display)
 
 
+@contextmanager
+def displaying(what: str, *, quiet: bool) -> Iterator[None]:
+    """Show progress on stderr, unless quiet, until the block ends."""
+    display = make_progress(quiet=quiet)
+    try:
+        with showing(display, what):
+            yield
+    finally:
+        display.close()
+
+
 def current() -> Progress:
     """Return the display that was set last, or one of plain lines."""
     return _current[-1] if _current else LogLines()
@@ -233,12 +244,17 @@ def check_prefect_home() -> None:
         ) from error
 
 
+def quiet_prefect(*, debug: bool = False) -> None:
+    """Set the environment for a Prefect that is loaded later; debug: leave its log as it is."""
+    for name, value in QUIET_PREFECT.items():
+        if not (debug and "LOGGING" in name):
+            os.environ.setdefault(name, value)
+
+
 @contextmanager
 def session(output: Output) -> Iterator[None]:
     """Keep the libraries quiet within the block."""
-    for name, value in QUIET_PREFECT.items():
-        if not (output.debug and "LOGGING" in name):
-            os.environ.setdefault(name, value)
+    quiet_prefect(debug=output.debug)
     # Beam logs through the root logger while it is imported; a handler keeps it from adding one.
     logging.basicConfig(level=logging.INFO if output.debug else logging.ERROR)
     for handler in logging.getLogger().handlers:

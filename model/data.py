@@ -20,6 +20,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -35,6 +36,9 @@ from pipelines.store.artifacts import Store, StoreError
 from pipelines.store.local_files import fsync, naming_full
 from pipelines.store.manifest import FileEntry, Manifest
 
+if TYPE_CHECKING:
+    from PIL import Image
+
 SPLITS = ("train", "validation", "test")
 
 # 1.8 MB of stored PNGs of 28x28: measured 790 thousand drawings a second and core, 720 at 8,192.
@@ -49,7 +53,7 @@ _POLL_SEC = 0.2
 
 @dataclass(frozen=True, slots=True)
 class Drawings:
-    """One split in memory-mapped arrays: images (n, h, w) uint8, labels (n,) int64."""
+    """Drawings in arrays: images (n, h, w) uint8, labels (n,) int64, indices of class_names."""
 
     images: npt.NDArray[np.uint8]
     labels: npt.NDArray[np.int64]
@@ -58,6 +62,17 @@ class Drawings:
     def __len__(self) -> int:
         """Return the number of drawings."""
         return len(self.labels)
+
+    @property
+    def names(self) -> list[str]:
+        """Return the class name of each drawing."""
+        return [self.class_names[label] for label in self.labels]
+
+    def pictures(self) -> list["Image.Image"]:
+        """Return each drawing as a gray picture of PIL's."""
+        from PIL import Image
+
+        return [Image.fromarray(image) for image in self.images]
 
     def tensors(
         self, rows: npt.NDArray[np.int64]

@@ -37,6 +37,28 @@ def test_readme_command_runs(arguments, tmp_path, monkeypatch, quickdraw_sample)
     assert run_command_line([*told, "--quiet"]) == 0
 
 
+def python_blocks(title: str) -> list[str]:
+    """Return the Python blocks of a section of the README."""
+    (section,) = re.findall(rf"^## {title}$(.*?)^## ", README.read_text(), re.DOTALL | re.MULTILINE)
+    return re.findall(r"```python\n(.*?)```", section, flags=re.DOTALL)
+
+
+@pytest.mark.slow
+def test_the_section_on_python_draws_builds_and_exports(tmp_path, monkeypatch):
+    monkeypatch.setenv("SKETCHMILL_CACHE", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+    names: dict = {}
+    *blocks, export = python_blocks("From Python")
+    exec("\n".join(blocks), names)
+    assert names["drawings"].names == ["bee", "sun"] * 3
+    assert Path("bee.png").read_bytes().startswith(b"\x89PNG")
+    assert names["made"].summary["class_names"] == ["bee", "sun"]
+    assert len(names["images"]) == names["dataset"].splits["train"] > 70
+    exec(export, names)
+    nats = names["model"].log_prob(names["drawings"].images, names["drawings"].labels)
+    assert names["nats"].tolist() == pytest.approx(nats.tolist(), rel=1e-4)
+
+
 @pytest.mark.slow
 def test_the_python_of_the_readme_reads_what_build_makes(tmp_path, monkeypatch):
     import datasets
@@ -46,7 +68,7 @@ def test_the_python_of_the_readme_reads_what_build_makes(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert run_command_line(["build", "--classes", "sun", "--max-per-class", "50", "--quiet"]) == 0
     (manifest,) = Path("store/datasets/doodles").glob("*/manifest.json")
-    (block,) = re.findall(r"```python\n(.*?)```", README.read_text(), flags=re.DOTALL)
+    (block,) = python_blocks("What comes out")
     names: dict = {}
     exec(block.replace("<digest>", manifest.parent.name), names)
     assert names["drawings"][0]["image"].size == (28, 28)

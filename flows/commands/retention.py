@@ -105,8 +105,17 @@ def pull(ref: str, /, *, origin: str, common: Common = Common()) -> None:
     _copy(ref, origin, common.store, common)
 
 
-def push(ref: str, /, *, to: str, common: Common = Common()) -> None:
-    """Copy an artifact and what it was made of from this store into another.
+def push(
+    ref: str,
+    /,
+    *,
+    to: str = "",
+    hub: str = "",
+    private: Annotated[bool, Parameter(negative=())] = False,
+    trained_on: str = "",
+    common: Common = Common(),
+) -> None:
+    """Copy an artifact and what it was made of from this store into another, or to the Hub.
 
     Parameters
     ----------
@@ -114,7 +123,24 @@ def push(ref: str, /, *, to: str, common: Common = Common()) -> None:
         Name, kind/name, name@digest, or the first characters of a digest, in this store.
     to
         URL of the other store.
+    hub
+        OWNER/NAME of a repository of the Hugging Face Hub, for a dataset, samples, an export or a
+        model; without a token (HF_TOKEN, `hf auth login`) print what would be uploaded.
+    private
+        Make a new repository of the Hub private; by default it is public, unless its owner is an
+        organization that has it otherwise.
+    trained_on
+        OWNER/NAME of the dataset on the Hub that a model was trained on, for its card.
     """
+    if bool(to) == bool(hub):
+        raise ValueError("give --to URL of a store or --hub OWNER/NAME, one of them")
+    if hub:
+        from flows.commands.hub import push_to_hub
+
+        push_to_hub(ref, hub, private=private, trained_on=trained_on, common=common)
+        return
+    if private or trained_on:
+        raise ValueError("--private and --trained-on go with --hub")
     _copy(ref, common.store, to, common)
 
 

@@ -1,4 +1,4 @@
-"""Apply infra/prefect.yaml to a Prefect server; idempotent.
+"""Apply prefect.yaml to a Prefect server; idempotent.
 
     work pools     cpu and gpu, of the type that the workers have, with a limit of runs at once
     deployments    with schedules and triggers, by `prefect deploy` from the file
@@ -98,7 +98,10 @@ def require_server() -> None:
     """Raise unless a server is configured and responds; Prefect would start a temporary one."""
     url = get_current_settings().api.url
     if not url:
-        raise ValueError("PREFECT_API_URL names no server: infra/README.md shows how to start one")
+        raise ValueError(
+            "PREFECT_API_URL names no server: start one with `prefect server start`, then set it to "
+            "http://127.0.0.1:4200/api"
+        )
     with get_client(sync_client=True) as client:
         if error := client.api_healthcheck():
             raise RuntimeError(f"no Prefect server answers at {url}: {error}")
@@ -131,7 +134,7 @@ def ensure_queue(client: SyncPrefectClient, pool: str, name: str, limit: int) ->
 def apply_file(target: Target) -> None:
     """Apply the deployments of the file; raise RuntimeError with Prefect's words if it cannot."""
     if not target.file.is_file():
-        raise FileNotFoundError(f"{target.file} is missing: run this in a checkout, or name it")
+        raise FileNotFoundError(f"{target.file} is missing: name the file of deployments")
     command = [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all"]
     for attempt in range(DEPLOY_ATTEMPTS):
         with doing("deploy", f"prefect deploy applies {target.file}"):

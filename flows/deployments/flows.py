@@ -1,4 +1,4 @@
-"""The deployed flows; infra/prefect.yaml refers to them by entry point.
+"""The deployed flows; prefect.yaml refers to them by entry point.
 
     build, ...     one stage each, in a process of its own (flows.stages.registry.DEPLOYED)
     rebuild        the chain for every class list; what the store has is answered at once
@@ -42,7 +42,7 @@ def _stage_flow(stage: Stage) -> Flow[..., State[Any]]:
     return flow(name=stage.name, flow_run_name=run_name, description=stage.title)(run)
 
 
-# Entry points of infra/prefect.yaml: build, train, sample_shards and so on.
+# Entry points of prefect.yaml: build, train, sample_shards and so on.
 globals().update({name.replace("-", "_"): _stage_flow(each) for name, each in DEPLOYED.items()})
 
 

@@ -5,11 +5,15 @@ process that asks again, after it was killed or its answer was lost, finds the r
 and starts the next only if that one has ended without success. The result comes back as JSON in the
 message of the run's last state.
 
-Prefect does not cancel the runs that a cancelled run has started; this module does, from any
-waiting thread. A server that does not answer neither ends nor cancels anything.
+Such a run is linked to the run that asks for it as a subflow: a task run of the latter, without
+work of its own, stands for it, as prefect.deployments.run_deployment has it. Prefect shows it
+below that run. Its server cancels the subflows of a run that is Cancelled, within half a minute
+and whether or not a process of that run is left; this module does it at once, from any waiting
+thread, and for a process that is told to stop. A server that does not answer neither ends nor
+cancels anything.
 
 Places say where the stages of a deployed flow run, and how long each may take. A place is a
-deployment such as "train/gpu"; an empty one means here. infra/prefect.yaml places every stage,
+deployment such as "train/gpu"; an empty one means here. prefect.yaml places every stage,
 because the image with torch has no Beam and the other way round.
 """
 
@@ -28,13 +32,14 @@ from uuid import UUID
 import httpx
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.filters import WorkerFilter, WorkerFilterStatus
-from prefect.client.schemas.objects import FlowRun, State
-from prefect.context import FlowRunContext
-from prefect.states import Cancelling, Completed
+from prefect.client.schemas.objects import FlowRun, State, TaskRunResult
+from prefect.context import FlowRunContext, TaskRunContext
+from prefect.states import Cancelling, Completed, Pending
+from prefect.tasks import Task
 
 from flows.stages.registry import DEPLOYED
 from pipelines.store.artifacts import open_store
-from pipelines.store.manifest import digest_of
+from pipelines.store.manifest import digest_of, slug
 from pipelines.store.printable import shown
 
 POLL_SEC = 5.0
@@ -170,6 +175,7 @@ def _start(
                 found.id,
                 parameters={"params": values, "places": limits},
                 idempotency_key=f"{key}-attempt-{number}",
+                parent_task_run_id=_link(client, deployment, f"{key}-attempt-{number}"),
             )
         )
         if not _is_over(run.state) and not _is_gone(run.state, params, deployment):
@@ -283,9 +289,29 @@ def _result(state: State[Any], deployment: str) -> dict[str, Any]:
         raise RemoteRunError(f"{told}: expected the flow to end with its result") from None
 
 
-def _asking_run() -> str:
+def _asking_run() -> UUID | None:
     context = FlowRunContext.get()
-    return str(context.flow_run.id) if context and context.flow_run else "nobody"
+    return context.flow_run.id if context and context.flow_run else None
+
+
+def _link(client: SyncPrefectClient, deployment: str, key: str) -> UUID | None:
+    """Return the task run of our flow run that stands for a run of a deployment; None without one.
+
+    The server answers with the same task run when a key is asked for again.
+    """
+    if (run_id := _asking_run()) is None:
+        return None
+    stand_in = Task(name=deployment, fn=lambda: None)
+    stand_in.task_key = f"run_deployment.{slug(deployment)}"
+    asking = TaskRunContext.get()
+    return client.create_task_run(
+        stand_in,
+        flow_run_id=run_id,
+        dynamic_key=key,
+        name=deployment,
+        state=Pending(),
+        task_inputs={"__parents__": [TaskRunResult(id=asking.task_run.id)] if asking else []},
+    ).id
 
 
 @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""Run the schedules of infra/prefect.yaml on one machine, without a server or a worker.
+"""Run the schedules of prefect.yaml on one machine, without a server or a worker.
 
 Flows run in this process at their scheduled times; each stage is a child process. If several times
 of a schedule pass while another flow runs, its flow runs once afterwards. A failed flow is logged

@@ -150,7 +150,7 @@ def sample_spec(params: SampleParams, model: Manifest):
         dtype=params.dtype,
         rows_per_shard=params.rows_per_shard,
     )
-    model_labels(spec, known)
+    model_labels(spec.class_names, known)
     return spec
 
 

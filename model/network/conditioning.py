@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Int64
 from torch import Tensor, nn
 
 from model.network.config import LABEL_KINDS, ConditionConfig, PixelCNNConfig
@@ -126,7 +126,7 @@ class ConditionEncoder(nn.Module):
             return F.one_hot(condition.long(), self.code_dim).to(dtype)
         if kind == "spatial":
             return condition.to(dtype)
-        return condition.to(dtype).reshape(len(condition), -1)
+        return condition.to(dtype).reshape(condition.shape[0], -1)
 
 
 class Projection(nn.Linear):
@@ -198,12 +198,16 @@ def _check_labels(labels: Tensor, num_classes: int) -> None:
 
 def label_condition(config: PixelCNNConfig, labels: npt.NDArray[np.int64]) -> Tensor | None:
     """Return the condition of images of these classes."""
-    given = torch.from_numpy(np.ascontiguousarray(labels))
+    return encode_labels(config, torch.from_numpy(np.ascontiguousarray(labels)))
+
+
+def encode_labels(config: PixelCNNConfig, labels: Int64[Tensor, " batch"]) -> Tensor | None:
+    """Return the condition of images of these classes, on the device of the labels."""
     match config.condition.kind:
         case "none":
             return None
         case "multi_label":
-            return F.one_hot(given, config.condition.num_classes or 0).float()
+            return F.one_hot(labels, config.condition.num_classes or 0).float()
         case "scalar":
-            return given.float()
-    return given
+            return labels.float()
+    return labels

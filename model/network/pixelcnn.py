@@ -97,7 +97,9 @@ class PixelCNN(nn.Module):
         keys = None
         if self.training and self._dropout_key is not None:
             keys = image_keys(self._dropout_key.to(value.device), len(value))
-        codes = self.encoder(condition, keys, batch=len(value), dtype=dtype, device=value.device)
+        codes = self.encoder(
+            condition, keys, batch=value.shape[0], dtype=dtype, device=value.device
+        )
         return read_params(self.network(x, codes, keys), self.config)
 
     def set_dropout_key(self, key: DropoutKey | None) -> None:

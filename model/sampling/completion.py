@@ -245,7 +245,8 @@ def classes_condition(
         raise ValueError(
             f"the model takes one class, found {len(class_names)}: {', '.join(class_names)}"
         )
-    labels = model_labels(SampleSpec(class_names=tuple(class_names), per_class=1), known)
+    spec = SampleSpec(class_names=tuple(class_names), per_class=1)  # which refuses a name twice
+    labels = model_labels(spec.class_names, known)
     condition = label_condition(config, labels)
     assert condition is not None
     return condition.sum(0, keepdim=True) if config.condition.kind == "multi_label" else condition

@@ -163,7 +163,7 @@ def spec_labels(
 ) -> npt.NDArray[np.int64]:
     """Return the model's labels; an unconditional model samples one class of any name."""
     if config.condition.kind != "none":
-        return model_labels(spec, known)
+        return model_labels(spec.class_names, known)
     if len(spec.class_names) > 1:
         raise ValueError(
             f"the model is unconditional, so it cannot sample {len(spec.class_names)} classes: "

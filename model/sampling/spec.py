@@ -149,15 +149,18 @@ def samples_digest(spec: SampleSpec, model: Manifest) -> str:
     return artifact_digest("samples", spec_to_json(spec), (model.ref("model"),))
 
 
-def model_labels(spec: SampleSpec, known: Sequence[str]) -> npt.NDArray[np.int64]:
-    """Return the model's label of each class of the spec; raise ValueError for unknown ones."""
+def model_labels(class_names: Sequence[str], known: Sequence[str]) -> npt.NDArray[np.int64]:
+    """Return the label that a model of the classes `known` gives each name.
+
+    Raises ValueError for an unknown one.
+    """
     positions = {name: label for label, name in enumerate(known)}
-    for name in spec.class_names:
+    for name in class_names:
         if name not in positions:
             close = difflib.get_close_matches(name, known, n=3)
             hint = f"did you mean {' or '.join(close)}?" if close else f"it knows {len(known)}"
             raise ValueError(f"the model has no class {name!r}; {hint}")
-    return np.array([positions[name] for name in spec.class_names], np.int64)
+    return np.array([positions[name] for name in class_names], np.int64)
 
 
 def _rows_before(numbers: npt.NDArray[np.int64], index: int) -> int:

@@ -27,9 +27,13 @@ def publish_shipped(name: str, store: Store) -> Manifest:
     manifest = shipped_manifest(name)
     if found := store.find(manifest.kind, manifest.name, manifest.digest):
         return found
-    folder = _folder(name)
-    contents = {entry.path: folder.joinpath(entry.path).read_bytes() for entry in manifest.files}
-    return store.publish_files(manifest, contents)
+    return store.publish_files(*read_shipped(name))
+
+
+def read_shipped(name: str) -> tuple[Manifest, dict[str, bytes]]:
+    """Return a model's manifest and files; raise ValueError as `shipped_manifest` does."""
+    manifest, folder = shipped_manifest(name), _folder(name)
+    return manifest, {e.path: folder.joinpath(e.path).read_bytes() for e in manifest.files}
 
 
 def _folder(name: str) -> Traversable:

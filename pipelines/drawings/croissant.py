@@ -1,14 +1,15 @@
 """Elements of Croissant 1.0 (https://mlcommons.org/croissant/): file objects, file and record sets.
 
 A file set lies in the directory of croissant.json itself: mlcroissant reads no set of several file
-objects.
+objects. Artifacts have version 1.0, so that their bytes stay; `croissant_1_1` makes 1.1 of it.
 """
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.parse import quote
 
-from pipelines.store.manifest import FileEntry
+from pipelines.store.manifest import FileEntry, file_entry
 
 CONTEXT = {
     "@language": "en",
@@ -46,6 +47,12 @@ CONTEXT = {
     "subField": "cr:subField",
     "transform": "cr:transform",
 }
+# Terms of mlcroissant's context for 1.1 that 1.0 lacks.
+_CONTEXT_1_1 = {
+    name: f"cr:{name}"
+    for name in ("arrayShape", "containedIn", "equivalentProperty", "isArray", "samplingRate")
+}
+_VERSION_1_0, _VERSION_1_1 = (f"http://mlcommons.org/croissant/{n}" for n in ("1.0", "1.1"))
 
 
 def file_object(entry: FileEntry, media_type: str, description: str = "") -> dict[str, Any]:
@@ -106,3 +113,34 @@ def field(
         "dataType": data_type,
         **({"source": source} if source else {}),
     }
+
+
+def croissant_1_1(content: bytes, *, url: str, replaced: Mapping[str, bytes]) -> bytes:
+    """Return a croissant.json of version 1.0 as one of 1.1, for a copy of its files.
+
+    url       where the copy has its page
+    replaced  the files that have another content there, by path
+    """
+    description = json.loads(content)
+    versions = description["conformsTo"]
+    is_list = isinstance(versions, list)
+    versions = [
+        _VERSION_1_1 if version == _VERSION_1_0 else version
+        for version in (versions if is_list else [versions])
+    ]
+    changed = {
+        "@context": CONTEXT | _CONTEXT_1_1,
+        "conformsTo": versions if is_list else versions[0],
+        "url": url,
+        "distribution": [_of_copy(each, replaced) for each in description["distribution"]],
+    }
+    return json.dumps(description | changed, indent=1).encode() + b"\n"
+
+
+def _of_copy(described: Mapping[str, Any], replaced: Mapping[str, bytes]) -> dict[str, Any]:
+    """Return a file or a file set with the size and SHA-256 that it has in a copy."""
+    path = described["name"]
+    if described["@type"] != "cr:FileObject" or path not in replaced:
+        return dict(described)
+    entry = file_entry(path, replaced[path])
+    return {**described, "contentSize": f"{entry.bytes} B", "sha256": entry.sha256}

@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from pipelines.drawings.parquet import open_shard, read_images
 from pipelines.store.artifacts import Store
-from pipelines.store.manifest import FileEntry, Manifest
+from pipelines.store.manifest import FileEntry, Manifest, artifact_label
 
 Images = npt.NDArray[np.uint8]
 Labels = npt.NDArray[np.int64]
@@ -64,6 +64,25 @@ def read_shard(
                 labels = batch.column("label").to_numpy(zero_copy_only=False).astype(np.int64)
                 found = {name: batch.column(name).to_numpy(zero_copy_only=False) for name in names}
                 yield read_images(batch.column("image")), class_positions(labels, ids), found
+
+
+def read_table(manifest: Manifest, store: Store, *, split: str) -> pa.Table:
+    """Return all columns of a split, in the order of its shards' names, in memory.
+
+    The schema's metadata says what they are to Hugging Face datasets. Raises ValueError if the
+    split has no Parquet shard.
+    """
+    entries = sorted(split_shards(manifest, split), key=lambda entry: entry.path)
+    if not entries:
+        found = sorted({entry.split for entry in manifest.files if entry.split})
+        raise ValueError(
+            f"{artifact_label(manifest)} has no Parquet shard of the split {split!r}; it has {found}"
+        )
+    tables = []
+    for entry in entries:
+        with open_shard(store.view_entry(manifest, entry)) as parquet:
+            tables.append(parquet.read())
+    return pa.concat_tables(tables)
 
 
 def pick_rows(

@@ -104,10 +104,13 @@ def stopping_children() -> Iterator[None]:
 def end_with_worker() -> None:
     """Let a flow run that a Prefect worker has started get SIGTERM when the worker dies.
 
-    It would go on without anybody to cancel it. Elsewhere, and not on Linux, nothing happens. To
-    be called in the main thread: the kernel forgets what a thread has asked for when that ends.
+    It would go on without anybody to cancel it. Elsewhere, and not on Linux, nothing happens; nor
+    in a thread, since the flow's body has asked: the kernel sends a signal for each thread that
+    has, and the second would interrupt Prefect while it reports that the run has crashed.
     """
-    if "PREFECT__FLOW_RUN_ID" in os.environ:
+    if "PREFECT__FLOW_RUN_ID" not in os.environ:
+        return
+    if threading.current_thread() is threading.main_thread():
         guard.end_with_parent()
         if os.getppid() != _PARENT:  # it has died before we asked
             signal.raise_signal(signal.SIGTERM)

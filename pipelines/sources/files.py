@@ -1,7 +1,7 @@
 """Access local and remote files: ranges, listings, sizes and content digests.
 
 A local path is read with pread: memory maps of 40 GB would count as resident. A URL (s3://,
-gs://, https://) is read with obstore; credentials come from the environment alone, and
+gs://, az://, https://) is read with obstore; credentials come from the environment alone, and
 `quickdraw_dataset` on gs:// needs none (GOOGLE_SKIP_SIGNATURE=true). Of obstore's error
 messages, which fill a screen, the first line is kept. User, password and query of a URL are sent to
 the server, and appear in no address, message or manifest (`without_secrets`).

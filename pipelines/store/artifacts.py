@@ -271,10 +271,10 @@ class Store(Contents, Refs):
 
 
 def open_store(url: str) -> Store:
-    """Open a store at a directory path, `file://`, `s3://`, `gs://` or `memory://`.
+    """Open a store at a directory path, `file://`, `s3://`, `gs://`, `az://` or `memory://`.
 
     A local directory is made if needed. Credentials and endpoints of remote stores come from
-    the environment alone (AWS_*, GOOGLE_*).
+    the environment alone (AWS_*, GOOGLE_*, AZURE_*).
     """
     return Store(*open_backend(url))
 

@@ -1,4 +1,4 @@
-"""Open the backend of a store by its URL: a directory, S3, GCS or memory.
+"""Open the backend of a store by its URL: a directory, S3, GCS, Azure or memory.
 
 Credentials and endpoints of remote stores come from the environment alone.
 
@@ -7,6 +7,7 @@ response is truncated (not a listing, a deletion, a refusal). `whole` retries th
 of the store are idempotent.
 """
 
+import itertools
 import os
 import random
 import re
@@ -48,13 +49,19 @@ CLIENT_OPTIONS: "ClientConfig" = {
     "timeout": timedelta(seconds=300),
     "connect_timeout": timedelta(seconds=10),
 }
-REMOTE = ("s3", "gs")
+# Where a server of one's own is named; GCS takes that from its credentials.
+_ENDPOINTS = {
+    "s3": ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT"),
+    "gs": (),
+    "az": ("AZURE_STORAGE_ENDPOINT", "AZURE_ENDPOINT"),
+}
+REMOTE = tuple(_ENDPOINTS)
+_AZURE_ACCOUNT = ("AZURE_STORAGE_ACCOUNT_NAME", "AZURE_STORAGE_USE_EMULATOR")
 _NEXT_TO_NONE_BYTES = 1 << 20
 # Characters shown of an invalid name.
 _SHOWN_NAME = 300
 # Characters shown of an error: a name in it may be as long as a file.
 _MAX_LINE = 4_000
-_ENDPOINTS = ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT")
 # Where clients without credentials request those of their machine.
 _METADATA_SERVERS = ("169.254.169.254", "metadata.google.internal")
 
@@ -69,10 +76,10 @@ _CUT = re.compile(
 
 
 def open_backend(url: str) -> tuple[obstore.store.ObjectStore, str]:
-    """Return the backend of a directory path, `file://`, `s3://`, `gs://` or `memory://` URL.
+    """Return the backend of a directory path, or of a URL of `file`, `s3`, `gs`, `az` or `memory`.
 
     A local directory is made if needed. Credentials and endpoints of remote stores come from
-    the environment alone (AWS_*, GOOGLE_*): user and password are removed from a URL. Also
+    the environment alone (AWS_*, GOOGLE_*, AZURE_*): user and password are removed from a URL. Also
     returns the URL, absolute for directories. Raises StoreError for any other URL, and if the
     directory cannot be made.
     """
@@ -95,11 +102,14 @@ def open_backend(url: str) -> tuple[obstore.store.ObjectStore, str]:
     scheme, _, place = url.partition("://")
     if scheme not in REMOTE or not place.partition("/")[0]:
         raise StoreError(
-            f"{url!r} is not a store: expected a directory, s3://BUCKET/PREFIX, gs://BUCKET/PREFIX "
-            "or memory://"
+            f"{url!r} is not a store: expected a directory, s3://BUCKET/PREFIX, "
+            "gs://BUCKET/PREFIX, az://CONTAINER/PREFIX or memory://"
         )
+    if scheme == "az" and not any(map(os.environ.get, _AZURE_ACCOUNT)):
+        raise StoreError(f"{url!r} is in an account of Azure: set {_AZURE_ACCOUNT[0]} to its name")
     # An endpoint that begins with http:// is an explicit choice.
-    is_plain = os.environ.get("AWS_ENDPOINT_URL", "").startswith("http://")
+    endpoints = (os.environ.get(name, "") for name in _ENDPOINTS[scheme])
+    is_plain = any(endpoint.startswith("http://") for endpoint in endpoints)
     options: ClientConfig = {**CLIENT_OPTIONS, **({"allow_http": True} if is_plain else {})}
     return from_url(url, client_options=options, retry_config=RETRY_CONFIG), url
 
@@ -218,7 +228,7 @@ def _full_folders() -> list[str]:
 
 def _clean_endpoints() -> None:
     """Remove user and password from the endpoint: no request uses them, but errors show them."""
-    for name in _ENDPOINTS:
+    for name in itertools.chain(*_ENDPOINTS.values()):
         endpoint = os.environ.get(name, "")
         if endpoint != printable(endpoint):
             os.environ[name] = printable(endpoint)
@@ -254,5 +264,6 @@ def _whole_line(error: BaseException) -> str:
     return (
         "no credentials for the store: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY for s3:// "
         "(and AWS_ENDPOINT_URL for a server of your own), GOOGLE_APPLICATION_CREDENTIALS for "
-        f"gs://; this machine offers none either: {text}"
+        "gs://, AZURE_STORAGE_ACCOUNT_NAME and AZURE_STORAGE_ACCOUNT_KEY for az://; this machine "
+        f"offers none either: {text}"
     )

@@ -35,7 +35,8 @@ EXTRA_OF = {
     **dict.fromkeys(("apache_beam", "cairocffi"), "build"),
     **dict.fromkeys(("torch", "safetensors", "jaxtyping", "matplotlib", "jinja2"), "train"),
     **dict.fromkeys(("tensorboard", "torchmetrics"), "train"),
-    **dict.fromkeys(("prefect", "fastapi", "sqlalchemy", "asyncpg", "httpx", "yaml"), "flows"),
+    **dict.fromkeys(("prefect", "fastapi", "sqlalchemy", "asyncpg", "cronsim"), "flows"),
+    **dict.fromkeys(("httpx", "yaml"), "flows"),
     **dict.fromkeys(("tensorflow", "tensorflow_datasets"), "tfds"),
     "huggingface_hub": "hub",
 }

@@ -158,7 +158,7 @@ class Objects:
         """
         if (local := self._file(path)) is not None:
             with self._waiting(), local.open("rb") as file:
-                return _mapped(file)
+                return mapped(file)
         return self._asked(lambda: self._fetched(path))
 
     def _fetched(self, path: str) -> Content:
@@ -168,7 +168,7 @@ class Objects:
         with tempfile.TemporaryFile() as file:
             for chunk in found.stream(min_chunk_size=CHUNK_BYTES):
                 file.write(chunk)
-            return _mapped(file)
+            return mapped(file)
 
     def chunks(self, path: str) -> Iterator[bytes]:
         """Yield an object's content in pieces of some MiB; FileNotFoundError if there is none."""
@@ -286,7 +286,8 @@ class _Tally:
             yield chunk
 
 
-def _mapped(file: IO[bytes]) -> Content:
+def mapped(file: IO[bytes]) -> Content:
+    """Return an open file's content, memory-mapped."""
     file.flush()
     if not os.fstat(file.fileno()).st_size:  # which mmap refuses
         return b""

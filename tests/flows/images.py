@@ -26,7 +26,10 @@ from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
-OWN = PROJECT["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"]
+WHEEL = PROJECT["tool"]["hatch"]["build"]["targets"]["wheel"]
+# The packages, and those that lie elsewhere in the tree than in a wheel.
+OWN = [ROOT / name for name in WHEEL["packages"]]
+OWN += [package for source in WHEEL["sources"] for package in (ROOT / source).iterdir()]
 # Tools that `pip freeze` does not list.
 NOT_FROZEN = {"setuptools", "wheel"}
 Distributions = dict[str, importlib.metadata.Distribution]
@@ -42,8 +45,8 @@ class Environment:
         for each in installed_with(wanted).values():
             _link(each, packages)
             _write_scripts(each, self.bin)
-        for name in OWN:
-            (packages / name).symlink_to(ROOT / name)
+        for package in OWN:
+            (packages / package.name).symlink_to(package)
         own = importlib.metadata.distribution("sketchmill")
         _link(own, packages, only_metadata=True)
         _write_scripts(own, self.bin)

@@ -18,10 +18,11 @@ from pathlib import Path
 
 START_SEC = 120
 PREFECT = str(Path(sys.executable).with_name("prefect"))
-# Loops that a test waits for; the defaults are a minute and ten seconds.
+# Loops that a test waits for; the defaults are a minute, twenty and ten seconds.
 QUICK_SERVER = {
     "PREFECT_SERVER_SERVICES_SCHEDULER_LOOP_SECONDS": "2",
     "PREFECT_SERVER_SERVICES_SCHEDULER_DEPLOYMENT_BATCH_SIZE": "50",
+    "PREFECT_SERVER_SERVICES_CANCELLATION_CLEANUP_LOOP_SECONDS": "2",
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     "PREFECT_SERVER_CSRF_PROTECTION_ENABLED": "true",
     "PREFECT_SERVER_UI_ENABLED": "false",

@@ -1,6 +1,8 @@
 """A real Prefect server with workers and our deployments, as a test sees them."""
 
 import contextlib
+import io
+import json
 import os
 import sys
 import time
@@ -16,7 +18,6 @@ import servers
 
 from pipelines.store.artifacts import Store, open_store
 
-ROOT = Path(__file__).parents[2]
 MARK = "SKETCHMILL_TEST_SITE"
 CLASSES = ("sun", "lightning")
 # A network that learns nothing, in seconds; every process is the real one.
@@ -49,18 +50,17 @@ class Site:
     def store(self) -> Store:
         return open_store(self.store_url)
 
-    def deploy(self) -> dict:
-        from flows.deployments.deploy import MIN_CPU, Target, deploy
+    def deploy(self, *options: str) -> dict:
+        """Run the command where no file is; return its result."""
+        from flows.cli import run_command_line
 
-        values = {"STORE": self.store_url, "SOURCE": "doodles", "PRESET": "tiny"}
-        return deploy(
-            Target(
-                file=ROOT / "infra" / "prefect.yaml",
-                pool_type="process",
-                pools={"cpu": MIN_CPU, "gpu": 1},
-                environment={f"SKETCHMILL_{name}": value for name, value in values.items()},
-            )
-        )
+        empty, said = self.folder / "empty", io.StringIO()
+        empty.mkdir(exist_ok=True)
+        given = ["--store", self.store_url, "--source", "doodles", "--preset", "tiny", *options]
+        with contextlib.chdir(empty), contextlib.redirect_stdout(said):
+            assert run_command_line(["deploy", *given, "--json"]) == 0
+        assert not [*empty.iterdir()]
+        return json.loads(said.getvalue().splitlines()[-1])
 
     def start(self, deployment: str, **parameters):
         """Start a run of a deployment; return its id."""
@@ -95,6 +95,14 @@ class Site:
         with client() as api:
             found = api.read_deployment_by_name(deployment)
             chosen = FlowRunFilter(deployment_id={"any_": [found.id]})
+            return sorted(api.read_flow_runs(flow_run_filter=chosen), key=lambda run: run.created)
+
+    def subflows(self, run_id) -> list:
+        """Return the runs that a run has started, the oldest first."""
+        from prefect.client.schemas.filters import FlowRunFilter
+
+        with client() as api:
+            chosen = FlowRunFilter(parent_flow_run_id={"any_": [run_id]})
             return sorted(api.read_flow_runs(flow_run_filter=chosen), key=lambda run: run.created)
 
     def processes(self, text: str) -> list[int]:

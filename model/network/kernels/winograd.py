@@ -38,6 +38,7 @@ def suits(x: Tensor, weight: Tensor) -> bool:
         and weight.shape[2] == 2
         and weight.shape[3] in (2, 3)
         and not torch.is_autocast_enabled("cpu")
+        and not torch.compiler.is_exporting()
         and _lanes_divide(weight.shape[0], weight.shape[1])
     )
 

@@ -22,10 +22,12 @@ from pipelines.store.errors import EXTRA_OF
 
 pytestmark = pytest.mark.slow
 
-EXTRAS = ("", "build", "train", "flows", "build,tfds")
+EXTRAS = ("", "build", "train", "flows", "hub", "build,tfds")
 IMPORT = "import importlib.util as u, sys; print([n for n in sys.argv[1:] if u.find_spec(n)])"
 FLOWS = "import flows.deployments.flows, flows.deployments.housekeeping, flows.deployments.serve"
 BUILD = ["build", "--classes", "bee", "--max-per-class", "20"]
+PYTHON = "import sketchmill; print(sketchmill.load_model('shipped:tiny-20').class_names[0])"
+PUSH = ["push", "models/tiny-20", "--hub", "ann/tiny", "--dry-run"]
 SAMPLE = ["sample", "--model", "shipped:tiny-20", "--classes", "bee", "--samples-per-class", "1"]
 # Of modules whose extra is not there, those that another may still bring.
 SHARED = {"jinja2", "httpx", "yaml", "sqlalchemy"}
@@ -107,11 +109,22 @@ def test_command_whose_extra_is_missing_names_it_in_one_line(environment, comman
 def test_train_draws_from_the_shipped_model(environment, tmp_path):
     done = environment("train").run("sketchmill", *SAMPLE, "--json", folder=tmp_path)
     assert answer(done)["drawings"] == 1
+    loaded = environment("train").run("python", "-c", PYTHON, folder=tmp_path)
+    assert loaded.stdout == "bee\n", loaded.stderr
 
 
 def test_flows_has_what_is_deployed(environment, tmp_path):
     done = environment("flows").run("python", "-c", FLOWS, folder=tmp_path)
     assert done.returncode == 0, done.stderr
+    answer(environment("flows").run("sketchmill", "deploy", "--dry-run", "--json", folder=tmp_path))
+
+
+def test_hub_plans_what_is_pushed_and_base_says_what_is_missing(environment, tmp_path):
+    publish_shipped("tiny-20", open_store(str(tmp_path / "store")))
+    answer(environment("hub").run("sketchmill", *PUSH, "--json", folder=tmp_path))
+    done = environment("").run("sketchmill", *PUSH, "--quiet", folder=tmp_path)
+    assert done.returncode == 2
+    assert done.stderr == "sketchmill: this needs huggingface_hub: pip install 'sketchmill[hub]'\n"
 
 
 def test_tfds_reads_what_tfds_prepared_and_build_alone_says_what_is_missing(environment, tmp_path):

@@ -14,18 +14,20 @@ from pathlib import Path
 
 import pytest
 import yaml
+from prefect.states import Cancelled
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import servers
-from sites import ASK_SEC, CLASSES, FINAL, GONE_SEC, ROOT, client, fire_soon, running_site
+from sites import ASK_SEC, CLASSES, FINAL, GONE_SEC, client, fire_soon, running_site
 
+from flows.commands.deployments import FILE
 from flows.stages.sample import SampleParams
 from pipelines.store.artifacts import open_store
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
-DEPLOYMENTS = yaml.safe_load((ROOT / "infra" / "prefect.yaml").read_text())["deployments"]
+DEPLOYMENTS = yaml.safe_load(FILE.read_text())["deployments"]
 PLACES = {each["name"]: each.get("parameters", {}).get("places") for each in DEPLOYMENTS}
 # A chain of four stages, each with a process of Prefect and one of its own.
 CHAIN_SEC = 600
@@ -79,17 +81,27 @@ def scratch(site, pattern: str) -> set[Path]:
     return set(Path(site.store_url).glob(f"attempts/train-*/{pattern}"))
 
 
-def test_deploying_again_changes_nothing(site):
-    def state():
+def test_deploying_again_changes_the_times_alone_that_are_given(site):
+    def state() -> tuple[list, dict]:
         with client() as api:
             found = api.read_deployments()
-            return sorted((str(each.id), len(each.schedules)) for each in found)
+        times = {f.name: f.schedules[0].schedule for f in found if f.schedules}
+        return sorted((str(f.id), len(f.schedules)) for f in found), times
 
-    before = state()
+    before, times = state()
     assert len(before) == 13
-    again = site.deploy()
-    assert state() == before
-    assert again["pools"] == ["cpu", "gpu"]
+    assert {name: time.cron for name, time in times.items()} == {
+        "nightly": "17 2 * * *",
+        "housekeeping": "47 5 * * *",
+    }
+    again = site.deploy("--nightly", "5 3 * * *", "--timezone", "America/New_York")
+    assert (again["pools"], again["timezone"]) == (["cpu", "gpu"], "America/New_York")
+    after, times = state()
+    assert after == before
+    assert {(time.cron, time.timezone) for time in times.values()} == {
+        ("5 3 * * *", "America/New_York"),
+        ("47 5 * * *", "America/New_York"),
+    }
 
 
 def test_server_answers_nobody_without_the_password(site):
@@ -124,12 +136,23 @@ def test_killed_flow_leaves_no_process_and_its_retry_goes_on(site, rebuilt):
     assert site.store.latest("models", "good").summary["trained_nimg"] == BUDGET_NIMG
 
 
-def test_cancelled_training_leaves_no_process(site, rebuilt):
-    run_id = site.train(10**6, "cancelled", "good")
+def test_training_of_a_killed_flow_goes_on_until_that_is_cancelled_and_leaves_no_process(
+    site, rebuilt
+):
+    """The stages are subflows: the server cancels them with the run, whose process is gone."""
+    lists = {"good": list(CLASSES)}
+    chain = site.chain(10**6)
+    run_id = site.start("rebuild/nightly", chain=chain, places=PLACES["nightly"], class_lists=lists)
     site.wait_for_ranks()
-    site.cancel(run_id)
+    os.kill(process_of(site, run_id), signal.SIGKILL)
+    site.finish(run_id, "Crashed")
+    build, train = site.subflows(run_id)
+    assert (build.state.name, train.state.name) == ("Completed", "Running")
+    assert site.processes("model.training.train")
+    with client() as api:
+        api.set_flow_run_state(run_id, Cancelled())
     site.wait_until_nothing_is_left()
-    site.finish(run_id, "Cancelled")
+    site.finish(train.id, "Cancelled")
 
 
 def test_killed_worker_leaves_no_process_and_its_run_is_crashed(site, rebuilt):
@@ -252,5 +275,6 @@ def test_cancelled_bulk_export_cancels_what_runs_elsewhere(site, rebuilt):
 
     servers.wait_until(have_ended, 60, "their end", poll_sec=ASK_SEC)
     assert [run.state.name for run in asked()] == ["Cancelled"] * 2
+    assert {run.id for run in asked()} < {run.id for run in site.subflows(run_id)}
     site.wait_until_nothing_is_left()
     site.finish(run_id, "Cancelled")

@@ -5,7 +5,6 @@ import threading
 import time
 from collections import deque
 from datetime import timedelta
-from pathlib import Path
 from types import SimpleNamespace
 from uuid import uuid4
 
@@ -15,6 +14,7 @@ import yaml
 from prefect.client.schemas.objects import FlowRun
 from prefect.states import Cancelled, Completed, Crashed, Failed, Pending, Running, Scheduled
 
+from flows.commands.deployments import FILE
 from flows.deployments import remote_run
 from flows.deployments.deploy import MIN_CPU, QUEUES, WAITING_QUEUES
 from flows.deployments.remote_run import (
@@ -31,7 +31,7 @@ from flows.stages.chain import ChainParams
 from pipelines.store.artifacts import open_store
 from pipelines.store.manifest import Manifest, artifact_digest
 
-FILE = yaml.safe_load((Path(__file__).parents[3] / "infra" / "prefect.yaml").read_text())
+DEPLOYMENTS = yaml.safe_load(FILE.read_text())["deployments"]
 PLACES = Places(deadline_hours=1.0, no_worker_minutes=0)
 PARAMS = BuildParams(name="pets", classes=("cat", "dog"))
 DONE = Completed(message='{"digest": "d1"}')
@@ -70,7 +70,10 @@ class Server:
     def read_deployment_by_name(self, name):
         return SimpleNamespace(id=name)
 
-    def create_flow_run_from_deployment(self, deployment, *, parameters, idempotency_key):
+    def create_flow_run_from_deployment(
+        self, deployment, *, parameters, idempotency_key, parent_task_run_id
+    ):
+        assert parent_task_run_id is None  # no flow run asks
         if idempotency_key not in self.runs:
             run = FlowRun(
                 flow_id=uuid4(),
@@ -123,7 +126,7 @@ def test_each_class_list_has_a_run_of_its_own(start):
         return Completed(message=json.dumps({"digest": ",".join(parameters["params"]["classes"])}))
 
     server = start(build)
-    nightly = next(each for each in FILE["deployments"] if each["name"] == "nightly")
+    nightly = next(each for each in DEPLOYMENTS if each["name"] == "nightly")
     places = Places(**nightly["parameters"]["places"])
     lists = [("cat", "dog"), ("bee",)]
     chains = [ChainParams(name="pets", classes=classes) for classes in lists]
@@ -262,7 +265,7 @@ def test_interruption_of_the_main_thread_cancels_the_runs_of_all_threads(start):
 
 def test_flow_that_waits_for_stages_leaves_them_a_slot():
     """Whatever waits is in the pool cpu, one run a queue, and no stage needs a place remote_run."""
-    waiting = [each for each in FILE["deployments"] if "places" in each.get("parameters", {})]
+    waiting = [each for each in DEPLOYMENTS if "places" in each.get("parameters", {})]
     assert {each["work_pool"]["name"] for each in waiting} == {"cpu"}
     queues = {each["work_pool"]["work_queue_name"] for each in waiting}
     assert queues == set(WAITING_QUEUES) < set(QUEUES)
@@ -273,10 +276,10 @@ def test_every_place_is_a_deployment():
     from flows.deployments import flows as deployed
 
     names = set()
-    for each in FILE["deployments"]:
+    for each in DEPLOYMENTS:
         flow_name = getattr(deployed, each["entrypoint"].rpartition(".")[2], None)
         names.add(f"{flow_name.name if flow_name else 'housekeeping'}/{each['name']}")
-    for each in FILE["deployments"]:
+    for each in DEPLOYMENTS:
         places = each.get("parameters", {}).get("places", {})
         assert set(places.values()) <= names, each["name"]
         Places(**places)

@@ -11,9 +11,10 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 sys.path.insert(0, str(Path(__file__).parents[2] / "pipelines"))
 
 import ceph
-from stack import INFRA, VARIABLE, load, put_in_all
+from stack import VARIABLE, load, put_in_all
 
 from flows.cli import run_command_line
+from flows.commands.deployments import FILE
 
 FILES = ("compose.yaml", "compose.gpu.yaml", "compose.s3.yaml")
 CLIENTS = ("bootstrap", "worker-cpu", "worker-gpu")
@@ -86,7 +87,7 @@ def test_every_pool_has_a_worker_without_a_gpu():
     assert not [each for each in on_by_default if "deploy" in each]
     commands = [" ".join(each["command"]) for each in on_by_default if "command" in each]
     pools = {match[1] for text in commands if (match := re.search(r"--pool (\w+)", text))}
-    deployments = (INFRA / "prefect.yaml").read_text()
+    deployments = FILE.read_text()
     assert pools == set(re.findall(r"^      name: (\w+)$", deployments, re.MULTILINE))
 
 

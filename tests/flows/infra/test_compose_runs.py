@@ -83,7 +83,7 @@ def answers(url: str) -> bool:
 def test_services_run_the_whole_chain_and_the_export_without_a_gpu(tmp_path):
     """Database, messages, both processes of the server, the bootstrap, and a worker of each pool.
 
-    The stages that infra/prefect.yaml places on a pool need nothing of the other image.
+    The stages that prefect.yaml places on a pool need nothing of the other image.
     """
     if servers.postgres_programs() is None or shutil.which("redis-server") is None:
         pytest.skip("needs Debian's postgresql and redis-server: infra/ci-packages")

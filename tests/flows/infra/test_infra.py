@@ -66,6 +66,14 @@ def test_every_requirement_of_an_image_is_pinned(floor):
     assert set(installed_with(requirements(floor))) - pins().keys() <= NOT_FROZEN
 
 
+def test_every_test_that_the_page_names_is_there():
+    tests = [file.read_text() for file in (ROOT / "tests").rglob("test_*.py")]
+    there = set(re.findall(r"^def (test_\w+)\(", "\n".join(tests), re.MULTILINE))
+    named = set(re.findall(r"`(test_\w+)`", (INFRA / "README.md").read_text()))
+    assert named
+    assert sorted(named - there) == []
+
+
 def commands() -> Iterator[tuple[str, list[str]]]:
     """Yield every command that infra/ has a container or a person run, and where it is written."""
     for file in [*LOADED, *MANIFESTS]:

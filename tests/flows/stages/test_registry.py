@@ -1,20 +1,18 @@
 """Every stage has a command; one that is deployed has a flow, a place and a child."""
 
 import dataclasses
-from pathlib import Path
 from typing import get_type_hints
 
 import pytest
 import yaml
 
 from flows.cli import COMMANDS, make_app
+from flows.commands.deployments import FILE
 from flows.stages.base import Stage
 from flows.stages.registry import DEPLOYED, STAGES
 from pipelines.store.artifacts import Store, open_store
 from pipelines.store.leases import leased
 from pipelines.store.manifest import InputRef, Manifest, artifact_digest
-
-FILE = Path(__file__).parents[3] / "infra" / "prefect.yaml"
 
 
 @pytest.mark.parametrize("stage", STAGES.values(), ids=STAGES)

@@ -206,6 +206,41 @@ def test_flow_whose_worker_has_died_before_it_asked_ends_as_well():
         assert worker.stdout.read() == ""
 
 
+FLOW_OF_THREADS = """
+import signal, threading
+from concurrent.futures import ThreadPoolExecutor
+from pipelines.processes.supervise import end_with_worker
+told, first = [], threading.Event()
+signal.signal(signal.SIGTERM, lambda *_: (told.append(1), first.set()))
+
+def work():
+    end_with_worker()
+    first.wait(20)
+    end_with_worker()
+
+end_with_worker()
+with ThreadPoolExecutor(3) as pool:
+    tasks = [pool.submit(work) for _ in range(3)]
+    print("ready", flush=True)
+    assert first.wait(20)
+[task.result() for task in tasks]
+print(len(told), flush=True)
+"""
+
+
+def test_flow_is_told_once_that_its_worker_has_died_whatever_its_threads_do():
+    """A second SIGTERM would interrupt Prefect while it reports that the run has crashed."""
+    with subprocess.Popen(
+        [*python(WORKER), FLOW_OF_THREADS],
+        env=os.environ | {"PREFECT__FLOW_RUN_ID": "x"},
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as worker:
+        assert worker.stdout.readline() == "ready\n"
+        worker.kill()
+        assert worker.stdout.read() == "1\n"
+
+
 # Words of each process's command line; the guard's has those of the command as well.
 VICTIMS = {"parent": ("from pipelines.processes.supervise",), "guard": ("guard.py",), "command": ()}
 
