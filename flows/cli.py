@@ -43,11 +43,14 @@ def make_app():
     from flows.config import from_environment, from_file
     from flows.options import FIRST, shown_default
     from pipelines.store.printable import shown
+    from pipelines.store.versions import own_version
 
     app = App(
         name="sketchmill",
         help=__doc__.splitlines()[0],
         help_epilogue="`sketchmill COMMAND --help` shows a command's options, with examples.",
+        # Asked when it is printed. Cyclopts' own default is that of a distribution named `flows`.
+        version=own_version,
         version_flags=["--version"],
         config=(from_file, from_environment),
         group_parameters=FIRST,

@@ -9,7 +9,8 @@ from typing import Literal, get_args
 
 from pipelines.store.artifacts import Store
 
-Device = Literal["auto", "cpu", "cuda"]
+# mps: the GPU of a Mac, which has one; nobody has tried it.
+Device = Literal["auto", "cpu", "cuda", "mps"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

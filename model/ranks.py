@@ -91,7 +91,8 @@ class Ranks:
 def join_ranks(device: str = "auto") -> Iterator[Ranks]:
     """Yield this process's place among the ranks that torchrun started, or rank 0 of 1.
 
-    device is "cpu", "cuda" or "auto" (cuda where there is one); gloo connects CPUs, nccl GPUs.
+    device is "cpu", "cuda", "mps" or "auto" (cuda where there is one); gloo connects CPUs, nccl
+    GPUs; a rank on "mps" is alone.
 
     Nothing may keep the group: with its last reference go gloo's threads, and one of them that
     still has a tensor when Python ends aborts the process (pytorch pull request 179291).
@@ -116,11 +117,16 @@ def join_ranks(device: str = "auto") -> Iterator[Ranks]:
 
 
 def device_kind(device: str) -> str:
-    """Return "cpu" or "cuda" for "cpu", "cuda" or "auto"; raise ValueError if there is no GPU."""
-    has_gpu = torch.cuda.is_available()
-    if device == "cuda" and not has_gpu:
-        raise ValueError("device cuda: torch finds no GPU here; use cpu or auto")
-    return ("cuda" if has_gpu else "cpu") if device == "auto" else device
+    """Return "cpu", "cuda" or "mps" for one of these or "auto", which is cuda or cpu.
+
+    Raises ValueError if there is no such GPU.
+    """
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    is_here = {"cuda": torch.cuda.is_available, "mps": torch.backends.mps.is_available}
+    if device in is_here and not is_here[device]():
+        raise ValueError(f"device {device}: torch finds no such GPU here; use cpu or auto")
+    return device
 
 
 class Interrupted(SystemExit):

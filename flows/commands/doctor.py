@@ -8,6 +8,7 @@ are known to break fail.
 import ctypes.util
 import dataclasses
 import os
+import platform
 import re
 import shutil
 import sys
@@ -18,6 +19,7 @@ from importlib import metadata
 from flows.options import Common
 from flows.stages.base import writable_cache
 from flows.terminal import print_result
+from pipelines.processes.guard import check_system
 from pipelines.processes.progress import doing
 from pipelines.store.artifacts import open_store
 from pipelines.store.backends import one_line
@@ -27,15 +29,15 @@ from pipelines.store.probe import probe
 # 3.8.3 allows remote code execution on its server.
 TRAPS = {
     "fastapi": ((0, 139), (0, 151)),
-    "sqlalchemy": ((2, 0), (2, 1)),
+    "sqlalchemy": ((2, 0, 40), (2, 1)),
     "prefect": ((3, 8, 3), (4,)),
 }
 # Library that one of the two images lacks -> stages that need it.
 STAGES = {
     "apache-beam": "build",
     "tensorflow-datasets": "build from prepared TFDS directories",
-    "google-crc32c": "build and export as tfds",
     "torch": "train, evaluate, sample, report, audit, classifier, score",
+    "prefect": "run, deploy, serve",
 }
 
 
@@ -71,6 +73,7 @@ def examine(url: str | None) -> Iterator[Finding]:
 def _machine_checks() -> list[tuple[str, Callable[[], Finding]]]:
     return [
         ("python", _python),
+        ("system", _system),
         ("versions", _versions),
         ("stages", _stages),
         ("cairo", _cairo),
@@ -85,11 +88,18 @@ def _python() -> Finding:
     return Finding("python", sys.version_info[:2] >= (3, 11), f"{found}; 3.11 or newer is needed")
 
 
+def _system() -> Finding:
+    try:
+        check_system()
+    except ValueError as error:
+        return Finding("system", False, str(error), is_required=False)
+    return Finding("system", True, f"{platform.system()} {platform.machine()}")
+
+
 def _versions() -> Finding:
     found = {name: _version(name) for name in ("apache-beam", "torch", "pyarrow", *TRAPS)}
     wrong = [
-        f"{name} {found[name]} breaks Prefect, from {_text(low)} to below {_text(high)} works: "
-        "run `make run` to install the pins"
+        f"{name} {found[name]} breaks Prefect: pip install '{name}>={_text(low)},<{_text(high)}'"
         for name, (low, high) in TRAPS.items()
         if found[name] and not low <= _numbers(found[name]) < high
     ]

@@ -1,14 +1,11 @@
 """`sketchmill push --hub`: push an artifact to the Hugging Face Hub, or say what would be pushed."""
 
-import contextlib
 import dataclasses
-from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from flows.options import Common
 from flows.stages.base import resolve_any
 from flows.terminal import print_result, session
-from pipelines.store.errors import LackError
 from pipelines.store.held import held_store
 
 if TYPE_CHECKING:  # of the extra that may not be there
@@ -27,7 +24,7 @@ def push_to_hub(
 
     The token is the environment's (HF_TOKEN) or that of `hf auth login`.
     """
-    with _hub_library(), session(common), held_store(common.store, "push") as store:
+    with session(common), held_store(common.store, "push") as store:
         from huggingface_hub import get_token
 
         from pipelines.hub.push import push
@@ -47,17 +44,6 @@ def push_to_hub(
         pushed = push(bundle, repository, token=token, private=private)
     result = dataclasses.asdict(pushed) if common.json else _summary(pushed)
     print_result(result, as_json=common.json)
-
-
-@contextlib.contextmanager
-def _hub_library() -> Iterator[None]:
-    """Raise LackError that says what to install if the library of the Hub is not there."""
-    try:
-        yield
-    except ModuleNotFoundError as error:
-        if (error.name or "").partition(".")[0] not in ("huggingface_hub", "yaml"):
-            raise
-        raise LackError("this needs huggingface_hub: pip install 'sketchmill[hub]'") from error
 
 
 def _plan(

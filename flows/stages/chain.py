@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 from typing import Annotated, Any
 
 from cyclopts import Parameter
-from pydantic import BeforeValidator
 
 from flows.options import (
     DATA,
@@ -38,8 +37,10 @@ from model.shipped import PREFIX, shipped_manifest, shipped_names
 from pipelines.catalogue import SEED_CLASSES
 from pipelines.dataset.spec import InputOptions
 from pipelines.drawings.limits import Limits
+from pipelines.processes.guard import check_system
 from pipelines.processes.progress import doing
 from pipelines.store.artifacts import Store
+from pipelines.store.errors import LackError, missing_extras
 from pipelines.store.held import HeldStore
 from pipelines.store.manifest import Kind, Manifest, check_slug, drawings_by_split, slug
 
@@ -190,8 +191,20 @@ class ChainParams(Limits, InputOptions):
         )
 
 
-def _without_the_drawings(export: Any) -> Any:
-    """Leave out what schedules made by earlier versions say of the drawings to export."""
+class _WithoutTheDrawings:
+    """Leaves out what schedules made by earlier versions say of the drawings to export.
+
+    pydantic, with which Prefect reads parameters, asks this for a schema; nothing else has it.
+    """
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: Callable[[Any], Any]) -> Any:
+        """Return the schema of what is annotated, behind this."""
+        from pydantic_core import core_schema
+
+        return core_schema.no_info_before_validator_function(_left_of, handler(source))
+
+
+def _left_of(export: Any) -> Any:
     if not isinstance(export, Mapping):
         return export
     return {name: value for name, value in export.items() if name not in ("ref", "name", "store")}
@@ -207,9 +220,7 @@ class BulkParams:
 
     sample: SampleParams = field(default_factory=SampleParams)
     tasks: int = 2
-    export: Annotated[ExportOptions, BeforeValidator(_without_the_drawings)] = field(
-        default_factory=ExportOptions
-    )
+    export: Annotated[ExportOptions, _WithoutTheDrawings()] = field(default_factory=ExportOptions)
 
     def __post_init__(self) -> None:
         """Raise ValueError for a number of tasks that draws nothing, or shards."""
@@ -261,6 +272,14 @@ def _dataset_digest(params: ChainParams, *, plan_only: bool) -> str:
 
     spec, source = dataset_work(params.build(), plan_only=plan_only)
     return dataset_digest(spec, source) if source.is_known else ""
+
+
+def _check(params: ChainParams) -> None:
+    """Raise ValueError for what this machine or a stage would refuse, before any is started."""
+    check_system()
+    if lacking := missing_extras("apache_beam", "torch", "prefect"):
+        raise LackError(lacking)
+    check_chain(params)
 
 
 def check_chain(params: ChainParams) -> None:
@@ -336,7 +355,7 @@ def _result(store: Store, found: Inputs) -> dict[str, Any]:
 STAGE = Stage(
     name="run",
     params=ChainParams,
-    check=check_chain,
+    check=_check,
     plan=_plan,
     work=_work,
     store="new",

@@ -66,7 +66,8 @@ class TrainParams:
         Folder of checkpoints, curve and TensorBoard events. By default in the store, or in
         ~/.cache/sketchmill if the store is remote.
     device
-        Device to train on; auto is a GPU where there is one.
+        Device to train on; auto is cuda where there is one, else the CPU; mps, the GPU of a Mac, is
+        untested.
     checkpoint_interval_sec
         Seconds between checkpoints.
     num_grids
@@ -97,7 +98,7 @@ class TrainParams:
     compile: Annotated[bool, RUNNING, Parameter(negative=())] = False
     micro_batch_size: Annotated[int, RUNNING, Parameter(name="--micro-batch")] = 0
     work_dir: Annotated[str, RUNNING] = ""
-    device: Annotated[Literal["auto", "cpu", "cuda"], RUNNING] = "auto"
+    device: Annotated[Literal["auto", "cpu", "cuda", "mps"], RUNNING] = "auto"
     checkpoint_interval_sec: Annotated[float, RUNNING, Parameter(name="--checkpoint-interval")] = (
         120.0
     )

@@ -6,12 +6,9 @@ has none, and equal weights give equal bytes.
 """
 
 import json
-import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-import numpy as np
-import pyarrow as pa
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save
@@ -21,6 +18,7 @@ from model.network.pixelcnn import PixelCNN
 from pipelines.store.artifacts import Store
 from pipelines.store.errors import reading
 from pipelines.store.manifest import Manifest
+from pipelines.store.versions import versions_of
 
 WEIGHTS_NAME = "weights.safetensors"
 CONFIG_NAME = "config.json"
@@ -128,10 +126,5 @@ def open_model(store: Store, manifest: Manifest) -> PixelCNN:
 
 
 def library_versions() -> dict[str, str]:
-    """Return the versions of the libraries that affect a model's bytes."""
-    return {
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "numpy": np.__version__,
-        "pyarrow": str(pa.__version__),
-    }
+    """Return the versions of what affects a model's bytes."""
+    return versions_of("torch", "numpy", "pyarrow")

@@ -42,6 +42,7 @@ from pipelines.drawings.reading import first_of_each_class, no_images
 from pipelines.store.artifacts import Store
 from pipelines.store.errors import reading
 from pipelines.store.manifest import FileEntry, InputRef, Manifest, artifact_digest, slug
+from pipelines.store.versions import versions_of
 
 # Part of the digest: a changed page is another report of the same inputs.
 PAGE_VERSION = 4
@@ -131,7 +132,7 @@ def make_report(
         files=tuple(_entry(path, content) for path, content in contents.items()),
         summary={"page": REPORT_NAME, "class_names": list(dataset.summary["class_names"])}
         | ({"gate": gate_verdict(checks)} if checks else {}),
-        versions={},
+        versions=versions_of("matplotlib", "jinja2", "pillow"),
     )
     return store.publish_files(manifest, contents)
 

@@ -33,6 +33,7 @@ from pipelines.drawings.credit import Credit, both, credit_of
 from pipelines.processes.progress import doing
 from pipelines.store.artifacts import Store
 from pipelines.store.manifest import Manifest, artifact_entries, artifact_label
+from pipelines.store.versions import DISTRIBUTION, own_version
 
 # Rows evaluated of train and validation, which show overfitting; the test split is evaluated whole.
 GUIDE_ROWS = 2_048
@@ -196,6 +197,7 @@ has {histogram["bits_per_dim"]:.4f} on the test drawings.
 {_started_from(origin)}\
 | drawings seen in training | {run.nimg} |
 | parameters | {num_parameters(run)} |
+| made by | {DISTRIBUTION} {own_version()} |
 | network | {network.num_resnet} resnets, {network.num_hierarchies} hierarchies, \
 {network.num_filters} filters, {network.num_logistic_mix} mixtures |
 | withheld labels | {_withheld(network.condition)} |
@@ -259,6 +261,8 @@ def num_parameters(run: Run) -> int:
 def _hardware(run: Run) -> str:
     if run.ranks.device.type == "cuda":
         return torch.cuda.get_device_name(run.ranks.device)
+    if run.ranks.device.type == "mps":
+        return f"{platform.machine()} GPU (mps)"
     return f"{platform.machine()} CPU, {torch.get_num_threads()} threads a rank"
 
 

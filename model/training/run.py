@@ -21,7 +21,7 @@ from model.data import Drawings, WeightedOrder, batch_rows, order_key, rank_rows
 from model.network.dropout import DropoutKey
 from model.network.pixelcnn import PixelCNN, initialize_from_data
 from model.network.precision import cpu_has_bfloat16
-from model.network.weights import SavedModel, config_file
+from model.network.weights import SavedModel, config_file, library_versions
 from model.options import RunOptions
 from model.ranks import Ranks, StopSignal
 from model.training.checkpoint import Checkpoint, RunState
@@ -157,7 +157,7 @@ class Run:
             run_digest=run_digest,
             elapsed_sec=self.elapsed_sec,
             pending_nats=list(self.pending_nats),
-            versions={"torch": torch.__version__, "numpy": np.__version__},
+            versions=library_versions(),
         )
         return Checkpoint(
             state,

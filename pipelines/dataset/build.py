@@ -7,10 +7,8 @@ finished work is found by its key, and the result has the same bytes.
 """
 
 import contextlib
-import platform
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from importlib import metadata
 
 from pipelines.dataset.class_shards import class_jobs, link_parts
 from pipelines.dataset.describe import Described, describe, publish_files, source_credit
@@ -34,6 +32,7 @@ from pipelines.store.artifacts import Store
 from pipelines.store.errors import BusyError
 from pipelines.store.leases import holding
 from pipelines.store.manifest import Manifest
+from pipelines.store.versions import versions_of
 
 __all__ = ["DatasetPlan", "build_dataset", "dataset_digest", "library_versions", "plan_dataset"]
 
@@ -148,14 +147,8 @@ def _described(built: Built) -> Described:
 
 def library_versions() -> dict[str, str]:
     """Return the versions of what makes the bytes."""
-    names = ("sketchmill", "apache-beam", "numpy", "pyarrow", "xxhash", "zlib-ng", "pillow")
-    found = {"python": platform.python_version()}
-    for name in names:
-        try:
-            found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            found[name] = "unknown"
-    return found | cairo_version()
+    names = ("apache-beam", "numpy", "pyarrow", "xxhash", "zlib-ng", "pillow")
+    return versions_of(*names) | cairo_version()
 
 
 def _publish(job: Job, store: Store, described: Described, versions: dict[str, str]) -> Manifest:

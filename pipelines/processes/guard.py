@@ -17,7 +17,8 @@ A command line forks itself into two of them and the work (`stand_before_work`):
 Ctrl-C reaches the front alone, which prints one line; if the front is killed, the guard still ends
 the rest. Ctrl-Z stops the work and its descendants.
 
-Linux only; elsewhere `stand_before_work` does nothing. Standard library only, to start fast.
+Linux only: elsewhere `stand_before_work` does nothing, and `check_system` says what cannot work.
+Standard library only, to start fast.
 """
 
 import contextlib
@@ -57,6 +58,15 @@ def main(arguments: Sequence[str]) -> int:
     guard = Guard(grace_sec, deadline_sec or float("inf"))
     child = subprocess.Popen(list(arguments[3:]), preexec_fn=lambda: _prepare_child(own))
     return guard.run(child.pid)
+
+
+def check_system() -> None:
+    """Raise ValueError unless commands can be guarded here."""
+    if not _IS_LINUX:
+        raise ValueError(
+            "training, the whole chain and deployed stages start processes that Linux ends with "
+            f"their parent, and this is {sys.platform}: use Linux, or a container of it"
+        )
 
 
 def stand_before_work(stop: Callable[[int, FrameType | None], None], said: str) -> None:

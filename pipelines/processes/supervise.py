@@ -70,9 +70,10 @@ def launch(
     deadline_sec seconds after which the command is stopped
     grace_sec    seconds from SIGTERM to SIGKILL
 
-    Raises ChildError if it does not exit with 0, DeadlineError if its time was up. On any other
+    Raises ValueError where commands cannot be guarded, ChildError if it does not exit with 0, DeadlineError if its time was up. On any other
     way out of here its processes are stopped as well.
     """
+    guard.check_system()
     with tempfile.TemporaryFile() as errors, tempfile.TemporaryFile() as stdin:
         stdin.write(given.encode())
         stdin.seek(0)

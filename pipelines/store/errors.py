@@ -3,6 +3,7 @@
 import contextlib
 import errno
 from collections.abc import Iterator
+from importlib.util import find_spec
 
 # Invalid requests: a value, or a file or folder that it names.
 INPUT_ERRORS = (
@@ -28,6 +29,17 @@ class FullError(OSError):
 class FinalError(RuntimeError):
     """The input was valid, but a retry would fail in the same way."""
 
+
+# Module -> the extra of this package that installs it.
+EXTRA_OF = {
+    **dict.fromkeys(("apache_beam", "cairocffi"), "build"),
+    **dict.fromkeys(("torch", "safetensors", "jaxtyping", "matplotlib", "jinja2"), "train"),
+    **dict.fromkeys(("tensorboard", "torchmetrics"), "train"),
+    **dict.fromkeys(("prefect", "fastapi", "sqlalchemy", "asyncpg", "cronsim"), "flows"),
+    **dict.fromkeys(("httpx", "yaml"), "flows"),
+    **dict.fromkeys(("tensorflow", "tensorflow_datasets"), "tfds"),
+    "huggingface_hub": "hub",
+}
 
 # A retry cannot help.
 FINAL_ERRORS = (*INPUT_ERRORS, *MISTAKES, FinalError)
@@ -57,7 +69,8 @@ def reading(where: str, what: str = "drawings") -> Iterator[None]:
     except (BadFileError, LackError):
         raise
     except ImportError as error:
-        raise LackError(f"{where} needs a library that is not here: {error}: install it") from error
+        said = what_lacks(error) or f"it needs a library that is not here: {error}: install it"
+        raise LackError(f"{where} cannot be read: {said}") from error
     except Exception as error:
         if lacking := what_lacks(error):
             raise LackError(f"{where} cannot be read: {lacking}") from error
@@ -72,7 +85,7 @@ def reading(where: str, what: str = "drawings") -> Iterator[None]:
 
 
 def what_lacks(error: BaseException) -> str:
-    """Return what a process has run out of and what to do, "" for any other error.
+    """Return what a process lacks, and what to do; "" for any other error.
 
     >>> what_lacks(ValueError("no")), what_lacks(MemoryError())[:15]
     ('', 'memory ran out:')
@@ -80,6 +93,8 @@ def what_lacks(error: BaseException) -> str:
     if isinstance(error, LackError):
         return ""
     number, said = getattr(error, "errno", None), str(error)
+    if isinstance(error, ModuleNotFoundError):
+        return missing_extras(*(error.name or "").split(".")[:1])
     if isinstance(error, MemoryError) or number == errno.ENOMEM or _NO_MAP in said:
         return (
             "memory ran out: give this process more (ulimit -v, the container's limit), or close "
@@ -91,6 +106,17 @@ def what_lacks(error: BaseException) -> str:
             "container's pids), give this process more memory (ulimit -v), or take fewer workers"
         )
     return ""
+
+
+def missing_extras(*modules: str) -> str:
+    """Return how to install those of some modules that are absent; "" if none of ours is.
+
+    >>> missing_extras("json", "os")
+    ''
+    """
+    absent = [name for name in modules if name in EXTRA_OF and not find_spec(name)]
+    extras = ",".join(dict.fromkeys(EXTRA_OF[name] for name in absent))
+    return f"this needs {', '.join(absent)}: pip install 'sketchmill[{extras}]'" if absent else ""
 
 
 def _said(error: Exception) -> str:

@@ -1,20 +1,23 @@
-"""What an image of infra/ has installed, as a virtual environment that takes seconds to make.
+"""What pip installs for some extras, as a virtual environment that takes seconds to make.
 
-The distributions that a requirements file asks for, and those that they ask for, are linked from
-the environment of the tests into one that has nothing else; this project's own packages too, as
-`pip install --no-deps .` does. An import of anything else fails there as it does in the image.
-pip itself takes four minutes, 1.5 GB and a network for the image of the model.
+The distributions that the extras ask for, and those that they ask for, are linked from the
+environment of the tests into one that has nothing else; this project's own packages too. An import
+of anything else fails there as it does where pip has installed the extras, which takes minutes,
+gigabytes and a network. The images of infra/ are such environments.
 """
 
 import contextlib
 import importlib.metadata
 import os
+import re
+import shlex
 import shutil
 import signal
 import subprocess
+import tomllib
 import venv
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import cache
 from pathlib import Path
 
@@ -22,23 +25,28 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parents[2]
-OWN = ("pipelines", "model", "flows")
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+WHEEL = PROJECT["tool"]["hatch"]["build"]["targets"]["wheel"]
+# The packages, and those that lie elsewhere in the tree than in a wheel.
+OWN = [ROOT / name for name in WHEEL["packages"]]
+OWN += [package for source in WHEEL["sources"] for package in (ROOT / source).iterdir()]
+# Tools that `pip freeze` does not list.
+NOT_FROZEN = {"setuptools", "wheel"}
 Distributions = dict[str, importlib.metadata.Distribution]
 
 
-class Image:
-    """An environment with the packages of one image, in a folder; runs the image's commands."""
+class Environment:
+    """An environment of requirements and this project, in a folder; runs commands there."""
 
-    def __init__(self, floor: str, folder: Path) -> None:
-        self.floor = floor
+    def __init__(self, wanted: Iterable[str], folder: Path) -> None:
         venv.EnvBuilder(symlinks=True).create(folder)
         self.bin = folder / "bin"
         packages = next(folder.glob("lib/python3*/site-packages"))
-        for each in installed_with(floor).values():
+        for each in installed_with(wanted).values():
             _link(each, packages)
             _write_scripts(each, self.bin)
-        for name in OWN:
-            (packages / name).symlink_to(ROOT / name)
+        for package in OWN:
+            (packages / package.name).symlink_to(package)
         own = importlib.metadata.distribution("sketchmill")
         _link(own, packages, only_metadata=True)
         _write_scripts(own, self.bin)
@@ -46,7 +54,7 @@ class Image:
     def run(
         self, *command: str, folder: Path, given: str = "", **more: str
     ) -> subprocess.CompletedProcess[str]:
-        """Run a command of the image in a folder of its own; `given` is its input."""
+        """Run an installed command in a folder of its own; `given` is its input."""
         full, environment = self._prepared(command, folder, more)
         return subprocess.run(
             full, cwd=folder, env=environment, input=given, capture_output=True, text=True
@@ -54,7 +62,7 @@ class Image:
 
     @contextlib.contextmanager
     def running(self, *command: str, folder: Path, log: Path, **more: str) -> Iterator[None]:
-        """Run a command of the image for as long as the block; it dies with the tests as well."""
+        """Run an installed command for as long as the block; it dies with the tests as well."""
         full, environment = self._prepared(command, folder, more)
         with log.open("ab") as output:
             started = subprocess.Popen(
@@ -93,28 +101,46 @@ class Image:
         return [program, *command[1:]], environment
 
 
-def requirements(floor: str) -> list[Requirement]:
-    """Return the lines of an image's requirements file."""
-    lines = (ROOT / f"infra/requirements-{floor}.txt").read_text().splitlines()
-    return [Requirement(line) for line in lines if line and not line.startswith("#")]
+class Image(Environment):
+    """The environment of one image of infra/."""
+
+    def __init__(self, floor: str, folder: Path) -> None:
+        self.floor = floor
+        super().__init__(requirements(floor), folder)
 
 
-def installed_with(floor: str) -> Distributions:
-    """Return what pip installs for an image, by canonical name."""
+def requirements(floor: str) -> list[str]:
+    """Return what the Dockerfile of an image has pip install with its constraints."""
+    text = (ROOT / f"infra/Dockerfile.{floor}").read_text()
+    (given,) = re.findall(r"^RUN pip install .*-c constraints\.txt (.*)$", text, re.MULTILINE)
+    return [re.sub(r"^\.", "sketchmill", each) for each in shlex.split(given)]
+
+
+def installed_with(wanted: Iterable[str]) -> Distributions:
+    """Return what pip installs for requirements beside this project, by canonical name."""
     found: Distributions = {}
     seen: set[tuple[str, str]] = set()
-    pending = [(each.name, extra) for each in requirements(floor) for extra in ("", *each.extras)]
+    pending = [Requirement(text) for text in wanted]
     while pending:
-        name, extra = pending.pop()
-        if (canonicalize_name(name), extra) in seen:
-            continue
-        seen.add((canonicalize_name(name), extra))
-        found[canonicalize_name(name)] = importlib.metadata.distribution(name)
-        for text in importlib.metadata.requires(name) or ():
-            needed = Requirement(text)
-            if not needed.marker or needed.marker.evaluate({"extra": extra}):
-                pending += [(needed.name, each) for each in ("", *needed.extras)]
+        requirement = pending.pop()
+        name = canonicalize_name(requirement.name)
+        if name != "sketchmill":
+            found[name] = importlib.metadata.distribution(name)
+        for extra in {"", *requirement.extras}:
+            if (name, extra) not in seen:
+                seen.add((name, extra))
+                pending += _needed(name, extra)
     return found
+
+
+def _needed(name: str, extra: str) -> list[Requirement]:
+    """Return what a distribution asks for, with an extra; of this project by pyproject.toml."""
+    if name == "sketchmill":
+        project = PROJECT["project"]
+        texts = project["optional-dependencies"][extra] if extra else project["dependencies"]
+        return [Requirement(text) for text in texts]
+    needed = map(Requirement, importlib.metadata.requires(name) or ())
+    return [each for each in needed if not each.marker or each.marker.evaluate({"extra": extra})]
 
 
 def pins() -> dict[str, str]:

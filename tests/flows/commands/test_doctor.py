@@ -3,12 +3,14 @@
 import json
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
 
 from flows.cli import run_command_line
-from flows.commands.doctor import examine
+from flows.commands.doctor import TRAPS, examine
 
 ROOT = Path(__file__).parents[3]
 # Distributions are looked up on sys.path: a folder in front has what this machine seems to have.
@@ -91,13 +93,22 @@ def test_version_that_breaks_prefect_fails(tmp_path, name, version):
     assert f"{name} {version} breaks Prefect" in findings["versions"]["message"]
 
 
+def test_versions_that_break_are_those_that_pip_does_not_install():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    wanted = map(Requirement, project["optional-dependencies"]["flows"])
+    ranges = {each.name: each.specifier for each in wanted}
+    for name, (low, high) in TRAPS.items():
+        edges = [".".join(map(str, edge)) for edge in (low, high)]
+        assert [edge in ranges[name] for edge in edges] == [True, False], name
+
+
 def test_versions_at_the_edge_of_what_works_pass(tmp_path):
     code, findings = doctor(tmp_path, fastapi="0.150.99", sqlalchemy="2.0.99", prefect="3.8.3")
     assert (code, findings["versions"]["is_ok"]) == (0, True)
 
 
 @pytest.mark.parametrize(
-    ("hidden", "stage"), [("torch", "train"), ("apache-beam", "build"), ("prefect", "")]
+    ("hidden", "stage"), [("torch", "train"), ("apache-beam", "build"), ("prefect", "run")]
 )
 def test_package_that_is_absent_is_a_note_with_the_stages_it_costs(tmp_path, hidden, stage):
     code, findings = doctor(tmp_path, hidden=hidden)

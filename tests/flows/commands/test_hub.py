@@ -267,9 +267,3 @@ def test_a_token_that_is_none_is_not_shown(hub, push, monkeypatch, capfd):
 def test_what_cannot_be_pushed_is_refused(hub, push, arguments, message):
     assert message in push(*arguments.split(), code=2)
     assert hub.asked == []
-
-
-def test_without_the_library_the_extra_is_named(hub, push, monkeypatch):
-    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
-    said = push("tiny-20", "--hub", "ann/tiny-20", code=2)
-    assert "pip install 'sketchmill[hub]'" in said

@@ -8,7 +8,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from images import Image, installed_with, pins
+from images import NOT_FROZEN, Image, installed_with, pins, requirements
 
 pytestmark = pytest.mark.slow
 
@@ -16,10 +16,8 @@ FLOORS = ("pipelines", "model")
 # What each image must not need, and must not have.
 MISSING = {
     "pipelines": ("torch", "torchmetrics", "safetensors", "tensorboard"),
-    "model": ("apache_beam", "tensorflow", "tensorflow_datasets", "cairocffi", "google_crc32c"),
+    "model": ("apache_beam", "tensorflow", "tensorflow_datasets", "cairocffi"),
 }
-# Tools that `pip freeze` does not list.
-NOT_FROZEN = ("setuptools", "wheel")
 IMPORT = "import importlib.util as u, sys; print([n for n in sys.argv[1:] if u.find_spec(n)])"
 
 
@@ -39,7 +37,7 @@ def image(request, made):
 def test_image_has_what_is_pinned_and_nothing_of_the_other_floor(image, tmp_path):
     other = {
         name: each.version
-        for name, each in installed_with(image.floor).items()
+        for name, each in installed_with(requirements(image.floor)).items()
         if pins().get(name) != each.version.partition("+")[0] and name not in NOT_FROZEN
     }
     assert other == {}

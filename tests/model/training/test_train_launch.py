@@ -30,13 +30,19 @@ def test_every_gpu_gets_a_rank(monkeypatch) -> None:
     assert default_processes(preset("large")) == 8
 
 
+def test_the_gpu_of_a_mac_gets_one_rank(monkeypatch) -> None:
+    monkeypatch.setattr("torch.backends.mps.is_available", lambda: True)
+    assert default_processes(preset("large"), device="mps") == 1
+
+
+@pytest.mark.parametrize("device", ["cuda", "mps"])
 def test_gpu_that_is_not_there_is_refused_before_a_rank_starts(
-    store, make_dataset, small_spec, monkeypatch
+    store, make_dataset, small_spec, monkeypatch, device
 ) -> None:
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     dataset = make_dataset(store)
-    options = RunOptions(device="cuda")
-    with pytest.raises(ValueError, match="torch finds no GPU here"):
+    options = RunOptions(device=device)
+    with pytest.raises(ValueError, match=f"device {device}: torch finds no such GPU here"):
         train_in_processes(small_spec(dataset), dataset, store, "tiny", options=options)
 
 

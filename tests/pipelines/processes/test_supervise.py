@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from flows.cli import run_command_line
+from pipelines.processes import guard
 from pipelines.processes.supervise import (
     ChildError,
     DeadlineError,
@@ -58,6 +60,18 @@ def wait_until(condition, limit_sec: float = 20.0) -> None:
     while not condition():
         assert time.monotonic() < deadline, "did not happen in time"
         time.sleep(0.05)
+
+
+def test_system_without_guards_says_so_before_anything_starts(monkeypatch, capsys, tmp_path):
+    monkeypatch.setattr(guard, "_IS_LINUX", False)
+    monkeypatch.setattr(guard.sys, "platform", "darwin")
+    with pytest.raises(ValueError, match="and this is darwin: use Linux"):
+        launch(python("print(1)"))
+    store = tmp_path / "store"
+    assert run_command_line(["run", "--store", str(store), "--quiet"]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("sketchmill: training, the whole chain and deployed stages")
+    assert (said.count("\n"), store.exists()) == (1, False)
 
 
 @pytest.fixture

@@ -202,7 +202,11 @@ def test_raw_lines_and_simplified_ones_are_told_apart_line_by_line(tmp_path):
         ("", "a blank line"),
         ("  \r", "a blank line"),
         ("[" * 100_000, "not a drawing in JSON"),
-        ('{"drawing": ' + "[" * 5_000 + "]" * 5_000 + "}", "not a drawing in JSON|a coordinate is"),
+        # How deep json reads depends on the Python.
+        (
+            '{"drawing": ' + "[" * 5_000 + "]" * 5_000 + "}",
+            "not a drawing|a coordinate|a stroke has 1",
+        ),
         ("[1, 2]", "no object with a key 'drawing'"),
         (json.dumps({"word": "bee"}), "no object with a key 'drawing'"),
         (line([[[1, 2], [3]]]), "a stroke has 2 lists"),
