@@ -8,32 +8,58 @@ from pathlib import Path
 import pytest
 
 from flows.cli import COMMANDS, make_app, run_command_line
+from model.shipped import publish_shipped
+from pipelines.store.artifacts import open_store
 
 README = Path(__file__).parents[1] / "README.md"
 
 
+def blocks(language: str) -> list[str]:
+    """Return the README's blocks of a language."""
+    return re.findall(rf"```{language}\n(.*?)```", README.read_text(), flags=re.DOTALL)
+
+
 def readme_commands() -> list[list[str]]:
-    """Return the arguments of every `sketchmill` line in the README's shell blocks."""
-    blocks = re.findall(r"```sh\n(.*?)```", README.read_text(), flags=re.DOTALL)
-    lines = [line.split("  #")[0] for block in blocks for line in block.splitlines()]
-    return [shlex.split(line)[1:] for line in lines if line.startswith("sketchmill ")]
+    """Return the words of every `sketchmill` line in the README's shell blocks.
+
+    Variables may stand before the command.
+    """
+    lines = [line.split("  #")[0] for block in blocks("sh") for line in block.splitlines()]
+    words = [shlex.split(line) for line in lines]
+    return [each for each in words if "sketchmill" in each]
 
 
-@pytest.mark.parametrize("arguments", readme_commands(), ids=" ".join)
-def test_readme_command_parses(arguments):
+@pytest.fixture
+def folder(tmp_path, monkeypatch) -> Path:
+    """The directory of a user, with the files that the README shows or takes for granted."""
+    monkeypatch.setenv("SKETCHMILL_CACHE", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+    for block in blocks("toml"):
+        Path(block.splitlines()[0].removeprefix("# ")).write_text(block)
+    Path("birds.txt").write_text("owl\nduck\nswan\n")
+    return tmp_path
+
+
+@pytest.mark.parametrize("words", readme_commands(), ids=" ".join)
+def test_readme_command_parses(words, folder):
+    arguments = words[words.index("sketchmill") + 1 :]
     make_app().parse_args(arguments, exit_on_error=False, print_error=False)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("arguments", readme_commands(), ids=" ".join)
-def test_readme_command_runs(arguments, tmp_path, monkeypatch, quickdraw_sample):
+@pytest.mark.parametrize("words", readme_commands(), ids=" ".join)
+def test_readme_command_runs(words, folder, monkeypatch, quickdraw_sample):
     """What takes a network or minutes is planned, the rest done."""
-    monkeypatch.setenv("SKETCHMILL_CACHE", str(tmp_path / "cache"))
-    monkeypatch.chdir(tmp_path)
     real = str(quickdraw_sample / "rendered" / "numpy_bitmap")
-    told = [real if argument == "/data/numpy_bitmap" else argument for argument in arguments]
-    if told[0] == "run":
+    words = [real if word == "/data/numpy_bitmap" else word for word in words]
+    start = words.index("sketchmill")
+    for name, _, value in (word.partition("=") for word in words[:start]):
+        monkeypatch.setenv(name, value)
+    told = words[start + 1 :]
+    if told[0] == "run" and "--dry-run" not in told:
         told.append("--dry-run")
+    if told[0] == "push":
+        publish_shipped("tiny-20", open_store("store"))
     assert run_command_line([*told, "--quiet"]) == 0
 
 
