@@ -117,8 +117,8 @@ def config_text(command: str, params: Any, pinned: Mapping[str, str]) -> str:
     """Return the config with which a command makes again what these parameters made.
 
     Options that do not decide what is made are left out, the store among them, defaults are not:
-    a later version may have others. pinned: values by field in place of those in `params`, such as
-    the digest behind a name.
+    a later version may have others. A path that is not UTF-8 cannot stand in TOML; a comment asks
+    for it. pinned: values by field in place of those in `params`, such as the digest behind a name.
     """
     lines = [
         f"# What sketchmill {command} made this of. To make it again in a store DIR:",
@@ -133,7 +133,12 @@ def config_text(command: str, params: Any, pinned: Mapping[str, str]) -> str:
         is_how = HOW & set(cast("tuple[Group, ...]", option.group)) or field.name in _PLACES
         if not is_how and value not in ("", None, ()):
             names = cast("tuple[str, ...]", option.name) or (field.name.replace("_", "-"),)
-            lines.append(f"{names[0].lstrip('-')} = {_toml(field.name, value)}")
+            name, text = names[0].lstrip("-"), _toml(field.name, value)
+            is_utf8 = text.encode(errors="ignore").decode() == text
+            entry = f"{name} = {text}"
+            lines.append(
+                entry if is_utf8 else f"# --{name} is not UTF-8, which TOML must be: give it"
+            )
     return "\n".join(lines) + "\n"
 
 

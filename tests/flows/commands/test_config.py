@@ -115,7 +115,8 @@ def test_a_variable_of_a_negated_flag_does_not_set_the_flag(monkeypatch):
         ("seed =", "is not TOML"),
     ],
 )
-def test_bad_config_is_refused_by_name(config, capsys, text, words):
+def test_bad_config_is_refused_by_name(config, capsys, monkeypatch, text, words):
+    monkeypatch.setenv("COLUMNS", "1000")  # the panel breaks no path
     assert run_command_line(["build", *config(text)]) == 2
     said = " ".join(capsys.readouterr().err.replace("│", " ").split())
     assert words in said

@@ -10,7 +10,7 @@ from pipelines.drawings.parquet import open_shard
 from pipelines.export.spec import FORMATS
 
 # What tells which dataset it was made of.
-TELLING = ("README.md", "manifest.json", "provenance.json", "croissant.json")
+TELLING = ("README.md", "manifest.json", "provenance.json", "croissant.json", "export.toml")
 
 
 @pytest.fixture
