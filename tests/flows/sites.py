@@ -110,7 +110,9 @@ class Site:
         found = []
         for entry in Path("/proc").glob("[0-9]*"):
             with contextlib.suppress(OSError):
-                line = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+                line = (
+                    (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+                )
                 marked = f"{MARK}={self.mark}".encode() in (entry / "environ").read_bytes()
                 if marked and text in line:
                     found.append(int(entry.name))
@@ -207,7 +209,9 @@ def client():
 def line_of(pid: int) -> str:
     """Return a process's command line, empty if it has ended."""
     with contextlib.suppress(OSError):
-        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode()
+        return (
+            Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+        )
     return ""
 
 

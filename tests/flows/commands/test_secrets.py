@@ -312,7 +312,7 @@ def watching(pid: int) -> Iterator[dict[int, str]]:
         while not ended.wait(0.02):
             for each in descendants(pid):
                 with contextlib.suppress(OSError):
-                    if line := Path(f"/proc/{each}/cmdline").read_text():
+                    if line := Path(f"/proc/{each}/cmdline").read_text(errors="replace"):
                         seen[each] = line
 
     thread = threading.Thread(target=watch)

@@ -85,7 +85,9 @@ class Command:
         found = []
         for entry in Path("/proc").glob("[0-9]*"):
             with contextlib.suppress(OSError):
-                line = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+                line = (
+                    (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+                )
                 if self.mark.encode() in (entry / "environ").read_bytes() and text in line:
                     found.append(int(entry.name))
         return found

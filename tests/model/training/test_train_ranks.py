@@ -171,7 +171,11 @@ class Parent:
 def children(pid: int) -> list[int]:
     text = Path(f"/proc/{pid}/task/{pid}/children").read_text()
     found = [int(child) for child in text.split()]
-    return [child for child in found if "python" in Path(f"/proc/{child}/cmdline").read_text()]
+    return [
+        child
+        for child in found
+        if "python" in Path(f"/proc/{child}/cmdline").read_text(errors="replace")
+    ]
 
 
 def is_running(pid: int) -> bool:

@@ -51,7 +51,7 @@ def tree(mark: str) -> dict[int, str]:
     for folder in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
             if f"{MARK}={mark}".encode() in (folder / "environ").read_bytes():
-                found[int(folder.name)] = (folder / "cmdline").read_bytes().decode()
+                found[int(folder.name)] = (folder / "cmdline").read_bytes().decode(errors="replace")
     return found
 
 
