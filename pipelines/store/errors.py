@@ -33,8 +33,9 @@ class FinalError(RuntimeError):
 # Module -> the extra of this package that installs it.
 EXTRA_OF = {
     **dict.fromkeys(("apache_beam", "cairocffi"), "build"),
-    **dict.fromkeys(("torch", "safetensors", "jaxtyping", "matplotlib", "jinja2"), "train"),
+    **dict.fromkeys(("torch", "safetensors", "jaxtyping"), "train"),
     **dict.fromkeys(("tensorboard", "torchmetrics"), "train"),
+    **dict.fromkeys(("matplotlib", "jinja2"), "report"),
     **dict.fromkeys(("prefect", "fastapi", "sqlalchemy", "asyncpg", "cronsim"), "flows"),
     **dict.fromkeys(("httpx", "yaml"), "flows"),
     **dict.fromkeys(("tensorflow", "tensorflow_datasets"), "tfds"),

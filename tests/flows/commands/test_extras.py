@@ -30,7 +30,7 @@ PYTHON = "import sketchmill; print(sketchmill.load_model('shipped:tiny-20').clas
 PUSH = ["push", "models/tiny-20", "--hub", "ann/tiny", "--dry-run"]
 SAMPLE = ["sample", "--model", "shipped:tiny-20", "--classes", "bee", "--samples-per-class", "1"]
 # Of modules whose extra is not there, those that another may still bring.
-SHARED = {"jinja2", "httpx", "yaml", "sqlalchemy"}
+SHARED = {"matplotlib", "jinja2", "httpx", "yaml", "sqlalchemy"}
 
 
 @pytest.fixture(scope="module")
