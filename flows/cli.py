@@ -41,7 +41,7 @@ def make_app():
     from cyclopts import App, CycloptsPanel, Group, Parameter
 
     from flows.config import from_environment, from_file
-    from flows.options import FIRST, shown_default
+    from flows.options import FIRST, converted, shown_default
     from pipelines.store.printable import shown
     from pipelines.store.versions import own_version
 
@@ -54,7 +54,7 @@ def make_app():
         version_flags=["--version"],
         config=(from_file, from_environment),
         group_parameters=FIRST,
-        default_parameter=Parameter(show_default=shown_default),
+        default_parameter=Parameter(converter=converted, show_default=shown_default),
         error_formatter=lambda error: CycloptsPanel(shown(str(error))),
     )
     groups = dict.fromkeys(each.group for each in COMMANDS.values())

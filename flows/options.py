@@ -8,9 +8,9 @@ import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, TypeVar, get_type_hints
+from typing import Annotated, Any, TypeVar, get_args, get_type_hints
 
-from cyclopts import Group, Parameter, Token
+from cyclopts import Group, Parameter, Token, convert
 from cyclopts.validators import Number
 
 from pipelines.catalogue import SEED_CLASSES, class_lines, read_classes_file, split_names
@@ -79,6 +79,17 @@ def shown_default(value: object) -> str | None:
     ('28', None, None, None)
     """
     return str(value) if value not in ("", (), None) and value is not False else None
+
+
+def converted(hint: Any, tokens: Sequence[Token]) -> Any:
+    """Return the value of an option; raise ValueError for 1.5 where a whole number is expected.
+
+    Cyclopts alone rounds it.
+    """
+    is_whole = int in {hint, *get_args(hint)}
+    if broken := next((each.value for each in tokens if is_whole and "." in each.value), None):
+        raise ValueError(f"expected a whole number, not {broken!r}")
+    return convert(hint, tokens)
 
 
 def _written(parse: Callable[[str], Any], show: Callable[[Any], str]) -> Parameter:

@@ -317,6 +317,8 @@ def test_the_plan_of_googles_files_is_that_of_a_copy_of_them(bare_cache, tmp_pat
         (["build", "--tfds-slice", "train[a]"], "is not a slice of train"),
         (["build", "--beam=--runner=DaskRunner"], "DaskRunner is refused"),
         (["build", "--workers", "0"], "workers must be at least 1"),
+        (["build", "--seed", "1.5"], "--seed: expected a whole number, not '1.5'"),
+        (["build", "--max-per-class", "10."], "expected a whole number, not '10.'"),
         (["build", "--fraction", "2"], "fraction must be between"),
     ],
 )
