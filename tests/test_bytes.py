@@ -33,7 +33,7 @@ COMMANDS = (
     "build --source {folder}/mine --classes all --format parquet,tfrecord --name small"
     " --splits train=0.6,validation=0.2,test=0.2",
     "train --dataset small --name net --set " + " --set ".join(SMALL),
-    "sample --model net --per-class 2 --name drawn",
+    "sample --model net --per-class 2 --name drawn --arithmetic torch",
     "report --samples drawn --audit",
     "export datasets/small --format hf,tfds,webdataset,numpy_bitmap,idx,png",
 )

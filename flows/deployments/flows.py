@@ -86,9 +86,10 @@ def bulk_export(params: BulkParams, places: Places = HERE) -> dict[str, str]:
     with cancelling_runs(), stopping_children():
         found = stage_task("plan", params.sample, places)
         get_run_logger().info("%d of %d shards to draw", found["missing"], found["shards"])
-        asked = [replace(params.sample, shards=f"{a}-{b - 1}") for a, b in found["ranges"]]
+        sample = replace(params.sample, arithmetic=found["arithmetic"])
+        asked = [replace(sample, shards=f"{a}-{b - 1}") for a, b in found["ranges"]]
         _side_by_side("sample-shards", asked, places, params.tasks)
-        samples = stage_task("sample", params.sample, places)["digest"]
+        samples = stage_task("sample", sample, places)["digest"]
         exported = _export(params, samples, places)
     name_run(f"bulk-export {params.sample.name} @{samples[:12]} @{exported[:12]}")
     return {"samples": samples, "export": exported}

@@ -171,7 +171,10 @@ def write_config(
     values: in place of those of the parameters. It is no part of the artifact: its bytes say where
     a source was. A store that is read-only, or full now, has none.
     """
-    text = config_text(command, params, values).encode()
+    chosen = {}
+    if getattr(params, "arithmetic", "") == "auto":  # which another machine may choose differently
+        chosen["arithmetic"] = made.spec.get("arithmetic", "torch")
+    text = config_text(command, params, chosen | dict(values)).encode()
     with contextlib.suppress(ReadOnlyError, FullError):
         if out := getattr(params, "out", ""):  # the user's place, which has the manifest then
             open_store(out).put(f"{command}{SUFFIX}", text)

@@ -9,7 +9,7 @@ from cyclopts import Parameter
 from flows.options import AUDIT, DEFAULT_STORE, RUNNING, SAMPLING, NotNegative, StoreUrl, grouped
 from flows.stages.audit import filters_of, limits_of
 from flows.stages.base import Inputs, Result, Stage, find_model, parent
-from flows.stages.sample import guidance, read_counts
+from flows.stages.sample import arithmetic, guidance, read_counts
 from flows.terminal import current
 from pipelines.catalogue import resolve_names
 from pipelines.store.artifacts import Store
@@ -98,6 +98,7 @@ def _spec(params: QuotaParams, model: Manifest):
         seed=params.seed,
         temperature=params.temperature,
         guidance=guidance(params.guidance, model),
+        arithmetic=arithmetic("auto", "float32", model),
     )
 
 

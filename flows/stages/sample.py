@@ -41,7 +41,9 @@ _CLASS_HEADINGS = {"class", "classes", "class name", "class_name", "category", "
 _COUNT_HEADINGS = {"count", "counts", "drawings", "number", "num", "n"}
 # Thousands of task runs overload a Prefect server; 200 ranges keep all workers busy.
 MAX_RANGES = 200
-_SAMPLING = ("seed", "temperature", "guidance", "batch_size", "dtype", "rows_per_shard")
+_SAMPLING = (
+    *("seed", "temperature", "guidance", "arithmetic", "batch_size", "dtype", "rows_per_shard"),
+)
 
 
 @grouped({SAMPLING: _SAMPLING})
@@ -63,16 +65,21 @@ class SampleParams:
         tabs separate as well.
     seed
         Seed of the noise. Drawing i of a class has its own: it is the same from any number of
-        processes, but for pixels that another --batch or kind of CPU rounds to another level.
+        processes.
     temperature
         Below 1 the drawings are more alike and cleaner.
     guidance
         How much to prefer what tells a class from the others; 0 is the class's own distribution. By
         default the model's own, or 2.5; 0 for models that cannot be guided (condition.dropout_p).
+    arithmetic
+        portable: float32 on the CPU, with the same pixels from every CPU. torch: on a GPU if there
+        is one; another --batch or kind of CPU may round a pixel to another level. auto: portable,
+        but torch where there is a GPU or no C compiler, with another --dtype, and for networks that
+        portable does not know.
     batch_size
-        Number of drawings computed together.
+        Number of drawings computed together by torch.
     dtype
-        Precision of the arithmetic; bfloat16 is fast on GPUs and on CPUs that have it.
+        Precision of torch's arithmetic; bfloat16 is fast on GPUs and on CPUs that have it.
     rows_per_shard
         Number of drawings in a shard, a Parquet file; an interrupted shard is drawn anew.
     name
@@ -91,6 +98,7 @@ class SampleParams:
     seed: int = 0
     temperature: float = 1.0
     guidance: float | None = None
+    arithmetic: Literal["auto", "portable", "torch"] = "auto"
     batch_size: Annotated[int, Parameter(name="--batch")] = 64
     dtype: Literal["float32", "bfloat16", "float64"] = "float32"
     rows_per_shard: int = 8_192
@@ -169,6 +177,7 @@ def sample_spec(params: SampleParams, model: Manifest):
         batch_size=params.batch_size,
         dtype=params.dtype,
         rows_per_shard=params.rows_per_shard,
+        arithmetic=arithmetic(params.arithmetic, params.dtype, model),
     )
     model_labels(spec.class_names, known)
     return spec
@@ -186,6 +195,22 @@ def guidance(wanted: float | None, model: Manifest) -> float:
         wanted = default_guidance(config, own=model.summary.get("guidance"))
     check_guidance(wanted, config)
     return wanted
+
+
+def arithmetic(
+    wanted: Literal["auto", "portable", "torch"],
+    dtype: Literal["float32", "bfloat16", "float64"],
+    model: Manifest,
+) -> Literal["portable", "torch"]:
+    """Return the arithmetic for a model, by default the faster one on this machine."""
+    from model.network.config import PixelCNNConfig
+    from model.sampling.spec import default_arithmetic
+
+    if wanted != "auto":
+        return wanted
+    network = model.spec.get("network")
+    # What is not in the manifest of an imported model would have to be read.
+    return default_arithmetic(PixelCNNConfig.from_json_dict(network), dtype) if network else "torch"
 
 
 def parse_range(text: str) -> tuple[int, int]:
@@ -301,7 +326,10 @@ def _result(_params: SampleParams, made: Manifest, _store: HeldStore) -> Result:
 
 
 def _find_ranges(params: SampleParams, inputs: Inputs, store: HeldStore) -> Result:
-    """Return how many shards there are, how many the store lacks, and ranges that hold these."""
+    """Return how many shards there are, how many the store lacks, and ranges that hold these.
+
+    The arithmetic is chosen here for all who draw them, on whatever machines.
+    """
     from model.sampling.shards import missing_shards
 
     model = inputs["model"]
@@ -311,6 +339,7 @@ def _find_ranges(params: SampleParams, inputs: Inputs, store: HeldStore) -> Resu
         "shards": spec.num_shards,
         "missing": len(missing),
         "ranges": ranges_of(missing, spec.num_shards),
+        "arithmetic": spec.arithmetic,
     }
 
 

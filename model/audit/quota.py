@@ -31,7 +31,7 @@ from model.audit.quota_rows import (
 from model.audit.run import AuditSpec, audit_samples, kept_rows, measure_samples, read_audit
 from model.sampling.card import manner
 from model.sampling.shards import SPLIT, sample_dataset
-from model.sampling.spec import SampleSpec
+from model.sampling.spec import Arithmetic, SampleSpec
 from pipelines.drawings.reading import split_shards
 from pipelines.processes.progress import Progress, doing, no_progress
 from pipelines.store.artifacts import Store
@@ -59,6 +59,7 @@ class QuotaSpec:
     temperature: float = 1.0
     guidance: float = 0.0
     batch_size: int = 64
+    arithmetic: Arithmetic = "torch"
 
     def to_json(self) -> dict[str, Any]:
         """Return the spec as JSON values."""
@@ -70,8 +71,13 @@ class QuotaSpec:
             "seed": self.seed,
             "temperature": self.temperature,
             "guidance": self.guidance,
-            "batch_size": self.batch_size,
-        }
+        } | self._arithmetic()
+
+    def _arithmetic(self) -> dict[str, Any]:
+        """Return what counts of the two, as in model.sampling.spec.spec_to_json."""
+        if self.arithmetic == "portable":
+            return {"arithmetic": self.arithmetic}
+        return {"batch_size": self.batch_size}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -157,6 +163,7 @@ def round_spec(
         temperature=spec.temperature,
         guidance=spec.guidance,
         batch_size=spec.batch_size,
+        arithmetic=spec.arithmetic,
     )
 
 

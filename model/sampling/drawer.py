@@ -23,10 +23,21 @@ from model.network.pixelcnn import PixelCNN
 from model.network.precision import default_device
 from model.network.weights import CONFIG_NAME, WEIGHTS_NAME, load_model, read_config
 from model.sampling.cached import CachedSampler
-from model.sampling.spec import Rows, SampleSpec, model_labels, shard_size, spec_rows
+from model.sampling.portable import PortableSampler
+from model.sampling.spec import (
+    Rows,
+    SampleSpec,
+    lack_of_portable,
+    model_labels,
+    shard_size,
+    spec_rows,
+)
 from pipelines.store.artifacts import Store
 from pipelines.store.manifest import Manifest
 
+Integers = npt.NDArray[np.int64]
+Pixels = npt.NDArray[np.uint8]
+Nats = npt.NDArray[np.float64]
 _UINT64 = (1 << 64) - 1
 
 
@@ -47,28 +58,44 @@ class Drawer:
         check_guidance(spec.guidance, model.config)
         self.spec, self.labels, self.model = spec, labels, model
         self._samplers: dict[int, CachedSampler] = {}
+        self._portable: PortableSampler | None = None
 
     def draw(self, batch: slice) -> Drawn:
         """Sample one batch of the spec's rows; raise ValueError if a likelihood is not finite."""
         rows = spec_rows(self.spec, batch)
-        labels = self.labels[rows.labels]
-        sampler = self._sampler_of(len(rows))
-        height, width, _ = self.model.config.image_shape
-        shape = (num_draws(self.model.config), height, width)
-        indices, labels = _padded(rows.indices, sampler.batch), _padded(labels, sampler.batch)
-        sampled = sampler.sample(
-            class_uniforms(labels, indices, shape, seed=self.spec.seed),
-            label_condition(self.model.config, labels),
-            temperature=self.spec.temperature,
-        )
-        nats = sampled.log_prob_map[: len(rows)].double().sum((1, 2)).cpu().numpy()
+        draw = self._draw_portable if self.spec.arithmetic == "portable" else self._draw
+        images, nats = draw(self.labels[rows.labels], rows.indices)
         if not np.isfinite(nats).all():
             raise ValueError(
                 f"the model gives {int((~np.isfinite(nats)).sum())} of {len(nats)} drawings a "
                 "likelihood that is not finite: its weights are broken (NaN or far too large); "
                 "evaluate it, and train it again with a lower learning rate"
             )
-        return Drawn(sampled.images[: len(rows), 0].cpu().numpy(), nats)
+        return Drawn(images, nats)
+
+    def _draw(self, labels: Integers, indices: Integers) -> tuple[Pixels, Nats]:
+        num, sampler = len(labels), self._sampler_of(len(labels))
+        indices, labels = _padded(indices, sampler.batch), _padded(labels, sampler.batch)
+        sampled = sampler.sample(
+            self._uniforms(labels, indices),
+            label_condition(self.model.config, labels),
+            temperature=self.spec.temperature,
+        )
+        nats = sampled.log_prob_map[:num].double().sum((1, 2)).cpu().numpy()
+        return sampled.images[:num, 0].cpu().numpy(), nats
+
+    def _draw_portable(self, labels: Integers, indices: Integers) -> tuple[Pixels, Nats]:
+        if self._portable is None:
+            spec = self.spec
+            self._portable = PortableSampler(
+                self.model, guidance=spec.guidance, temperature=spec.temperature
+            )
+        return self._portable.draw(labels, self._uniforms(labels, indices).numpy())
+
+    def _uniforms(self, labels: Integers, indices: Integers) -> Tensor:
+        height, width, _ = self.model.config.image_shape
+        shape = (num_draws(self.model.config), height, width)
+        return class_uniforms(labels, indices, shape, seed=self.spec.seed)
 
     def _sampler_of(self, batch: int) -> CachedSampler:
         """Return a sampler for a batch of this size or a larger one.
@@ -135,7 +162,7 @@ def open_drawer(store: Store, manifest: Manifest, spec: SampleSpec) -> Drawer:
     saved = load_model({name: store.read(manifest, name) for name in (WEIGHTS_NAME, CONFIG_NAME)})
     labels = spec_labels(spec, saved.class_names, saved.model.config)
     dtype = torch.float64 if spec.dtype == "float64" else torch.float32
-    device = default_device()
+    device = torch.device("cpu") if spec.arithmetic == "portable" else default_device()
     return Drawer(saved.model.to(device, dtype), labels, spec)
 
 
@@ -144,6 +171,11 @@ def check_model(store: Store, manifest: Manifest, spec: SampleSpec) -> None:
     config = read_config(store.read(manifest, CONFIG_NAME))
     check_drawable(config)
     check_guidance(spec.guidance, config)
+    lacking = lack_of_portable(config)
+    if spec.arithmetic == "portable" and lacking:
+        raise ValueError(
+            f"the model cannot be drawn in portable arithmetic ({lacking}): use --arithmetic torch"
+        )
     spec_labels(spec, manifest.summary["class_names"], config)
 
 

@@ -268,7 +268,7 @@ def _drawing(
     spec: SampleSpec, model: Manifest, store: Store, batches: Sequence[slice], *, processes: int
 ) -> Iterator[Iterator[Drawn]]:
     """Yield drawings batch by batch, from processes or, for one or a memory store, from here."""
-    gpus = visible_gpus()
+    gpus = [] if spec.arithmetic == "portable" else visible_gpus()
     wanted = min(processes or len(gpus), len(gpus)) if gpus else processes or num_cores()
     num = min(wanted, len(batches))
     if num > 1 and not store.url.startswith("memory://"):

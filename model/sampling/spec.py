@@ -1,26 +1,35 @@
 """The sampling spec: classes, counts, noise and batches, everything that sets the drawings.
 
 A SampleSpec and a model's digest determine the digest of a samples artifact. Drawing i of class c
-under a seed has its own noise (model.sampling.drawer), and the spec alone fixes the batches, so
-the bytes depend neither on processes nor on their order nor on a restart. Another kind of processor
-or another torch version may round a sum differently and flip a pixel.
+under a seed has its own noise (model.sampling.drawer), so the bytes depend neither on processes nor
+on their order nor on a restart. In portable arithmetic they depend on nothing else. In torch's the
+spec fixes the batches too, as another size may round a sum differently and flip a pixel; so may
+another kind of processor or another torch version.
 """
 
 import dataclasses
 import difflib
 import json
 import math
+import os
+import shutil
 import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
+from model.network.config import PixelCNNConfig
 from pipelines.store.manifest import Manifest, artifact_digest
 
 Dtype = Literal["float32", "bfloat16", "float64"]
+Arithmetic = Literal["torch", "portable"]
+# Of portable arithmetic, as in model/network/kernels/portable.c: how many drawings it computes
+# together, and what it has room for.
+PORTABLE_BLOCK, MOST_MIXTURES, MOST_TAPS = 64, 64, 64
 
 # Incremented when equal specs give different drawings.
 SAMPLER_VERSION = 1
@@ -33,13 +42,15 @@ class SampleSpec:
     class_names     classes of the model; a drawing's label is its index here
     per_class       drawings of each class, or one number for each class
     seed            the noise of drawings 0, 1, 2, ... of a class is the same in every spec with
-                    this seed; another batch_size may change their rounding
+                    this seed; in torch's arithmetic another batch_size may change their rounding
     temperature     1 is the model's distribution; below 1 is sharper, above 1 flatter
     guidance        0 is the class's distribution; larger values amplify what distinguishes the
                     class (model.network.likelihood), for models trained with condition dropout
-    batch_size      drawings computed together
+    batch_size      drawings computed together; no part of a portable spec's address
     dtype           of the arithmetic; likelihoods are sums in float32 or wider
     rows_per_shard  drawings per Parquet file, the unit of work that a restart repeats
+    arithmetic      "torch", on any device, or "portable": float32 with the same bits on every CPU
+                    and in every batch (model.sampling.portable)
     """
 
     class_names: tuple[str, ...]
@@ -50,6 +61,7 @@ class SampleSpec:
     batch_size: int = 64
     dtype: Dtype = "float32"
     rows_per_shard: int = 8_192
+    arithmetic: Arithmetic = "torch"
 
     def __post_init__(self) -> None:
         """Raise ValueError if a field is out of range."""
@@ -122,13 +134,17 @@ def shard_batches(spec: SampleSpec, shard: int) -> list[slice]:
     """Return the rows of each batch of a shard."""
     start = shard * spec.rows_per_shard
     stop = start + shard_size(spec, shard)
-    cuts = range(start, stop, spec.batch_size)
-    return [slice(cut, min(cut + spec.batch_size, stop)) for cut in cuts]
+    size = PORTABLE_BLOCK if spec.arithmetic == "portable" else spec.batch_size
+    return [slice(cut, min(cut + size, stop)) for cut in range(start, stop, size)]
 
 
 def spec_to_json(spec: SampleSpec) -> dict[str, Any]:
-    """Return the spec as JSON values, with the sampler's version."""
+    """Return the spec as JSON values, with the sampler's version.
+
+    Without the field that does not count: addresses are as they were before there were two.
+    """
     raw: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(spec)))
+    del raw["batch_size" if spec.arithmetic == "portable" else "arithmetic"]
     return raw | {"sampler_version": SAMPLER_VERSION}
 
 
@@ -142,6 +158,45 @@ def spec_from_json(raw: Mapping[str, Any]) -> SampleSpec:
         return SampleSpec(**fields)
     except TypeError as error:
         raise ValueError(f"the sampling spec has unexpected or missing fields: {error}") from error
+
+
+def lack_of_portable(config: PixelCNNConfig) -> str:
+    """Return what portable arithmetic lacks for a network, "" if it has all."""
+    rows, cols = config.receptive_field_dims
+    if config.num_channels != 1 or config.low < 0 or config.high > 255:
+        return "it draws gray pixels of 8 bits"
+    if config.head != "logistic" or config.num_logistic_mix > MOST_MIXTURES:
+        return f"it draws from mixtures of at most {MOST_MIXTURES} logistics"
+    if config.resnet_activation == "relu":
+        return "it has no relu"
+    if config.condition.kind in ("vector", "spatial"):
+        return f"it has no condition of kind {config.condition.kind!r}"
+    return "" if 2 * rows * cols < MOST_TAPS else f"a layer of it reads at most {MOST_TAPS} places"
+
+
+def default_arithmetic(config: PixelCNNConfig, dtype: Dtype) -> Arithmetic:
+    """Return the faster arithmetic for a network on this machine.
+
+    Torch's on a GPU, in another dtype than float32, and where the portable one lacks something: a
+    layer, a C compiler, or the processor's fused multiply-add.
+    """
+    is_portable = dtype == "float32" and not lack_of_portable(config) and _can_compile()
+    return "portable" if is_portable and not _has_gpu() else "torch"
+
+
+def _can_compile() -> bool:
+    compiler = os.environ.get("CC", "").split() or ["cc"]
+    if not (shutil.which(compiler[0]) or shutil.which("gcc")):
+        return False
+    try:
+        return "fma" in Path("/proc/cpuinfo").read_text().split()
+    except OSError:
+        return False
+
+
+def _has_gpu() -> bool:
+    is_hidden = os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1")
+    return not is_hidden and any(Path("/dev").glob("nvidia[0-9]*"))
 
 
 def samples_digest(spec: SampleSpec, model: Manifest) -> str:
@@ -188,9 +243,18 @@ def _check_spec(spec: SampleSpec) -> None:
         raise ValueError(f"temperature must be positive, found {spec.temperature}")
     if not (spec.guidance >= 0 and math.isfinite(spec.guidance)):
         raise ValueError(f"guidance must be 0 or more, found {spec.guidance}")
-    if spec.dtype not in typing.get_args(Dtype):
-        expected = ", ".join(typing.get_args(Dtype))
-        raise ValueError(f"dtype {spec.dtype!r}: expected one of {expected}")
+    _check_arithmetic(spec)
+
+
+def _check_arithmetic(spec: SampleSpec) -> None:
+    for name, kind in (("dtype", Dtype), ("arithmetic", Arithmetic)):
+        if getattr(spec, name) not in typing.get_args(kind):
+            expected = ", ".join(typing.get_args(kind))
+            raise ValueError(f"{name} {getattr(spec, name)!r}: expected one of {expected}")
+    if spec.arithmetic == "portable" and spec.dtype != "float32":
+        raise ValueError(
+            f"portable arithmetic is float32, found dtype {spec.dtype}: use --arithmetic torch"
+        )
 
 
 def _check_classes(spec: SampleSpec) -> None:

@@ -47,26 +47,30 @@ def channels_last(x: Tensor) -> Tensor:
 
 
 @functools.cache
-def library(name: str) -> ctypes.CDLL | None:
-    """Return the compiled library of a C file of this package, None if unavailable."""
+def library(name: str, *flags: str) -> ctypes.CDLL | None:
+    """Return the compiled library of a C file of this package, None if unavailable.
+
+    flags: more for the compiler
+    """
     compiler = os.environ.get("CC") or shutil.which("cc") or shutil.which("gcc")
     if not compiler:
         return None
     try:
         with tempfile.TemporaryDirectory() as folder:
             source = Path(__file__).with_name(name)
-            return ctypes.CDLL(str(_compiled(shlex.split(compiler), source, Path(folder))))
+            compiled = _compiled(shlex.split(compiler), flags, source, Path(folder))
+            return ctypes.CDLL(str(compiled))
     except (OSError, subprocess.SubprocessError) as error:
         detail = str(getattr(error, "stderr", "") or error).strip()
         _LOG.warning("%s is not used, falling back to slower torch operators: %s", name, detail)
         return None
 
 
-def _compiled(compiler: list[str], source: Path, folder: Path) -> Path:
+def _compiled(compiler: list[str], flags: tuple[str, ...], source: Path, folder: Path) -> Path:
     compiled, linked = folder / "compiled.o", folder / "linked.so"
     # Not linked with OpenMP, so that torch's loaded one is used: two would oversubscribe the cores.
     for command in (
-        (*_COMPILE, "-c", str(source), "-o", str(compiled)),
+        (*_COMPILE, *flags, "-c", str(source), "-o", str(compiled)),
         ("-shared", str(compiled), "-o", str(linked)),
     ):
         subprocess.run((*compiler, *command), check=True, capture_output=True, text=True)
