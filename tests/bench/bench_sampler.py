@@ -4,31 +4,38 @@
     all cores         one process a core, against tfd.PixelCNN's compiled `sample`
     naive             this project's plain sampler, from measured forward passes
     guided            what guidance adds, on one thread
+    presets           portable arithmetic for each preset, on one thread, beside torch's
 
 tfd.PixelCNN samples by 785 full passes, which would take 20 minutes for 8 images: measured are
 passes of its own compiled loop body, the rest is multiplied. What was measured is also drawn, into
 baselines/sampler.svg.
 
-Run: make bench NAME=sampler
+Run: make bench NAME=sampler, of presets alone with ARGS="--presets tiny small"
 """
 
 import argparse
+import dataclasses
 import json
 import os
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
+import numpy as np
 import torch
 import torch.utils.flop_counter
 from figures import print_figure
 
+from model.network.conditioning import label_condition
 from model.network.config import DEFAULT_GUIDANCE, ConditionConfig, PixelCNNConfig
 from model.network.likelihood import num_draws
 from model.network.pixelcnn import PixelCNN
 from model.sampling.cached import CachedSampler
-from model.sampling.drawer import draw_uniforms
+from model.sampling.drawer import class_uniforms, draw_uniforms
+from model.sampling.portable import PortableSampler
+from model.training.presets import preset
 
 BASELINES = Path(__file__).parent / "baselines"
 SEED = PixelCNNConfig(
@@ -43,6 +50,7 @@ NUM_PIXELS = 28 * 28
 TFP_PASSES = NUM_PIXELS + 1
 BATCHES = (1, 4, 8, 16, 32, 64, 128)
 GUIDED_BATCH = 64
+PRESETS, PRESET_ROWS, NUM_CLASSES = ("tiny", "small", "article"), 64, 20
 
 
 def seed_model() -> PixelCNN:
@@ -50,12 +58,21 @@ def seed_model() -> PixelCNN:
     return PixelCNN(SEED).eval()
 
 
-def gflop_per_image() -> float:
+def preset_model(name: str) -> PixelCNN:
+    """Return a preset's network for twenty classes, with random weights."""
+    network = preset(name).network
+    condition = dataclasses.replace(network.condition, num_classes=NUM_CLASSES)
+    torch.manual_seed(0)
+    return PixelCNN(dataclasses.replace(network, condition=condition)).eval()
+
+
+def gflop_per_image(model: PixelCNN) -> float:
     """Return the multiply-adds of one forward pass of direct convolutions, times two."""
     counter = torch.utils.flop_counter.FlopCounterMode(display=False)
+    labels = label_condition(model.config, np.zeros(1, np.int64))
     # On a CPU model.network.kernels.winograd needs fewer, which the counter does not know.
-    with torch.device("meta"), torch.no_grad(), counter:
-        seed_model().distribution_params(torch.zeros(1, 1, 28, 28), torch.zeros(1))
+    with torch.no_grad(), counter:
+        model.distribution_params(torch.zeros(1, 1, 28, 28), labels)
     return counter.get_total_flops() / 1e9
 
 
@@ -202,6 +219,43 @@ def all_core_layouts(batch: int, num_cores: int) -> dict[str, float]:
     }
 
 
+def print_preset(name: str) -> None:
+    """Print what a thread draws in a second in both arithmetics, taking turns, best of three."""
+    torch.set_num_threads(1)
+    model, labels = preset_model(name), np.arange(PRESET_ROWS) % NUM_CLASSES
+    shape = (num_draws(model.config), 28, 28)
+    uniforms = class_uniforms(labels, np.arange(PRESET_ROWS), shape, seed=0)
+    condition, gflop = label_condition(model.config, labels), gflop_per_image(model)
+    print_figure(f"{name}_gflop_per_pass", gflop, "GFLOP")
+    for guidance in (0.0, DEFAULT_GUIDANCE) if model.config.condition.dropout_p else (0.0,):
+        ours = PortableSampler(model, guidance=guidance)
+        theirs = CachedSampler(model, batch=PRESET_ROWS, guidance=guidance)
+        portable, torchs, peak = [], [], 0.0
+        for _ in range(3):
+            peak = max(peak, peak_gflops())
+            portable.append(timed(partial(ours.draw, labels, uniforms.numpy()))["thread"])
+            torchs.append(timed(partial(theirs.sample, uniforms, condition))["thread"])
+        rate, peer = PRESET_ROWS / min(portable), PRESET_ROWS / min(torchs)
+        kind = "guided" if guidance else "plain"
+        print_figure(
+            f"{name}_{kind}",
+            rate,
+            "drawings a CPU-second",
+            peer="torch's arithmetic, batch 64",
+            peer_value=peer,
+            ratio=rate / peer,
+        )
+        reached = rate * gflop * (2 if guidance else 1)
+        print_figure(
+            f"{name}_{kind}_flops",
+            reached,
+            "GFLOP/s",
+            peer="1024^3 matrix product, one thread",
+            peer_value=peak,
+            ratio=reached / peak,
+        )
+
+
 def plot(rows: dict[int, dict[str, float]], by_processes: dict[int, float]) -> None:
     """Draw images a second over batch size and over processes."""
     import matplotlib.pyplot as plt
@@ -222,12 +276,17 @@ def plot(rows: dict[int, dict[str, float]], by_processes: dict[int, float]) -> N
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--child", help="batch,threads: measure in this process")
+    parser.add_argument("--presets", nargs="*", help="measure these presets only")
     given = parser.parse_args()
     if given.child:
         batch, threads = map(int, given.child.split(","))
         print(json.dumps(measure_here(batch, threads)))
         return
-    gflop = gflop_per_image()
+    for name in PRESETS if given.presets is None else given.presets:
+        print_preset(name)
+    if given.presets is not None:
+        return
+    gflop = gflop_per_image(seed_model())
     print_figure("gflop_per_image", gflop, "GFLOP")
     rows = {}
     for batch in BATCHES:
