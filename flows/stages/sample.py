@@ -72,14 +72,14 @@ class SampleParams:
         How much to prefer what tells a class from the others; 0 is the class's own distribution. By
         default the model's own, or 2.5; 0 for models that cannot be guided (condition.dropout_p).
     arithmetic
-        portable: float32 on the CPU, with the same pixels from every CPU. torch: on a GPU if there
-        is one; another --batch or kind of CPU may round a pixel to another level. auto: portable,
-        but torch where there is a GPU or no C compiler, with another --dtype, and for networks that
-        portable does not know.
+        How sums are computed. portable: in float32, on CPUs, with the same bits on each. torch: on a
+        GPU if there is one; another --batch or processor may round a pixel to another level. auto:
+        portable; torch where there is a GPU or no C compiler, for another --dtype, and for networks
+        that portable does not know.
     batch_size
         Number of drawings computed together by torch.
     dtype
-        Precision of torch's arithmetic; bfloat16 is fast on GPUs and on CPUs that have it.
+        Precision of the arithmetic; bfloat16 is fast on GPUs and on CPUs that have it.
     rows_per_shard
         Number of drawings in a shard, a Parquet file; an interrupted shard is drawn anew.
     name
