@@ -9,7 +9,7 @@ from cyclopts import Parameter
 from flows.options import AUDIT, DEFAULT_STORE, RUNNING, SAMPLING, NotNegative, StoreUrl, grouped
 from flows.stages.audit import filters_of, limits_of
 from flows.stages.base import Inputs, Result, Stage, find_model, parent
-from flows.stages.sample import arithmetic, guidance, read_counts
+from flows.stages.sample import AskedArithmetic, arithmetic, guidance, read_counts
 from flows.terminal import current
 from pipelines.catalogue import resolve_names
 from pipelines.store.artifacts import Store
@@ -17,7 +17,10 @@ from pipelines.store.held import HeldStore
 from pipelines.store.manifest import Manifest
 
 
-@grouped({AUDIT: ("filters", "gate", "judge"), SAMPLING: ("seed", "temperature", "guidance")})
+_SAMPLING = ("seed", "temperature", "guidance", "arithmetic")
+
+
+@grouped({AUDIT: ("filters", "gate", "judge"), SAMPLING: _SAMPLING})
 @dataclass(frozen=True, kw_only=True)
 class QuotaParams:
     """Draw, audit and draw again until each class has exactly its accepted drawings.
@@ -44,6 +47,11 @@ class QuotaParams:
     guidance
         How much to prefer what tells a class from the others; 0 is the class's own distribution. By
         default the model's own, or 2.5; 0 for models that cannot be guided (condition.dropout_p).
+    arithmetic
+        How sums are computed. portable: in float32, on CPUs, with the same bits on each. torch: on a
+        GPU if there is one; another --batch or processor may round a pixel to another level. auto:
+        portable; torch where there is a GPU or no C compiler, for another --dtype, and for networks
+        that portable does not know.
     name
         Name in the store. By default that of the model.
     processes
@@ -59,6 +67,7 @@ class QuotaParams:
     seed: int = 0
     temperature: float = 1.0
     guidance: float | None = None
+    arithmetic: AskedArithmetic = "auto"
     name: str = ""
     store: StoreUrl = DEFAULT_STORE
     processes: Annotated[NotNegative, RUNNING] = 0
@@ -98,7 +107,7 @@ def _spec(params: QuotaParams, model: Manifest):
         seed=params.seed,
         temperature=params.temperature,
         guidance=guidance(params.guidance, model),
-        arithmetic=arithmetic("auto", "float32", model),
+        arithmetic=arithmetic(params.arithmetic, "float32", model),
     )
 
 

@@ -41,6 +41,7 @@ _CLASS_HEADINGS = {"class", "classes", "class name", "class_name", "category", "
 _COUNT_HEADINGS = {"count", "counts", "drawings", "number", "num", "n"}
 # Thousands of task runs overload a Prefect server; 200 ranges keep all workers busy.
 MAX_RANGES = 200
+AskedArithmetic = Literal["auto", "portable", "torch"]
 _SAMPLING = (
     *("seed", "temperature", "guidance", "arithmetic", "batch_size", "dtype", "rows_per_shard"),
 )
@@ -98,7 +99,7 @@ class SampleParams:
     seed: int = 0
     temperature: float = 1.0
     guidance: float | None = None
-    arithmetic: Literal["auto", "portable", "torch"] = "auto"
+    arithmetic: AskedArithmetic = "auto"
     batch_size: Annotated[int, Parameter(name="--batch")] = 64
     dtype: Literal["float32", "bfloat16", "float64"] = "float32"
     rows_per_shard: int = 8_192
@@ -198,7 +199,7 @@ def guidance(wanted: float | None, model: Manifest) -> float:
 
 
 def arithmetic(
-    wanted: Literal["auto", "portable", "torch"],
+    wanted: AskedArithmetic,
     dtype: Literal["float32", "bfloat16", "float64"],
     model: Manifest,
 ) -> Literal["portable", "torch"]:
