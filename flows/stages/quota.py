@@ -16,7 +16,6 @@ from pipelines.store.artifacts import Store
 from pipelines.store.held import HeldStore
 from pipelines.store.manifest import Manifest
 
-
 _SAMPLING = ("seed", "temperature", "guidance", "arithmetic")
 
 
