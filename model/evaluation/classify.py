@@ -16,8 +16,8 @@ with a uniform p(class), so the prediction is the class with the highest likelih
 the model compete, including those without drawings in the split.
 """
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -27,7 +27,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from model.data import Drawings
-from model.network.conditioning import label_condition
+from model.evaluation.likelihood import Likelihood
 from model.network.config import LABEL_KINDS, PixelCNNConfig
 from model.network.pixelcnn import PixelCNN
 from model.ranks import Ranks
@@ -55,12 +55,9 @@ def score_batches(model: PixelCNN, batches: Iterable[Batch]) -> Iterator[Score]:
     Images are [batch, channels, height, width]; they are moved to the model's device. Raises
     ValueError unless the model is conditioned on a label.
     """
-    row, device = 0, model.network.output.bias.device
+    row, measure = 0, Likelihood(model, batch_size=BATCH_SIZE)
     for value, label in batches:
-        given = label_condition(model.config, label.numpy(force=True))
-        with _evaluating(model):
-            given = None if given is None else given.to(device)
-            bits = model.bits_per_dim(value.to(device), given).double()
+        bits = measure(value, label.numpy(force=True)) / (-math.log(2) * model.config.num_dims)
         for own, one in zip(label.tolist(), bits.tolist(), strict=True):
             yield Score(row, own, one)
             row += 1
@@ -87,7 +84,7 @@ def check_classifies(config: PixelCNNConfig) -> None:
 def class_log_probs(
     model: PixelCNN, value: Tensor, *, num_classes: int | None = None, batch_size: int = BATCH_SIZE
 ) -> Float[Tensor, "batch classes"]:
-    """Return log p(value | class) in nats for every class, in float64, on the model's device.
+    """Return log p(value | class) in nats for every class, in float64 on the CPU.
 
     num_classes: needed where the config has none. batch_size counts pairs of an image and a
     class. Raises ValueError if the model is not conditioned on one label.
@@ -96,15 +93,12 @@ def class_log_probs(
     count = model.config.condition.num_classes or num_classes
     if count is None:
         raise ValueError("the model's config has no num_classes: say how many classes there are")
-    device, parts = model.network.output.bias.device, []
-    pairs = torch.arange(len(value) * count)
-    for index in pairs.split(batch_size):
-        condition = label_condition(model.config, (index % count).numpy())
-        assert condition is not None
-        with _evaluating(model):
-            chosen = value[(index // count).to(value.device)].to(device)
-            parts.append(model.log_prob(chosen, condition.to(device)).double())
-    return torch.cat(parts).view(len(value), count)
+    measure, pairs = Likelihood(model, batch_size=batch_size), torch.arange(len(value) * count)
+    found = [
+        measure(value[(index // count).to(value.device)], (index % count).numpy())
+        for index in pairs.split(measure.batch)
+    ]
+    return torch.cat(found).view(len(value), count)
 
 
 def posterior(log_probs: Float[Tensor, "batch classes"]) -> Float[Tensor, "batch classes"]:
@@ -127,18 +121,6 @@ def confusion(
     """
     pairs = label.long().cpu() * num_classes + chosen.long().cpu()
     return torch.bincount(pairs, minlength=num_classes**2).view(num_classes, -1).numpy()
-
-
-@contextmanager
-def _evaluating(model: PixelCNN) -> Iterator[None]:
-    """Switch to evaluation mode without gradients; restore the model's mode on exit."""
-    was_training = model.training
-    model.eval()
-    try:
-        with torch.inference_mode():
-            yield
-    finally:
-        model.train(was_training)
 
 
 def split_class_nats(

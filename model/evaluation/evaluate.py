@@ -27,7 +27,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from torch.distributed.elastic.multiprocessing.errors import record
 
 from model.data import SPLITS, Drawings, batch_rows, open_split_on_ranks, permute, split_files
@@ -37,7 +36,7 @@ from model.evaluation.classify import (
     split_class_nats,
     summarize_classes,
 )
-from model.network.conditioning import label_condition
+from model.evaluation.likelihood import Likelihood
 from model.network.pixelcnn import PixelCNN
 from model.network.weights import CONFIG_NAME, open_model, read_config
 from model.ranks import Ranks, join_ranks
@@ -76,18 +75,11 @@ def split_nats(
     chosen = np.arange(len(drawings)) if rows is None else rows
     share = -(-len(chosen) // ranks.size)
     mine = chosen[ranks.rank * share : (ranks.rank + 1) * share]
-    parts = [np.zeros(0)]
-    was_training = network.training
-    network.eval()
-    with torch.inference_mode():
-        for start in range(0, len(mine), batch_size):
-            images, labels = drawings.tensors(mine[start : start + batch_size])
-            condition = label_condition(network.config, labels.numpy())
-            given = None if condition is None else condition.to(ranks.device)
-            log_prob = network(images.to(ranks.device), given)
-            parts.append(-log_prob.double().cpu().numpy())
-            progress("evaluate", start + len(images), len(mine), "")
-    network.train(was_training)
+    measure, parts = Likelihood(network, batch_size=batch_size), [np.zeros(0)]
+    for start in range(0, len(mine), measure.batch):
+        images, labels = drawings.tensors(mine[start : start + measure.batch])
+        parts.append(-measure(images, labels.numpy()).numpy())
+        progress("evaluate", start + len(images), len(mine), "")
     return ranks.gather(np.concatenate(parts))
 
 

@@ -87,7 +87,7 @@ class PixelCNN(nn.Module):
 
     def distribution_params(self, value: Images, condition: Tensor | None = None) -> Params:
         """Return the parameters of each pixel's distribution given the pixels before it."""
-        self._check_images(value)
+        self.check_images(value)
         with fast_autocast(value.device):
             return self._params(value, condition)
 
@@ -106,7 +106,8 @@ class PixelCNN(nn.Module):
         """Set the key of the dropout masks in training mode; None: use torch's generator."""
         self._dropout_key = None if key is None else key_tensor(key)
 
-    def _check_images(self, value: Tensor) -> None:
+    def check_images(self, value: Tensor) -> None:
+        """Raise ValueError for another shape, or on a CPU for values that are no level."""
         height, width, channels = self.config.image_shape
         if value.ndim != 4 or tuple(value.shape[1:]) != (channels, height, width):
             raise ValueError(

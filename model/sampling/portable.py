@@ -14,6 +14,8 @@ Log-probabilities are within 5e-5 nats a drawing in the mean.
 """
 
 import ctypes
+from concurrent.futures import ThreadPoolExecutor
+from queue import SimpleQueue
 
 import numpy as np
 import numpy.typing as npt
@@ -36,9 +38,9 @@ _FLAGS = ("-ffp-contract=off", "-Wno-psabi")
 
 
 class PortableSampler:
-    """Draws images of classes from one model on the CPU, with one thread.
+    """Draws images of classes from one model on the CPU.
 
-    Weights are copied at construction; later changes of the model have no effect. Not thread-safe.
+    Weights are copied at construction; later changes of the model have no effect.
     """
 
     def __init__(
@@ -47,9 +49,10 @@ class PortableSampler:
         *,
         guidance: float = 0.0,
         temperature: float = 1.0,
+        threads: int = 1,
         flags: tuple[str, ...] = (),
     ) -> None:
-        """Write the program and allocate memory.
+        """Write the program and allocate memory, for each thread its own.
 
         flags: more for the C compiler. Raises ValueError for a network that this arithmetic does
         not have, LackError without a compiler.
@@ -67,8 +70,10 @@ class PortableSampler:
         self._guidance, self._temperature = guidance, temperature
         self._program = program = Program(model)
         params, levels = 6 * self.config.num_logistic_mix, 3 * self.config.num_levels
-        work = BLOCK * (program.widest + params + levels)
-        self._memory = np.zeros(2 * program.state_size + work, np.float32)
+        size = 2 * program.state_size + BLOCK * (program.widest + params + levels)
+        self._threads, self._memories = threads, SimpleQueue[Numbers]()
+        for _ in range(threads):
+            self._memories.put(np.zeros(size, np.float32))
 
     def draw(
         self,
@@ -82,13 +87,22 @@ class PortableSampler:
         uniforms: (n, draws, h, w) in (0, 1); with guidance the first of a pixel alone is read
         given, mask: pixels (n, h, w) that are kept where the mask is true, instead of drawn
         """
-        images, nats = [], []
-        for start in range(0, len(labels), BLOCK):
+
+        if not len(labels):
+            return np.zeros((0, *self.config.image_shape[:2]), np.uint8), np.zeros(0)
+
+        def draw(start: int) -> tuple[Pixels, Nats]:
             rows = np.minimum(np.arange(start, start + BLOCK), len(labels) - 1)
             part = None if given is None or mask is None else (given[rows], mask[rows])
             drawn, found = self._draw(labels[rows], uniforms[rows], part)
-            images.append(drawn[: len(labels) - start])
-            nats.append(found[: len(labels) - start])
+            return drawn[: len(labels) - start], found[: len(labels) - start]
+
+        starts = range(0, len(labels), BLOCK)
+        if self._threads > 1:
+            with ThreadPoolExecutor(self._threads) as pool:
+                images, nats = zip(*pool.map(draw, starts), strict=True)
+        else:
+            images, nats = zip(*map(draw, starts), strict=True)
         return np.concatenate(images), np.concatenate(nats)
 
     def _draw(
@@ -98,6 +112,7 @@ class PortableSampler:
         given: tuple[Pixels, npt.NDArray[np.bool_]] | None,
     ) -> tuple[Pixels, Nats]:
         """Draw BLOCK images; the C has the drawings last."""
+        memory = self._memories.get()
         height, width, _ = self.config.image_shape
         numbers = _last(uniforms[:, :1] if self._guidance else uniforms, (2, 3, 1, 0))
         images, nats = np.zeros((height, width, BLOCK), np.uint8), np.zeros(BLOCK)
@@ -115,10 +130,11 @@ class PortableSampler:
             None if mask is None else mask.ctypes.data,
             images.ctypes.data,
             nats.ctypes.data,
-            self._memory.ctypes.data,
+            memory.ctypes.data,
         )
         widest = ctypes.c_int64(self._program.widest)
         self._draw_block(ctypes.byref(self._program.struct), ctypes.byref(job), widest)
+        self._memories.put(memory)
         return images.transpose(2, 0, 1), nats
 
     @torch.no_grad()
