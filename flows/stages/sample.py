@@ -214,6 +214,17 @@ def arithmetic(
     return default_arithmetic(PixelCNNConfig.from_json_dict(network), dtype) if network else "torch"
 
 
+def _slowness(params: SampleParams, model: Manifest) -> str:
+    """Return why torch draws on a CPU what portable arithmetic would draw faster, or ""."""
+    from model.network.config import PixelCNNConfig
+    from model.sampling.spec import lack_here
+
+    network = model.spec.get("network")
+    is_asked = params.arithmetic != "auto" or params.dtype != "float32"
+    lacking = "" if is_asked or not network else lack_here(PixelCNNConfig.from_json_dict(network))
+    return lacking and f"torch draws, several times slower than portable arithmetic: {lacking}"
+
+
 def parse_range(text: str) -> tuple[int, int]:
     """Read "first-last" or one number; raise ValueError for anything else.
 
@@ -264,6 +275,8 @@ def _work(params: SampleParams, inputs: Inputs, store: HeldStore) -> Manifest | 
     from model.sampling.shards import sample_dataset
 
     warn(emulation_warning(getattr(torch, params.dtype), default_device()))
+    if default_device().type == "cpu":
+        warn(_slowness(params, inputs["model"]))
     if params.shards:
         return _work_range(params, inputs, store)
     model, spec = inputs["model"], sample_spec(params, inputs["model"])

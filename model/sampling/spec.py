@@ -177,17 +177,23 @@ def lack_of_portable(config: PixelCNNConfig) -> str:
 def default_arithmetic(config: PixelCNNConfig, dtype: Dtype) -> Arithmetic:
     """Return the faster arithmetic for a network on this machine.
 
-    Torch's on a GPU, in another dtype than float32, and where the portable one lacks something: a
-    layer, a C compiler, or the processor's fused multiply-add.
+    Torch's on a GPU, in another dtype than float32, and where the portable one lacks something.
     """
-    is_portable = dtype == "float32" and not lack_of_portable(config) and _can_compile()
-    return "portable" if is_portable and not _has_gpu() else "torch"
+    is_portable = dtype == "float32" and not _has_gpu() and not lack_here(config)
+    return "portable" if is_portable else "torch"
 
 
-def _can_compile() -> bool:
+def lack_here(config: PixelCNNConfig) -> str:
+    """Return what portable arithmetic lacks for a network on this machine, "" if it has all."""
     compiler = os.environ.get("CC", "").split() or ["cc"]
     if not (shutil.which(compiler[0]) or shutil.which("gcc")):
-        return False
+        return "there is no C compiler (cc or gcc)"
+    if not _has_fused():
+        return "the processor has no fused multiply-add"
+    return lack_of_portable(config)
+
+
+def _has_fused() -> bool:
     try:
         return "fma" in Path("/proc/cpuinfo").read_text().split()
     except OSError:

@@ -212,7 +212,7 @@ def test_another_dtype_a_gpu_or_no_compiler_means_torch(monkeypatch, tmp_path):
     monkeypatch.setattr(spec, "_has_gpu", lambda: True)
     assert default_arithmetic(BASE, "float32") == "torch"
     monkeypatch.setattr(spec, "_has_gpu", lambda: False)
-    monkeypatch.setattr(spec, "_can_compile", lambda: True)
+    monkeypatch.setattr(spec, "_has_fused", lambda: True)
     assert default_arithmetic(BASE, "float32") == "portable"
     monkeypatch.undo()
     monkeypatch.setenv("PATH", str(tmp_path))
