@@ -49,7 +49,7 @@ class TrainParams:
         Seed of initialization, order and dropout.
     init
         Model that training starts from: name, name@digest, or the first characters of a digest;
-        shipped:tiny-20, which comes with sketchmill; auto, the latest of this name with an equal
+        shipped:small-20, which comes with sketchmill; auto, the latest of this name with an equal
         network, if there is one; or none. Its classes are matched by name, and the preset then
         trains for fewer drawings.
     name

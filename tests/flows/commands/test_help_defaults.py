@@ -154,8 +154,9 @@ def has_models_guidance(made) -> bool:
 
 
 def is_shipped_for_doodles_alone(_made) -> bool:
-    kinds = [chain.ChainParams(**x) for x in ({}, {"source": "quickdraw"}, {"preset": "small"})]
-    return [each.init_model for each in kinds] == ["shipped:tiny-20", "none", "none"]
+    asked = ({}, {"source": "quickdraw"}, {"preset": "small"}, {"preset": "article"})
+    found = [chain.ChainParams(**each).init_model for each in asked]
+    return found == ["shipped:tiny-20", "none", "shipped:small-20", "none"]
 
 
 def names_of_chain(_made) -> bool:
