@@ -135,10 +135,8 @@ def config_text(command: str, params: Any, pinned: Mapping[str, str]) -> str:
             names = cast("tuple[str, ...]", option.name) or (field.name.replace("_", "-"),)
             name, text = names[0].lstrip("-"), _toml(field.name, value)
             is_utf8 = text.encode(errors="ignore").decode() == text
-            entry = f"{name} = {text}"
-            lines.append(
-                entry if is_utf8 else f"# --{name} is not UTF-8, which TOML must be: give it"
-            )
+            left_out = f"# --{name} is left out: it is not UTF-8, as a TOML file must be"
+            lines.append(f"{name} = {text}" if is_utf8 else left_out)
     return "\n".join(lines) + "\n"
 
 

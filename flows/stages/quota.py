@@ -9,17 +9,21 @@ from cyclopts import Parameter
 from flows.options import AUDIT, DEFAULT_STORE, RUNNING, SAMPLING, NotNegative, StoreUrl, grouped
 from flows.stages.audit import filters_of, limits_of
 from flows.stages.base import Inputs, Result, Stage, find_model, parent
-from flows.stages.sample import AskedArithmetic, arithmetic, guidance, read_counts
+from flows.stages.sample import (
+    SHARED_SAMPLING,
+    AskedArithmetic,
+    arithmetic,
+    guidance,
+    read_counts,
+)
 from flows.terminal import current
 from pipelines.catalogue import resolve_names
 from pipelines.store.artifacts import Store
 from pipelines.store.held import HeldStore
 from pipelines.store.manifest import Manifest
 
-_SAMPLING = ("seed", "temperature", "guidance", "arithmetic")
 
-
-@grouped({AUDIT: ("filters", "gate", "judge"), SAMPLING: _SAMPLING})
+@grouped({AUDIT: ("filters", "gate", "judge"), SAMPLING: SHARED_SAMPLING})
 @dataclass(frozen=True, kw_only=True)
 class QuotaParams:
     """Draw, audit and draw again until each class has exactly its accepted drawings.

@@ -42,9 +42,8 @@ _COUNT_HEADINGS = {"count", "counts", "drawings", "number", "num", "n"}
 # Thousands of task runs overload a Prefect server; 200 ranges keep all workers busy.
 MAX_RANGES = 200
 AskedArithmetic = Literal["auto", "portable", "torch"]
-_SAMPLING = (
-    *("seed", "temperature", "guidance", "arithmetic", "batch_size", "dtype", "rows_per_shard"),
-)
+SHARED_SAMPLING = ("seed", "temperature", "guidance", "arithmetic")
+_SAMPLING = (*SHARED_SAMPLING, "batch_size", "dtype", "rows_per_shard")
 
 
 @grouped({SAMPLING: _SAMPLING})

@@ -15,6 +15,10 @@ from model.network.conditioning import label_condition
 from model.network.pixelcnn import PixelCNN
 from model.sampling.portable import PortableSampler
 from model.sampling.spec import PORTABLE_BLOCK, default_arithmetic
+from pipelines.store.errors import LackError
+
+# For all threads. A forward pass needs less where a wide network meets many cores.
+_MAX_BYTES = 1 << 30
 
 
 class Likelihood:
@@ -30,9 +34,9 @@ class Likelihood:
         weight = network.network.output.bias
         is_float32 = weight.dtype == torch.float32 and weight.device.type == "cpu"
         if is_float32 and default_arithmetic(network.config, "float32") == "portable":
-            threads = torch.get_num_threads()
-            self._portable = PortableSampler(network, threads=threads)
-            self.batch = PORTABLE_BLOCK * threads
+            self._portable = _sampler(network)
+        if self._portable is not None:
+            self.batch = PORTABLE_BLOCK * torch.get_num_threads()
 
     def __call__(self, images: Tensor, labels: npt.NDArray[np.int64]) -> Float[Tensor, " batch"]:
         """Return log p(image | label) in nats, float64 on the CPU.
@@ -56,3 +60,12 @@ class Likelihood:
                 return self._network(images.to(device), given).double().cpu()
         finally:
             self._network.train(was_training)
+
+
+def _sampler(network: PixelCNN) -> PortableSampler | None:
+    """Return a sampler that uses torch's number of threads; None if it cannot be had."""
+    try:
+        sampler = PortableSampler(network, threads=torch.get_num_threads())
+    except LackError:  # a compiler that fails, which model.network.kernels.native has said
+        return None
+    return sampler if sampler.num_bytes <= _MAX_BYTES else None

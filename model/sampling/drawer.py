@@ -23,7 +23,7 @@ from model.network.pixelcnn import PixelCNN
 from model.network.precision import default_device
 from model.network.weights import CONFIG_NAME, WEIGHTS_NAME, load_model, read_config
 from model.sampling.cached import CachedSampler
-from model.sampling.portable import PortableSampler
+from model.sampling.portable import Integers, Nats, Pixels, PortableSampler
 from model.sampling.spec import (
     Rows,
     SampleSpec,
@@ -35,9 +35,6 @@ from model.sampling.spec import (
 from pipelines.store.artifacts import Store
 from pipelines.store.manifest import Manifest
 
-Integers = npt.NDArray[np.int64]
-Pixels = npt.NDArray[np.uint8]
-Nats = npt.NDArray[np.float64]
 _UINT64 = (1 << 64) - 1
 
 

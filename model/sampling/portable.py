@@ -41,6 +41,8 @@ class PortableSampler:
     """Draws images of classes from one model on the CPU.
 
     Weights are copied at construction; later changes of the model have no effect.
+
+    num_bytes  memory of the network's features, of all threads
     """
 
     def __init__(
@@ -71,6 +73,8 @@ class PortableSampler:
         self._program = program = Program(model)
         params, levels = 6 * self.config.num_logistic_mix, 3 * self.config.num_levels
         size = 2 * program.state_size + BLOCK * (program.widest + params + levels)
+        passes = 2 if guidance else 1
+        self.num_bytes = threads * passes * program.state_size * np.dtype(np.float32).itemsize
         self._threads, self._memories = threads, SimpleQueue[Numbers]()
         for _ in range(threads):
             self._memories.put(np.zeros(size, np.float32))
@@ -112,7 +116,6 @@ class PortableSampler:
         given: tuple[Pixels, npt.NDArray[np.bool_]] | None,
     ) -> tuple[Pixels, Nats]:
         """Draw BLOCK images; the C has the drawings last."""
-        memory = self._memories.get()
         height, width, _ = self.config.image_shape
         numbers = _last(uniforms[:, :1] if self._guidance else uniforms, (2, 3, 1, 0))
         images, nats = np.zeros((height, width, BLOCK), np.uint8), np.zeros(BLOCK)
@@ -121,6 +124,7 @@ class PortableSampler:
             images[...] = given[0].transpose(1, 2, 0)
             mask = _last(given[1].astype(np.uint8), (1, 2, 0))
         codes = self._codes(labels)
+        memory = self._memories.get()  # nothing from here on raises
         addresses = (ctypes.c_void_p * len(codes))(*(code.ctypes.data for code in codes))
         job = _Job(
             self._guidance,

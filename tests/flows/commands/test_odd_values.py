@@ -136,7 +136,9 @@ def test_a_name_that_is_not_utf8_stops_only_who_wants_it(build, tmp_path):
     code, found = build(folder, "--classes", "bee")
     assert code == 0
     repeats = build.store / build.manifest(found).prefix / "build.toml"
-    assert "# --source is not UTF-8, which TOML must be: give it\n" in repeats.read_text()
+    assert (
+        "# --source is left out: it is not UTF-8, as a TOML file must be\n" in repeats.read_text()
+    )
     said = build.refused(folder)
     assert r"class name 'caf\udce9' is empty, is not UTF-8" in said
 

@@ -173,6 +173,15 @@ def test_given_pixels_are_kept_and_the_rest_is_drawn(guidance, make_model):
     assert np.abs(nats - nats_of(network, images, labels)).max() < 1e-3
 
 
+def test_a_sampler_goes_on_after_a_class_that_is_none(make_model):
+    network, (labels, uniforms) = make_model(BASE).float(), inputs(BASE, 3)
+    sampler = PortableSampler(network)
+    for _ in range(2):
+        with pytest.raises(ValueError, match="class labels must be in"):
+            sampler.draw(labels + 99, uniforms.numpy())
+    assert len(sampler.draw(labels, uniforms.numpy())[1]) == 3
+
+
 def test_broken_weights_give_no_likelihood(make_model):
     network, (labels, uniforms) = make_model(BASE).float(), inputs(BASE, 3)
     network.network.output.bias.data[:] = float("nan")
