@@ -105,10 +105,24 @@ def _written(parse: Callable[[str], Any], show: Callable[[Any], str]) -> Paramet
 
 
 Listed = Annotated[tuple[str, ...], _written(listed, ",".join), Parameter(metavar="LIST")]
+
+
+def label_names(text: str) -> tuple[str, ...]:
+    """Return names in their order: quoted where they have a comma, or those of @FILE.
+
+    >>> label_names('cat, "salt, pepper"')
+    ('cat', 'salt, pepper')
+    """
+    return class_lines(Path(text[1:])) if text.startswith("@") else split_names(text)
+
+
 Splits = Annotated[
     tuple[tuple[str, float], ...],
     _written(parse_splits, lambda splits: ",".join(f"{name}={part:g}" for name, part in splits)),
     Parameter(metavar="NAME=PART,..."),
+]
+LabelNames = Annotated[
+    tuple[str, ...], _written(label_names, ",".join), Parameter(metavar="LIST|@FILE")
 ]
 Repeated = Annotated[
     tuple[str, ...], Parameter(allow_leading_hyphen=True, negative=(), metavar="FLAG")

@@ -18,6 +18,7 @@ from flows.options import (
     LIMITS,
     RUNNING,
     Classes,
+    LabelNames,
     Listed,
     Repeated,
     SourceText,
@@ -83,6 +84,7 @@ class BuildParams(Limits, InputOptions, DatasetOptions):
     splits: Splits = DEFAULT_SPLITS
     formats: Annotated[Listed, Parameter(name="--format")] = ("parquet",)
     countries: Listed = ()
+    label_names: LabelNames = ()
 
     def __post_init__(self) -> None:
         """Name the dataset after its source where it has no name."""
@@ -121,7 +123,7 @@ def dataset_work(params: BuildParams, *, plan_only: bool = False):
     plan_only: nothing is fetched or drawn for it; the content of doodles may not be known then.
     """
     from pipelines.dataset.selection import metadata_columns
-    from pipelines.dataset.spec import DatasetSpec
+    from pipelines.dataset.spec import DatasetSpec, with_source_splits
     from pipelines.sources.base import SourceOptions
     from pipelines.sources.registry import open_source, plan_source
 
@@ -136,13 +138,21 @@ def dataset_work(params: BuildParams, *, plan_only: bool = False):
         skip_bad_files=params.on_bad_file == "skip",
         limits=spec.limits,
         every_class=[text.strip().lower() for text in params.classes] == [ALL],
+        fit=spec.fit,
+        label_names=spec.label_names,
+        transpose=spec.transpose,
+        keeps_splits=spec.split_by == "source",
     )
     if plan_only:
         with naming_cache():
-            return spec, plan_source(params.source, names, cache_folder(), options)
-    cache, progress = writable_cache(), current()
-    with naming_cache():
-        return spec, open_source(params.source, names, cache, options, progress)
+            source = plan_source(params.source, names, cache_folder(), options)
+    else:
+        cache, progress = writable_cache(), current()
+        with naming_cache():
+            source = open_source(params.source, names, cache, options, progress)
+    if source.keeps_splits:
+        spec = with_source_splits(spec, source.split_rows())
+    return spec, source
 
 
 def source_names(params: BuildParams) -> tuple[str, ...]:
@@ -156,7 +166,9 @@ def source_names(params: BuildParams) -> tuple[str, ...]:
     from pipelines.sources.registry import source_classes
     from pipelines.store.printable import printable
 
-    options = SourceOptions(image_size=params.image_size, limits=limits_of(params))
+    options = SourceOptions(
+        image_size=params.image_size, limits=limits_of(params), label_names=params.label_names
+    )
     known = source_classes(params.source, options)
     names = resolve_names(params.classes, known or None)
     if known and (missing := [name for name in names if name not in known]):

@@ -44,7 +44,7 @@ from pipelines.dataset.selection import (
     Selection,
     metadata_columns,
 )
-from pipelines.dataset.spec import DatasetSpec
+from pipelines.dataset.spec import DatasetSpec, split_name
 from pipelines.drawings.hashing import add_sums, sum_rows
 from pipelines.sources.base import BadFileError, Source
 from pipelines.sources.kinds import file_format
@@ -109,7 +109,7 @@ def make_plan(
     for class_name, members in _rows_by_class(source, spec, units, read_object, tally):
         parts = [part for _, _, part in members]
         table = pa.concat_tables(parts, promote_options="default").combine_chunks()
-        found = selection.codes(class_name, table)
+        found = selection.codes(class_name, table, _own_splits(spec, units, members))
         _note_bad_rows(tally, spec, units, members, found)
         _count(tally, spec, class_name, table, found)
         content = add_sums(content, _content(spec, class_name, table, found))
@@ -130,6 +130,19 @@ def make_plan(
     return BuildPlan(
         units=tuple(units), codes=codes, shards=tuple(shards), tally=tally, content=content
     )
+
+
+def _own_splits(
+    spec: DatasetSpec,
+    units: Sequence[ScanUnit],
+    members: Sequence[tuple[int, npt.NDArray[np.int64], pa.Table]],
+) -> npt.NDArray[np.uint8] | None:
+    """Return the position of each row's split in the source, None where pixels decide it."""
+    if spec.split_by == "pixels":
+        return None
+    splits = [split_name(units[unit_index].file.layout["split"]) for unit_index, _, _ in members]
+    rows = [part.num_rows for _, _, part in members]
+    return np.repeat(np.array([spec.split_names.index(s) for s in splits], np.uint8), rows)
 
 
 def _content(

@@ -227,6 +227,7 @@ def _file_key(file: SourceFile, image_size: int, with_difference_hash: bool) -> 
     parts += [image_size, with_difference_hash, ATTRIBUTES_VERSION, file.class_name is None]
     # A label kept of a file that mixes classes is a position in these names.
     parts += list(dict(file.layout).get("labels", ()))
+    parts += [file.layout["how"]] if "how" in file.layout else []
     parts += file.columns
     parts += file.limits.stated().items()  # what is beyond them is a bad row
     # What a server says of a file, its size and time, may be said of another of its files too.

@@ -55,16 +55,24 @@ class Selection:
     spec: DatasetSpec
     in_slice: SliceRule | None = None
 
-    def codes(self, class_name: str, table: pa.Table) -> npt.NDArray[np.uint8]:
-        """Return a code a row for all rows of one class, in the order of the source."""
+    def codes(
+        self, class_name: str, table: pa.Table, own_splits: npt.NDArray[np.uint8] | None = None
+    ) -> npt.NDArray[np.uint8]:
+        """Return a code a row for all rows of one class, in the order of the source.
+
+        own_splits  position of the split that the source has each row in, where these are kept
+        """
         codes = np.zeros(table.num_rows, np.uint8)
         kept = np.ones(table.num_rows, bool)
         for reason, rule in self._rules(class_name):
             dropped = kept & rule(table, kept)
             codes[dropped] = FIRST_REASON + REASONS.index(reason)
             kept &= ~dropped
-        hashes = hashes_of(table)[kept]
-        codes[kept] = choose_splits(hashes, self.spec.splits, self.spec.seed)
+        if own_splits is None:
+            hashes = hashes_of(table)[kept]
+            own_splits = np.zeros(table.num_rows, np.uint8)
+            own_splits[kept] = choose_splits(hashes, self.spec.splits, self.spec.seed)
+        codes[kept] = own_splits[kept]
         return codes
 
     def _rules(self, class_name: str) -> list[tuple[str, Rule]]:

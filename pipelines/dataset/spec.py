@@ -23,7 +23,20 @@ FORMATS = ("parquet", "tfrecord")
 FORMAT_VERSION = 1
 # Fields that format version 1 did not begin with.
 _LIMITS = tuple(f.name for f in dataclasses.fields(Limits))
-_LATER_FIELDS = frozenset({"on_bad_row", "max_bad_rows", "license", "attribution", *_LIMITS})
+_LATER_FIELDS = frozenset(
+    {
+        *("on_bad_row", "max_bad_rows", "license", "attribution", "split_by"),
+        *("fit", "label_names", "transpose", *_LIMITS),
+    }
+)
+# How --splits says that the source's own splits are kept; their names follow from its files.
+SOURCE_SPLITS = "source"
+# What sources call the splits, as Hugging Face tells them.
+_SPLIT_NAMES = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("validation", "valid", "val", "dev"), "validation"),
+    **dict.fromkeys(("test", "testing", "eval", "evaluation", "t10k"), "test"),
+}
 _SLICE = re.compile(r"train(?:\[(-?\d+%?)?:(-?\d+%?)?\])?")
 
 
@@ -41,7 +54,9 @@ class DatasetOptions:
     image_size
         Pixels a side; only strokes can be drawn at other sizes than 28.
     splits
-        Names of splits, and fractions that add up to 1; a drawing's pixels decide its split.
+        Names of splits, and fractions that add up to 1; a drawing's pixels decide its split. Or
+        source: each drawing stays in the split that the source has it in, and nothing is cleaned
+        unless asked for.
     formats
         Format of the shards: parquet, tfrecord or both, "parquet,tfrecord".
     layout
@@ -65,14 +80,15 @@ class DatasetOptions:
     countries
         Only drawings from these countries, e.g. "US,DE"; needs a source that says so.
     blank
-        What to do with drawings without ink. By default drop, with --tfds-slice keep.
+        What to do with drawings without ink. By default drop; keep with --tfds-slice or --splits
+        source.
     min_ink
         Drop drawings that have ink, but in fewer pixels.
     max_ink
         Drop drawings that have ink in more pixels. By default none.
     duplicates
         What to do with drawings of the same pixels as an earlier one of their class. By default
-        drop, with --tfds-slice keep.
+        drop; keep with --tfds-slice or --splits source.
     near_duplicates
         Drop drawings whose 64-bit difference hash is N bits or fewer from a kept one. By default
         none.
@@ -116,6 +132,15 @@ class InputOptions:
         it by reason and name it in the manifest.
     max_bad_rows
         Fail if more rows would be left out. By default there is no limit.
+    fit
+        How pictures of other sizes become --image-size pixels a side: pad them with paper to a
+        square, or crop them to one, then Pillow's bilinear filter. By default pad in folders and
+        archives of pictures; elsewhere another size is an error.
+    label_names
+        Names of numbered labels in their order, "cat,dog", or @FILE of one name a line, for
+        sources that do not name them.
+    transpose
+        Swap rows and columns of IDX pictures, as EMNIST needs.
     license
         License of the source's drawings, an SPDX id such as CC-BY-4.0. Google's whole .npy files,
         its bucket and doodles have theirs without this option; no other source does.
@@ -128,6 +153,9 @@ class InputOptions:
     on_bad_file: Literal["fail", "skip"] = "fail"
     on_bad_row: Literal["fail", "skip"] = "fail"
     max_bad_rows: int | None = None
+    fit: Literal["", "pad", "crop"] = ""
+    label_names: tuple[str, ...] = ()
+    transpose: bool = False
     license: str = ""
     attribution: str = ""
 
@@ -136,11 +164,13 @@ class InputOptions:
 class DatasetSpec(Limits, InputOptions, DatasetOptions):
     """Everything that decides a dataset's bytes but the source's.
 
-    Labels are positions in class_names. What the user states of the source joins what is known of
+    Labels are positions in class_names. Where the splits are the source's, their fractions are those
+    that it has; they are empty until it is opened. What the user states of the source joins what is known of
     it anyway (pipelines.dataset.describe).
     """
 
     class_names: tuple[str, ...]
+    split_by: Literal["pixels", "source"] = "pixels"
     format_version: int = FORMAT_VERSION
 
     def __post_init__(self) -> None:
@@ -148,7 +178,7 @@ class DatasetSpec(Limits, InputOptions, DatasetOptions):
         self._settle()
         self._check_choices()
         check_names(self.class_names)
-        _check_splits(self.splits)
+        self._check_splits()
         if self.tfds_slice is not None:
             parse_slice(self.tfds_slice)
         if self.layout == "linked" and self.formats != ("parquet",):
@@ -171,6 +201,12 @@ class DatasetSpec(Limits, InputOptions, DatasetOptions):
             if not re.fullmatch(r"[A-Z]{2}", country):
                 raise ValueError(f"country {country!r} is not two capital letters")
 
+    def _check_splits(self) -> None:
+        if self.split_by == "pixels":
+            _check_splits(self.splits)
+        elif self.layout == "linked":
+            raise ValueError("the linked layout splits by pixels: --splits source is of packed")
+
     def _check_choices(self) -> None:
         for field in dataclasses.fields(self):
             _check_choice(field, getattr(self, field.name))
@@ -179,7 +215,10 @@ class DatasetSpec(Limits, InputOptions, DatasetOptions):
 
     def _settle(self) -> None:
         """Give one form to what may be said in several: it is part of the digest."""
-        unsaid = "drop" if self.tfds_slice is None else "keep"
+        if not self.splits:
+            object.__setattr__(self, "split_by", "source")
+        is_exact = self.tfds_slice is not None or self.split_by == "source"
+        unsaid = "keep" if is_exact else "drop"
         object.__setattr__(self, "blank", self.blank or unsaid)
         object.__setattr__(self, "duplicates", self.duplicates or unsaid)
         object.__setattr__(self, "license", parse_license(self.license))
@@ -236,11 +275,13 @@ def parse_slice(text: str) -> tuple[str | None, str | None]:
 def parse_splits(text: str) -> tuple[tuple[str, float], ...]:
     """Return the splits that a text like "train=0.9,test=0.1" names.
 
-    >>> parse_splits("train=0.9, test=0.1")
-    (('train', 0.9), ('test', 0.1))
+    >>> parse_splits("train=0.9, test=0.1"), parse_splits("source")
+    ((('train', 0.9), ('test', 0.1)), ())
 
     Raises ValueError for other text; what the parts may be, DatasetSpec checks.
     """
+    if text.strip() == SOURCE_SPLITS:
+        return ()
     splits = []
     for part in filter(None, map(str.strip, text.split(","))):
         name, _, share = part.partition("=")
@@ -248,9 +289,34 @@ def parse_splits(text: str) -> tuple[tuple[str, float], ...]:
             splits.append((name.strip(), float(share)))
         except ValueError as error:
             raise ValueError(
-                f"{part!r} is not a split: write train=0.9,validation=0.05,test=0.05"
+                f"{part!r} is not a split: write train=0.9,validation=0.05,test=0.05, or source"
             ) from error
     return tuple(splits)
+
+
+def split_name(text: str) -> str:
+    """Return a split's name as datasets have it.
+
+    >>> split_name("val"), split_name("Training"), split_name("extra")
+    ('validation', 'train', 'extra')
+    """
+    return _SPLIT_NAMES.get(text.lower(), text.lower())
+
+
+def with_source_splits(spec: DatasetSpec, rows: Mapping[str, int]) -> DatasetSpec:
+    """Return the spec with the splits that the source has: train, validation, test, then others.
+
+    rows  number of drawings of each split, as the source names it
+    """
+    counts: dict[str, int] = {}
+    for text, number in rows.items():
+        counts[split_name(text)] = counts.get(split_name(text), 0) + number
+    order = dict.fromkeys(_SPLIT_NAMES.values())
+    names = [name for name in order if name in counts] + sorted(set(counts) - set(order))
+    total = max(1, sum(counts.values()))
+    splits = tuple((name, counts[name] / total) for name in names)
+    _check_split_names(names)
+    return dataclasses.replace(spec, splits=splits, split_by="source")
 
 
 def _plain(value: Any) -> Any:
@@ -277,12 +343,15 @@ def check_names(class_names: Sequence[str]) -> None:
 
 
 def _check_splits(splits: tuple[tuple[str, float], ...]) -> None:
-    names = [name for name, _ in splits]
-    fine = all(re.fullmatch(r"[a-z][a-z0-9]*", name) for name in names)
-    if not names or len(set(names)) != len(names) or not fine:
-        raise ValueError(f"splits need different names of a-z, 0-9, found {names}")
+    _check_split_names([name for name, _ in splits])
     if not all(part > 0 for _, part in splits) or abs(sum(p for _, p in splits) - 1) > 1e-9:
         raise ValueError(f"split fractions must be positive and add up to 1, found {splits}")
+
+
+def _check_split_names(names: Sequence[str]) -> None:
+    fine = all(re.fullmatch(r"[a-z][a-z0-9]*", name) for name in names)
+    if not names or len(set(names)) != len(names) or not fine:
+        raise ValueError(f"splits need different names of a-z, 0-9, found {list(names)}")
 
 
 def _check_choice(field: dataclasses.Field[Any], value: Any) -> None:

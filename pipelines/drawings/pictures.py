@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from pipelines.drawings.fitting import REPAIRS, Fit, fit_drawing
 from pipelines.drawings.limits import DEFAULT, Limits
 
 if TYPE_CHECKING:
@@ -36,6 +37,7 @@ COLOR_REPAIR = "colored ink"
 NEARLY_GRAY_REPAIR = "nearly gray"
 WIDE_REPAIR = "16-bit values"
 ORIENTATION_REPAIR = "EXIF orientation"
+DARK_REPAIR = "dark ink on light paper"
 
 # Colors that JPEG noise, interpolation or rounding changed differ by at most this much.
 _SAME_COLOR = 16
@@ -202,23 +204,43 @@ def gray_of(colors: Uint8Array) -> tuple[Uint8Array, str | None]:
 
 
 def decode_drawings(
-    contents: Sequence[bytes | None], side: int, limits: Limits = DEFAULT
+    contents: Sequence[bytes | None],
+    side: int,
+    limits: Limits = DEFAULT,
+    *,
+    fit: Fit = "",
+    is_dark: bool = False,
 ) -> tuple[Uint8Array, npt.NDArray[np.object_], npt.NDArray[np.object_]]:
     """Return the drawings (n, side, side) of encoded pictures, their problems and repairs.
 
-    A picture that is no drawing, or has another size, has a problem and pixels of 0.
+    A picture that is no drawing has a problem and pixels of 0, as has one of another size unless it
+    is to be fitted.
+
+    is_dark  the ink is dark on light paper: it is inverted
     """
     images = np.zeros((len(contents), side, side), np.uint8)
     problems, repairs = (np.full(len(contents), None, object) for _ in range(2))
     for row, content in enumerate(contents):
         try:
-            image, repair = drawing_of(open_picture(content or b"", limits))
-            if image.shape != (side, side):
-                raise PictureError(f"the picture has {_size(image)} pixels, expected {side}x{side}")
-            images[row], repairs[row] = image, repair
+            images[row], repairs[row] = _drawing(content or b"", side, limits, fit, is_dark)
         except PictureError as error:
             problems[row] = str(error) if content is not None else "the picture is null"
     return images, problems, repairs
+
+
+def _drawing(
+    content: bytes, side: int, limits: Limits, fit: Fit, is_dark: bool
+) -> tuple[Uint8Array, str | None]:
+    picture = open_picture(content, limits)
+    image, repair = drawing_of(picture)
+    notes = [] if repair is None else [repair]
+    if is_dark and picture.alpha is None:
+        image, notes = 255 - image, [*notes, DARK_REPAIR]
+    if image.shape != (side, side):
+        if not fit:
+            raise PictureError(f"the picture has {_size(image)} pixels, expected {side}x{side}")
+        image, notes = fit_drawing(image, side, fit), [*notes, REPAIRS[fit]]
+    return image, ", ".join(notes) or None
 
 
 def _check_pixels(found: int, limits: Limits) -> None:

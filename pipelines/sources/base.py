@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipelines.drawings.batch import Drawings
+from pipelines.drawings.fitting import Fit
 from pipelines.drawings.limits import DEFAULT, Limits
 from pipelines.processes.progress import Progress
 from pipelines.store.errors import BadFileError as BadFileError
@@ -38,6 +39,10 @@ class SourceOptions:
     skip_bad_files  leave out files that are not what their name says, and list them in `bad_files`
     limits          what is too large to be read
     every_class     all classes are wanted: a file of a kind that is not read is a bad one
+    fit             "pad" or "crop" pictures of another size; "" is the kind's own way
+    label_names     names of numbered labels, for files that do not name them
+    transpose       rows and columns of IDX files are swapped
+    keeps_splits    each file is of one of the source's own splits, named in its layout
     """
 
     image_size: int = BITMAP_SIZE
@@ -47,6 +52,10 @@ class SourceOptions:
     skip_bad_files: bool = False
     limits: Limits = DEFAULT
     every_class: bool = False
+    fit: Fit = ""
+    label_names: tuple[str, ...] = ()
+    transpose: bool = False
+    keeps_splits: bool = False
 
 
 DEFAULT_OPTIONS = SourceOptions()
@@ -63,7 +72,9 @@ class SourceFile:
     bytes       size
     digest      "sha256:..." of the content, or "etag:..." where only the server knows it
     version     changes when the file is written to; "" if that cannot be told
-    layout      what the reader needs to know: offsets, an index of lines, column names
+    layout      what the reader needs to know: offsets, an index of lines, column names; `labels`,
+                what the numbers of its rows mean; `split`, the split that the source has it in;
+                `how`, whatever else decides the drawings that a reader makes of the content
     metadata    the file whose line i describes row i, if metadata are joined
     columns     the metadata columns to read; no other one is looked at
     is_direct   rows can be read in place, at no cost of decoding
@@ -115,6 +126,7 @@ class Source:
     is_synthetic  whether a program drew them: everything made of them says so
     bad_files     left out, with the reason
     repairs       conversions made, with the number of files
+    keeps_splits  the files' own splits decide those of their drawings
     """
 
     name: str = ""
@@ -124,6 +136,7 @@ class Source:
     is_synthetic: bool = False
     bad_files: tuple[tuple[str, str], ...] = ()
     repairs: Mapping[str, int] = field(default_factory=dict)
+    keeps_splits: bool = False
 
     @property
     def fingerprint(self) -> str:
@@ -131,8 +144,12 @@ class Source:
 
         Synthetic drawings are another source than a copy of them that is not marked as synthetic.
         """
-        what = {"files": sorted(map(_identity, self.files)), "size": self.image_size}
+        files = [_identity(file) + self._split_identity(file) for file in self.files]
+        what = {"files": sorted(files), "size": self.image_size}
         return digest_of(what | {"is_synthetic": True} if self.is_synthetic else what)
+
+    def _split_identity(self, file: SourceFile) -> list[str]:
+        return [file.layout["split"], str(file.rows)] if self.keeps_splits else []
 
     @property
     def is_known(self) -> bool:
@@ -157,22 +174,28 @@ class Source:
                 counts[file.class_name] += file.rows
         return dict(counts)
 
-    def merged_splits(self) -> dict[str, int]:
-        """Return the number of drawings of each split that the files had of their own.
-
-        A dataset splits drawings by their pixels and merges these. Empty if there is at most one.
-        """
+    def split_rows(self) -> dict[str, int]:
+        """Return the number of drawings of each split that the files have of their own."""
         counts: Counter[str] = Counter()
         for file in self.files:
             if "split" in file.layout:
                 counts[file.layout["split"]] += file.rows
-        return dict(counts) if len(counts) > 1 else {}
+        return dict(counts)
+
+    def merged_splits(self) -> dict[str, int]:
+        """Return those splits where a dataset splits by pixels and merges them.
+
+        Empty if there is at most one.
+        """
+        counts = self.split_rows()
+        return counts if len(counts) > 1 and not self.keeps_splits else {}
 
 
 def _identity(file: SourceFile) -> list[str]:
     joined = "" if file.metadata is None else file.metadata.digest
-    how = str(file.layout.get("labels", ""))
-    return [file.class_name or "", file.format, file.digest, joined, how]
+    labels = str(file.layout.get("labels", ""))
+    how = [str(file.layout["how"])] if "how" in file.layout else []
+    return [file.class_name or "", file.format, file.digest, joined, labels, *how]
 
 
 def check_side(url: str, side: int, image_size: int) -> None:

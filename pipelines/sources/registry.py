@@ -134,7 +134,11 @@ def _completed(source: Source, place: Place, options: SourceOptions) -> Source:
     is_far = is_remote(place.directory)
     name = printable(place.directory) if is_far else local_path(place.directory).name
     files = tuple(_completed_file(file, options) for file in source.files)
-    return dataclasses.replace(source, name=source.name or name, files=files)
+    if options.keeps_splits and (one := next((f for f in files if "split" not in f.layout), None)):
+        raise ValueError(f"{one.url} is of no split: the source has none of its own to keep")
+    return dataclasses.replace(
+        source, name=source.name or name, files=files, keeps_splits=options.keeps_splits
+    )
 
 
 def _completed_file(file: SourceFile, options: SourceOptions) -> SourceFile:
