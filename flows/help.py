@@ -75,6 +75,17 @@ COMMANDS = {
             "build --source numpy_bitmap --on-bad-row skip --dry-run",
         ),
     ),
+    "inspect": Command(
+        group=DATA,
+        summary="Look at a source: what it is, what it has, what a build would make of it.",
+        details="No store is needed and nothing is made. Some rows of each file are read and judged "
+        "as a build judges them; the last line is the command that builds a dataset.",
+        examples=(
+            "inspect drawings.npy",
+            "inspect pictures --sheet sheet.png",
+            "inspect mnist --label-names 0,1,2,3,4,5,6,7,8,9 --json",
+        ),
+    ),
     "classes": Command(
         group=DATA,
         summary="List the 345 Quick, Draw! classes.",

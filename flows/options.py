@@ -229,6 +229,20 @@ class ModelClasses(Classes):
         return dataclasses.replace(params, classes=self.written(()))
 
 
+@Parameter(name="*")
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SourceClasses(Classes):
+    """Which classes of those that a source has."""
+
+    classes: Annotated[
+        str | None,
+        Parameter(
+            help='Class names, e.g. "bee,sea turtle"; a name that has a comma is quoted. By '
+            "default all classes of the source."
+        ),
+    ] = None
+
+
 def read_class_list(file: Path, source: str) -> list[str]:
     """Return the names in a file: Google's, or as they are written for a source with its own.
 

@@ -17,6 +17,7 @@ from flows.options import (
     SAMPLING,
     TRAINING,
     Classes,
+    LabelNames,
     NotNegative,
     Positive,
     Settings,
@@ -97,6 +98,7 @@ class ChainParams(Limits, InputOptions):
         Number of processes that sample; 0 means one per GPU, or one per core without GPUs.
     """
 
+    label_names: LabelNames = ()
     source: SourceText = "doodles"
     classes: Annotated[tuple[str, ...], HIDDEN] = SEED_CLASSES
     preset: str = "tiny"

@@ -41,7 +41,42 @@ _SLICE = re.compile(r"train(?:\[(-?\d+%?)?:(-?\d+%?)?\])?")
 
 
 @dataclass(frozen=True, kw_only=True)
-class DatasetOptions:
+class SizeOptions:
+    """The size of drawings.
+
+    Parameters
+    ----------
+    image_size
+        Pixels a side. Strokes are drawn at any; pictures of other sizes are fitted, see --fit.
+    """
+
+    image_size: int = 28
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReadOptions:
+    """How a source is read where it does not say.
+
+    Parameters
+    ----------
+    fit
+        How pictures of other sizes become --image-size pixels a side: pad them with paper to a
+        square, or crop them to one, then Pillow's bilinear filter. Without it folders and archives
+        of pictures are padded, and elsewhere another size is an error.
+    label_names
+        Names of numbered labels in their order, "cat,dog", or @FILE of one name a line, for
+        sources that do not name them.
+    transpose
+        Swap rows and columns of IDX pictures, as EMNIST needs.
+    """
+
+    fit: Literal["pad", "crop"] | None = None
+    label_names: tuple[str, ...] = ()
+    transpose: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class DatasetOptions(SizeOptions):
     """What a user says of a dataset, next to its source and its classes.
 
     Selection goes in the order in which it is listed; cleaning counts what it drops by class. A
@@ -51,8 +86,6 @@ class DatasetOptions:
     ----------
     seed
         Seed of the doodles, the splits and the shuffle.
-    image_size
-        Pixels a side; only strokes can be drawn at other sizes than 28.
     splits
         Names of splits, and fractions that add up to 1; a drawing's pixels decide its split. Or
         source: each drawing stays in the split that the source has it in, and nothing is cleaned
@@ -97,7 +130,6 @@ class DatasetOptions:
     """
 
     seed: int = 0
-    image_size: int = 28
     splits: tuple[tuple[str, float], ...] = DEFAULT_SPLITS
     formats: tuple[str, ...] = ("parquet",)
     layout: Literal["packed", "linked"] = "packed"
@@ -118,7 +150,7 @@ class DatasetOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class InputOptions:
+class InputOptions(ReadOptions):
     """What a user says of a source: what to do with bad input, and whose drawings they are.
 
     Parameters
@@ -132,15 +164,6 @@ class InputOptions:
         it by reason and name it in the manifest.
     max_bad_rows
         Fail if more rows would be left out. By default there is no limit.
-    fit
-        How pictures of other sizes become --image-size pixels a side: pad them with paper to a
-        square, or crop them to one, then Pillow's bilinear filter. By default pad in folders and
-        archives of pictures; elsewhere another size is an error.
-    label_names
-        Names of numbered labels in their order, "cat,dog", or @FILE of one name a line, for
-        sources that do not name them.
-    transpose
-        Swap rows and columns of IDX pictures, as EMNIST needs.
     license
         License of the source's drawings, an SPDX id such as CC-BY-4.0. Google's whole .npy files,
         its bucket and doodles have theirs without this option; no other source does.
@@ -153,9 +176,6 @@ class InputOptions:
     on_bad_file: Literal["fail", "skip"] = "fail"
     on_bad_row: Literal["fail", "skip"] = "fail"
     max_bad_rows: int | None = None
-    fit: Literal["", "pad", "crop"] = ""
-    label_names: tuple[str, ...] = ()
-    transpose: bool = False
     license: str = ""
     attribution: str = ""
 

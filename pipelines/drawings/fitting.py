@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 Uint8Array = npt.NDArray[np.uint8]
-Fit = Literal["", "pad", "crop"]
+Fit = Literal["pad", "crop"] | None
 REPAIRS = {"pad": "padded and resized", "crop": "cropped and resized"}
 
 

@@ -208,7 +208,7 @@ def decode_drawings(
     side: int,
     limits: Limits = DEFAULT,
     *,
-    fit: Fit = "",
+    fit: Fit = None,
     is_dark: bool = False,
 ) -> tuple[Uint8Array, npt.NDArray[np.object_], npt.NDArray[np.object_]]:
     """Return the drawings (n, side, side) of encoded pictures, their problems and repairs.

@@ -39,7 +39,7 @@ class SourceOptions:
     skip_bad_files  leave out files that are not what their name says, and list them in `bad_files`
     limits          what is too large to be read
     every_class     all classes are wanted: a file of a kind that is not read is a bad one
-    fit             "pad" or "crop" pictures of another size; "" is the kind's own way
+    fit             "pad" or "crop" pictures of another size; None is the kind's own way
     label_names     names of numbered labels, for files that do not name them
     transpose       rows and columns of IDX files are swapped
     keeps_splits    each file is of one of the source's own splits, named in its layout
@@ -52,7 +52,7 @@ class SourceOptions:
     skip_bad_files: bool = False
     limits: Limits = DEFAULT
     every_class: bool = False
-    fit: Fit = ""
+    fit: Fit = None
     label_names: tuple[str, ...] = ()
     transpose: bool = False
     keeps_splits: bool = False

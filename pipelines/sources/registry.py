@@ -99,6 +99,13 @@ def source_classes(text: str, options: SourceOptions) -> tuple[str, ...] | None:
     return source_kind(place.kind).classes(place, options)
 
 
+def describe_source(text: str, image_size: int) -> str:
+    """Return what kind of source a text names, and where its files are."""
+    place = _find_place(text, None, image_size)
+    what = (NAMED | FOUND)[place.kind][1]
+    return what if place.directory in NAMED else f"{what}: {place}"
+
+
 def open_reader(file: SourceFile, image_size: int) -> Reader:
     """Return a reader of `file` that gives square images of `image_size` pixels a side.
 

@@ -83,6 +83,7 @@ OTHERWISE = {
     "--out",
     "--audit",
     "--class-list",
+    "--sheet",
 }
 
 

@@ -13,6 +13,7 @@ from flows.cli import make_app, run_command_line
 from flows.commands.deployments import Times, _variables
 from flows.deployments.schedules import machine_timezone
 from flows.help import COMMANDS
+from flows.options import SourceClasses
 from flows.stages import chain, evaluate, report, sample, train
 from flows.stages.build import BuildParams
 from flows.stages.registry import STAGES
@@ -52,6 +53,7 @@ NEEDED = {
     "classifier": "--dataset x",
     "score": "--model x",
     "export": "x",
+    "inspect": "x",
     "show": "x",
     "lineage": "x",
     "diff": "x y",
@@ -143,9 +145,13 @@ def spec_of(**values: Any) -> DatasetSpec:
     return DatasetSpec(class_names=("bee",), **values)
 
 
-def is_dropped_without_a_slice(field: str) -> bool:
-    sliced = spec_of(tfds_slice="train[:9]")
-    return (getattr(spec_of(), field), getattr(sliced, field)) == ("drop", "keep")
+def is_dropped_of_no_exact_part(field: str) -> bool:
+    specs = spec_of(), spec_of(tfds_slice="train[:9]"), spec_of(splits=())
+    return [getattr(spec, field) for spec in specs] == ["drop", "keep", "keep"]
+
+
+def is_inspected_whole(_made) -> bool:
+    return given_to("inspect")["classes"] is None and not SourceClasses().written(())
 
 
 def has_models_guidance(made) -> bool:
@@ -218,9 +224,9 @@ IN_WORDS: dict[str, tuple[str, Callable[[Any], bool]]] = {
         "build --max-ink --near-duplicates",
         lambda _: spec_of().max_ink is spec_of().near_duplicates is None,
     ),
-    "drop, with --tfds-slice keep": (
+    "drop; keep with --tfds-slice or --splits source": (
         "build --blank --duplicates",
-        lambda _: all(map(is_dropped_without_a_slice, ("blank", "duplicates"))),
+        lambda _: all(map(is_dropped_of_no_exact_part, ("blank", "duplicates"))),
     ),
     "at most 65,536, and in 8 shards or more as long as each has 1,024": (
         "build --rows-per-shard",
@@ -278,6 +284,7 @@ IN_WORDS: dict[str, tuple[str, Callable[[Any], bool]]] = {
         "run build --classes",
         lambda _: (len(SEED_CLASSES), SEED_CLASSES[0], SEED_CLASSES[-1]) == (20, "bee", "tree"),
     ),
+    "all classes of the source": ("inspect --classes", is_inspected_whole),
     "all classes of the model": (
         "sample --classes",
         lambda m: planned(m, "sample", model="net")["spec"]["class_names"] == ("bee", "sun"),
