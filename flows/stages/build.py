@@ -167,7 +167,10 @@ def source_names(params: BuildParams) -> tuple[str, ...]:
     from pipelines.store.printable import printable
 
     options = SourceOptions(
-        image_size=params.image_size, limits=limits_of(params), label_names=params.label_names
+        image_size=params.image_size,
+        limits=limits_of(params),
+        label_names=params.label_names,
+        keeps_splits=not params.splits,
     )
     known = source_classes(params.source, options)
     names = resolve_names(params.classes, known or None)

@@ -14,7 +14,7 @@ import io
 import os
 import re
 import unicodedata
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from urllib.parse import unquote_to_bytes
 
 from pipelines.catalogue import catalogue, tfds_id
@@ -39,6 +39,8 @@ _COPY = re.compile(
     r"(?:Copy of (?P<drive>.+))|(?P<name>.+?)(?: ?\(\d+\)| - Copy(?: \(\d+\))?| copy(?: \d+)?| [2-9])"
 )
 _NAMES_TABLE = "numpy_bitmap-classes.csv"
+# Its others are splits.
+_NAMES_COLUMNS = ("label", "class_name", "file", "drawings")
 
 _PACKED = "packed: unpack it"
 _PICTURE = (
@@ -111,11 +113,32 @@ def find_class_files(place: Place, classes: Sequence[str] | None) -> list[tuple[
     return [(name, *next(iter(found[name].items()))) for name in names]
 
 
-def class_names_in(place: Place) -> tuple[str, ...]:
-    """Return the classes that have files there, those of the catalogue first."""
+def class_names_in(place: Place, *, is_as_listed: bool = False) -> tuple[str, ...]:
+    """Return the classes that have files there, those of the catalogue first.
+
+    is_as_listed  in the order of the labels where an export of this program lists them
+    """
     if not place.folders:
         return (_class_of_file(place.directory),)
-    return _ordered(_files_by_class(place.folders))
+    found = _files_by_class(place.folders)
+    rows = _names_table(place.folders[0][0]).values() if is_as_listed else ()
+    return tuple(dict.fromkeys([*(row["class_name"] for row in rows), *_ordered(found)]))
+
+
+def split_rows(url: str) -> dict[str, int]:
+    """Return how many rows of a file of bitmaps are of each split, which lie one after the other.
+
+    An export of this program lists them; of other files nothing is known, and none is returned.
+    """
+    folder, _, name = url.rpartition("/")
+    row = _names_table(folder).get(name, {})
+    counts = {key: value for key, value in row.items() if key not in _NAMES_COLUMNS}
+    if wrong := [key for key, value in counts.items() if not str(value).isdecimal()]:
+        raise BadFileError(
+            f"{_NAMES_TABLE} beside {folder}: the column {wrong[0]!r} should have the number of "
+            f"drawings of a split, found {counts[wrong[0]]!r} for {name}"
+        )
+    return {split: int(number) for split, number in counts.items()}
 
 
 def unread_beside(place: Place) -> list[tuple[str, str]]:
@@ -209,7 +232,7 @@ def _files_in(folder: str, ending: str, folded: dict[str, str]) -> dict[str, dic
     found: dict[str, dict[str, int]] = {}
     for (file, size), stem in zip(sizes.items(), stems, strict=True):
         if file in table:
-            name = table[file]
+            name = table[file]["class_name"]
         else:
             name = class_of(stem, stems)
             name = folded.setdefault(name.casefold(), name)
@@ -217,8 +240,8 @@ def _files_in(folder: str, ending: str, folded: dict[str, str]) -> dict[str, dic
     return found
 
 
-def _names_table(folder: str) -> Mapping[str, str]:
-    """Return the class of each file that an export of this program lists beside its directory."""
+def _names_table(folder: str) -> dict[str, dict[str, str]]:
+    """Return by file what an export of this program lists beside its directory, in its order."""
     parent, _, last = join_url(folder, "").rstrip("/").rpartition("/")
     url = join_url(parent, _NAMES_TABLE)
     size = file_size(url) if last == "numpy_bitmap" else None
@@ -226,7 +249,9 @@ def _names_table(folder: str) -> Mapping[str, str]:
         return {}
     try:
         rows = list(csv.DictReader(io.StringIO(FileRanges(url).read(0, size).decode())))
-        return {row["file"]: unicodedata.normalize("NFC", row["class_name"]) for row in rows}
+        for row in rows:
+            row["class_name"] = unicodedata.normalize("NFC", row["class_name"])
+        return {row["file"]: row for row in rows}
     except (UnicodeDecodeError, csv.Error, KeyError, TypeError) as error:
         raise BadFileError(
             f"{url} is not a table of the columns class_name and file; remove it to have classes "

@@ -40,7 +40,12 @@ from pipelines.sources.base import (
 )
 from pipelines.sources.bitmaps import inspect_npy, open_bitmaps
 from pipelines.sources.cairo import render_drawings
-from pipelines.sources.class_files import class_names_in, find_class_files, unread_beside
+from pipelines.sources.class_files import (
+    class_names_in,
+    find_class_files,
+    split_rows,
+    unread_beside,
+)
 from pipelines.sources.files import (
     DANGLING,
     content_digest,
@@ -56,6 +61,7 @@ from pipelines.sources.stroke_formats import StrokeDrawing, columns_of
 from pipelines.sources.strokes import StrokeReader, open_strokes
 from pipelines.sources.tfds import is_prepared
 from pipelines.store.errors import reading
+from pipelines.store.manifest import digest_of
 
 # The endings of a directory's files, and where Google keeps them.
 SUFFIXES = {"numpy_bitmap": ".npy", "simplified": ".ndjson", "raw": ".ndjson", "binary": ".bin"}
@@ -180,8 +186,7 @@ class ClassFiles(SourceKind):
 
     def classes(self, place: Place, options: SourceOptions) -> tuple[str, ...]:
         """Return the classes that have files, those of the catalogue first."""
-        del options
-        return class_names_in(place)
+        return class_names_in(place, is_as_listed=options.keeps_splits)
 
     def open(self, place: Place, request: Request) -> Source:
         """Return the files of the classes, each opened and, if columns are wanted, joined."""
@@ -194,14 +199,15 @@ class ClassFiles(SourceKind):
         with hashing({url: size for _, url, size in found}, place.directory):
             for class_name, url, size in found:
                 try:
-                    files.append(_open_file(url, size, class_name, request))
+                    file = _open_file(url, size, class_name, request)
+                    files += _by_split(file) if options.keeps_splits else [file]
                 except BadFileError as error:
                     if not options.skip_bad_files:
                         raise
                     bad.append((url, str(error)))
         repairs = Counter(str(file.layout["repair"]) for file in files if file.layout.get("repair"))
         return Source(
-            class_names=tuple(str(file.class_name) for file in files),
+            class_names=tuple(dict.fromkeys(str(file.class_name) for file in files)),
             files=tuple(files),
             image_size=options.image_size,
             bad_files=tuple(bad),
@@ -252,6 +258,31 @@ def _open_file(url: str, size: int, class_name: str, request: Request) -> Source
     digest, rows = content_digest(url, cache_dir), layout["rows"]
     file = _bitmaps(url, class_name, rows, size, digest, version=version, layout=layout)
     return _join_strokes(file, cache_dir, options.limits) if options.columns else file
+
+
+def _by_split(file: SourceFile) -> list[SourceFile]:
+    """Return the rows of each split of a file of bitmaps; the file itself if nothing tells them."""
+    splits = split_rows(file.url) if file.format == "npy" else {}
+    if not splits:
+        return [file]
+    if sum(splits.values()) != file.rows or file.metadata is not None:
+        raise BadFileError(
+            f"{file.url} has {file.rows} drawings, and the table beside its folder says {splits}; "
+            "metadata are not joined to splits: leave out what needs them"
+        )
+    parts, start = [], 0
+    for split, rows in splits.items():
+        offset = file.layout["offset"] + start * file.layout["side"] ** 2
+        parts.append(
+            dataclasses.replace(
+                file,
+                rows=rows,
+                digest=f"sha256:{digest_of([file.digest, start, rows])}",
+                layout={**file.layout, "offset": offset, "split": split},
+            )
+        )
+        start += rows
+    return parts
 
 
 def _bitmaps(
