@@ -24,7 +24,7 @@ _PANIC = "PanicException"
 _MODULES = dict.fromkeys(("ls", "show", "verify", "lineage", "diff"), "artifacts")
 _MODULES |= dict.fromkeys(("gc", "pin", "unpin", "pull", "push"), "retention")
 _MODULES |= dict.fromkeys(("deploy", "serve"), "deployments")
-_MODULES |= {"classes": "classes", "inspect": "inspect", "doctor": "doctor"}
+_MODULES |= {name: name for name in ("classes", "sources", "inspect", "doctor")}
 # Hidden aliases of commands, and of options by command.
 FORMER_COMMANDS = {"judge": "classifier"}
 FORMER_OPTIONS = {

@@ -75,6 +75,12 @@ COMMANDS = {
             "build --source numpy_bitmap --on-bad-row skip --dry-run",
         ),
     ),
+    "sources": Command(
+        group=DATA,
+        summary="List the kinds of sources, or show the page of one.",
+        details="drawings/s is of scanning and building on one core of an AMD EPYC.",
+        examples=("sources", "sources parquet"),
+    ),
     "inspect": Command(
         group=DATA,
         summary="Look at a source: what it is, what it has, what a build would make of it.",

@@ -1,10 +1,12 @@
 """The kinds of sources by name, each imported on first use.
 
-A new kind is one module with a subclass of SourceKind (base.py) and one line here.
+A new kind is one module with a subclass of SourceKind (base.py) and one entry here. The docstring of
+the module is the kind's page of help: `sketchmill sources KIND`.
 """
 
 import functools
 import importlib
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pipelines.store.errors import BadFileError
@@ -12,24 +14,71 @@ from pipelines.store.errors import BadFileError
 if TYPE_CHECKING:  # which imports NumPy: --help needs this module
     from pipelines.sources.base import FileFormat, SourceKind
 
-# Kind -> its module in pipelines.sources and the class there, and what it is, for --help.
-NAMED: dict[str, tuple[str, str]] = {
-    "doodles": ("doodles.make:Doodles", "drawn here, no network"),
-    "quickdraw": ("download:QuickDraw", "Google's bucket"),
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Known:
+    """What is known of a kind before it is imported.
+
+    made     its module in pipelines.sources and the class there
+    what     it is, in --help
+    say      how --source names it
+    checked  what of it is checked
+    """
+
+    made: str
+    what: str
+    say: str
+    checked: str
+
+
+NAMED: dict[str, Known] = {
+    "doodles": Known(
+        made="doodles.make:Doodles",
+        what="drawn here, no network",
+        say="doodles",
+        checked="made by sketchmill",
+    ),
+    "quickdraw": Known(
+        made="download:QuickDraw",
+        what="Google's bucket",
+        say="quickdraw",
+        checked="size and SHA-256 of each file",
+    ),
 }
 # Kinds that are found by the files at an address, in the order of the search.
-FOUND: dict[str, tuple[str, str]] = {
-    "classes": ("classes:ClassFiles", "files in a Quick, Draw! layout"),
-    "parquet": ("parquet:Tables", "Parquet with pictures and labels"),
-    "tfds": ("tfds:Prepared", "a dataset that TFDS has prepared"),
+FOUND: dict[str, Known] = {
+    "classes": Known(
+        made="classes:ClassFiles",
+        what="files in a Quick, Draw! layout",
+        say="a folder of bee.npy, bee.ndjson or bee.bin, or one such file",
+        checked="header and size, each line or record, the class that it names",
+    ),
+    "parquet": Known(
+        made="parquet:Tables",
+        what="Parquet with pictures and labels",
+        say="a folder of .parquet or one file",
+        checked="row groups, each picture, its size and label",
+    ),
+    "tfds": Known(
+        made="tfds:Prepared",
+        what="a dataset that TFDS has prepared",
+        say="the folder of dataset_info.json",
+        checked="all shards are there, each record's checksum, size and label",
+    ),
 }
 
 
 @functools.cache
 def source_kind(name: str) -> "SourceKind":
     """Return the kind of a name, one of NAMED or FOUND."""
-    module, _, made = (NAMED | FOUND)[name][0].partition(":")
+    module, _, made = (NAMED | FOUND)[name].made.partition(":")
     return getattr(importlib.import_module(f"pipelines.sources.{module}"), made)()
+
+
+def help_page(name: str) -> str:
+    """Return the page of help of a kind."""
+    module = (NAMED | FOUND)[name].made.partition(":")[0]
+    return str(importlib.import_module(f"pipelines.sources.{module}").__doc__)
 
 
 @functools.cache
@@ -43,6 +92,6 @@ def file_format(name: str) -> "FileFormat":
 
 def source_help() -> str:
     """Return what --source takes."""
-    named = ", ".join(f"{name} ({what})" for name, (_, what) in NAMED.items())
-    *others, last = (what for _, what in FOUND.values())
+    named = ", ".join(f"{name} ({kind.what})" for name, kind in NAMED.items())
+    *others, last = (kind.what for kind in FOUND.values())
     return f"{named}, or a path or URL of {', '.join(others)}, or {last}."

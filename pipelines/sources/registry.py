@@ -102,7 +102,7 @@ def source_classes(text: str, options: SourceOptions) -> tuple[str, ...] | None:
 def describe_source(text: str, image_size: int) -> str:
     """Return what kind of source a text names, and where its files are."""
     place = _find_place(text, None, image_size)
-    what = (NAMED | FOUND)[place.kind][1]
+    what = (NAMED | FOUND)[place.kind].what
     return what if place.directory in NAMED else f"{what}: {place}"
 
 
