@@ -26,6 +26,7 @@ import numpy.typing as npt
 
 from pipelines.drawings.fitting import REPAIRS, Fit, fit_drawing
 from pipelines.drawings.limits import DEFAULT, Limits
+from pipelines.drawings.polarity import has_white_edge
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -239,8 +240,17 @@ def _drawing(
     if image.shape != (side, side):
         if not fit:
             raise PictureError(f"the picture has {_size(image)} pixels, expected {side}x{side}")
+        _check_edge(image)
         image, notes = fit_drawing(image, side, fit), [*notes, REPAIRS[fit]]
     return image, ", ".join(notes) or None
+
+
+def _check_edge(image: Uint8Array) -> None:
+    """Raise PictureError where ink reaches the edge of a drawing, to which paper is added."""
+    if has_white_edge(image):
+        raise PictureError(
+            "most of the outermost pixels are ink: the picture is inverted, or cut too close"
+        )
 
 
 def _check_pixels(found: int, limits: Limits) -> None:

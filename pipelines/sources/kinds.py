@@ -22,6 +22,8 @@ FOUND: dict[str, tuple[str, str]] = {
     "classes": ("classes:ClassFiles", "files in a Quick, Draw! layout"),
     "parquet": ("parquet:Tables", "Parquet with pictures and labels"),
     "tfds": ("tfds:Prepared", "a dataset that TFDS has prepared"),
+    # The last: pictures beside files of other kinds may be of their README.
+    "folders": ("folders:Folders", "a folder of pictures by class"),
 }
 
 
