@@ -31,7 +31,7 @@ _WANTED = (_FILE, *LABEL_COLUMNS, *(name for names in COLUMN_NAMES.values() for 
 _Values = Sequence[str | None]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Listing:
     """Values of pictures, as text; None where there is none.
 
@@ -43,12 +43,12 @@ class Listing:
     rows: Mapping[str, int]
     columns: Mapping[str, _Values]
 
-    @property
+    @functools.cached_property
     def text(self) -> str | None:
         """The column that names classes."""
         return next((name for name in self._labels() if not self._is_number(name)), None)
 
-    @property
+    @functools.cached_property
     def number(self) -> str | None:
         """The column that numbers them."""
         return next(filter(self._is_number, self._labels()), None)

@@ -132,11 +132,13 @@ def layout_of(tree: Tree, label_names: Sequence[str] = ()) -> Layout:
     layout = Layout(root=tree.root, splits=_splits(tree, is_export=bool(table)))
     numbers = {name: number for number, name in enumerate(table.values())}
     empty: dict[str, str] = {}
+    is_named = bool(table)
     for split in layout.splits or ("",):
         part = _part(tree, split, table, label_names)
         layout.groups += part.groups()
         layout.unread += part.unread()
         empty |= part.empty()
+        is_named |= part.is_named
         for name, number in part.numbers().items():
             if numbers.setdefault(name, number) != number:
                 raise BadFileError(
@@ -144,7 +146,8 @@ def layout_of(tree: Tree, label_names: Sequence[str] = ()) -> Layout:
                     "classes in one way"
                 )
     found = dict.fromkeys(group.class_name for group in layout.groups)
-    _check_cases(tree.root, list(found), is_export=bool(table))
+    if not is_named:
+        _check_cases(tree.root, list(found))
     is_numbered = bool(numbers) and set(found) <= set(numbers)
     layout.class_names = (
         tuple(sorted(numbers, key=numbers.__getitem__)) if is_numbered else catalogue_order(found)
@@ -209,6 +212,11 @@ class _Part:
     table: Mapping[str, str]
     label_names: Sequence[str]
 
+    @property
+    def is_named(self) -> bool:
+        """Whether the listing names the classes."""
+        return self.listing is not None and self.listing.text is not None
+
     @cached_property
     def folders(self) -> list[str]:
         """The first folder of each picture, "" for none."""
@@ -243,8 +251,8 @@ class _Part:
     def classes(self) -> list[str]:
         """The class of each picture: of the listing, else of its folder."""
         listing = self.listing
-        if listing is not None and listing.text is not None:
-            found = [_nfc(name) for name in listing.labels(listing.text, self.listed)]
+        if listing is not None and self.is_named:
+            found = [_nfc(name) for name in listing.labels(str(listing.text), self.listed)]
             self._check_folders(listing, found)
             return found
         if listing is not None and listing.number is not None and not self._numbers_are_folders:
@@ -336,7 +344,7 @@ class _Part:
 
     def empty(self) -> dict[str, str]:
         """Return address and problem of each class folder without pictures."""
-        if self.listing is not None and self.listing.text is not None:
+        if self.is_named:
             return {}
         full, found = set(self.folders), {}
         for folder in self.tree.folders:
@@ -353,13 +361,13 @@ class _Part:
 
     def unread(self) -> list[tuple[str, str]]:
         """Return address and reason of files in class folders that should have been read."""
-        found = []
+        found, folders = [], set(self.folders)
         for name in self.tree.files:
             folder, is_inside, _ = name.partition("/")
             what = (
                 "" if name.lower().endswith((*PICTURE_ENDINGS, *NOTES)) else describe_unread(name)
             )
-            if what and is_inside and folder in self.folders:
+            if what and is_inside and folder in folders:
                 url = str(self.tree.root / name)
                 found.append((url, f"{url} is {what}; to leave it out, use --on-bad-file skip"))
         return found
@@ -393,9 +401,10 @@ def _part(tree: Tree, split: str, table: Mapping[str, str], label_names: Sequenc
     return found
 
 
-def _check_cases(root: Path, names: Sequence[str], *, is_export: bool) -> None:
+def _check_cases(root: Path, names: Sequence[str]) -> None:
+    """Raise BadFileError for folders of which another system may see only one."""
     folded: dict[str, str] = {}
-    for name in names if not is_export else ():
+    for name in names:
         other = folded.setdefault(name.casefold(), name)
         if other != name:
             raise BadFileError(

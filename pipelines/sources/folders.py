@@ -46,7 +46,7 @@ class Folders(SourceKind):
 
     title = "folder of pictures by class"
     formats: Mapping[str, FileFormat] = {
-        "pictures": FileFormat(read=FolderReader, per_sec=2_000),
+        "pictures": FileFormat(read=FolderReader, per_sec=5_000),
     }
 
     def find(self, directory: str, names: Names, image_size: int, is_known: bool) -> list[Place]:
