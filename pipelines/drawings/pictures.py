@@ -237,6 +237,7 @@ def _drawing(
     notes = [] if repair is None else [repair]
     if is_dark and picture.alpha is None:
         image, notes = 255 - image, [*notes, DARK_REPAIR]
+        _check_edge(image)
     if image.shape != (side, side):
         if not fit:
             raise PictureError(f"the picture has {_size(image)} pixels, expected {side}x{side}")
@@ -246,7 +247,7 @@ def _drawing(
 
 
 def _check_edge(image: Uint8Array) -> None:
-    """Raise PictureError where ink reaches the edge of a drawing, to which paper is added."""
+    """Raise PictureError where most of the edge is ink, so that it is not known to be paper."""
     if has_white_edge(image):
         raise PictureError(
             "most of the outermost pixels are ink: the picture is inverted, or cut too close"

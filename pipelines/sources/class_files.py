@@ -42,8 +42,8 @@ _NAMES_TABLE = "numpy_bitmap-classes.csv"
 
 _PACKED = "packed: unpack it"
 _PICTURE = (
-    "a picture among other files: pictures are read from folders, one a class; put it into one "
-    "named for its class, and give the folder above as the source"
+    "a picture: pictures are read from folders, one a class; put it into one named for its class, "
+    "and give the folder above as the source"
 )
 _NO_PICTURE = "which is not read: save it as PNG, in a folder named for its class"
 _PICKLE = "a Python pickle, which is never opened: save the drawings with np.save, (n, 784) uint8"

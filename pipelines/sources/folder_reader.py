@@ -30,8 +30,8 @@ from pipelines.store.local_files import sha256_of, write_atomically
 from pipelines.store.manifest import digest_of
 
 _DIGEST = b"digest"
-# Pictures of a class that decide which way its ink is, and the share that has to agree.
-_SAMPLED, _MAJORITY = 64, 0.9
+# Pictures of a class that decide which way its ink is, and the share that may disagree.
+_SAMPLED, _MINORITY = 64, 0.1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -209,7 +209,7 @@ def has_dark_ink(
             f"{by_vote['either'][0]}: whether its ink is dark or light cannot be told, nor of any "
             "other of its class: ink reaches the edge; put paper around the drawings"
         )
-    if min(len(dark), len(light)) > (1 - _MAJORITY) * (len(dark) + len(light)):
+    if min(len(dark), len(light)) > _MINORITY * (len(dark) + len(light)):
         raise BadFileError(
             f"{dark[0]} has dark ink on light paper, {light[0]} light ink on dark paper, as have "
             f"{len(dark)} and {len(light)} of {len(picks)} pictures of the class: save all in one way"

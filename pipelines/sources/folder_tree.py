@@ -26,6 +26,7 @@ from pipelines.sources.folder_listing import LISTINGS, Listing, class_folders, r
 
 _SPLITS = ("train", "training", "valid", "val", "validation", "test", "testing")
 _EXPORT, _EXPORT_CLASSES = "png", "png-classes.csv"
+_ALL = 1 << 20
 _SHEETS, _MANIFEST = "sheets", "manifest.json"
 # Text beside pictures tells of them, and is none that should have been read.
 NOTES = (".csv", ".tsv", ".jsonl")
@@ -59,10 +60,13 @@ class Tree:
         return None if found is None else read_listing(self.root / found)
 
 
-def read_tree(directory: str) -> Tree:
-    """Return what lies below a local folder; links are followed, but not in circles."""
+def read_tree(directory: str, depth: int = _ALL) -> Tree:
+    """Return what lies in a local folder and so many levels of folders below it.
+
+    Links are followed, but not in circles.
+    """
     root = local_path(directory).absolute()
-    found = sorted(_walk(root, "", frozenset()))
+    found = sorted(_walk(root, "", (), depth))
     return Tree(
         root=root,
         files=tuple(name for name, is_folder in found if not is_folder),
@@ -71,7 +75,7 @@ def read_tree(directory: str) -> Tree:
 
 
 def _walk(
-    folder: Path, prefix: str, above: frozenset[tuple[int, int]]
+    folder: Path, prefix: str, above: tuple[tuple[int, int], ...], depth: int
 ) -> Iterator[tuple[str, bool]]:
     with os.scandir(folder) as entries:
         found = [(entry.name, entry.is_dir()) for entry in entries]
@@ -80,11 +84,11 @@ def _walk(
         if name.startswith(".") or name == "__MACOSX" or (has_sheets and name == _SHEETS):
             continue
         yield prefix + name, is_folder
-        if is_folder:
+        if is_folder and depth > 0:
             status = (folder / name).stat()
             place = status.st_dev, status.st_ino
             if place not in above:
-                yield from _walk(folder / name, f"{prefix}{name}/", above | {place})
+                yield from _walk(folder / name, f"{prefix}{name}/", (*above, place), depth - 1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -38,6 +38,8 @@ from pipelines.store.manifest import canonical_json
 
 # Fewer pictures in a folder beside files of another kind may be those of a README.
 _FEW_PICTURES = 8
+# As deep as exports of this program have pictures: png/train/bee.
+_NEAR = 3
 _Indexed = tuple[Group, Index]
 
 
@@ -58,7 +60,12 @@ class Folders(SourceKind):
                     f"{directory} has pictures, which are read from a local copy of the folder"
                 )
             return []
-        tree = read_tree(directory)
+        try:
+            tree = read_tree(directory, _NEAR) if is_known else read_tree(directory)
+        except PermissionError:
+            if is_known:
+                return []
+            raise
         if not tree.pictures or not (_are_many(tree) if is_known else _prevail(tree.files)):
             return []
         return [Place(kind="folders", directory=directory)]

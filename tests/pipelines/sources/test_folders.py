@@ -164,6 +164,16 @@ def test_splits_of_the_source_are_kept_or_merged(build, tmp_path):
     assert build.drawings(source, "--classes", "bee") == bees
 
 
+def test_a_class_may_have_the_name_of_a_split(build, tmp_path):
+    flat = fill_with(tmp_path / "in", pngs("train", IMAGES[:6]) | pngs("bee", IMAGES[6:]))
+    assert build.drawings(flat) == named(IMAGES, ["train"] * 6 + ["bee"] * 6)
+    split = fill_with(
+        tmp_path / "two", pngs("test/train", IMAGES[:6]) | pngs("test/bee", IMAGES[6:])
+    )
+    code, plan = build(split, "--dry-run")
+    assert (code, plan["rows_by_class"]) == (0, {"bee": 6, "train": 6})
+
+
 def test_a_name_is_that_of_the_folder_in_nfc(build, tmp_path):
     name = unicodedata.normalize("NFD", "caf\u00e9")
     files = pngs(f"train/{name}", IMAGES[:6]) | pngs("test/caf\u00e9", IMAGES[6:])
@@ -236,9 +246,8 @@ def test_a_picture_that_contradicts_its_class_is_a_bad_row(build, tmp_path, is_d
     source = fill_with(tmp_path / "in", pngs("bee", written))
     code, answer = build(source)
     assert code == 2
-    assert (
-        "white paper with dark ink" if shape[1] == 28 else "007.png: most of the outer"
-    ) in answer
+    is_left = shape == (28, 28) and not is_dark  # to the scan, as bitmaps are
+    assert ("white paper with dark ink" if is_left else "007.png: most of the outer") in answer
     code, answer = build(source, "--on-bad-row", "skip")
     assert code == 0, answer
     assert sum(answer["dropped"].get(reason, 0) for reason in ("inverted", "unreadable")) == 1
@@ -415,6 +424,24 @@ def test_metadata_of_an_export_are_read_if_they_are_asked_for(build, tmp_path):
 
     assert rows("back") == rows("own")
     assert [row["key_id"] for row in rows("back")] == columns["key_id"]
+
+
+def test_a_bad_value_of_metadata_is_a_bad_row(build, tmp_path):
+    columns = ["file_name", "key_id", "countrycode", "recognized", "timestamp"]
+    rows = [(f"bee/{i:03d}.png", i, "US", "True", "2017-03-06 00:28:58") for i in range(12)]
+    rows[4] = ("bee/004.png", 4, "US", "maybe", "2017-03-06 00:28:58")
+    del rows[9]
+    files = pngs("bee", IMAGES) | {"metadata.csv": lines_of(columns, rows)}
+    source = fill_with(tmp_path / "in", files)
+    code, answer = build(source, "--with-metadata")
+    assert code == 2
+    assert '004.png: recognized is "maybe", expected true or false' in answer
+    code, answer = build(source, "--with-metadata", "--on-bad-row", "skip")
+    assert (code, sum(answer["drawings"].values())) == (0, 10), answer
+    assert (
+        "bee does not know"
+        in build(fill_with(tmp_path / "b", pngs("bee", IMAGES)), "--with-metadata")[1]
+    )
 
 
 @pytest.mark.parametrize(
