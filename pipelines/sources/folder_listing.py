@@ -29,6 +29,8 @@ LISTINGS = ("metadata.csv", "metadata.jsonl")
 _FILE = "file_name"
 _WANTED = (_FILE, *LABEL_COLUMNS, *(name for names in COLUMN_NAMES.values() for name in names))
 _Values = Sequence[str | None]
+# pandas writes whole numbers as floats where one is missing.
+_NUMBER = re.compile(r"(-?\d{1,9})(\.0+)?")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,12 +71,16 @@ class Listing:
             )
         return [str(value) for value in found]
 
+    def numbers(self, names: Sequence[str]) -> list[int]:
+        """Return the numbers of these pictures; raise BadFileError if one has none."""
+        return [int(float(value)) for value in self.labels(str(self.number), names)]
+
     def _labels(self) -> list[str]:
         return [name for name in LABEL_COLUMNS if name in self.columns]
 
     def _is_number(self, name: str) -> bool:
         values = self.columns[name]
-        return name in NUMBER_COLUMNS and all(re.fullmatch(r"\d{1,9}", v or "") for v in values)
+        return name in NUMBER_COLUMNS and all(_NUMBER.fullmatch(value or "") for value in values)
 
 
 def read_listing(path: Path) -> Listing | None:

@@ -134,7 +134,7 @@ def layout_of(tree: Tree, label_names: Sequence[str] = ()) -> Layout:
     """
     tree, table = _base(tree)
     layout = Layout(root=tree.root, splits=_splits(tree, is_export=bool(table)))
-    numbers = {name: number for number, name in enumerate(table.values())}
+    pairs = {(name, number) for number, name in enumerate(table.values())}
     empty: dict[str, str] = {}
     is_named = bool(table)
     for split in layout.splits or ("",):
@@ -143,12 +143,8 @@ def layout_of(tree: Tree, label_names: Sequence[str] = ()) -> Layout:
         layout.unread += part.unread()
         empty |= part.empty()
         is_named |= part.is_named
-        for name, number in part.numbers().items():
-            if numbers.setdefault(name, number) != number:
-                raise BadFileError(
-                    f"{tree.root}: {name!r} has the labels {numbers[name]} and {number}: number its "
-                    "classes in one way"
-                )
+        pairs |= part.numbers()
+    numbers = _one_to_one(tree.root, pairs)
     found = dict.fromkeys(group.class_name for group in layout.groups)
     if not is_named:
         _check_cases(tree.root, list(found))
@@ -260,46 +256,36 @@ class _Part:
             self._check_folders(listing, found)
             return found
         if listing is not None and listing.number is not None and not self._numbers_are_folders:
-            return self._named(listing, listing.labels(listing.number, self.listed))
+            return self._named(listing)
         return self._folder_classes()
 
-    def numbers(self) -> dict[str, int]:
-        """Return the number of each class, if the listing has numbers."""
+    def numbers(self) -> set[tuple[str, int]]:
+        """Return each class with its number, if the listing has numbers."""
         if self.listing is None or self.listing.number is None:
-            return {}
-        values = self.listing.values(self.listing.number, self.listed)
-        pairs = {(name, int(v)) for name, v in zip(self.classes, values, strict=True) if v}
-        for side in (0, 1):
-            counts = Counter(pair[side] for pair in pairs)
-            for value in [value for value, count in counts.items() if count > 1]:
-                others = sorted(str(pair[1 - side]) for pair in pairs if pair[side] == value)
-                raise BadFileError(
-                    f"{self.listing.path}: {value!r} stands beside {' and '.join(others[:2])}: a "
-                    f"class has one {self.listing.number} and one name"
-                )
-        return dict(pairs)
+            return set()
+        return {*zip(self.classes, self.listing.numbers(self.listed), strict=True)}
 
     @property
     def _numbers_are_folders(self) -> bool:
         """Whether each class folder has a number of its own, so that it names it."""
         assert self.listing is not None
-        values = self.listing.values(str(self.listing.number), self.listed)
+        values = self.listing.numbers(self.listed)
         pairs = {*zip(self.folders, values, strict=True)}
         return "" not in self.folders and len(pairs) == len(set(self.folders)) == len(set(values))
 
-    def _named(self, listing: Listing, labels: Sequence[str]) -> list[str]:
+    def _named(self, listing: Listing) -> list[str]:
+        """Return the names that the user gives to the listing's numbers."""
         if not self.label_names:
             raise BadFileError(
                 f"{listing.path} numbers its classes and does not name them: give --label-names, or "
                 "write a column class_name"
             )
-        highest = max(map(int, labels), default=0)
-        if highest >= len(self.label_names):
+        labels, count = listing.numbers(self.listed), len(self.label_names)
+        if wrong := [label for label in labels if not 0 <= label < count]:
             raise BadFileError(
-                f"{listing.path} has the label {highest}, --label-names {len(self.label_names)} "
-                "names"
+                f"{listing.path} has the label {wrong[0]}, --label-names has {count} names"
             )
-        return [_nfc(self.label_names[int(label)]) for label in labels]
+        return [_nfc(self.label_names[label]) for label in labels]
 
     def _folder_classes(self) -> list[str]:
         for name in self.tree.pictures:
@@ -403,6 +389,19 @@ def _part(tree: Tree, split: str, table: Mapping[str, str], label_names: Sequenc
                 f"{absent[0]}: copy them again, or take their lines out"
             )
     return found
+
+
+def _one_to_one(root: Path, pairs: set[tuple[str, int]]) -> dict[str, int]:
+    """Return the number of each class; raise BadFileError if one has two, or two have one."""
+    for side, what in enumerate(("class", "label")):
+        counts = Counter(pair[side] for pair in pairs)
+        for value in [value for value, count in counts.items() if count > 1]:
+            one, two, *_ = sorted(pair[1 - side] for pair in pairs if pair[side] == value)
+            raise BadFileError(
+                f"{root}: its metadata have the {what} {value!r} beside {one!r} and {two!r}: a class "
+                "has one name and one label"
+            )
+    return dict(pairs)
 
 
 def _check_cases(root: Path, names: Sequence[str]) -> None:

@@ -147,10 +147,11 @@ def test_pictures_of_other_sizes_are_fitted_as_pillow_does(build, tmp_path, fit,
     assert repair == ("dark ink on light paper, " if is_dark else "") + f"{how} and resized"
 
 
-def test_splits_of_the_source_are_kept_or_merged(build, tmp_path):
-    files = pngs("train/bee", IMAGES[:4]) | pngs("train/sun", IMAGES[4:7])
-    files |= pngs("Val/bee", IMAGES[7:9]) | pngs("test/sun", IMAGES[9:])
-    source = fill_with(tmp_path / "in", files)
+@pytest.mark.parametrize("wrapper", ["", "in/"])
+def test_splits_of_the_source_are_kept_or_merged(build, tmp_path, wrapper):
+    files = pngs("in/train/bee", IMAGES[:4]) | pngs("in/train/sun", IMAGES[4:7])
+    files |= pngs("in/Val/bee", IMAGES[7:9]) | pngs("in/test/sun", IMAGES[9:])
+    source = fill_with(tmp_path / "all", files) / ("" if wrapper else "in")
     code, answer = build(source, "--splits", "source")
     assert code == 0, answer
     assert by_split(build, answer) == {
@@ -331,13 +332,15 @@ def test_a_flat_folder_with_metadata_has_the_classes_of_its_column(build, tmp_pa
 
 
 def test_numbers_in_metadata_need_names_unless_folders_name_them(build, tmp_path):
-    rows = [(f"{i:03d}.png", i % 2) for i in range(12)]
+    rows = [(f"{i:03d}.png", f"{i % 2}.0") for i in range(12)]
     files = {name.partition("/")[2]: content for name, content in pngs("x", IMAGES).items()}
     source = fill_with(
         tmp_path / "in", files | {"metadata.csv": lines_of(["file_name", "label"], rows)}
     )
     assert "give --label-names" in build.refused(source)
-    assert "has the label 1, --label-names 1 names" in build.refused(source, "--label-names", "sun")
+    assert "has the label 1, --label-names has 1 names" in build.refused(
+        source, "--label-names", "sun"
+    )
     expected = named(IMAGES, ["sun", "bee"] * 6)
     assert build.drawings(source, "--label-names", "sun,bee", "--name", "own") == expected
     rows = [(f"{name}/{i:03d}.png", n) for n, name in enumerate(("sun", "bee")) for i in range(12)]
@@ -355,6 +358,22 @@ def test_metadata_that_contradict_a_folder_are_refused(build, tmp_path):
     files["metadata.csv"] = lines_of(["file_name", "label"], rows)
     answer = build.refused(fill_with(tmp_path / "in", files))
     assert "bee/003.png is of 'bee' by its folder, of 'sun' in metadata.csv" in answer
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        ([(0, "bee"), (0, "sun")], "the label 0 beside 'bee' and 'sun'"),
+        ([(0, "bee"), (1, "bee")], "the class 'bee' beside 0 and 1"),
+    ],
+)
+def test_labels_and_names_that_contradict_each_other_are_refused(build, tmp_path, labels, message):
+    files = pngs("train/a", IMAGES) | pngs("test/a", IMAGES)
+    for split, label in zip(("train", "test"), labels, strict=True):
+        rows = [(f"a/{i:03d}.png", *label) for i in range(12)]
+        columns = ["file_name", "label", "class_name"]
+        files[f"{split}/metadata.csv"] = lines_of(columns, rows)
+    assert message in build.refused(fill_with(tmp_path / "in", files))
 
 
 def export_of(build: Builder, *arguments: str, columns: Mapping[str, list] | None = None) -> Path:
