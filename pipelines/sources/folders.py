@@ -1,7 +1,7 @@
 """Folders of pictures as a source, a folder a class: torchvision's ImageFolder, Hugging Face's
 imagefolder, Keras, and the export `png` of this program.
 
-folder_tree.py tells classes and splits by where the pictures lie. Pictures of another size are
+folder_layout.py tells classes and splits by where the pictures lie. Pictures of another size are
 padded with paper and resized, unless they are to be cropped. Of each class it is found out whether
 its ink is dark, on light paper; such a class is inverted. Both are counted as repairs. Only local
 folders are read.
@@ -24,6 +24,8 @@ from pipelines.sources.base import (
 )
 from pipelines.sources.class_files import PICTURE_ENDINGS, describe_unread
 from pipelines.sources.files import hashing, is_remote, list_tree
+from pipelines.sources.folder_classes import NOTES, Group
+from pipelines.sources.folder_layout import Layout, layout_of
 from pipelines.sources.folder_reader import (
     FolderReader,
     Index,
@@ -32,7 +34,7 @@ from pipelines.sources.folder_reader import (
     sizes_and_key,
     write_columns,
 )
-from pipelines.sources.folder_tree import NOTES, Group, Layout, Tree, layout_of, read_tree
+from pipelines.sources.folder_tree import Tree, read_tree
 from pipelines.sources.metadata import COLUMN_NAMES
 from pipelines.store.manifest import canonical_json
 

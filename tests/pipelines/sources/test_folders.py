@@ -356,8 +356,19 @@ def test_metadata_that_contradict_a_folder_are_refused(build, tmp_path):
     rows[3] = ("bee/003.png", "sun")
     files = pngs("bee", IMAGES) | pngs("sun", IMAGES)
     files["metadata.csv"] = lines_of(["file_name", "label"], rows)
-    answer = build.refused(fill_with(tmp_path / "in", files))
+    source = fill_with(tmp_path / "in", files)
+    answer = build.refused(source)
     assert "bee/003.png is of 'bee' by its folder, of 'sun' in metadata.csv" in answer
+    rows = [(name, "insect") for name, _ in rows]
+    fill_with(source, {"metadata.csv": lines_of(["file_name", "category"], rows)})
+    answer = build.refused(source)
+    assert "bee/000.png is of 'bee' by its folder, of 'insect' in metadata.csv" in answer
+    ids = {"bee": "n02206856", "sun": "n09450163"}
+    rows = [(f"{name}/{i:03d}.png", ids[name]) for name in ids for i in range(12)]
+    fill_with(source, {"metadata.csv": lines_of(["file_name", "label"], rows)})
+    assert build.drawings(source) == named(
+        [*IMAGES, *IMAGES], [ids[n] for n in ids for _ in IMAGES]
+    )
 
 
 @pytest.mark.parametrize(
