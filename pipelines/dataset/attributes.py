@@ -32,6 +32,7 @@ import pyarrow as pa
 from pipelines.drawings.batch import METADATA_COLUMNS, Drawings, count_ink
 from pipelines.drawings.hashing import pixel_hashes
 from pipelines.drawings.limits import is_limit_problem
+from pipelines.drawings.polarity import inverted
 from pipelines.store.artifacts import Store
 from pipelines.store.scratch import read_scratch, unsealed
 
@@ -44,8 +45,6 @@ ATTRIBUTES_VERSION = 4
 ERROR_KEY = b"bad_file"
 _HASH_ROWS, _HASH_COLUMNS = 8, 9
 BAD_ROW_REASONS = ("unreadable", "inverted", "faint", "oversized")
-# Pixels from here on are nearer to white than to black.
-_WHITE = 128
 # Ink reaches 255: the faintest of 139,651 drawings of Google's has a pixel of 223, and a dot in
 # the middle of the page, which four pixels share, has 108.
 _FAINT_PEAK = 104
@@ -137,22 +136,6 @@ def _bad_rows(
                 reason = "oversized" if is_limit_problem(text) else "unreadable"
                 bad[row] = 1 + BAD_ROW_REASONS.index(reason)
     return bad
-
-
-def inverted(images: npt.NDArray[np.uint8], ink: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
-    """Return which images (n, h, w) are dark ink on white paper.
-
-    Most of the outermost pixels, and most of all, are white there. Of 139,651 drawings of Google's
-    none has ink in the outermost pixels.
-    """
-    found = np.zeros(len(images), bool)
-    places = np.flatnonzero(ink * 2 > images[0].size) if len(images) else ()
-    if len(places):
-        white = images[places] >= _WHITE
-        sides = (white[:, 0], white[:, -1], white[:, :, 0], white[:, :, -1])
-        border = np.concatenate(sides, axis=1)
-        found[places] = (border.mean(axis=1) > 0.5) & (white.mean(axis=(1, 2)) > 0.5)
-    return found
 
 
 def difference_hashes(images: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint64]:

@@ -26,6 +26,7 @@ import numpy.typing as npt
 
 from pipelines.drawings.fitting import REPAIRS, Fit, fit_drawing
 from pipelines.drawings.limits import DEFAULT, Limits
+from pipelines.drawings.polarity import has_white_edge
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -236,11 +237,21 @@ def _drawing(
     notes = [] if repair is None else [repair]
     if is_dark and picture.alpha is None:
         image, notes = 255 - image, [*notes, DARK_REPAIR]
+        _check_edge(image)
     if image.shape != (side, side):
         if not fit:
             raise PictureError(f"the picture has {_size(image)} pixels, expected {side}x{side}")
+        _check_edge(image)
         image, notes = fit_drawing(image, side, fit), [*notes, REPAIRS[fit]]
     return image, ", ".join(notes) or None
+
+
+def _check_edge(image: Uint8Array) -> None:
+    """Raise PictureError where most of the edge is ink, so that it is not known to be paper."""
+    if has_white_edge(image):
+        raise PictureError(
+            "most of the outermost pixels are ink: the picture is inverted, or cut too close"
+        )
 
 
 def _check_pixels(found: int, limits: Limits) -> None:

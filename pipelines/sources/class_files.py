@@ -44,9 +44,10 @@ _NAMES_COLUMNS = ("label", "class_name", "file", "drawings")
 
 _PACKED = "packed: unpack it"
 _PICTURE = (
-    "a picture: folders of pictures (PNG and the like) are not read; make Parquet of them, e.g. "
-    'datasets.load_dataset("imagefolder", data_dir=...)["train"].to_parquet("train.parquet")'
+    "a picture: pictures are read from folders, one a class; put it into one named for its class, "
+    "and give the folder above as the source"
 )
+_NO_PICTURE = "which is not read: save it as PNG, in a folder named for its class"
 _PICKLE = "a Python pickle, which is never opened: save the drawings with np.save, (n, 784) uint8"
 _UNFINISHED = "an unfinished download: fetch the file again"
 
@@ -74,8 +75,11 @@ _BY_ENDING |= {".zst": f"compressed with zstd, {_PACKED}", ".zip": f"a zip archi
 _BY_ENDING |= dict.fromkeys((".bz2", ".xz", ".7z", ".rar"), _PACKED)
 _BY_ENDING |= dict.fromkeys((".pkl", ".pickle", ".pt", ".pth"), _PICKLE)
 _BY_ENDING |= dict.fromkeys((".crdownload", ".part", ".download", ".tmp"), _UNFINISHED)
-_PICTURES = (".png", ".jpg", ".jpeg", ".gif", ".webp", ".bmp", ".tif", ".tiff", ".svg")
-_BY_ENDING |= dict.fromkeys(_PICTURES, _PICTURE)
+PICTURE_ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp")
+_BY_ENDING |= dict.fromkeys(PICTURE_ENDINGS, _PICTURE)
+_BY_ENDING |= dict.fromkeys((".tif", ".tiff"), f"a TIFF picture, {_NO_PICTURE}")
+_BY_ENDING |= dict.fromkeys((".avif", ".heic"), f"an AVIF or HEIC picture, {_NO_PICTURE}")
+_BY_ENDING[".svg"] = f"an SVG picture, {_NO_PICTURE}"
 # Read only in lower case.
 _READ = (".npy", ".ndjson", ".bin", ".parquet")
 _KEPT = re.compile(r"\.(npy|ndjson|bin|parquet)(\.\d+|\.bak|\.old|\.orig|~)$")
@@ -98,7 +102,7 @@ def find_class_files(place: Place, classes: Sequence[str] | None) -> list[tuple[
     if not is_listable(folders[0][0]):
         return _probe(folders, classes)
     found = _files_by_class(folders)
-    names = classes or _ordered(found)
+    names = classes or catalogue_order(found)
     if missing := [name for name in names if name not in found]:
         there = (
             ", ".join(sorted(found)) or f"no {' or '.join(ending for _, ending in folders)} file"
@@ -122,7 +126,7 @@ def class_names_in(place: Place, *, is_as_listed: bool = False) -> tuple[str, ..
         return (_class_of_file(place.directory),)
     found = _files_by_class(place.folders)
     rows = _names_table(place.folders[0][0]).values() if is_as_listed else ()
-    return tuple(dict.fromkeys([*(row["class_name"] for row in rows), *_ordered(found)]))
+    return tuple(dict.fromkeys([*(row["class_name"] for row in rows), *catalogue_order(found)]))
 
 
 def split_rows(url: str) -> dict[str, int]:
@@ -204,7 +208,8 @@ def _unquoted(stem: str) -> str:
     return unicodedata.normalize("NFC", stem)
 
 
-def _ordered(found: Collection[str]) -> tuple[str, ...]:
+def catalogue_order(found: Collection[str]) -> tuple[str, ...]:
+    """Return names of classes, those of the catalogue first, in its order."""
     known = [entry.name for entry in catalogue() if entry.name in found]
     return (*known, *sorted(set(found) - set(known)))
 

@@ -65,6 +65,13 @@ FOUND: dict[str, Known] = {
         say="the folder of dataset_info.json",
         checked="all shards are there, each record's checksum, size and label",
     ),
+    # The last: pictures beside files of other kinds may be of their README.
+    "folders": Known(
+        made="folders:Folders",
+        what="a folder of pictures by class",
+        say="a folder of bee/1.png or train/bee/1.png: PNG, JPEG, WebP, GIF, BMP",
+        checked="each picture's SHA-256, the way of a class's ink, metadata.csv",
+    ),
 }
 
 

@@ -3,7 +3,7 @@
     doodles               drawn by the program itself, in Google's formats, kept in the cache
     quickdraw             Google's bucket, downloaded into the cache, checked by size and SHA-256
     PATH or URL           a directory of files, or one file: .npy bitmaps, .ndjson or .bin strokes,
-                          Parquet; or a prepared TFDS directory
+                          Parquet; a prepared TFDS directory; a folder of pictures by class
 
 kinds.py lists the kinds of sources; each finds its files by their names, and an address that could
 be read in two ways is refused. What often lies under such names and is something else:
@@ -14,6 +14,7 @@ be read in two ways is refused. What often lies under such names and is somethin
     pickled objects in .npy, floats, Fortran order              refused, never unpickled
     (n, 1, 784), (n, 1, 28, 28); wider integers 0..255; bool    converted, counted in `repairs`
     over half blank, inverted, noise in place of paper          refused by the scan
+    pictures of no class, a class of light and of dark ink      refused, with one of each
     a class twice, another class inside, a label of no class    refused
     kinds of files that are not read (class_files.py)           refused where all classes are taken
 

@@ -27,7 +27,7 @@ from pipelines.store.errors import reading
 
 LABEL_COLUMNS = ("label", "labels", "class", "word", "class_name", "category")
 # Numbers in these columns are not names: a table partitioned by them lacks the names.
-_NUMBER_COLUMNS = ("label", "labels")
+NUMBER_COLUMNS = ("label", "labels")
 _TEXT_KINDS = (
     pa.types.is_string,
     pa.types.is_large_string,
@@ -113,7 +113,7 @@ def class_in_path(url: str) -> str | None:
         key, equals, value = folder.partition("=")
         if not equals or key not in LABEL_COLUMNS or value == _NO_VALUE:
             continue
-        if key not in _NUMBER_COLUMNS or not re.fullmatch(r"-?\d+", value):
+        if key not in NUMBER_COLUMNS or not re.fullmatch(r"-?\d+", value):
             return unicodedata.normalize("NFC", unquote(value))
     return None
 

@@ -124,7 +124,7 @@ def test_each_class_is_read_from_the_kind_of_file_that_has_it(build, tmp_path, s
         ("train.csv", "CSV, as Kaggle's Doodle Recognition has it"),
         ("sun.ndjson.gz", "compressed with gzip"),
         ("sun.jsonl", "JSON lines"),
-        ("sun.png", "a picture: folders of pictures (PNG and the like) are not read"),
+        ("sun.png", "a picture"),
         ("sun.NPY", "read only if its name ends in .npy"),
         ("sun.npy.1", "a copy that some tool numbered"),
         ("sun.npy.crdownload", "an unfinished download"),
@@ -284,7 +284,7 @@ def exported(build, tmp_path, capsys):
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("format_", "folders"),
-    [("numpy_bitmap", (".", "numpy_bitmap")), ("hf", (".", "hf"))],
+    [("numpy_bitmap", (".", "numpy_bitmap")), ("hf", (".", "hf")), ("png", (".", "png"))],
 )
 def test_an_export_is_read_back_under_the_names_it_had(build, exported, format_, folders):
     export, expected = exported
@@ -294,14 +294,8 @@ def test_an_export_is_read_back_under_the_names_it_had(build, exported, format_,
 
 
 @pytest.mark.slow
-def test_an_export_that_is_no_source_says_so_and_of_two_the_one_meant_is_asked_for(
-    build, exported, tmp_path
-):
+def test_of_two_exports_in_one_folder_the_one_meant_is_asked_for(build, exported):
     export, expected = exported
-    root = export("png")
-    for folder in (root, root / "png"):
-        assert "folders of pictures (PNG and the like) are not read" in build.refused(folder)
-    (tmp_path / "out").rename(tmp_path / "pictures")
     root = export("numpy_bitmap", "hf")
     assert "can be read in 2 ways: .npy in " in build.refused(root)
     assert build.drawings(root / "numpy_bitmap", "--name", "back") == expected

@@ -202,6 +202,13 @@ def test_strokes_and_parquet_on_s3_are_known_by_their_endings(
 
 
 @pytest.mark.slow
+def test_pictures_are_not_read_from_a_server_and_say_so(s3_server, tmp_path):
+    files = {f"train/bee/{i}.png": b"\x89PNG" for i in range(3)}
+    with pytest.raises(ValueError, match=r"pictures, which are read from a local copy"):
+        open_source(put_files(s3_server, "pictures", files), None, tmp_path / "cache")
+
+
+@pytest.mark.slow
 def test_what_tfds_prepared_is_not_read_from_a_server_and_says_so(s3_server, tmp_path):
     names = ("dataset_info.json", "features.json", "label.labels.txt", "m-train.tfrecord-0-of-1")
     url = put_files(s3_server, "prepared", {f"mine/1.0.0/{name}": b"{}" for name in names})
