@@ -1,6 +1,7 @@
 """Find the class files of a directory by name, and name the files that are not read.
 
     bee.npy, full_numpy_bitmap_bee.npy, "bee (1).npy", "bee copy.npy"    files of class bee
+    bee.ndjson.gz, sketchrnn_bee.npz, bee.full.npz, train_raw_bee.csv    files of class bee
     sea%20turtle.npy, sea+turtle.npy                                     sea turtle
     Bee.npy beside bee.npy, one name in two forms of Unicode             refused
 
@@ -29,11 +30,23 @@ from pipelines.sources.files import (
 )
 
 # How browsers and tools name "full/numpy_bitmap/bee.npy".
-_PREFIXES = tuple(
-    f"full{mark}{kind}{mark}"
-    for kind in ("numpy_bitmap", "simplified", "raw", "binary")
-    for mark in ("_", "%2F")
+_PREFIXES = (
+    *(
+        f"full{mark}{kind}{mark}"
+        for kind in ("numpy_bitmap", "simplified", "raw", "binary")
+        for mark in ("_", "%2F")
+    ),
+    *("sketchrnn_", "sketchrnn%2F", "train_simplified_", "train_raw_"),
 )
+# Google's bee.full.npz has all drawings of bee, and bee.npz some.
+_FULL = ".full"
+# Endings of the files that are read, the longer ones first.
+LINES = (".ndjson", ".jsonl")
+PACKED = tuple(lines + packed for lines in LINES for packed in (".gz", ".zst"))
+TABLES = (".csv", ".tsv")
+ENDINGS = (".npy", *PACKED, *LINES, ".bin", *TABLES, ".npz")
+# Other things have these names, too: such a file is read if it holds drawings.
+SHARED = (*(end for end in ENDINGS if ".jsonl" in end), *TABLES, ".npz")
 # How browsers, Windows, macOS and Google Drive name the second copy of a file.
 _COPY = re.compile(
     r"(?:Copy of (?P<drive>.+))|(?P<name>.+?)(?: ?\(\d+\)| - Copy(?: \(\d+\))?| copy(?: \d+)?| [2-9])"
@@ -50,14 +63,14 @@ _UNFINISHED = "an unfinished download: fetch the file again"
 
 _BY_ENDING = {
     ".npz": (
-        "an .npz archive, as the sketch-rnn files of Quick, Draw! are, which is not read: take "
-        "Google's simplified drawings (.ndjson) or bitmaps (numpy_bitmap, .npy) of the class"
+        "an .npz archive that has not the drawings of sketch-rnn: arrays train, valid and test of "
+        "arrays (k, 3)"
     ),
     ".csv": (
-        "CSV, as Kaggle's Doodle Recognition has it, which is not read: take Google's simplified "
-        "drawings (.ndjson) of the class"
+        "CSV without the columns drawing and word that Kaggle's Doodle Recognition has; tables of "
+        "pixels are not read"
     ),
-    ".jsonl": "JSON lines: if they are drawings in Google's form, name the file .ndjson",
+    ".jsonl": "JSON lines without drawings in Google's form",
     ".tar": f"a tar archive, {_PACKED}",
     ".arrow": 'an Arrow file, which is not read: write Parquet with to_parquet("train.parquet")',
     ".tfrecord": "TFRecord without the dataset_info.json and features.json of TFDS beside it",
@@ -75,8 +88,8 @@ _BY_ENDING |= dict.fromkeys((".crdownload", ".part", ".download", ".tmp"), _UNFI
 _PICTURES = (".png", ".jpg", ".jpeg", ".gif", ".webp", ".bmp", ".tif", ".tiff", ".svg")
 _BY_ENDING |= dict.fromkeys(_PICTURES, _PICTURE)
 # Read only in lower case.
-_READ = (".npy", ".ndjson", ".bin", ".parquet")
-_KEPT = re.compile(r"\.(npy|ndjson|bin|parquet)(\.\d+|\.bak|\.old|\.orig|~)$")
+_READ = (*ENDINGS, ".parquet")
+_KEPT = re.compile(r"\.(npy|ndjson|bin|parquet|npz|csv|jsonl)(\.\d+|\.bak|\.old|\.orig|~)$")
 # Files that exports of this program have beside their drawings.
 _OURS = ("-classes.csv", "-rows.csv", "-labels.csv")
 
@@ -96,7 +109,7 @@ def find_class_files(place: Place, classes: Sequence[str] | None) -> list[tuple[
     if not is_listable(folders[0][0]):
         return _probe(folders, classes)
     found = _files_by_class(folders)
-    names = classes or _ordered(found)
+    names = classes or in_order(found)
     if missing := [name for name in names if name not in found]:
         there = (
             ", ".join(sorted(found)) or f"no {' or '.join(ending for _, ending in folders)} file"
@@ -114,14 +127,18 @@ def find_class_files(place: Place, classes: Sequence[str] | None) -> list[tuple[
 def class_names_in(place: Place) -> tuple[str, ...]:
     """Return the classes that have files there, those of the catalogue first."""
     if not place.folders:
-        return (_class_of_file(place.directory),)
-    return _ordered(_files_by_class(place.folders))
+        return (class_of_file(place.directory),)
+    return in_order(_files_by_class(place.folders))
 
 
 def unread_beside(place: Place) -> list[tuple[str, str]]:
     """Return address and reason of the files that are not read, beside those of classes."""
     folders = dict.fromkeys(folder for folder, _ in place.folders if is_listable(folder))
-    named = [(folder, unread_files(list_files(folder))) for folder in folders]
+    read = tuple(ending for _, ending in place.folders)
+    named = [
+        (folder, unread_files(n for n in list_files(folder) if not n.endswith(read)))
+        for folder in folders
+    ]
     found = {join_url(folder, n): what for folder, files in named for n, what in files.items()}
     return [
         (url, f"{url} is {what}; to leave it out, name the classes or use --on-bad-file skip")
@@ -139,7 +156,10 @@ def describe_unread(name: str) -> str:
     if folded.endswith(_OURS):
         return ""
     if folded.endswith(_READ) and not name.endswith(_READ):
-        return f"read only if its name ends in {name[name.rindex('.') :].lower()}"
+        ending = next(end for end in _READ if folded.endswith(end))
+        return f"read only if its name ends in {ending}"
+    if folded.endswith(PACKED):
+        return "" if not folded.endswith(SHARED) else _BY_ENDING[".jsonl"]
     if _KEPT.search(folded):
         return "a copy that some tool numbered or kept: take it away, or give it its ending back"
     return next((what for ending, what in _BY_ENDING.items() if folded.endswith(ending)), "")
@@ -163,6 +183,8 @@ def class_of(name: str, beside: Collection[str] = ()) -> str:
     for prefix in _PREFIXES:
         stem = stem.removeprefix(prefix)
     stem = _unquoted(stem)
+    if stem.endswith(_FULL) and tfds_id(class_of(stem.removesuffix(_FULL))) >= 0:
+        stem = stem.removesuffix(_FULL)
     spaced = stem.replace("+", " ")
     if tfds_id(spaced) >= 0:
         return spaced
@@ -181,7 +203,8 @@ def _unquoted(stem: str) -> str:
     return unicodedata.normalize("NFC", stem)
 
 
-def _ordered(found: Collection[str]) -> tuple[str, ...]:
+def in_order(found: Collection[str]) -> tuple[str, ...]:
+    """Return names of classes, those of the catalogue first and in its order."""
     known = [entry.name for entry in catalogue() if entry.name in found]
     return (*known, *sorted(set(found) - set(known)))
 
@@ -234,13 +257,16 @@ def _names_table(folder: str) -> Mapping[str, str]:
         ) from error
 
 
-def _class_of_file(address: str) -> str:
-    return class_of(address.rsplit("/", 1)[-1].rsplit(".", 1)[0])
+def class_of_file(address: str) -> str:
+    """Return the class that the name of a file says."""
+    name = address.rsplit("/", 1)[-1]
+    ending = next((end for end in ENDINGS if name.endswith(end)), "")
+    return class_of(name.removesuffix(ending))
 
 
 def _only(address: str, classes: Sequence[str] | None) -> list[tuple[str, str, int]]:
     """Return the one file that is the source."""
-    own = _class_of_file(address)
+    own = class_of_file(address)
     if missing := [name for name in classes or () if name != own]:
         raise ValueError(f"{address} is of class {own}, not of {', '.join(missing)}")
     return [(own, address, file_size(address) or 0)]
