@@ -15,6 +15,7 @@ others are of another page, and are simplified.
 Arrays of arrays are pickles; they are read without unpickling (array_pickle.py).
 """
 
+import io
 import json
 import math
 import zipfile
@@ -38,6 +39,7 @@ _COLUMNS = (3, 5)
 # Of an array of arrays, which is held in memory; the largest of Google's has a tenth.
 _MOST_BYTES = 1 << 28
 _MOST_ROW_BYTES = 1 << 24
+_HEADER_BYTES = 1 << 14
 _LINES_BYTES = 1 << 20
 # Floats below are exact, and as short in JSON as whole numbers.
 _EXACT = 2**53
@@ -94,9 +96,16 @@ def _shape(archive: zipfile.ZipFile, name: str, url: str) -> tuple[tuple[int, ..
 
 
 def _read_header(file: Any) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
-    version = np.lib.format.read_magic(file)
+    """Return shape, order and type of an .npy file, and go to its first byte of data.
+
+    NumPy would read as much as a header says that it has; here it has some thousand bytes.
+    """
+    head = io.BytesIO(file.read(_HEADER_BYTES))
+    version = np.lib.format.read_magic(head)
     read = {(1, 0): np.lib.format.read_array_header_1_0}
-    return read.get(version, np.lib.format.read_array_header_2_0)(file)
+    header = read.get(version, np.lib.format.read_array_header_2_0)(head)
+    file.seek(head.tell())
+    return header
 
 
 def _is_drawings(shape: tuple[int, ...], dtype: np.dtype[Any]) -> bool:

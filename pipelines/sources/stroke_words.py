@@ -1,8 +1,9 @@
 """Find the classes of one file whose rows name their own.
 
 A file of drawings is of the class in its name: bee.ndjson. One that is the source itself and whose
-name is no class of Quick, Draw!, such as train.ndjson or mine.csv, is of several classes if its
-first drawing has a `word` that is not its name. Every row then needs one.
+name is no class of Quick, Draw!, such as mine.csv, is of several classes if its first drawing has
+a `word` that is not its name. Every row then needs one. So is train.csv: trains are a class, too,
+and the name is that of a split.
 """
 
 import functools
@@ -21,6 +22,7 @@ from pipelines.sources.stroke_tables import TableHead, parse_row, read_head
 from pipelines.sources.strokes import split_lines
 
 _FIRST_LINES = 256
+_CLASS_AND_SPLIT = "train"
 # Labels are 16-bit numbers.
 _MOST_WORDS = 2**15 - 1
 
@@ -32,7 +34,7 @@ def words_in(url: str, size: int, version: str, name: str, limits: Limits) -> tu
     Remembered for each `version`. Raises BadFileError if there are more than labels can tell.
     """
     del version
-    if tfds_id(name) >= 0:
+    if tfds_id(name) >= 0 and name != _CLASS_AND_SPLIT:
         return ()
     head, _ = read_head(url, size)
     first = (parse_line(line, limits=limits, head=head) for line in _lines(url, size, head, limits))

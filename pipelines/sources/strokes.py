@@ -101,7 +101,7 @@ def open_strokes(
         raise BadFileError(
             f"{url} line {line} is a drawing of {word!r}, the file's name says {class_name!r}: give "
             "it the name of its class, or fetch it again; a file of several classes is read where "
-            "it is the source itself, and its name is no class of Quick, Draw!"
+            "it is the source itself and is named otherwise, as mine.ndjson"
         )
     return SourceFile(
         url=url,
