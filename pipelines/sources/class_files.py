@@ -38,15 +38,15 @@ _PREFIXES = (
     ),
     *("sketchrnn_", "sketchrnn%2F", "train_simplified_", "train_raw_"),
 )
-# Google's bee.full.npz has all drawings of bee, and bee.npz some.
-_FULL = ".full"
 # Endings of the files that are read, the longer ones first.
 LINES = (".ndjson", ".jsonl")
 PACKED = tuple(lines + packed for lines in LINES for packed in (".gz", ".zst"))
 TABLES = (".csv", ".tsv")
-ENDINGS = (".npy", *PACKED, *LINES, ".bin", *TABLES, ".npz")
+# Google's bee.npz has 75,000 drawings of bee, bee.full.npz beside it all of them.
+ARCHIVES = (".full.npz", ".npz")
+ENDINGS = (".npy", *PACKED, *LINES, ".bin", *TABLES, *ARCHIVES)
 # Other things have these names, too: such a file is read if it holds drawings.
-SHARED = (*(end for end in ENDINGS if ".jsonl" in end), *TABLES, ".npz")
+SHARED = (*(end for end in ENDINGS if ".jsonl" in end), *TABLES, *ARCHIVES)
 # How browsers, Windows, macOS and Google Drive name the second copy of a file.
 _COPY = re.compile(
     r"(?:Copy of (?P<drive>.+))|(?P<name>.+?)(?: ?\(\d+\)| - Copy(?: \(\d+\))?| copy(?: \d+)?| [2-9])"
@@ -133,11 +133,13 @@ def class_names_in(place: Place) -> tuple[str, ...]:
 
 def unread_beside(place: Place) -> list[tuple[str, str]]:
     """Return address and reason of the files that are not read, beside those of classes."""
-    folders = dict.fromkeys(folder for folder, _ in place.folders if is_listable(folder))
-    read = tuple(ending for _, ending in place.folders)
+    endings: dict[str, list[str]] = {}
+    for folder, ending in place.folders:
+        if is_listable(folder):
+            endings.setdefault(folder, []).append(ending)
     named = [
-        (folder, unread_files(n for n in list_files(folder) if not n.endswith(read)))
-        for folder in folders
+        (folder, unread_files(n for n in list_files(folder) if _ending(n) not in read))
+        for folder, read in endings.items()
     ]
     found = {join_url(folder, n): what for folder, files in named for n, what in files.items()}
     return [
@@ -183,8 +185,6 @@ def class_of(name: str, beside: Collection[str] = ()) -> str:
     for prefix in _PREFIXES:
         stem = stem.removeprefix(prefix)
     stem = _unquoted(stem)
-    if stem.endswith(_FULL) and tfds_id(class_of(stem.removesuffix(_FULL))) >= 0:
-        stem = stem.removesuffix(_FULL)
     spaced = stem.replace("+", " ")
     if tfds_id(spaced) >= 0:
         return spaced
@@ -224,7 +224,7 @@ def _files_by_class(folders: _Folders) -> dict[str, dict[str, int]]:
 
 
 def _files_in(folder: str, ending: str, folded: dict[str, str]) -> dict[str, dict[str, int]]:
-    sizes = {file: size for file, size in list_files(folder).items() if file.endswith(ending)}
+    sizes = {file: size for file, size in list_files(folder).items() if _ending(file) == ending}
     stems = [file.removesuffix(ending) for file in sizes]
     # For Google's folders on a server the request for a table is saved.
     is_asked = not is_remote(folder) or any(tfds_id(class_of(stem)) < 0 for stem in stems)
@@ -260,8 +260,11 @@ def _names_table(folder: str) -> Mapping[str, str]:
 def class_of_file(address: str) -> str:
     """Return the class that the name of a file says."""
     name = address.rsplit("/", 1)[-1]
-    ending = next((end for end in ENDINGS if name.endswith(end)), "")
-    return class_of(name.removesuffix(ending))
+    return class_of(name.removesuffix(_ending(name)))
+
+
+def _ending(name: str) -> str:
+    return next((ending for ending in ENDINGS if name.endswith(ending)), "")
 
 
 def _only(address: str, classes: Sequence[str] | None) -> list[tuple[str, str, int]]:

@@ -43,6 +43,7 @@ from pipelines.sources.base import (
 from pipelines.sources.bitmaps import inspect_npy, open_bitmaps
 from pipelines.sources.cairo import render_drawings
 from pipelines.sources.class_files import (
+    ARCHIVES,
     PACKED,
     SHARED,
     TABLES,
@@ -70,9 +71,9 @@ from pipelines.store.errors import reading
 # The endings of a directory's files, and where Google keeps them.
 SUFFIXES = {"numpy_bitmap": ".npy", "simplified": ".ndjson", "raw": ".ndjson", "binary": ".bin"}
 # Where Kaggle and Google keep other files of strokes; read where a directory has none of those.
-_OTHERS = {"train_simplified": ".csv", "train_raw": ".csv", "sketchrnn": ".npz"}
+_OTHERS = ("train_simplified", "train_raw", "sketchrnn")
 # The endings of other files of strokes, in order of preference.
-_MORE = (*PACKED[:2], ".jsonl", *PACKED[2:], *TABLES, ".npz")
+_MORE = (*PACKED[:2], ".jsonl", *PACKED[2:], *TABLES, *ARCHIVES[::-1])
 # Of files whose names do not tell whether they hold drawings: so many are looked at.
 _LOOKED_AT = 10
 # Of the 1,024 rows that a scan reads at once: 2 ms more, a tenth of parsing their lines.
@@ -177,8 +178,7 @@ class ClassFiles(SourceKind):
         order = _order(image_size)
         here = _folders(directory, names, [SUFFIXES[kind] for kind in order])
         here += _more_folders(directory, names)
-        below = _folders_below(directory, {kind: SUFFIXES[kind] for kind in order})
-        below = below or _folders_below(directory, _OTHERS)
+        below = _folders_below(directory, order) or _folders_below(directory, _OTHERS)
         return [
             Place(kind="classes", directory=folders[0][0], folders=tuple(folders))
             for folders in (here, below)
@@ -262,12 +262,15 @@ def _more_folders(folder: str, names: Names) -> list[tuple[str, str]]:
     return found
 
 
-def _folders_below(directory: str, suffixes: Mapping[str, str]) -> list[tuple[str, str]]:
+def _folders_below(directory: str, kinds: Names) -> list[tuple[str, str]]:
+    """Return the folders of these names with the endings of their files of drawings."""
     found = []
-    for name, ending in suffixes.items():
-        folder = join_url(directory, name)
+    for kind in kinds:
+        folder = join_url(directory, kind)
         inside = list(list_files(folder))
-        found += [] if is_prepared(inside) else _folders(folder, inside, [ending])
+        if not is_prepared(inside):
+            found += _folders(folder, inside, [SUFFIXES[kind]] if kind in SUFFIXES else [])
+            found += _more_folders(folder, inside)
     return found
 
 

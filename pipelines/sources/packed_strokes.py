@@ -6,7 +6,7 @@
 Row n of a packed file can be found only by unpacking all before it, so a file is unpacked once,
 under a name of its content, and then identified by the SHA-256 of its lines: bee.ndjson and
 bee.ndjson.gz are the same source. A file that was changed since is unpacked again. What is kept
-may be deleted at any time.
+may be deleted at any time. Workers on other machines need the cache, as for Google's bucket.
 """
 
 import hashlib

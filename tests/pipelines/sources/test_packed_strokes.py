@@ -174,3 +174,15 @@ def test_files_of_pictures_beside_json_lines_are_not_taken_for_strokes(build, tm
     files = {"metadata.jsonl": b'{"file_name": "a.png", "label": "bee"}\n', "labels.csv": b"a,b\n"}
     answer = build.refused(fill_with(tmp_path / "in", files))
     assert "files and is no" in answer
+
+
+def test_every_file_in_google_s_folders_is_read_or_named(build, tmp_path):
+    files = {
+        "simplified/bee.ndjson": LINES,
+        "simplified/sun.ndjson.gz": gzip.compress(ndjson(DRAWINGS[:9], word="sun")),
+    }
+    source = fill_with(tmp_path / "in", files)
+    code, plan = build(source, "--dry-run")
+    assert (code, plan["rows_by_class"]) == (0, {"bee": 600, "sun": 9}), plan
+    fill_with(source, {"simplified/notes.csv": b"a,b\n"})
+    assert "notes.csv is CSV without the columns drawing and word" in build.refused(source)

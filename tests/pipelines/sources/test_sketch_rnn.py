@@ -1,6 +1,7 @@
 """Files of sketch-rnn (.npz): the drawings that .ndjson gives, and nothing is unpickled."""
 
 import io
+import json
 import os
 import pickle
 import struct
@@ -273,3 +274,32 @@ def test_an_empty_split_keeps_its_name(tmp_path):
     source = open_source(str(root), None, tmp_path / "cache")
     assert source.split_rows() == {"train": 40, "test": 0}
     assert source.class_names == ("bee",)
+
+
+def test_google_s_folder_has_two_files_a_class_of_which_the_smaller_is_read(tmp_path):
+    rows = [stroke_3(drawing) for drawing in DRAWINGS]
+    files = {
+        "bee.npz": saved(train=objects(rows[:9])),
+        "bee.full.npz": saved(train=objects(rows)),
+        "sun.full.npz": saved(train=objects(rows[:7])),
+    }
+    fill_with(tmp_path, {f"sketchrnn/{name}": content for name, content in files.items()})
+    source = open_source(str(tmp_path), None, tmp_path / "cache")
+    assert source.rows_by_class() == {"bee": 9, "sun": 7}
+    full = open_source(str(tmp_path / "sketchrnn" / "bee.full.npz"), None, tmp_path / "cache")
+    assert full.rows_by_class() == {"bee": 40}
+
+
+def test_real_drawings_are_google_s_own_bitmaps(tmp_path, quickdraw_sample):
+    official = quickdraw_sample / "official"
+    lines = (official / "simplified" / "bee.ndjson").read_bytes().splitlines()
+    rows = [stroke_3(json.loads(line)["drawing"]) for line in lines]
+    bitmaps = np.load(official / "numpy_bitmap" / "bee.npy")[: len(rows)].reshape(-1, 28, 28)
+    assert np.array_equal(rows_of(saved(train=objects(rows)), tmp_path), bitmaps)
+
+
+def test_metadata_are_not_made_up(build, tmp_path):
+    rows = [stroke_3(drawing) for drawing in DRAWINGS]
+    source = fill_with(tmp_path / "in", {"bee.npz": saved(train=objects(rows))})
+    code, answer = build(source, "--with-metadata")
+    assert (code, "key_id is missing" in answer) == (2, True), answer
