@@ -18,6 +18,7 @@ from pipelines.sources.base import (
 from pipelines.sources.class_files import LINES, PACKED, TABLES, class_of_file, in_order
 from pipelines.sources.files import content_digest, file_size, file_version
 from pipelines.sources.packed_strokes import plain_chunks, unpack_lines
+from pipelines.sources.simplify import Reading
 from pipelines.sources.sketch_rnn import drawing_arrays, keep_drawings
 from pipelines.sources.stroke_tables import read_head
 from pipelines.sources.stroke_words import words_in
@@ -60,7 +61,8 @@ def open_stroke_files(
     cache_dir, limits = request.cache_dir, request.options.limits
     if url.endswith(".npz"):
         kept = keep_drawings(url, size, cache_dir)
-        return [_open_kept(url, path, split, class_name, request) for split, path in kept.items()]
+        opened = [_open_kept(url, path, split, class_name, request) for split, path in kept.items()]
+        return _on_one_page(opened)
     if url.endswith(PACKED):
         path = unpack_lines(url, size, cache_dir)
         return [_open_kept(url, path, "", class_name, request, labels)]
@@ -89,3 +91,18 @@ def _open_kept(
     except BadFileError as error:
         raise BadFileError(str(error).replace(str(path), url)) from error
     return dataclasses.replace(file, layout={**file.layout, **own})
+
+
+def _on_one_page(splits: list[SourceFile]) -> list[SourceFile]:
+    """Return the splits of one file read alike: if one is of another page than Google's, all are."""
+    if not any(_is_canvas(split) for split in splits):
+        return splits
+    how = {"reading": dataclasses.asdict(Reading(is_canvas=True)), "how": "another page"}
+    return [
+        split if _is_canvas(split) else dataclasses.replace(split, layout={**split.layout, **how})
+        for split in splits
+    ]
+
+
+def _is_canvas(file: SourceFile) -> bool:
+    return bool(file.layout.get("reading", {}).get("is_canvas"))

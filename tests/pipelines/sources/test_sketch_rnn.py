@@ -172,6 +172,16 @@ def test_drawings_of_another_size_are_scaled_as_those_of_ndjson_are(tmp_path):
     assert np.array_equal(rows_of(saved(train=objects(offsets)), tmp_path), plain)
 
 
+def test_all_splits_of_a_file_are_drawn_at_one_scale(tmp_path):
+    small = [[[[v // 3 for v in part] for part in stroke] for stroke in d] for d in DRAWINGS]
+    rows = [stroke_3(drawing) for drawing in small]
+    plain = rows_of(ndjson(small), tmp_path / "plain", "bee.ndjson")
+    content = saved(train=objects(rows[:37]), test=objects(rows[37:]))
+    assert np.array_equal(rows_of(content, tmp_path), plain)
+    alone = rows_of(saved(test=objects(rows[37:])), tmp_path / "alone")
+    assert not np.array_equal(alone, plain[37:])
+
+
 @pytest.mark.slow
 def test_a_row_that_is_no_drawing_is_a_bad_row(build, tmp_path):
     rows = [stroke_3(drawing) for drawing in DRAWINGS]
