@@ -1,6 +1,7 @@
 """Find the class files of a directory by name, and name the files that are not read.
 
     bee.npy, full_numpy_bitmap_bee.npy, "bee (1).npy", "bee copy.npy"    files of class bee
+    bee.ndjson.gz, sketchrnn_bee.npz, bee.full.npz, train_raw_bee.csv    files of class bee
     sea%20turtle.npy, sea+turtle.npy                                     sea turtle
     Bee.npy beside bee.npy, one name in two forms of Unicode             refused
 
@@ -29,11 +30,23 @@ from pipelines.sources.files import (
 )
 
 # How browsers and tools name "full/numpy_bitmap/bee.npy".
-_PREFIXES = tuple(
-    f"full{mark}{kind}{mark}"
-    for kind in ("numpy_bitmap", "simplified", "raw", "binary")
-    for mark in ("_", "%2F")
+_PREFIXES = (
+    *(
+        f"full{mark}{kind}{mark}"
+        for kind in ("numpy_bitmap", "simplified", "raw", "binary")
+        for mark in ("_", "%2F")
+    ),
+    *("sketchrnn_", "sketchrnn%2F", "train_simplified_", "train_raw_"),
 )
+# Endings of the files that are read, the longer ones first.
+LINES = (".ndjson", ".jsonl")
+PACKED = tuple(lines + packed for lines in LINES for packed in (".gz", ".zst"))
+TABLES = (".csv", ".tsv")
+# Google's bee.npz has 75,000 drawings of bee, bee.full.npz beside it all of them.
+ARCHIVES = (".full.npz", ".npz")
+ENDINGS = (".npy", *PACKED, *LINES, ".bin", *TABLES, *ARCHIVES)
+# Other things have these names, too: such a file is read if it holds drawings.
+SHARED = (*(end for end in ENDINGS if ".jsonl" in end), *TABLES, *ARCHIVES)
 # How browsers, Windows, macOS and Google Drive name the second copy of a file.
 _COPY = re.compile(
     r"(?:Copy of (?P<drive>.+))|(?P<name>.+?)(?: ?\(\d+\)| - Copy(?: \(\d+\))?| copy(?: \d+)?| [2-9])"
@@ -53,14 +66,14 @@ _UNFINISHED = "an unfinished download: fetch the file again"
 
 _BY_ENDING = {
     ".npz": (
-        "an .npz archive, as the sketch-rnn files of Quick, Draw! are, which is not read: take "
-        "Google's simplified drawings (.ndjson) or bitmaps (numpy_bitmap, .npy) of the class"
+        "an .npz archive that has not the drawings of sketch-rnn: arrays train, valid and test of "
+        "arrays (k, 3)"
     ),
     ".csv": (
-        "CSV, as Kaggle's Doodle Recognition has it, which is not read: take Google's simplified "
-        "drawings (.ndjson) of the class"
+        "CSV without the columns drawing and word that Kaggle's Doodle Recognition has; tables of "
+        "pixels are not read"
     ),
-    ".jsonl": "JSON lines: if they are drawings in Google's form, name the file .ndjson",
+    ".jsonl": "JSON lines without drawings in Google's form",
     ".tar": f"a tar archive, {_PACKED}",
     ".arrow": 'an Arrow file, which is not read: write Parquet with to_parquet("train.parquet")',
     ".tfrecord": "TFRecord without the dataset_info.json and features.json of TFDS beside it",
@@ -81,8 +94,8 @@ _BY_ENDING |= dict.fromkeys((".tif", ".tiff"), f"a TIFF picture, {_NO_PICTURE}")
 _BY_ENDING |= dict.fromkeys((".avif", ".heic"), f"an AVIF or HEIC picture, {_NO_PICTURE}")
 _BY_ENDING[".svg"] = f"an SVG picture, {_NO_PICTURE}"
 # Read only in lower case.
-_READ = (".npy", ".ndjson", ".bin", ".parquet")
-_KEPT = re.compile(r"\.(npy|ndjson|bin|parquet)(\.\d+|\.bak|\.old|\.orig|~)$")
+_READ = (*ENDINGS, ".parquet")
+_KEPT = re.compile(r"\.(npy|ndjson|bin|parquet|npz|csv|jsonl)(\.\d+|\.bak|\.old|\.orig|~)$")
 # Files that exports of this program have beside their drawings.
 _OURS = ("-classes.csv", "-rows.csv", "-labels.csv")
 
@@ -123,7 +136,7 @@ def class_names_in(place: Place, *, is_as_listed: bool = False) -> tuple[str, ..
     is_as_listed  in the order of the labels where an export of this program lists them
     """
     if not place.folders:
-        return (_class_of_file(place.directory),)
+        return (class_of_file(place.directory),)
     found = _files_by_class(place.folders)
     rows = _names_table(place.folders[0][0]).values() if is_as_listed else ()
     return tuple(dict.fromkeys([*(row["class_name"] for row in rows), *catalogue_order(found)]))
@@ -147,8 +160,14 @@ def split_rows(url: str) -> dict[str, int]:
 
 def unread_beside(place: Place) -> list[tuple[str, str]]:
     """Return address and reason of the files that are not read, beside those of classes."""
-    folders = dict.fromkeys(folder for folder, _ in place.folders if is_listable(folder))
-    named = [(folder, unread_files(list_files(folder))) for folder in folders]
+    endings: dict[str, list[str]] = {}
+    for folder, ending in place.folders:
+        if is_listable(folder):
+            endings.setdefault(folder, []).append(ending)
+    named = [
+        (folder, unread_files(n for n in list_files(folder) if _ending(n) not in read))
+        for folder, read in endings.items()
+    ]
     found = {join_url(folder, n): what for folder, files in named for n, what in files.items()}
     return [
         (url, f"{url} is {what}; to leave it out, name the classes or use --on-bad-file skip")
@@ -166,7 +185,10 @@ def describe_unread(name: str) -> str:
     if folded.endswith(_OURS):
         return ""
     if folded.endswith(_READ) and not name.endswith(_READ):
-        return f"read only if its name ends in {name[name.rindex('.') :].lower()}"
+        ending = next(end for end in _READ if folded.endswith(end))
+        return f"read only if its name ends in {ending}"
+    if folded.endswith(PACKED):
+        return "" if not folded.endswith(SHARED) else _BY_ENDING[".jsonl"]
     if _KEPT.search(folded):
         return "a copy that some tool numbered or kept: take it away, or give it its ending back"
     return next((what for ending, what in _BY_ENDING.items() if folded.endswith(ending)), "")
@@ -229,7 +251,7 @@ def _files_by_class(folders: _Folders) -> dict[str, dict[str, int]]:
 
 
 def _files_in(folder: str, ending: str, folded: dict[str, str]) -> dict[str, dict[str, int]]:
-    sizes = {file: size for file, size in list_files(folder).items() if file.endswith(ending)}
+    sizes = {file: size for file, size in list_files(folder).items() if _ending(file) == ending}
     stems = [file.removesuffix(ending) for file in sizes]
     # For Google's folders on a server the request for a table is saved.
     is_asked = not is_remote(folder) or any(tfds_id(class_of(stem)) < 0 for stem in stems)
@@ -264,13 +286,19 @@ def _names_table(folder: str) -> dict[str, dict[str, str]]:
         ) from error
 
 
-def _class_of_file(address: str) -> str:
-    return class_of(address.rsplit("/", 1)[-1].rsplit(".", 1)[0])
+def class_of_file(address: str) -> str:
+    """Return the class that the name of a file says."""
+    name = address.rsplit("/", 1)[-1]
+    return class_of(name.removesuffix(_ending(name)))
+
+
+def _ending(name: str) -> str:
+    return next((ending for ending in ENDINGS if name.endswith(ending)), "")
 
 
 def _only(address: str, classes: Sequence[str] | None) -> list[tuple[str, str, int]]:
     """Return the one file that is the source."""
-    own = _class_of_file(address)
+    own = class_of_file(address)
     if missing := [name for name in classes or () if name != own]:
         raise ValueError(f"{address} is of class {own}, not of {', '.join(missing)}")
     return [(own, address, file_size(address) or 0)]

@@ -1,12 +1,14 @@
 """Sources of one file per class, or a single such file: the Quick, Draw! layout.
 
     bee.npy              bitmaps of 28x28, or another size that is asked for
-    bee.ndjson, bee.bin  strokes, drawn at any size
+    bee.ndjson, bee.bin  strokes, drawn at any size; .jsonl, and packed by gzip or zstd
+    bee.csv, bee.npz     strokes of Kaggle's Doodle Recognition, and of sketch-rnn
 
 Each class is read from the first of these that has it. A directory that has `numpy_bitmap`,
 `simplified`, `raw` or `binary` below it, as Google's bucket has, is entered: bitmaps first, strokes
 where another size than 28 is asked for. Over http(s), where nothing can be listed, the first class
-is requested under each ending.
+is requested under each ending. One file of lines or CSV that is the source may be of several
+classes (stroke_words.py). The splits of sketch-rnn's files are kept apart.
 
 JoinedReader adds the metadata of the simplified drawings to bitmaps: line i describes row i. This
 holds for Google's files and may not hold for others, so some drawings of every batch, the first and
@@ -41,6 +43,10 @@ from pipelines.sources.base import (
 from pipelines.sources.bitmaps import inspect_npy, open_bitmaps
 from pipelines.sources.cairo import render_drawings
 from pipelines.sources.class_files import (
+    ARCHIVES,
+    PACKED,
+    SHARED,
+    TABLES,
     class_names_in,
     find_class_files,
     split_rows,
@@ -57,6 +63,7 @@ from pipelines.sources.files import (
     list_files,
     why_absent,
 )
+from pipelines.sources.stroke_files import holds_drawings, open_stroke_files, words_of
 from pipelines.sources.stroke_formats import StrokeDrawing, columns_of
 from pipelines.sources.strokes import StrokeReader, open_strokes
 from pipelines.sources.tfds import is_prepared
@@ -65,6 +72,12 @@ from pipelines.store.manifest import digest_of
 
 # The endings of a directory's files, and where Google keeps them.
 SUFFIXES = {"numpy_bitmap": ".npy", "simplified": ".ndjson", "raw": ".ndjson", "binary": ".bin"}
+# Where Kaggle and Google keep other files of strokes; read where a directory has none of those.
+_OTHERS = ("train_simplified", "train_raw", "sketchrnn")
+# The endings of other files of strokes, in order of preference.
+_MORE = (*PACKED[:2], ".jsonl", *PACKED[2:], *TABLES, *ARCHIVES[::-1])
+# Of files whose names do not tell whether they hold drawings: so many are looked at.
+_LOOKED_AT = 10
 # Of the 1,024 rows that a scan reads at once: 2 ms more, a tenth of parsing their lines.
 _CHECKED_ROWS = 8
 
@@ -151,23 +164,23 @@ def _read_bitmaps(file: SourceFile, image_size: int) -> Reader:
 class ClassFiles(SourceKind):
     """A file of drawings a class: bitmaps or strokes, in a directory or alone."""
 
-    endings = tuple(dict.fromkeys(SUFFIXES.values()))
+    endings = (*dict.fromkeys(SUFFIXES.values()), *_MORE)
     formats: Mapping[str, FileFormat] = {
         "npy": FileFormat(read=_read_bitmaps, per_sec=100_000),
         "simplified": FileFormat(read=StrokeReader, per_sec=3_000, is_drawn=True, is_lines=True),
         "binary": FileFormat(read=StrokeReader, per_sec=3_000, is_drawn=True),
         "raw": FileFormat(read=StrokeReader, per_sec=550, is_drawn=True, is_lines=True),
+        "simplified table": FileFormat(read=StrokeReader, per_sec=3_000, is_drawn=True),
+        "raw table": FileFormat(read=StrokeReader, per_sec=550, is_drawn=True),
     }
 
     def find(self, directory: str, names: Names, image_size: int, is_known: bool) -> list[Place]:
         """Return the directory itself and the folders below it that Google's bucket has."""
         del is_known
         order = _order(image_size)
-        here, below = _folders(directory, names, order), []
-        for kind in order:
-            folder = join_url(directory, kind)
-            inside = list(list_files(folder))
-            below += [] if is_prepared(inside) else _folders(folder, inside, [kind])
+        here = _folders(directory, names, [SUFFIXES[kind] for kind in order])
+        here += _more_folders(directory, names)
+        below = _folders_below(directory, order) or _folders_below(directory, _OTHERS)
         return [
             Place(kind="classes", directory=folders[0][0], folders=tuple(folders))
             for folders in (here, below)
@@ -179,14 +192,14 @@ class ClassFiles(SourceKind):
         last = directory.rstrip("/").rsplit("/", 1)[-1]
         if last in SUFFIXES:
             return class_folder(directory, SUFFIXES[last])
-        for ending in dict.fromkeys(SUFFIXES[kind] for kind in _order(image_size)):
+        for ending in (*dict.fromkeys(SUFFIXES[kind] for kind in _order(image_size)), *_MORE):
             if classes and file_size(join_url(directory, classes[0] + ending)) is not None:
                 return class_folder(directory, ending)
         return None
 
     def classes(self, place: Place, options: SourceOptions) -> tuple[str, ...]:
         """Return the classes that have files, those of the catalogue first."""
-        return class_names_in(place, is_as_listed=options.keeps_splits)
+        return words_of(place, options) or class_names_in(place, is_as_listed=options.keeps_splits)
 
     def open(self, place: Place, request: Request) -> Source:
         """Return the files of the classes, each opened and, if columns are wanted, joined."""
@@ -195,19 +208,19 @@ class ClassFiles(SourceKind):
             bad = unread_beside(place)
         if bad and not options.skip_bad_files:
             raise BadFileError(bad[0][1])
-        found = find_class_files(place, request.classes)
+        labels = words_of(place, options)
+        found = find_class_files(place, None if labels else request.classes)
         with hashing({url: size for _, url, size in found}, place.directory):
             for class_name, url, size in found:
                 try:
-                    file = _open_file(url, size, class_name, request)
-                    files += _by_split(file) if options.keeps_splits else [file]
+                    files += _open_file(url, size, class_name, request, labels)
                 except BadFileError as error:
                     if not options.skip_bad_files:
                         raise
                     bad.append((url, str(error)))
         repairs = Counter(str(file.layout["repair"]) for file in files if file.layout.get("repair"))
         return Source(
-            class_names=tuple(dict.fromkeys(str(file.class_name) for file in files)),
+            class_names=labels or tuple(dict.fromkeys(str(file.class_name) for file in files)),
             files=tuple(files),
             image_size=options.image_size,
             bad_files=tuple(bad),
@@ -235,22 +248,51 @@ def _order(image_size: int) -> list[str]:
     return [first, *strokes] if image_size == BITMAP_SIZE else [*strokes, first]
 
 
-def _folders(folder: str, names: Names, order: Names) -> list[tuple[str, str]]:
+def _folders(folder: str, names: Names, endings: Names) -> list[tuple[str, str]]:
     """Return the folder with each ending that its files have, in this order."""
-    endings = dict.fromkeys(SUFFIXES[kind] for kind in order)
-    return [(folder, ending) for ending in endings if any(n.endswith(ending) for n in names)]
+    there = [ending for ending in dict.fromkeys(endings) if any(n.endswith(ending) for n in names)]
+    return [(folder, ending) for ending in there]
 
 
-def _open_file(url: str, size: int, class_name: str, request: Request) -> SourceFile:
-    """Return a file that `find_class_files` has found, with its metadata if columns are wanted."""
-    cache_dir, options = request.cache_dir, request.options
+def _more_folders(folder: str, names: Names) -> list[tuple[str, str]]:
+    """Return the folder with each ending of other files of strokes that hold drawings."""
+    found = []
+    for _, ending in _folders(folder, names, _MORE):
+        tried = [name for name in names if name.endswith(ending)][:_LOOKED_AT]
+        if ending not in SHARED or any(holds_drawings(join_url(folder, name)) for name in tried):
+            found.append((folder, ending))
+    return found
+
+
+def _folders_below(directory: str, kinds: Names) -> list[tuple[str, str]]:
+    """Return the folders of these names with the endings of their files of drawings."""
+    found = []
+    for kind in kinds:
+        folder = join_url(directory, kind)
+        inside = list(list_files(folder))
+        if not is_prepared(inside):
+            found += _folders(folder, inside, [SUFFIXES[kind]] if kind in SUFFIXES else [])
+            found += _more_folders(folder, inside)
+    return found
+
+
+def _open_file(
+    url: str, size: int, class_name: str, request: Request, labels: Names
+) -> list[SourceFile]:
+    """Return a file that `find_class_files` has found, with its metadata if columns are wanted.
+
+    labels  the classes of a file whose rows name their own
+    """
     if size == DANGLING:
         raise BadFileError(f"{url}: {why_absent(url)}")
-    if not url.endswith(".npy"):
-        is_binary = url.endswith(".bin")
-        return open_strokes(
-            url, size, class_name, cache_dir, is_binary=is_binary, limits=options.limits
-        )
+    if url.endswith(".npy"):
+        file = _open_bitmaps(url, size, class_name, request)
+        return _by_split(file) if request.options.keeps_splits else [file]
+    return open_stroke_files(url, size, class_name, request, labels)
+
+
+def _open_bitmaps(url: str, size: int, class_name: str, request: Request) -> SourceFile:
+    cache_dir, options = request.cache_dir, request.options
     version = file_version(url)
     with reading(url):
         layout = inspect_npy(url, size)
@@ -262,7 +304,7 @@ def _open_file(url: str, size: int, class_name: str, request: Request) -> Source
 
 def _by_split(file: SourceFile) -> list[SourceFile]:
     """Return the rows of each split of a file of bitmaps; the file itself if nothing tells them."""
-    splits = split_rows(file.url) if file.format == "npy" else {}
+    splits = split_rows(file.url)
     if not splits:
         return [file]
     if sum(splits.values()) != file.rows or file.metadata is not None:
@@ -312,9 +354,7 @@ def _join_strokes(file: SourceFile, cache_dir: Path, limits: Limits) -> SourceFi
         size = file_size(url)
         if size is None:
             continue
-        strokes = open_strokes(
-            url, size, str(file.class_name), cache_dir, is_binary=False, limits=limits
-        )
+        strokes = open_strokes(url, size, str(file.class_name), cache_dir, limits=limits)
         if strokes.rows != file.rows:
             raise BadFileError(
                 f"{url} has {strokes.rows} lines for {file.rows} bitmaps: metadata are joined by "

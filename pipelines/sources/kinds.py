@@ -50,7 +50,8 @@ FOUND: dict[str, Known] = {
     "classes": Known(
         made="classes:ClassFiles",
         what="files in a Quick, Draw! layout",
-        say="a folder of bee.npy, bee.ndjson or bee.bin, or one such file",
+        say="a folder of bee.npy, .ndjson, .jsonl (also .gz, .zst), .bin, .npz of sketch-rnn or "
+        "Kaggle's .csv, or one such file",
         checked="header and size, each line or record, the class that it names",
     ),
     "parquet": Known(

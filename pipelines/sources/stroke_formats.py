@@ -1,6 +1,7 @@
-"""Parse Google's three stroke formats: simplified and raw .ndjson, and binary .bin.
+"""Parse Google's three stroke formats: simplified and raw .ndjson, and binary .bin; Kaggle's CSV.
 
     .ndjson  a line a drawing: word, countrycode, timestamp, recognized, key_id, drawing
+    .csv     the same as columns, the drawing as text in JSON, in a header's order
     .bin     u64 key_id, 2 bytes country, i8 recognized, u32 timestamp, u16 strokes;
              a stroke: u16 n, n bytes x, n bytes y; little-endian, no header
 
@@ -29,6 +30,7 @@ from pipelines.sources.simplify import (
     describe_value,
     read_strokes,
 )
+from pipelines.sources.stroke_tables import TableHead, parse_row
 
 _BIN_HEAD = struct.Struct("<Q2sbIH")
 _MAX_STROKES = 4_096
@@ -57,15 +59,16 @@ def parse_line(
     columns: Sequence[str] = (),
     reading: Reading = GOOGLE,
     limits: Limits = DEFAULT,
+    head: TableHead | None = None,
 ) -> StrokeDrawing:
-    """Parse a line of .ndjson.
+    """Parse a line of .ndjson, or of a table with this head.
 
     class_name  what the file's name promises; a line whose `word` is another has a problem
     columns     the metadata to read
     limits      a drawing of more points has a problem
     """
     try:
-        record = _parse_object(line)
+        record = _parse_object(line) if head is None else parse_row(line, head)
         word = record.get("word")
         if class_name is not None and word is not None and not is_same_name(word, class_name):
             raise ValueError(f"a drawing of {word!r:.60}, the file's name says {class_name!r}")
@@ -92,6 +95,11 @@ def is_same_name(word: object, class_name: str) -> bool:
         return True
     forms = [unicodedata.normalize("NFC", str(name)) for name in (word, class_name)]
     return forms[0] == forms[1]
+
+
+def class_of_word(word: object) -> str:
+    """Return the class that a row's `word` names, in NFC; "" if it names none."""
+    return unicodedata.normalize("NFC", word) if isinstance(word, str) and word.strip() else ""
 
 
 def _parse_object(line: bytes) -> dict[str, Any]:

@@ -6,8 +6,9 @@ lines are read. Files are read in pieces, and only the size of a line or record 
 read, so memory does not depend on the file.
 """
 
+import dataclasses
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -22,9 +23,19 @@ from pipelines.sources.base import BadFileError, Reader, SourceFile
 from pipelines.sources.bitmaps import describe_content
 from pipelines.sources.cairo import render_drawings
 from pipelines.sources.files import FileRanges, content_digest, file_version
-from pipelines.sources.simplify import CANVAS, LISTS, PAGE, RAW, Points, Reading, fills_page
+from pipelines.sources.simplify import (
+    CANVAS,
+    LISTS,
+    PAGE,
+    RAW,
+    Points,
+    Reading,
+    describe_value,
+    fills_page,
+)
 from pipelines.sources.stroke_formats import (
     StrokeDrawing,
+    class_of_word,
     columns_of,
     is_binary_head,
     is_same_name,
@@ -36,6 +47,7 @@ from pipelines.sources.stroke_formats import (
     skip_strokes,
     unread,
 )
+from pipelines.sources.stroke_tables import TABLE_ENDINGS, TableHead, count_quotes, read_head
 from pipelines.store.errors import reading
 from pipelines.store.local_files import write_json
 from pipelines.store.manifest import digest_of
@@ -60,33 +72,41 @@ def open_strokes(
     class_name: str,
     cache_dir: Path,
     *,
-    is_binary: bool,
     limits: Limits = DEFAULT,
+    labels: Sequence[str] = (),
 ) -> SourceFile:
     """Return a file of strokes as a file of a source: counted, indexed, digested.
+
+    class_name  what the words of its rows must be
+    labels      the classes of a file whose rows name their own, instead
 
     Raises BadFileError if it is of another kind or class, or a .bin file that ends within a record.
     """
     version, digest = file_version(url), content_digest(url, cache_dir)
-    key = [digest, is_binary, _INDEX_VERSION, *limits.stated().items()]
+    ending = url.rpartition(".")[2] if url.endswith((".bin", *TABLE_ENDINGS)) else "ndjson"
+    key = [digest, ending, _INDEX_VERSION, *limits.stated().items()]
     memo = cache_dir / "indices" / f"{digest_of(key)}.json"
     if memo.is_file():
         layout = json.loads(memo.read_text("ascii"))
     else:
         with reading(url), doing("index", url.rpartition("/")[2], total=size):
-            layout = _index_binary(url, size) if is_binary else _index_lines(url, size, limits)
+            index = _index_binary if ending == "bin" else _index_lines
+            layout = index(url, size, limits)
         write_json(memo, layout)
     # The index is of the content; the name may have changed since.
     line, word = layout.get("word", (0, None))
-    if word is not None and not is_same_name(word, class_name):
+    if labels:
+        layout |= {"labels": list(labels)}
+    elif word is not None and not is_same_name(word, class_name):
         raise BadFileError(
             f"{url} line {line} is a drawing of {word!r}, the file's name says {class_name!r}: give "
-            "it the name of its class, or fetch it again"
+            "it the name of its class, or fetch it again; a file of several classes is read where "
+            "it is the source itself and is named otherwise, as mine.ndjson"
         )
     return SourceFile(
         url=url,
         format=layout["format"],
-        class_name=class_name,
+        class_name=None if labels else class_name,
         rows=layout["rows"],
         bytes=size,
         digest=digest,
@@ -102,13 +122,17 @@ class StrokeReader(Reader):
         self.file, self.image_size = file, image_size
         self.ranges = FileRanges(file.url)
         self.reading = Reading(**file.layout.get("reading", {}))
+        self.head = _table_head(file.layout)
+        names = file.layout.get("labels", ())
+        self.positions = {name: position for position, name in enumerate(names)}
 
     def read(self, start: int, stop: int) -> Drawings:
         """Return the drawings [start, stop), drawn, with the columns that are asked for."""
         drawings: list[StrokeDrawing] = []
         images = render_drawings(self._strokes(start, stop, drawings), self.image_size)
         columns = columns_of(drawings, self.file.columns) | notes_of(drawings)
-        return Drawings(images=images, label=np.zeros(len(images), np.int64), **columns)
+        labels = [self.positions.get(class_of_word(drawing.word), 0) for drawing in drawings]
+        return Drawings(images=images, label=np.array(labels, np.int64), **columns)
 
     def _strokes(
         self, start: int, stop: int, drawings: list[StrokeDrawing]
@@ -132,12 +156,15 @@ class StrokeReader(Reader):
             elif self.file.format == "binary":
                 yield parse_binary(piece, self.file.columns, self.file.limits)
             else:
-                yield self._parse_line(piece, row + 1)
+                yield self._parse_line(piece, row + 1 + (self.head is not None))
 
     def _parse_line(self, line: bytes, number: int) -> StrokeDrawing:
         drawing = parse_line(
-            line, self.file.class_name, self.file.columns, self.reading, self.file.limits
+            line, self.file.class_name, self.file.columns, self.reading, self.file.limits, self.head
         )
+        is_named = not self.positions or class_of_word(drawing.word) in self.positions
+        if drawing.problem is None and not is_named:
+            return unread(f"the word is {describe_value(drawing.word)}, which names no class")
         if drawing.written.points not in (None, self.reading.points):
             raise BadFileError(
                 f"{self.file.url} line {number} has points as {drawing.written.points}, the first "
@@ -151,9 +178,15 @@ def _read_lines(
     ranges: FileRanges, span: tuple[int, int], most_bytes: int
 ) -> Iterator[tuple[bytes, int]]:
     """Yield each line between two places and its length, b"" in place of a longer one."""
+    offsets = range(*span, _CHUNK_BYTES)
+    chunks = (ranges.read(at, min(_CHUNK_BYTES, span[1] - at)) for at in offsets)
+    return split_lines(chunks, most_bytes)
+
+
+def split_lines(chunks: Iterable[bytes], most_bytes: int) -> Iterator[tuple[bytes, int]]:
+    """Yield each line of a text in pieces and its length, b"" in place of a longer one."""
     line, length = b"", 0
-    for offset in range(*span, _CHUNK_BYTES):
-        chunk = ranges.read(offset, min(_CHUNK_BYTES, span[1] - offset))
+    for chunk in chunks:
         place = 0
         while place < len(chunk):
             end = chunk.find(b"\n", place)
@@ -205,13 +238,17 @@ def _far_end(ranges: FileRanges, place: int, stop: int) -> int:
     return stop + 1 if left else place
 
 
-def _index_lines(url: str, size: int, limits: Limits) -> Mapping[str, Any]:
-    """Return rows and index of an .ndjson file, and what its first lines say of all."""
-    seen = _look_at_lines(url, size, limits)
-    starts = [0]
-    rows = ended = 0
-    for offset, chunk in _chunks(url, size):
-        ends = np.flatnonzero(np.frombuffer(chunk, np.uint8) == ord("\n"))
+def _index_lines(url: str, size: int, limits: Limits) -> dict[str, Any]:
+    """Return rows and index of a file of lines, and what its first lines say of all."""
+    head, first = read_head(url, size)
+    seen = _look_at_lines(url, size, limits, first, head)
+    starts = [first]
+    rows = ended = quotes = 0
+    for offset, chunk in _chunks(url, size, first):
+        content = np.frombuffer(chunk, np.uint8)
+        ends = np.flatnonzero(content == ord("\n"))
+        if head is not None:
+            quotes = count_quotes(url, content, ends, quotes, ended)
         wanted = np.arange(-(ended + 1) % INDEX_ROWS, len(ends), INDEX_ROWS)
         starts += (ends[wanted] + offset + 1).tolist()
         # Blank lines at the end are no rows.
@@ -221,34 +258,45 @@ def _index_lines(url: str, size: int, limits: Limits) -> Mapping[str, Any]:
     return {"rows": rows, "index": starts[: -(-rows // INDEX_ROWS)], **seen}
 
 
-def _look_at_lines(url: str, size: int, limits: Limits) -> Mapping[str, Any]:
-    """Return format and reading of an .ndjson file, and the number and word of its first drawing.
+def _table_head(layout: Mapping[str, Any]) -> TableHead | None:
+    return TableHead(**layout["table"]) if "table" in layout else None
+
+
+def _look_at_lines(
+    url: str, size: int, limits: Limits, first: int, table: TableHead | None
+) -> Mapping[str, Any]:
+    """Return format and reading of a file of lines, and number and word of its first drawing.
 
     The format is that of the first line with strokes; where points may be lists or pairs, the
     first line decides that can be read one way only. Raises BadFileError if no line is a drawing.
     """
     ranges = FileRanges(url)
     head = ranges.read(0, min(size, _CHUNK_BYTES))
-    lines = _read_lines(ranges, (0, size), limits.max_line_bytes)
-    drawings = _first_drawings(lines, limits) if _may_be_lines(head) else []
-    good = [(line, one) for line, one in enumerate(drawings, 1) if one.problem is None]
-    if drawings and not good and head.lstrip().startswith(b"{"):
+    lines = _read_lines(ranges, (first, size), limits.max_line_bytes)
+    is_text = table is not None or _may_be_lines(head)
+    drawings = _first_drawings(lines, limits, table) if is_text else []
+    first_line = 1 if table is None else 2
+    good = [(line, one) for line, one in enumerate(drawings, first_line) if one.problem is None]
+    if drawings and not good and (table is not None or head.lstrip().startswith(b"{")):
         raise BadFileError(
-            f"{url} line 1: {drawings[0].problem}; none of the first {len(drawings)} lines is a drawing"
+            f"{url} line {first_line}: {drawings[0].problem}; none of the first {len(drawings)} "
+            "lines is a drawing"
         )
     if not good:
-        raise BadFileError(f"{url} is not .ndjson: {describe_content(head)}")
+        expected = ".ndjson" if table is None else "a table with rows"
+        raise BadFileError(f"{url} is not {expected}: {describe_content(head)}")
     written = [one.written for _, one in good]
     scales = [one.scale for one in written if one.scale is not None]
     is_raw = scales[:1] == [RAW]
     filled = [fills_page(np.concatenate(one.strokes)) for one in written if one.scale == PAGE]
     is_page = any(filled) or len(filled) < _FILLING_LINES
     points = next((one.points for one in written if one.points is not None), LISTS)
+    kind = "raw" if is_raw else "simplified"
     return {
-        "format": "raw" if is_raw else "simplified",
+        "format": kind if table is None else f"{kind} table",
         "reading": {"points": points, "is_canvas": is_raw or CANVAS in scales or not is_page},
         "word": [good[0][0], good[0][1].word],
-    }
+    } | ({} if table is None else {"table": dataclasses.asdict(table)})
 
 
 def _may_be_lines(head: bytes) -> bool:
@@ -261,7 +309,9 @@ def _may_be_lines(head: bytes) -> bool:
     return text[:2].isascii() and b"\0" not in text[:2] and not is_array
 
 
-def _first_drawings(lines: Iterable[tuple[bytes, int]], limits: Limits) -> list[StrokeDrawing]:
+def _first_drawings(
+    lines: Iterable[tuple[bytes, int]], limits: Limits, table: TableHead | None
+) -> list[StrokeDrawing]:
     """Return the drawings of the first lines, up to the one that leaves nothing open."""
     drawings: list[StrokeDrawing] = []
     num_bytes, scale = 0, None
@@ -270,7 +320,7 @@ def _first_drawings(lines: Iterable[tuple[bytes, int]], limits: Limits) -> list[
         if num_bytes > (_CHUNK_BYTES if scale else _SEARCHED_BYTES) and drawings:
             break
         problem = limits.problem("max_line_bytes", length)
-        drawings.append(unread(problem) if problem else parse_line(line, limits=limits))
+        drawings.append(unread(problem) if problem else parse_line(line, limits=limits, head=table))
         written = drawings[-1].written
         scale = scale or written.scale
         if scale == RAW and written.points is not None:
@@ -278,7 +328,8 @@ def _first_drawings(lines: Iterable[tuple[bytes, int]], limits: Limits) -> list[
     return drawings
 
 
-def _index_binary(url: str, size: int) -> Mapping[str, Any]:
+def _index_binary(url: str, size: int, limits: Limits) -> dict[str, Any]:
+    del limits
     head = FileRanges(url).read(0, min(size, 4_096))
     if not is_binary_head(head):
         hint = " (its size is a multiple of 784: headerless bitmaps?)" if size % 784 == 0 else ""
@@ -300,9 +351,9 @@ def _index_binary(url: str, size: int) -> Mapping[str, Any]:
     return {"rows": row, "index": starts, "format": "binary"}
 
 
-def _chunks(url: str, size: int) -> Iterator[tuple[int, bytes]]:
+def _chunks(url: str, size: int, start: int) -> Iterator[tuple[int, bytes]]:
     ranges = FileRanges(url)
-    for offset in range(0, size, _CHUNK_BYTES):
+    for offset in range(start, size, _CHUNK_BYTES):
         chunk = ranges.read(offset, min(_CHUNK_BYTES, size - offset))
         yield offset, chunk
         advance(len(chunk))

@@ -120,10 +120,12 @@ def test_each_class_is_read_from_the_kind_of_file_that_has_it(build, tmp_path, s
 @pytest.mark.parametrize(
     ("file", "message"),
     [
-        ("sun.npz", "an .npz archive, as the sketch-rnn files"),
-        ("train.csv", "CSV, as Kaggle's Doodle Recognition has it"),
-        ("sun.ndjson.gz", "compressed with gzip"),
-        ("sun.jsonl", "JSON lines"),
+        ("sun.npz", "an .npz archive that has not the drawings of sketch-rnn"),
+        ("train.csv", "CSV without the columns drawing and word"),
+        ("sun.npy.gz", "compressed with gzip"),
+        ("sun.csv.zip", "a zip archive"),
+        ("sun.jsonl", "JSON lines without drawings"),
+        ("sun.jsonl.gz", "JSON lines without drawings"),
         ("sun.png", "a picture"),
         ("sun.NPY", "read only if its name ends in .npy"),
         ("sun.npy.1", "a copy that some tool numbered"),
@@ -160,7 +162,7 @@ def test_one_file_is_a_source(build, tmp_path, strokes):
         code, plan = build(source / file, "--dry-run")
         assert code == 0, plan
         assert plan["rows_by_class"] == {name: 30}
-    assert "bee.npz is an .npz archive" in build.refused(source / "bee.npz")
+    assert "bee.npz cannot be read as an .npz archive" in build.refused(source / "bee.npz")
     assert "a source is one .npy, .ndjson," in build.refused(source / "README.md")
     assert "it has sun" in build.refused(source / "sun.bin", "--classes", "bee")
 

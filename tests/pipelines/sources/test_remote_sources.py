@@ -1,6 +1,9 @@
 """Sources on servers: a store of objects, a web server, and what both say when they fail."""
 
+import csv
+import gzip
 import http.server
+import io
 import json
 import os
 import threading
@@ -10,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from stroke_cases import some_strokes
 
 from flows.cli import run_command_line
 from pipelines.dataset.build import build_dataset
@@ -197,7 +201,7 @@ def test_strokes_and_parquet_on_s3_are_known_by_their_endings(
     tables = {"data/train-0.parquet": parquet_of(images, ["shoe", "dress"] * 30)}
     source = open_source(put_files(s3_server, "tables", tables), ["shoe"], tmp_path / "cache")
     assert np.array_equal(open_reader(source.files[0], 28).read(0, 60).images, images)
-    with pytest.raises(ValueError, match=r"\.bin or \.parquet files and is no TFDS dataset"):
+    with pytest.raises(ValueError, match=r"or \.parquet files and is no TFDS dataset"):
         open_source(put_files(s3_server, "nothing", {}), None, tmp_path / "cache")
 
 
@@ -215,3 +219,28 @@ def test_what_tfds_prepared_is_not_read_from_a_server_and_says_so(s3_server, tmp
     for place in (f"{url}/mine/1.0.0", url):
         with pytest.raises(ValueError, match=r"mine/1\.0\.0: .* is read from a local copy of it"):
             source_classes(place, SourceOptions())
+
+
+@pytest.mark.slow
+def test_packed_strokes_and_tables_on_s3_are_those_of_plain_lines(s3_server, tmp_path):
+    rows = [{"word": "bee", "drawing": drawing} for drawing in some_strokes(300)]
+    lines = b"".join(json.dumps(row).encode() + b"\n" for row in rows)
+    table = io.StringIO()
+    csv.writer(table).writerows(
+        [["drawing", "word"], *([row["drawing"], row["word"]] for row in rows[::-1])]
+    )
+    offsets, sink = np.zeros((300, 9, 3), np.int16), io.BytesIO()
+    offsets[:, 1:5, :2] = np.random.default_rng(0).integers(1, 60, (300, 4, 2))
+    np.savez_compressed(sink, train=offsets[:200], test=offsets[200:])
+    files = {"bee.ndjson.gz": gzip.compress(lines), "sun.npz": sink.getvalue()}
+    files["mine.csv"] = table.getvalue().encode()
+    url = put_files(s3_server, "packed", files)
+    plain = open_source(put_files(s3_server, "plain", {"bee.ndjson": lines}), None, tmp_path)
+    expected = open_reader(plain.files[0], 28).read(0, 300).images
+    (packed,) = open_source(url, ["bee"], tmp_path).files
+    assert np.array_equal(open_reader(packed, 28).read(0, 300).images, expected)
+    mixed = open_source(f"{url}/mine.csv", None, tmp_path)
+    assert mixed.class_names == ("bee",)
+    images = open_reader(mixed.files[0], 28).read(0, 300).images
+    assert np.array_equal(images, expected[::-1])
+    assert open_source(url, ["sun"], tmp_path).split_rows() == {"train": 200, "test": 100}
