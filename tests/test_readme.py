@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from flows.cli import COMMANDS, make_app, run_command_line
+from flows.commands.sources import source_rows
 from model.shipped import publish_shipped
 from pipelines.store.artifacts import open_store
 
@@ -121,3 +122,12 @@ def test_make_run_passes_classes_on():
 def test_pictures_of_the_readme_exist():
     for path in re.findall(r"!\[.*?\]\((.*?)\)", README.read_text(), flags=re.DOTALL):
         assert (README.parent / path).exists(), path
+
+
+def test_the_table_of_sources_is_what_the_command_lists():
+    rows = re.findall(r"^\| `(\w+)` \| (.+?) \| (.+?) \| ([\d, to]+) \|$", README.read_text(), re.M)
+    expected = [
+        (row["source"], row["say"], row["checked"], row["drawings_per_sec"])
+        for row in source_rows()
+    ]
+    assert rows == expected

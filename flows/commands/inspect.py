@@ -124,7 +124,7 @@ def _in_words(report: Mapping[str, Any]) -> dict[str, str]:
     looked_at = f"of {report['looked_at']:,} rows looked at"
     bad, bad_files = _counted(report["bad_rows"]), report["bad_files"]
     converted = [
-        f"{_counted(report[key])} {of_what}"
+        f"{_counted(report[key], '; ')} {of_what}"
         for key, of_what in (("repaired_files", "of the files"), ("repaired", looked_at))
         if report[key]
     ]
@@ -145,8 +145,8 @@ def _in_words(report: Mapping[str, Any]) -> dict[str, str]:
     return {key: line for key, line in lines.items() if line}
 
 
-def _counted(numbers: Mapping[str, int]) -> str:
-    return ", ".join(f"{text} {number:,}" for text, number in numbers.items())
+def _counted(numbers: Mapping[str, int], between: str = ", ") -> str:
+    return between.join(f"{text} {number:,}" for text, number in numbers.items())
 
 
 def _build_command(
