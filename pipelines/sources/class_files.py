@@ -58,7 +58,7 @@ _BY_ENDING = {
         "drawings (.ndjson) of the class"
     ),
     ".jsonl": "JSON lines: if they are drawings in Google's form, name the file .ndjson",
-    ".tar": f"a tar archive, {_PACKED}",
+    ".tar": "a tar archive: give it as the source if it is WebDataset's, or unpack it",
     ".arrow": 'an Arrow file, which is not read: write Parquet with to_parquet("train.parquet")',
     ".tfrecord": "TFRecord without the dataset_info.json and features.json of TFDS beside it",
     ".h5": "HDF5, which is not read: save its drawings with np.save, (n, 784) uint8",
