@@ -46,6 +46,7 @@ _PICTURE = (
     'datasets.load_dataset("imagefolder", data_dir=...)["train"].to_parquet("train.parquet")'
 )
 _PICKLE = "a Python pickle, which is never opened: save the drawings with np.save, (n, 784) uint8"
+_IDX = "in MNIST's format IDX: give a folder with nothing but its images and labels as the source"
 _UNFINISHED = "an unfinished download: fetch the file again"
 
 _BY_ENDING = {
@@ -63,7 +64,7 @@ _BY_ENDING = {
     ".tfrecord": "TFRecord without the dataset_info.json and features.json of TFDS beside it",
     ".h5": "HDF5, which is not read: save its drawings with np.save, (n, 784) uint8",
     ".mat": "a MATLAB file, which is not read: save its drawings with np.save, (n, 784) uint8",
-    "-ubyte": "in MNIST's format IDX, which is not read: take its numpy_bitmap or Parquet form",
+    **dict.fromkeys(("-ubyte", "-ubyte.gz", "idx1-short"), _IDX),
 }
 _BY_ENDING |= {".tsv": _BY_ENDING[".csv"], ".hdf5": _BY_ENDING[".h5"]}
 _BY_ENDING |= {".feather": _BY_ENDING[".arrow"]}

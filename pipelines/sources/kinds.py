@@ -22,6 +22,7 @@ FOUND: dict[str, tuple[str, str]] = {
     "classes": ("classes:ClassFiles", "files in a Quick, Draw! layout"),
     "parquet": ("parquet:Tables", "Parquet with pictures and labels"),
     "tfds": ("tfds:Prepared", "a dataset that TFDS has prepared"),
+    "idx": ("idx:IdxFolder", "a folder of IDX files as MNIST's"),
     "webdataset": ("webdataset:WebDatasetTars", "tars of WebDataset"),
 }
 

@@ -12,15 +12,12 @@ import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from pipelines.drawings.limits import Limits
 from pipelines.sources.base import BadFileError
 from pipelines.sources.bitmaps import describe_content
 from pipelines.sources.files import first_line
+from pipelines.sources.pieces import PieceFile
 from pipelines.sources.simplify import describe_value
-from pipelines.sources.table_files import RangeFile
 
-# Read at once; no header is longer, whatever it says.
-_PIECE_BYTES = 1 << 20
 # As the format has it; names that begin with a dot are no members of a sample.
 _NAME = re.compile(r"((?:.*/)?[^./]+)\.([^/]*)", re.DOTALL)
 _FOLDER = re.compile(r"(?:\./)?[^/.][^/]*/[^/]+")
@@ -51,42 +48,7 @@ class Sample:
         return _FOLDER.fullmatch(self.key) is not None
 
 
-class TarBytes(RangeFile):
-    """A tar read in pieces; what is longer than a limit is not read."""
-
-    def __init__(self, url: str, size: int, limits: Limits) -> None:
-        """Open a tar of this size in bytes."""
-        super().__init__(url, size)
-        self.limits = limits
-        self._start, self._piece = 0, b""
-
-    def read(self, size: int = -1) -> bytes:
-        """Return the bytes from here on, fewer at the end of the file."""
-        size = min(size, self.size - self.place) if size >= 0 else self.size - self.place
-        if size > _PIECE_BYTES:
-            raise BadFileError(f"{self.ranges.url} has a header of {size} bytes: it is damaged")
-        if size <= 0:
-            return b""
-        begin = self.place - self._start
-        if begin < 0 or begin + size > len(self._piece):
-            length = min(max(size, _PIECE_BYTES), self.size - self.place)
-            self._start, self._piece = self.place, self.ranges.read(self.place, length)
-            begin = 0
-        self.place += size
-        return self._piece[begin : begin + size]
-
-    def content(self, place: tuple[int, int]) -> bytes:
-        """Return a member; raise ValueError if it is larger than a record may be."""
-        offset, size = place
-        if problem := self.limits.problem("max_line_bytes", size):
-            raise ValueError(problem)
-        begin = offset - self._start
-        if begin >= 0 and begin + size <= len(self._piece):
-            return self._piece[begin : begin + size]
-        return self.ranges.read(offset, size)
-
-
-def samples(tar: TarBytes, start: int) -> Iterator[Sample]:
+def samples(tar: PieceFile, start: int) -> Iterator[Sample]:
     """Yield the samples from a header on; raise BadFileError if the tar is damaged or truncated."""
     sample: Sample | None = None
     for member in _members(tar, start):
@@ -109,7 +71,7 @@ def samples(tar: TarBytes, start: int) -> Iterator[Sample]:
         yield sample
 
 
-def _members(tar: TarBytes, start: int) -> Iterator[tarfile.TarInfo]:
+def _members(tar: PieceFile, start: int) -> Iterator[tarfile.TarInfo]:
     url = tar.ranges.url
     tar.seek(start)
     try:
@@ -128,7 +90,7 @@ def _members(tar: TarBytes, start: int) -> Iterator[tarfile.TarInfo]:
     _check_end(tar, archive.offset)
 
 
-def _check_end(tar: TarBytes, end: int) -> None:
+def _check_end(tar: PieceFile, end: int) -> None:
     """Raise BadFileError unless blocks of zeros, and nothing else, follow the last member."""
     tar.seek(end)
     if tar.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
@@ -136,7 +98,7 @@ def _check_end(tar: TarBytes, end: int) -> None:
             f"{tar.ranges.url} has a damaged header or ends at byte {end}, where the next member or "
             "the end of the archive should be: it is truncated or damaged, fetch it again"
         )
-    while piece := tar.read(min(_PIECE_BYTES, tar.size - tar.place)):
+    while piece := tar.read():
         if piece.count(0) != len(piece):
             raise BadFileError(
                 f"{tar.ranges.url} goes on behind the end of the archive at byte {end}: of tars that "

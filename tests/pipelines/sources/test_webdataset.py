@@ -123,7 +123,7 @@ BAD = {
 }  # fmt: skip
 SAID = {
     "no class": "it says no class beside the picture",
-    "no picture": "it has no picture (.png, .jpg, ...) beside each other in the tar, only",
+    "no picture": "it has no picture (.png, .jpg, ...); its members that stand together are",
     "two pictures": "it has 2 pictures",
     "two classes": 'it says both "bee" and "sun" of the class',
     "twice": "it has two members .cls",
