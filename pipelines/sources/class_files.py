@@ -47,6 +47,7 @@ _PICTURE = (
 )
 _PICKLE = "a Python pickle, which is never opened: save the drawings with np.save, (n, 784) uint8"
 _IDX = "in MNIST's format IDX: give a folder with nothing but its images and labels as the source"
+_RECORDS = "a file of records: give it, or a folder with nothing but records, as the source"
 _UNFINISHED = "an unfinished download: fetch the file again"
 
 _BY_ENDING = {
@@ -61,7 +62,7 @@ _BY_ENDING = {
     ".jsonl": "JSON lines: if they are drawings in Google's form, name the file .ndjson",
     ".tar": "a tar archive: give it as the source if it is WebDataset's, or unpack it",
     ".arrow": 'an Arrow file, which is not read: write Parquet with to_parquet("train.parquet")',
-    ".tfrecord": "TFRecord without the dataset_info.json and features.json of TFDS beside it",
+    **dict.fromkeys((".tfrecord", ".tfrecords", ".array_record", ".arrayrecord"), _RECORDS),
     ".h5": "HDF5, which is not read: save its drawings with np.save, (n, 784) uint8",
     ".mat": "a MATLAB file, which is not read: save its drawings with np.save, (n, 784) uint8",
     **dict.fromkeys(("-ubyte", "-ubyte.gz", "idx1-short"), _IDX),

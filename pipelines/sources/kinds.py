@@ -23,6 +23,7 @@ FOUND: dict[str, tuple[str, str]] = {
     "parquet": ("parquet:Tables", "Parquet with pictures and labels"),
     "tfds": ("tfds:Prepared", "a dataset that TFDS has prepared"),
     "idx": ("idx:IdxFolder", "a folder of IDX files as MNIST's"),
+    "examples": ("examples:Examples", "TFRecord or ArrayRecord of pictures and labels"),
     "webdataset": ("webdataset:WebDatasetTars", "tars of WebDataset"),
 }
 

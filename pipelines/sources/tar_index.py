@@ -14,21 +14,18 @@ from typing import Any
 
 from pipelines.drawings.limits import Limits
 from pipelines.processes.progress import advance, doing
-from pipelines.sources.base import BadFileError, Request
-from pipelines.sources.files import DANGLING, file_version, why_absent
+from pipelines.sources.base import BadFileError
 from pipelines.sources.pieces import PieceFile
+from pipelines.sources.row_index import INDEX_ROWS
 from pipelines.sources.row_labels import RowLabel, Seen, row_label
 from pipelines.sources.simplify import describe_value
 from pipelines.sources.table_labels import LABEL_COLUMNS
 from pipelines.sources.tar_samples import Sample, samples
 from pipelines.store.errors import reading
-from pipelines.store.local_files import write_json
-from pipelines.store.manifest import digest_of
 
 WHAT = "a WebDataset tar"
-INDEX_ROWS = 256
 # Part of the name of a kept index: bumped when its meaning changes.
-_INDEX_VERSION = 1
+INDEX_MEANING = "webdataset 1"
 _PICTURES = {"png", "jpg", "jpeg", "webp", "gif", "bmp", "tif", "tiff", "pgm", "ppm", "avif", "jp2"}
 
 
@@ -105,7 +102,7 @@ def _number_or_name(text: str) -> int | str:
 
 
 @functools.lru_cache(maxsize=1_024)
-def _index(url: str, size: int, version: str, limits: Limits) -> Mapping[str, Any]:
+def tar_index(url: str, size: int, version: str, limits: Limits) -> Mapping[str, Any]:
     """Return rows, where every 256th begins, and the different labels; kept for each `version`.
 
     Raises BadFileError if the tar is damaged or no sample of it is a picture with a class.
@@ -134,30 +131,3 @@ def _index(url: str, size: int, version: str, limits: Limits) -> Mapping[str, An
         hint = "; if its folders are classes, unpack it and give the folder" if is_in_folder else ""
         raise BadFileError(f"{url} has no picture with a class beside it: {problem}{hint}")
     return {"rows": rows, "starts": starts, "labels": seen.pairs()}
-
-
-def tar_index(url: str, size: int, limits: Limits) -> Mapping[str, Any]:
-    """Return rows, where every 256th begins, and the different labels of a tar.
-
-    Raises BadFileError if the tar is damaged or no sample of it is a picture with a class.
-    """
-    if size == DANGLING:
-        raise BadFileError(f"{url}: {why_absent(url)}")
-    return _index(url, size, file_version(url), limits)
-
-
-def kept_index(url: str, size: int, digest: str, request: Request) -> Mapping[str, Any]:
-    """Return a tar's index, from the cache if its content was looked at before."""
-    limits = request.options.limits
-    key = [digest, "webdataset", _INDEX_VERSION, *limits.stated().items()]
-    memo = request.cache_dir / "indices" / f"{digest_of(key)}.json"
-    if memo.is_file():
-        return json.loads(memo.read_text("ascii"))
-    index = tar_index(url, size, limits)
-    write_json(memo, index)
-    return index
-
-
-def labels_in(index: Mapping[str, Any]) -> set[RowLabel]:
-    """Return the different labels of an index."""
-    return {RowLabel(number, name) for number, name in index["labels"]}

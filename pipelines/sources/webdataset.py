@@ -29,27 +29,24 @@ from pipelines.sources.base import (
     SourceOptions,
 )
 from pipelines.sources.files import (
-    DANGLING,
-    content_digest,
     file_size,
     file_version,
     find_below,
-    hashing,
     join_url,
     list_tree,
 )
 from pipelines.sources.metadata import COLUMN_TYPES, NOTHING, parse_record
 from pipelines.sources.pieces import PieceFile
-from pipelines.sources.row_labels import LabelNames, RowLabel, check_given, names_of
-from pipelines.sources.tar_description import Description, describe_tars
-from pipelines.sources.tar_index import (
+from pipelines.sources.row_index import (
     INDEX_ROWS,
-    WHAT,
-    SampleReader,
+    digests_of,
+    index_of,
     kept_index,
     labels_in,
-    tar_index,
 )
+from pipelines.sources.row_labels import LabelNames, RowLabel, check_given, names_of
+from pipelines.sources.tar_description import Description, describe_tars
+from pipelines.sources.tar_index import INDEX_MEANING, WHAT, SampleReader, tar_index
 from pipelines.sources.tar_samples import Sample, samples
 from pipelines.store.errors import reading
 from pipelines.store.manifest import digest_of
@@ -148,7 +145,7 @@ class WebDatasetTars(SourceKind):
         labels, problem = set[RowLabel](), None
         for url, size in _tars(place.directory):
             try:
-                labels |= labels_in(tar_index(url, size, options.limits))
+                labels |= labels_in(index_of(tar_index, url, size, options.limits))
             except BadFileError as error:
                 problem = problem or error
         if problem is not None and not labels:
@@ -164,15 +161,11 @@ class WebDatasetTars(SourceKind):
         options, described = request.options, _description(place.directory)
         check_given(described.url, described.names, options.label_names)
         sizes, bad = dict(_tars(place.directory)), []
-        with hashing(sizes, place.directory):
-            digests = {
-                url: "" if size == DANGLING else content_digest(url, request.cache_dir)
-                for url, size in sizes.items()
-            }
+        digests = digests_of(sizes, place.directory, request)
         found: dict[str, Mapping[str, Any]] = {}
         for url, size in sizes.items():
             try:
-                index = kept_index(url, size, digests[url], request)
+                index = kept_index(tar_index, INDEX_MEANING, url, size, digests[url], request)
                 described.check(url, index["rows"])
                 found[url] = index
             except BadFileError as error:
