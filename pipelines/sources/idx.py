@@ -38,7 +38,6 @@ from pipelines.sources.files import (
     list_tree,
 )
 from pipelines.sources.idx_files import (
-    Header,
     Pair,
     find_pairs,
     is_images,
@@ -245,16 +244,12 @@ def _nameless(directory: str, pairs: Sequence[Pair]) -> BadFileError:
 def _open_pair(pair: Pair, dataset: str, names: Mapping[int, str], request: Request) -> SourceFile:
     """Return one split; raise BadFileError if it is damaged or has pictures of another size."""
     options, cache_dir = request.options, request.cache_dir
-    headers: list[Header] = []
-    plain: list[str] = []
-    digests: list[str] = []
-    for (url, size), dimensions in ((pair.images, 3), (pair.labels, 1)):
-        with reading(url, "IDX"):
-            headers.append(open_content(url, size, dimensions)[0])
-            digests.append(content_digest(url, cache_dir))
-            plain.append(str(unpacked(url, size, digests[-1], dimensions, cache_dir) or url))
-    images, labels = headers
-    url = pair.images[0]
+    url, sizes = pair.images[0], dict([pair.images, pair.labels])
+    with reading(url, "IDX"):
+        images, labels = (
+            open_content(file, size, dimensions)[0]
+            for (file, size), dimensions in zip(sizes.items(), (3, 1), strict=True)
+        )
     rows, *shape = images.shape
     if rows != labels.shape[0]:
         raise BadFileError(
@@ -262,6 +257,11 @@ def _open_pair(pair: Pair, dataset: str, names: Mapping[int, str], request: Requ
             "again"
         )
     _check_shape(url, shape, rows, request)
+    digests = [content_digest(file, cache_dir) for file in sizes]
+    plain = [
+        str(unpacked(file, size, digest, dimensions, cache_dir) or file)
+        for (file, size), digest, dimensions in zip(sizes.items(), digests, (3, 1), strict=True)
+    ]
     how = {"transpose": options.transpose, "fit": options.fit, "numbers": list(names)}
     is_known = all(digest.startswith("sha256:") for digest in digests)
     return SourceFile(

@@ -12,7 +12,7 @@ from PIL import Image
 sys.path.insert(0, str(Path(__file__).parents[2] / "flows"))
 sys.path.insert(0, str(Path(__file__).parent))
 
-import exported
+import tars
 from built import Builder, fill_with, named, some_drawings
 
 DIGITS = ["zero", "one", "two"]
@@ -56,7 +56,7 @@ def test_mnist_is_read_under_all_its_names_and_keeps_its_splits(build, tmp_path,
     assert build.drawings(folder.parent, *GIVEN) == named(images, [DIGITS[n] for n in labels])
     code, answer = build(folder, *GIVEN, "--splits", "source")
     assert (code, answer["drawings"]) == (0, {"train": 200, "test": 100})
-    found = exported.rows(build, build.manifest(answer))
+    found = tars.rows(build, build.manifest(answer))
     tests = {(name, picture) for split, name, picture, _ in found if split == "test"}
     assert len(tests) == 100
     assert build.drawings(folder, *GIVEN, "--classes", "two") == named(images[2::3], ["two"] * 100)
@@ -167,13 +167,13 @@ def test_damaged_files_are_refused(build, tmp_path):
 
 @pytest.mark.parametrize("flags", [(), ("--with-metadata",)])
 def test_an_export_is_read_back_with_its_names_splits_and_metadata(build, tmp_path, flags):
-    out, made = exported.export(build, tmp_path, some_drawings(300), "idx", *flags)
+    out, made = tars.export(build, tmp_path, some_drawings(300), "idx", *flags)
     for source in (out, out / "idx"):
         code, answer = build(source, "--splits", "source", *flags)
         assert code == 0, answer
         again = build.manifest(answer)
-        assert again.summary["class_names"] == exported.NAMES
-        assert exported.rows(build, again) == exported.rows(build, made)
+        assert again.summary["class_names"] == tars.NAMES
+        assert tars.rows(build, again) == tars.rows(build, made)
     assert "names its labels itself" in build.refused(out, "--label-names", "a,b,c,d,e,f")
     if not flags:
         assert "IDX itself has no key_id" in build.refused(out, "--with-metadata")

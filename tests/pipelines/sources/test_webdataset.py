@@ -12,9 +12,9 @@ from PIL import Image
 sys.path.insert(0, str(Path(__file__).parents[2] / "flows"))
 sys.path.insert(0, str(Path(__file__).parent))
 
-import exported
+import tars
 from built import Builder, fill_with, named, some_drawings
-from webdatasets import add_member, picture, samples_of, write_tar
+from tars import add_member, picture, samples_of, write_tar
 
 NAMES = ["bee", "sun", "sea turtle"]
 
@@ -211,7 +211,7 @@ def test_folders_of_classes_in_a_tar_are_to_be_unpacked(build, tmp_path):
 
 @pytest.mark.parametrize("flags", [(), ("--with-metadata",)])
 def test_an_export_is_read_back_with_its_names_splits_and_metadata(build, tmp_path, flags):
-    out, made = exported.export(build, tmp_path, some_drawings(300), "webdataset", *flags)
+    out, made = tars.export(build, tmp_path, some_drawings(300), "webdataset", *flags)
     described = json.loads((out / "webdataset" / "dataset.json").read_text())
     described["splits"]["spare"] = []
     (out / "webdataset" / "dataset.json").write_text(json.dumps(described))
@@ -219,13 +219,13 @@ def test_an_export_is_read_back_with_its_names_splits_and_metadata(build, tmp_pa
         code, answer = build(source, "--splits", "source", *flags)
         assert code == 0, answer
         again = build.manifest(answer)
-        assert again.summary["class_names"] == exported.NAMES
-        assert exported.rows(build, again) == exported.rows(build, made)
+        assert again.summary["class_names"] == tars.NAMES
+        assert tars.rows(build, again) == tars.rows(build, made)
         assert set(again.summary["splits"]) == {"train", "test", "spare"}
     one = next((out / "webdataset").glob("test-*.tar"))
     code, answer = build(one, "--name", "one", "--splits", "source", *flags)
-    tests = [row for row in exported.rows(build, made) if row[0] == "test"]
-    assert exported.rows(build, build.manifest(answer)) == tests
+    tests = [row for row in tars.rows(build, made) if row[0] == "test"]
+    assert tars.rows(build, build.manifest(answer)) == tests
     answer = build.refused(out, "--label-names", "a,b,c,d,e,f")
     assert "names its labels itself" in answer
     one.rename(out / "webdataset" / "test-000001.tar")

@@ -1,11 +1,15 @@
-"""An export of this program with odd names and metadata."""
+"""Tars of samples, written with Pillow and Python's tarfile, and exports of what they hold."""
 
+import io
 import json
+import tarfile
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from built import Builder
-from webdatasets import samples_of, write_tar
+import pyarrow.parquet as pq
+from PIL import Image
 
 from flows.cli import run_command_line
 
@@ -13,7 +17,40 @@ NAMES = ["007", "NA", "a&b%2F", 'Salz, "\u00d6l"', "true", "3"]
 SPLITS = ("--splits", "train=0.7,test=0.3")
 
 
-def export(build: Builder, root: Path, images: np.ndarray, kind: str, *flags: str):
+def picture(image: np.ndarray, kind: str = "PNG", **options) -> bytes:
+    """Return an encoded picture."""
+    sink = io.BytesIO()
+    Image.fromarray(image).save(sink, kind, **options)
+    return sink.getvalue()
+
+
+def write_tar(path: Path, members: list[tuple[str, bytes]], **options) -> Path:
+    """Write members in this order."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(path, "w", **options) as tar:
+        for name, content in members:
+            add_member(tar, name, content)
+    return path
+
+
+def add_member(tar: tarfile.TarFile, name: str, content: bytes) -> None:
+    """Add one file."""
+    member = tarfile.TarInfo(name)
+    member.size = len(content)
+    tar.addfile(member, io.BytesIO(content))
+
+
+def samples_of(
+    images: np.ndarray, classes: Sequence[Any], *, suffix: str = "cls", prefix: str = ""
+) -> Iterator[tuple[str, bytes]]:
+    """Yield picture and class of each drawing: text as it is, all else as JSON."""
+    for i, (image, one) in enumerate(zip(images, classes, strict=True)):
+        yield f"{prefix}{i:06d}.png", picture(image)
+        text = one if isinstance(one, str) else json.dumps(one)
+        yield f"{prefix}{i:06d}.{suffix}", text.encode()
+
+
+def export(build: Any, root: Path, images: np.ndarray, kind: str, *flags: str):
     """Return the folder of an export of these drawings, and the manifest of their dataset."""
     names = [NAMES[i % len(NAMES)] for i in range(len(images))]
     said = [
@@ -39,10 +76,8 @@ def export(build: Builder, root: Path, images: np.ndarray, kind: str, *flags: st
     return out, build.manifest(answer)
 
 
-def rows(build: Builder, manifest) -> list[tuple]:
+def rows(build: Any, manifest) -> list[tuple]:
     """Return split, class, pixels and metadata of every drawing of a dataset, sorted."""
-    import pyarrow.parquet as pq
-
     found = []
     for entry in manifest.files:
         if entry.path.endswith(".parquet"):
