@@ -76,6 +76,8 @@ _BY_ENDING |= dict.fromkeys((".pkl", ".pickle", ".pt", ".pth"), _PICKLE)
 _BY_ENDING |= dict.fromkeys((".crdownload", ".part", ".download", ".tmp"), _UNFINISHED)
 _PICTURES = (".png", ".jpg", ".jpeg", ".gif", ".webp", ".bmp", ".tif", ".tiff", ".svg")
 _BY_ENDING |= dict.fromkeys(_PICTURES, _PICTURE)
+# As TensorFlow numbers the files of a dataset.
+_SHARD = re.compile(r"-\d+-of-\d+$")
 # Read only in lower case.
 _READ = (".npy", ".ndjson", ".bin", ".parquet")
 _KEPT = re.compile(r"\.(npy|ndjson|bin|parquet)(\.\d+|\.bak|\.old|\.orig|~)$")
@@ -144,7 +146,8 @@ def describe_unread(name: str) -> str:
         return f"read only if its name ends in {name[name.rindex('.') :].lower()}"
     if _KEPT.search(folded):
         return "a copy that some tool numbered or kept: take it away, or give it its ending back"
-    return next((what for ending, what in _BY_ENDING.items() if folded.endswith(ending)), "")
+    plain = _SHARD.sub("", folded)
+    return next((what for ending, what in _BY_ENDING.items() if plain.endswith(ending)), "")
 
 
 def unread_files(names: Iterable[str]) -> dict[str, str]:

@@ -182,10 +182,12 @@ class Examples(SourceKind):
     def find(self, directory: str, names: Names, image_size: int, is_known: bool) -> list[Place]:
         """Return the directory if it has records that TFDS did not prepare."""
         del image_size
-        if is_known or is_prepared(names):
+        if is_prepared(names):
             return []
-        is_here = any(map(is_records, names))
-        return [Place(kind="examples", directory=directory)] if is_here or _below(directory) else []
+        is_here = any(map(is_records, names))  # beside what another kind reads: two ways
+        if is_here or (not is_known and _below(directory)):
+            return [Place(kind="examples", directory=directory)]
+        return []
 
     def classes(self, place: Place, options: SourceOptions) -> tuple[str, ...]:
         """Return the names that the options or the records give.

@@ -112,12 +112,13 @@ def names_of(where: str, labels: Collection[RowLabel], hint: str) -> tuple[str, 
         if label.name is None or label.number is None:
             continue
         other = by_number.setdefault(label.number, label.name)
+        if other != label.name:
+            both = f"{describe_value(other)} and {describe_value(label.name)}"
+            raise BadFileError(f"{where} gives the number {label.number} to both {both}")
         number = numbers.setdefault(label.name, label.number)
-        if other != label.name or number != label.number:
-            raise BadFileError(
-                f"{where}: {_said(label)} elsewhere {describe_value(other)} with {number}: numbers "
-                "and names of classes contradict each other"
-            )
+        if number != label.number:
+            both = f"{number} and {label.number}"
+            raise BadFileError(f"{where} gives {describe_value(label.name)} both numbers {both}")
     names = {str(label.name) for label in labels}
     if names == set(numbers):
         return tuple(sorted(names, key=numbers.__getitem__))

@@ -60,8 +60,12 @@ class SampleReader:
             said.append(_number_or_name(self._text(sample, "cls")))
         if "json" in sample.members:
             record = self.record(sample)
-            values = [record[key] for key in LABEL_COLUMNS if key in record]
-            said += [x for x in values if type(x) is int or (isinstance(x, str) and x)]
+            for key in (key for key in LABEL_COLUMNS if key in record):
+                value = record[key]
+                is_said = type(value) is int or (isinstance(value, str) and value != "")
+                # A category may be one of classes.
+                if is_said and (key != "category" or not said):
+                    said.append(value)
         if not said and "txt" in sample.members:
             said.append(_number_or_name(self._text(sample, "txt")))
         if not said:

@@ -241,6 +241,15 @@ def test_one_of_the_two_files_of_tfds_is_missed_and_not_done_without(build, tmp_
     assert "has records without features.json" in build.refused(path.parent)
 
 
+def test_records_beside_class_files_and_one_file_of_several_are_refused(build, tmp_path):
+    images = some_drawings(20)
+    path = tmp_path / "x" / "a.tfrecord-00000-of-00001"
+    write(path, [example(image=picture(image), word="bee") for image in images])
+    assert "a file of records: give it, or a folder with nothing but" in build.refused(path)
+    np.save(path.parent / "bee.npy", images)
+    assert "can be read in 2 ways: .npy in" in build.refused(path.parent)
+
+
 def test_any_example_is_parsed_as_tensorflow_writes_it():
     rng = np.random.default_rng(0)
     for _ in range(200):
