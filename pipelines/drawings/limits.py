@@ -29,8 +29,8 @@ class Limits:
     max_points
         Most points of a drawing; strokes that are simplified may be ten times as many pixels long.
     max_line_bytes
-        Most bytes of a line of .ndjson, or of a record of .bin or TFRecord; JSON takes up to thirty
-        times as much memory.
+        Most bytes of a line of .ndjson, a record of .bin or TFRecord, or a member of a tar; JSON
+        takes up to thirty times as much memory.
     max_pixels
         Most pixels of a picture, checked before it is decoded.
     max_row_groups

@@ -253,6 +253,11 @@ def record_length(head: bytes) -> int | None:
     return length if _masked_crc(head[:8]) == head[8:RECORD_HEAD_BYTES] else None
 
 
+def is_intact(record: bytes, checksum: bytes) -> bool:
+    """Return whether a record has the masked checksum that stands behind it."""
+    return _masked_crc(record) == checksum
+
+
 def _parse_example(body: bytes) -> tuple[bytes, int]:
     """Return picture and label of an Example; entries of a map may come in any order."""
     features = dict[bytes, bytes]()

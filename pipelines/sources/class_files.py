@@ -62,6 +62,8 @@ _PICTURE = (
 )
 _NO_PICTURE = "which is not read: save it as PNG, in a folder named for its class"
 _PICKLE = "a Python pickle, which is never opened: save the drawings with np.save, (n, 784) uint8"
+_IDX = "in MNIST's format IDX: give a folder with nothing but its images and labels as the source"
+_RECORDS = "a file of records: give it, or a folder with nothing but records, as the source"
 _UNFINISHED = "an unfinished download: fetch the file again"
 
 _BY_ENDING = {
@@ -74,12 +76,12 @@ _BY_ENDING = {
         "pixels are not read"
     ),
     ".jsonl": "JSON lines without drawings in Google's form",
-    ".tar": f"a tar archive, {_PACKED}",
+    ".tar": "a tar archive: give it as the source if it is WebDataset's, or unpack it",
     ".arrow": 'an Arrow file, which is not read: write Parquet with to_parquet("train.parquet")',
-    ".tfrecord": "TFRecord without the dataset_info.json and features.json of TFDS beside it",
+    **dict.fromkeys((".tfrecord", ".tfrecords", ".array_record", ".arrayrecord"), _RECORDS),
     ".h5": "HDF5, which is not read: save its drawings with np.save, (n, 784) uint8",
     ".mat": "a MATLAB file, which is not read: save its drawings with np.save, (n, 784) uint8",
-    "-ubyte": "in MNIST's format IDX, which is not read: take its numpy_bitmap or Parquet form",
+    **dict.fromkeys(("-ubyte", "-ubyte.gz", "idx1-short"), _IDX),
 }
 _BY_ENDING |= {".tsv": _BY_ENDING[".csv"], ".hdf5": _BY_ENDING[".h5"]}
 _BY_ENDING |= {".feather": _BY_ENDING[".arrow"]}
@@ -93,6 +95,8 @@ _BY_ENDING |= dict.fromkeys(PICTURE_ENDINGS, _PICTURE)
 _BY_ENDING |= dict.fromkeys((".tif", ".tiff"), f"a TIFF picture, {_NO_PICTURE}")
 _BY_ENDING |= dict.fromkeys((".avif", ".heic"), f"an AVIF or HEIC picture, {_NO_PICTURE}")
 _BY_ENDING[".svg"] = f"an SVG picture, {_NO_PICTURE}"
+# As TensorFlow numbers the files of a dataset.
+_SHARD = re.compile(r"-\d+-of-\d+$")
 # Read only in lower case.
 _READ = (*ENDINGS, ".parquet")
 _KEPT = re.compile(r"\.(npy|ndjson|bin|parquet|npz|csv|jsonl)(\.\d+|\.bak|\.old|\.orig|~)$")
@@ -191,7 +195,8 @@ def describe_unread(name: str) -> str:
         return "" if not folded.endswith(SHARED) else _BY_ENDING[".jsonl"]
     if _KEPT.search(folded):
         return "a copy that some tool numbered or kept: take it away, or give it its ending back"
-    return next((what for ending, what in _BY_ENDING.items() if folded.endswith(ending)), "")
+    plain = _SHARD.sub("", folded)
+    return next((what for ending, what in _BY_ENDING.items() if plain.endswith(ending)), "")
 
 
 def unread_files(names: Iterable[str]) -> dict[str, str]:

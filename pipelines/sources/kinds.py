@@ -66,6 +66,25 @@ FOUND: dict[str, Known] = {
         say="the folder of dataset_info.json",
         checked="all shards are there, each record's checksum, size and label",
     ),
+    "idx": Known(
+        made="idx:IdxFolder",
+        what="a folder of IDX files as MNIST's",
+        say="a folder of train-images-idx3-ubyte and train-labels-idx1-ubyte, also .gz; --label-names "
+        "where no label_map.csv names the labels; --transpose for EMNIST",
+        checked="magic number, sizes, gzip's checksum, as many labels as pictures",
+    ),
+    "examples": Known(
+        made="examples:Examples",
+        what="TFRecord or ArrayRecord of pictures and labels",
+        say="a folder of .tfrecord or .array_record, or one file; --label-names for numbered labels",
+        checked="each record's checksums, its features, size and label",
+    ),
+    "webdataset": Known(
+        made="webdataset:WebDatasetTars",
+        what="tars of WebDataset",
+        say="a folder of .tar or one file; --label-names for numbered labels",
+        checked="headers, the end of the tar, a picture and a class in each sample, dataset.json",
+    ),
     # The last: pictures beside files of other kinds may be of their README.
     "folders": Known(
         made="folders:Folders",

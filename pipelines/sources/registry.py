@@ -137,7 +137,12 @@ class _NamingReader(Reader):
 
 
 def _completed(source: Source, place: Place, options: SourceOptions) -> Source:
-    """Return the source with a name and with what readers in other processes need to know."""
+    """Return the source with a name and with what readers in other processes need to know.
+
+    Raises ValueError for what cannot be done with this kind of source.
+    """
+    if options.transpose and place.kind != "idx":
+        raise ValueError(f"--transpose is of IDX files; {place} are none")
     # Manifests are public and the same on every machine: without the folders of this one.
     is_far = is_remote(place.directory)
     name = printable(place.directory) if is_far else local_path(place.directory).name

@@ -139,10 +139,17 @@ class Prepared(SourceKind):
 
 
 def is_prepared(names: Sequence[str]) -> bool:
-    """Whether TFDS made these files; `datasets` writes a dataset_info.json, too."""
+    """Whether TFDS made these files; `datasets` writes a dataset_info.json, too.
+
+    Records with neither of TFDS's files beside them are somebody else's (examples.py).
+    """
     if set(names) >= set(_PREPARED):
         return True
-    return any(re.search(r"\.(tfrecord|array_record)\b", name) for name in names)
+    return bool(set(names) & set(_PREPARED)) and any(map(_is_record, names))
+
+
+def _is_record(name: str) -> bool:
+    return re.search(r"\.(tfrecord|array_record)\b", name) is not None
 
 
 def _place(directory: str, names: Sequence[str]) -> Place:

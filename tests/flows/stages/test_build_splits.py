@@ -18,7 +18,7 @@ from pipelines.sources.doodles.make import google_npy
 # In no order that a program would choose, and names that paths and tables must escape.
 NAMES = ("zebra", "a, b", "100% sure", "s\u00e9same", "ant")
 FORMATS = ("hf", "tfds", "webdataset", "numpy_bitmap", "idx", "png")
-READ = ("hf", "tfds", "numpy_bitmap", "png")
+READ = FORMATS
 
 
 @pytest.fixture

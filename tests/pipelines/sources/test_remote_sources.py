@@ -201,7 +201,7 @@ def test_strokes_and_parquet_on_s3_are_known_by_their_endings(
     tables = {"data/train-0.parquet": parquet_of(images, ["shoe", "dress"] * 30)}
     source = open_source(put_files(s3_server, "tables", tables), ["shoe"], tmp_path / "cache")
     assert np.array_equal(open_reader(source.files[0], 28).read(0, 60).images, images)
-    with pytest.raises(ValueError, match=r"or \.parquet files and is no TFDS dataset"):
+    with pytest.raises(ValueError, match=r"has no \.npy, .* files and is no TFDS dataset"):
         open_source(put_files(s3_server, "nothing", {}), None, tmp_path / "cache")
 
 
