@@ -7,7 +7,7 @@ read, so memory does not depend on the file.
 """
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -22,7 +22,16 @@ from pipelines.sources.base import BadFileError, Reader, SourceFile
 from pipelines.sources.bitmaps import describe_content
 from pipelines.sources.cairo import render_drawings
 from pipelines.sources.files import FileRanges, content_digest, file_version
-from pipelines.sources.simplify import CANVAS, LISTS, PAGE, RAW, Points, Reading, fills_page
+from pipelines.sources.simplify import (
+    CANVAS,
+    LISTS,
+    PAGE,
+    RAW,
+    Points,
+    Reading,
+    Written,
+    fills_page,
+)
 from pipelines.sources.stroke_formats import (
     StrokeDrawing,
     columns_of,
@@ -46,7 +55,7 @@ _INDEX_VERSION = 3
 _CHUNK_BYTES = 1 << 22
 # At least what a record of .bin begins with.
 _HEAD_BYTES = 32
-_FIRST_LINES = 256
+FIRST_LINES = 256
 # Of lines none of which is a drawing.
 _SEARCHED_BYTES = 16 * _CHUNK_BYTES
 # All of Google's simplified drawings fill the page. If none of this many does, the page is another.
@@ -238,7 +247,12 @@ def _look_at_lines(url: str, size: int, limits: Limits) -> Mapping[str, Any]:
         )
     if not good:
         raise BadFileError(f"{url} is not .ndjson: {describe_content(head)}")
-    written = [one.written for _, one in good]
+    seen = reading_of([one.written for _, one in good])
+    return {**seen, "word": [good[0][0], good[0][1].word]}
+
+
+def reading_of(written: Sequence[Written]) -> Mapping[str, Any]:
+    """Return the format and the reading of a file, by its first drawings."""
     scales = [one.scale for one in written if one.scale is not None]
     is_raw = scales[:1] == [RAW]
     filled = [fills_page(np.concatenate(one.strokes)) for one in written if one.scale == PAGE]
@@ -247,7 +261,6 @@ def _look_at_lines(url: str, size: int, limits: Limits) -> Mapping[str, Any]:
     return {
         "format": "raw" if is_raw else "simplified",
         "reading": {"points": points, "is_canvas": is_raw or CANVAS in scales or not is_page},
-        "word": [good[0][0], good[0][1].word],
     }
 
 
@@ -265,7 +278,7 @@ def _first_drawings(lines: Iterable[tuple[bytes, int]], limits: Limits) -> list[
     """Return the drawings of the first lines, up to the one that leaves nothing open."""
     drawings: list[StrokeDrawing] = []
     num_bytes, scale = 0, None
-    for line, length in islice(lines, _FIRST_LINES):
+    for line, length in islice(lines, FIRST_LINES):
         num_bytes += len(line)
         if num_bytes > (_CHUNK_BYTES if scale else _SEARCHED_BYTES) and drawings:
             break
