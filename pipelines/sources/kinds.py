@@ -20,7 +20,8 @@ NAMED: dict[str, tuple[str, str]] = {
 # Kinds that are found by the files at an address, in the order of the search.
 FOUND: dict[str, tuple[str, str]] = {
     "classes": ("classes:ClassFiles", "files in a Quick, Draw! layout"),
-    "parquet": ("parquet:Tables", "Parquet with pictures and labels"),
+    "parquet": ("parquet:Tables", "Parquet with drawings and labels"),
+    "hub": ("hub_tables:HubTables", "hf://datasets/OWNER/NAME on the Hugging Face Hub"),
     "tfds": ("tfds:Prepared", "a dataset that TFDS has prepared"),
 }
 

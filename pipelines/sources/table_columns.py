@@ -74,6 +74,8 @@ def _format_of(name: str, kind: pa.DataType) -> str | None:
 
 def is_encoded(kind: pa.DataType) -> bool:
     """Return whether a column of this type holds encoded pictures."""
+    if isinstance(kind, pa.BaseExtensionType):
+        return False
     with contextlib.suppress(ValueError):
         bytes_field(pa.array([], kind))
         return True
