@@ -183,8 +183,8 @@ class Tables(SourceKind):
     endings = (".parquet",)
     formats: Mapping[str, FileFormat] = {
         PICTURES: FileFormat(read=TableReader, per_sec=10_000),
-        PIXELS: FileFormat(read=TableReader, per_sec=50_000),
-        STROKES: FileFormat(read=TableReader, per_sec=4_000, is_drawn=True),
+        PIXELS: FileFormat(read=TableReader, per_sec=30_000),
+        STROKES: FileFormat(read=TableReader, per_sec=3_000, is_drawn=True),
     }
 
     def find(self, directory: str, names: Names, image_size: int, is_known: bool) -> list[Place]:

@@ -85,7 +85,8 @@ def find_labels(url: str, schema: pa.Schema, label_names: Sequence[str] = ()) ->
     if telling:
         column, first = telling[0], present[0]
         _check_type(url, schema, column)
-        is_numbered = first != column and _is_number(schema.field(first).type)
+        kind = schema.field(first).type
+        is_numbered = first != column and _is_number(kind) and not pa.types.is_boolean(kind)
         _check_stated(url, column, named[column], label_names)
         return Labels(
             column=column,
