@@ -125,7 +125,9 @@ def test_pictures_of_the_readme_exist():
 
 
 def test_the_table_of_sources_is_what_the_command_lists():
-    rows = re.findall(r"^\| `(\w+)` \| (.+?) \| (.+?) \| ([\d, to]+) \|$", README.read_text(), re.MULTILINE)
+    rows = re.findall(
+        r"^\| `(\w+)` \| (.+?) \| (.+?) \| ([\d, to]+) \|$", README.read_text(), re.MULTILINE
+    )
     expected = [
         (row["source"], row["say"], row["checked"], row["drawings_per_sec"])
         for row in source_rows()

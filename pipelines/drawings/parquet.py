@@ -20,6 +20,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipelines.drawings.fitting import Fit
 from pipelines.drawings.limits import DEFAULT, Limits
 from pipelines.drawings.pictures import decode_drawings, drawing_of, open_picture
 from pipelines.drawings.stored_png import (
@@ -155,12 +156,13 @@ def read_images(column: pa.Array | pa.ChunkedArray) -> Uint8Array:
 
 
 def read_pictures(
-    column: pa.Array | pa.ChunkedArray, side: int, limits: Limits = DEFAULT
+    column: pa.Array | pa.ChunkedArray, side: int, limits: Limits = DEFAULT, fit: Fit = None
 ) -> tuple[Uint8Array, npt.NDArray[np.object_] | None, npt.NDArray[np.object_] | None]:
     """Return the pixels (n, side, side) of an image column, row by row: problems, repairs.
 
     Where all are of our layout, problems and repairs are None and the pixels are a view, as
-    `read_images` gives; else they say of each picture what hinders it, or was converted. Raises
+    `read_images` gives; else they say of each picture what hinders it, or was converted. Pictures
+    of another size are fitted if `fit` says how. Raises
     ValueError for a column that holds something else.
     """
     if isinstance(column, pa.ChunkedArray):
@@ -172,7 +174,7 @@ def read_pictures(
     view = None if values.null_count else _stored_view(values)
     if view is not None and view.shape[1:] == (side, side):
         return view, None, None
-    return decode_drawings(values.to_pylist(), side, limits)
+    return decode_drawings(values.to_pylist(), side, limits, fit=fit)
 
 
 def shard_name(split: str, index: int, count: int) -> str:

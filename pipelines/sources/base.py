@@ -259,11 +259,13 @@ class Request:
 class SourceKind:
     """One kind of source, asked for by its name or found by what lies at an address.
 
+    prefix   of addresses that are of this kind alone
     endings  of the names of files that are each a source of their own
     title    of a kind whose files have no such ending, in "... is no <title>"
     formats  of its files
     """
 
+    prefix: str = ""
     endings: tuple[str, ...] = ()
     title: str = ""
     formats: Mapping[str, FileFormat] = {}

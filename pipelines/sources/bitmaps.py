@@ -68,7 +68,7 @@ def inspect_npy(url: str, size: int) -> Mapping[str, Any]:
     dtype, shape = _check_header(url, header)
     if dtype.kind == "f":
         raise BadFileError(_describe_floats(url, offset, size, dtype))
-    side = _square_side(url, shape)
+    side = square_side(url, shape)
     expected = offset + shape[0] * side * side * dtype.itemsize
     if size != expected:
         whole = max(0, size - offset) // (side * side * dtype.itemsize)
@@ -189,11 +189,15 @@ class BitmapReader(Reader):
 
 
 def _describe_floats(url: str, offset: int, size: int, dtype: np.dtype[Any]) -> str:
-    """Say what the values are: of 0 to 1 and 0 to 255 it is known how to save them."""
+    """Say what the values of a file are."""
     length = min(size - offset, _SHOWN_ROWS * 784 * dtype.itemsize)
     content = FileRanges(url).read(offset, length - length % dtype.itemsize)
-    values = np.frombuffer(content, dtype)
-    found = f"{url} holds {dtype.name} values"
+    return f"{url} holds {describe_floats(np.frombuffer(content, dtype))}"
+
+
+def describe_floats(values: npt.NDArray[Any]) -> str:
+    """Say what values are: of 0 to 1 and 0 to 255 it is known how to save them."""
+    found = f"{values.dtype.name} values"
     if not values.size or not np.isfinite(values).all():
         return f"{found}, not all of them numbers: expected integers 0 to 255"
     low, high = float(values.min()), float(values.max())
@@ -251,7 +255,7 @@ def _check_header(url: str, header: dict[str, Any]) -> tuple[np.dtype[Any], tupl
     return dtype, shape
 
 
-def _square_side(url: str, shape: tuple[int, ...]) -> int:
+def square_side(url: str, shape: tuple[int, ...]) -> int:
     """Return the pixels a side of (n, 784), (n, 28, 28) or the same with axes of length 1."""
     extents = [extent for extent in shape[1:] if extent != 1]
     if len(extents) == 1:

@@ -52,7 +52,7 @@ from pipelines.sources.row_index import (
     labels_in,
 )
 from pipelines.sources.row_labels import LabelNames, RowLabel, Seen, names_of
-from pipelines.sources.table_files import splits_of
+from pipelines.sources.table_places import splits_of
 from pipelines.sources.tfds import is_prepared
 from pipelines.store.errors import reading
 

@@ -56,9 +56,16 @@ FOUND: dict[str, Known] = {
     ),
     "parquet": Known(
         made="parquet:Tables",
-        what="Parquet with pictures and labels",
-        say="a folder of .parquet or one file",
-        checked="row groups, each picture, its size and label",
+        what="Parquet with drawings and labels",
+        say="a folder of .parquet or one file, of pictures, lists of pixels or strokes; --label-names "
+        "for numbered labels without names",
+        checked="row groups, each picture or drawing, its size and label",
+    ),
+    "hub": Known(
+        made="hub_tables:HubTables",
+        what="hf://datasets/OWNER/NAME on the Hugging Face Hub",
+        say="hf://datasets/OWNER/NAME, also @REVISION and /FOLDER (extra hub)",
+        checked="the commit that the name means, then as parquet",
     ),
     "tfds": Known(
         made="tfds:Prepared",

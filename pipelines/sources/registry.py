@@ -4,6 +4,7 @@
     quickdraw             Google's bucket, downloaded into the cache, checked by size and SHA-256
     PATH or URL           a directory of files, or one file: .npy bitmaps, .ndjson or .bin strokes,
                           Parquet; a prepared TFDS directory; a folder of pictures by class
+    hf://datasets/O/N     Parquet on the Hugging Face Hub
 
 kinds.py lists the kinds of sources; each finds its files by their names, and an address that could
 be read in two ways is refused. What often lies under such names and is something else:
@@ -187,11 +188,8 @@ def _find_place(text: str, classes: Sequence[str] | None, image_size: int) -> Pl
     Raises ValueError if there are none, or several kinds of them.
     """
     address = _address(text)
-    if address in NAMED:
-        return Place(kind=address, directory=address)
-    for name, kind in _kinds().items():
-        if address.endswith(kind.endings) and file_size(address) is not None:
-            return Place(kind=name, directory=address)
+    if (kind := _kind_by_name(address)) is not None:
+        return Place(kind=kind, directory=address)
     if not is_listable(address):
         return _ask(address, classes, image_size)
     if not is_remote(address) and not local_path(address).is_dir():
@@ -208,6 +206,19 @@ def _find_place(text: str, classes: Sequence[str] | None, image_size: int) -> Pl
             "one that is meant as the source, or take the other away"
         )
     return found[0]
+
+
+def _kind_by_name(address: str) -> str | None:
+    """Return the kind of source that an address itself says, None for a directory."""
+    if address in NAMED:
+        return address
+    kinds = _kinds().items()
+    said = (name for name, kind in kinds if kind.prefix and address.startswith(kind.prefix))
+    if (name := next(said, None)) is not None:
+        return name
+    ends = (name for name, kind in kinds if address.endswith(kind.endings))
+    name = next(ends, None)
+    return name if name is not None and file_size(address) is not None else None
 
 
 def _ask(address: str, classes: Sequence[str] | None, image_size: int) -> Place:

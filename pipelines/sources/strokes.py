@@ -30,6 +30,7 @@ from pipelines.sources.simplify import (
     RAW,
     Points,
     Reading,
+    Written,
     describe_value,
     fills_page,
 )
@@ -58,7 +59,7 @@ _INDEX_VERSION = 3
 _CHUNK_BYTES = 1 << 22
 # At least what a record of .bin begins with.
 _HEAD_BYTES = 32
-_FIRST_LINES = 256
+FIRST_LINES = 256
 # Of lines none of which is a drawing.
 _SEARCHED_BYTES = 16 * _CHUNK_BYTES
 # All of Google's simplified drawings fill the page. If none of this many does, the page is another.
@@ -285,18 +286,23 @@ def _look_at_lines(
     if not good:
         expected = ".ndjson" if table is None else "a table with rows"
         raise BadFileError(f"{url} is not {expected}: {describe_content(head)}")
-    written = [one.written for _, one in good]
+    seen = dict(reading_of([one.written for _, one in good]))
+    if table is not None:
+        seen |= {"format": f"{seen['format']} table", "table": dataclasses.asdict(table)}
+    return seen | {"word": [good[0][0], good[0][1].word]}
+
+
+def reading_of(written: Sequence[Written]) -> Mapping[str, Any]:
+    """Return the format and the reading of a file, by its first drawings."""
     scales = [one.scale for one in written if one.scale is not None]
     is_raw = scales[:1] == [RAW]
     filled = [fills_page(np.concatenate(one.strokes)) for one in written if one.scale == PAGE]
     is_page = any(filled) or len(filled) < _FILLING_LINES
     points = next((one.points for one in written if one.points is not None), LISTS)
-    kind = "raw" if is_raw else "simplified"
     return {
-        "format": kind if table is None else f"{kind} table",
+        "format": "raw" if is_raw else "simplified",
         "reading": {"points": points, "is_canvas": is_raw or CANVAS in scales or not is_page},
-        "word": [good[0][0], good[0][1].word],
-    } | ({} if table is None else {"table": dataclasses.asdict(table)})
+    }
 
 
 def _may_be_lines(head: bytes) -> bool:
@@ -315,7 +321,7 @@ def _first_drawings(
     """Return the drawings of the first lines, up to the one that leaves nothing open."""
     drawings: list[StrokeDrawing] = []
     num_bytes, scale = 0, None
-    for line, length in islice(lines, _FIRST_LINES):
+    for line, length in islice(lines, FIRST_LINES):
         num_bytes += len(line)
         if num_bytes > (_CHUNK_BYTES if scale else _SEARCHED_BYTES) and drawings:
             break

@@ -4,34 +4,26 @@ A footer of a few megabytes may announce a hundred thousand row groups, a page o
 unpack to gigabytes, and one value of a dictionary may stand for a million rows.
 """
 
-import contextlib
 import io
 import os
-import re
 import struct
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipelines.drawings.limits import Limits
-from pipelines.drawings.parquet import bytes_field
-from pipelines.processes.progress import advance, doing
 from pipelines.sources.base import BadFileError
-from pipelines.sources.files import (
-    FileRanges,
-    file_size,
-    is_remote,
-    join_url,
-    list_tree,
-    local_path,
-)
+from pipelines.sources.files import FileRanges, is_remote, local_path
 from pipelines.sources.table_labels import Labels, is_text
 
-IMAGE_COLUMNS = ("image", "img", "picture", "drawing")
 # What a row group may hold: so much a row, and this many of the largest pictures.
 _ROW_BYTES, _LARGEST_PICTURES = 1_024, 32
+# What lists within lists may hold in a row group: numbers a row, and so many of the largest pictures.
+_ROW_VALUES, _LARGEST_LISTS = 1_024, 8
+# Of a number with its place in the lists.
+_VALUE_BYTES = 16
 # The end of a file: the size of what describes its row groups, and a mark.
 _TAIL = struct.Struct("<I4s")
 # Of each row group, with room for many columns and their statistics.
@@ -42,11 +34,6 @@ _BUFFER_BYTES = 1 << 20
 _PAGE_HEAD_BYTES = 12
 # A file has at least a byte a row, unless it has few.
 _FEW_ROWS = 1_000_000
-_COPY = "-checkpoint.parquet"
-# As Hugging Face tells the splits of files by their names.
-_SPLIT = re.compile(
-    r"(?<![a-z])(train|training|validation|valid|val|dev|test|testing|eval|evaluation)(?![a-z])"
-)
 
 
 def open_table(url: str, size: int, limits: Limits) -> pq.ParquetFile:
@@ -68,28 +55,6 @@ def open_table(url: str, size: int, limits: Limits) -> pq.ParquetFile:
     return file
 
 
-def find_image(url: str, schema: pa.Schema) -> str:
-    """Return the column of pictures."""
-    present = [name for name in IMAGE_COLUMNS if name in schema.names]
-    if not present:
-        choices = " or ".join(IMAGE_COLUMNS[:2])
-        raise BadFileError(f"{url} has no column {choices}; it has {schema.names}")
-    for name in present:
-        with contextlib.suppress(ValueError):
-            bytes_field(pa.array([], schema.field(name).type))
-            return name
-    kind = schema.field(present[0]).type
-    raise BadFileError(
-        f"{url}: the column {present[0]!r} holds {_kind_name(kind)}, expected encoded pictures (PNG "
-        "bytes, or {bytes, path}); strokes are read from .ndjson or .bin, pixels from .npy"
-    )
-
-
-def _kind_name(kind: pa.DataType) -> str:
-    text = str(kind)
-    return text if len(text) <= 60 else f"{text[:60]}..."
-
-
 def with_dictionaries(url: str, size: int, file: pq.ParquetFile, labels: Labels) -> pq.ParquetFile:
     """Return the file so that a name is kept once however many rows have it."""
     texts = [name for name in labels.columns if is_text(file.schema_arrow.field(name).type)]
@@ -108,20 +73,39 @@ def check_groups(
         )
     if sum(rows) > max(_FEW_ROWS, size):
         raise BadFileError(f"{url} has {size} bytes for {sum(rows)} rows: it is damaged")
-    for number, chunk in _chunks(file, columns):
-        most = rows[number] * _ROW_BYTES + _LARGEST_PICTURES * limits.max_pixels
-        if chunk.total_uncompressed_size > most:
+    for number, chunk, is_of_lists in _chunks(file, columns):
+        found, most, what = chunk.total_uncompressed_size, rows[number] * _ROW_BYTES, "bytes"
+        most += _LARGEST_PICTURES * limits.max_pixels
+        if is_of_lists:
+            found = max(chunk.num_values, found // _VALUE_BYTES)
+            most = rows[number] * _ROW_VALUES + _LARGEST_LISTS * limits.max_pixels
+            what = "numbers"
+        if found > most:
             raise BadFileError(
-                f"{url}: the column {chunk.path_in_schema!r} has {chunk.total_uncompressed_size} "
-                f"bytes in the {rows[number]} rows of a row group, expected {most} at most: write "
-                "row groups of fewer rows, or raise --max-pixels if such pictures are intended"
+                f"{url}: the column {chunk.path_in_schema!r} has {found} {what} in the "
+                f"{rows[number]} rows of a row group, expected {most} at most: write row groups of "
+                "fewer rows, or raise --max-pixels if such pictures are intended"
             )
 
 
+def mean_values(file: pq.ParquetFile, columns: Sequence[str]) -> int:
+    """Return how many numbers a row of these columns has in lists, on average in a row group."""
+    means = [
+        chunk.num_values // max(1, file.metadata.row_group(number).num_rows)
+        for number, chunk, is_of_lists in _chunks(file, columns)
+        if is_of_lists
+    ]
+    return max(means, default=0)
+
+
 def largest_dictionary(url: str, file: pq.ParquetFile, columns: Sequence[str]) -> int:
-    """Return the size of the largest dictionary of these columns, which no value exceeds."""
+    """Return the size of the largest dictionary of these columns, which no value exceeds.
+
+    Numbers in lists do not count.
+    """
     ranges = FileRanges(url)
-    places = [chunk for _, chunk in _chunks(file, columns) if chunk.has_dictionary_page]
+    found = [chunk for _, chunk, is_of_lists in _chunks(file, columns) if not is_of_lists]
+    places = [chunk for chunk in found if chunk.has_dictionary_page]
     sizes = [_page_bytes(ranges, chunk.dictionary_page_offset) for chunk in places]
     return max(sizes, default=0)
 
@@ -133,14 +117,17 @@ def _parquet(url: str, size: int, **options: Any) -> pq.ParquetFile:
     return pq.ParquetFile(local_path(url), buffer_size=_BUFFER_BYTES, **options)
 
 
-def _chunks(file: pq.ParquetFile, columns: Sequence[str]) -> Iterator[tuple[int, Any]]:
-    """Yield the number of a row group and a chunk of one of these columns, or a field of it."""
+def _chunks(file: pq.ParquetFile, columns: Sequence[str]) -> Iterator[tuple[int, Any, bool]]:
+    """Yield the number of a row group and a chunk of one of these columns, or a field of it.
+
+    Also whether it has values of lists, of which a row may have many.
+    """
     for number in range(file.num_row_groups):
         group = file.metadata.row_group(number)
         for place in range(group.num_columns):
             chunk = group.column(place)
             if chunk.path_in_schema.split(".")[0] in columns:
-                yield number, chunk
+                yield number, chunk, file.schema.column(place).max_repetition_level > 0
 
 
 def _is_utf8(path: str) -> bool:
@@ -157,50 +144,6 @@ def _page_bytes(ranges: FileRanges, offset: int) -> int:
         if byte < 0x80:
             break
     return number >> 1
-
-
-def table_addresses(directory: str) -> Iterator[tuple[str, int]]:
-    """Yield address and size of each Parquet file: of the one named, or of all below.
-
-    Progress tells how many have been looked at. Raises BadFileError if there is none.
-    """
-    found = _addresses(directory)
-    with doing("tables", f"looking at the files of {directory}", total=len(found)):
-        for each in found:
-            yield each
-            advance(1)
-
-
-def _addresses(directory: str) -> list[tuple[str, int]]:
-    if directory.endswith(".parquet") and (size := file_size(directory)) is not None:
-        return [(directory, size)]
-    found = list_tree(directory, ".parquet")
-    parts = {name: size for name, size in found.items() if not _is_apart(name, found)}
-    if not parts:
-        raise BadFileError(
-            f"{directory} has no Parquet files but temporary ones: {sorted(found)[:3]}"
-        )
-    return [(join_url(directory, name), size) for name, size in parts.items()]
-
-
-def _is_apart(name: str, names: Container[str]) -> bool:
-    """Return whether a file below a directory is a program's own, as Spark's and Jupyter's."""
-    if name.endswith(_COPY) and name.removesuffix(_COPY) + ".parquet" in names:
-        return True
-    return any(part.startswith("_") and "=" not in part for part in name.split("/"))
-
-
-def splits_of(urls: Sequence[str]) -> list[dict[str, str]]:
-    """Return the layout's entry of the split that each file's name or folder says, if all do."""
-    found = [_split(url) for url in urls]
-    return [{"split": split} if split and all(found) else {} for split in found]
-
-
-def _split(url: str) -> str | None:
-    for part in reversed(url.lower().split("/")[-2:]):
-        if "=" not in part and (match := _SPLIT.search(part)):
-            return match.group(1)
-    return None
 
 
 class RangeFile(io.RawIOBase):

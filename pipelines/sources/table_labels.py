@@ -2,7 +2,7 @@
 
     text           names of classes
     whole numbers  positions in the names of Hugging Face's ClassLabel, in the schema's metadata;
-                   floats that are whole are numbers
+                   floats that are whole are numbers, and truth values 0 and 1
     path           label=bee/part-0.parquet, as Spark, DuckDB and PyArrow partition
 
 A column of text takes precedence over numbers without names. Columns that contradict each other
@@ -36,6 +36,7 @@ _TEXT_KINDS = (
     pa.types.is_large_binary,
     pa.types.is_binary_view,
 )
+_NUMBER_KINDS = (pa.types.is_integer, pa.types.is_floating, pa.types.is_boolean)
 _NO_VALUE = "__HIVE_DEFAULT_PARTITION__"
 
 
@@ -48,6 +49,7 @@ class Labels:
     beside  a column of text that must not contradict
     path    the class that the path says, or must not contradict
     number  a column of numbers without names, which `column` stands in for
+    stated  whether the names are those that the user gave
     """
 
     column: str | None
@@ -55,6 +57,7 @@ class Labels:
     beside: str | None = None
     path: str | None = None
     number: str | None = None
+    stated: bool = False
 
     @property
     def columns(self) -> list[str]:
@@ -69,8 +72,11 @@ class Labels:
         return [name for name in (self.column, self.number) if name is not None]
 
 
-def find_labels(url: str, schema: pa.Schema) -> Labels:
-    """Return what names the drawings of a file; raise BadFileError if nothing does."""
+def find_labels(url: str, schema: pa.Schema, label_names: Sequence[str] = ()) -> Labels:
+    """Return what names the drawings of a file; raise BadFileError if nothing does.
+
+    label_names  of numbers that nothing else names
+    """
     present = [name for name in LABEL_COLUMNS if name in schema.names]
     named = {name: _names_of_numbers(url, schema, name) for name in present}
     texts = [name for name in present if is_text(schema.field(name).type)]
@@ -79,7 +85,9 @@ def find_labels(url: str, schema: pa.Schema) -> Labels:
     if telling:
         column, first = telling[0], present[0]
         _check_type(url, schema, column)
-        is_numbered = first != column and _is_number(schema.field(first).type)
+        kind = schema.field(first).type
+        is_numbered = first != column and _is_number(kind) and not pa.types.is_boolean(kind)
+        _check_stated(url, column, named[column], label_names)
         return Labels(
             column=column,
             names=named[column],
@@ -97,9 +105,12 @@ def find_labels(url: str, schema: pa.Schema) -> Labels:
     _check_type(url, schema, present[0])
     if pa.types.is_null(schema.field(present[0]).type):
         return Labels(column=present[0])
+    if label_names:
+        return Labels(column=present[0], names=tuple(label_names), stated=True)
     raise BadFileError(
         f"{url}: nothing names the numbers in the column {present[0]!r}; expected Hugging Face's "
-        "ClassLabel in the schema's metadata, or names as text (a column class_name)"
+        "ClassLabel in the schema's metadata, or names as text (a column class_name): give their "
+        "names in order, --label-names NAME,NAME"
     )
 
 
@@ -170,7 +181,18 @@ def is_text(kind: pa.DataType) -> bool:
 
 
 def _is_number(kind: pa.DataType) -> bool:
-    return pa.types.is_integer(kind) or pa.types.is_floating(kind)
+    return any(is_kind(kind) for is_kind in _NUMBER_KINDS)
+
+
+def _check_stated(
+    url: str, column: str, names: tuple[str, ...] | None, label_names: Sequence[str]
+) -> None:
+    """Raise BadFileError if a file names its numbers otherwise than the user does."""
+    if names is not None and label_names and _normalized(names) != _normalized(label_names):
+        raise BadFileError(
+            f"{url} names the numbers in the column {column!r} itself, {describe_value(names)}, "
+            "otherwise than --label-names does: leave that out"
+        )
 
 
 def _check_type(url: str, schema: pa.Schema, column: str) -> None:

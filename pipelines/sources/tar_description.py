@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from pipelines.sources.base import BadFileError
 from pipelines.sources.files import FileRanges, file_size, is_listable, join_url
-from pipelines.sources.table_files import splits_of
+from pipelines.sources.table_places import splits_of
 from pipelines.store.errors import reading
 
 _NAME = "dataset.json"

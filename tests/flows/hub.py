@@ -1,7 +1,7 @@
-"""A stand-in of the Hugging Face Hub on loopback: what huggingface_hub asks for in a push.
+"""A stand-in of the Hugging Face Hub on loopback: what a push and a source ask for.
 
-Repositories, listings, uploads by LFS (not Xet), commits and downloads; a `status` is all that it
-answers if it is set. It keeps every request's path.
+Repositories, listings, uploads by LFS (not Xet), commits and downloads, of large files by ranges
+from another host; a `status` is all that it answers if it is set. It keeps every request's path.
 """
 
 import base64
@@ -47,6 +47,8 @@ class StandIn:
         self.cards: list[str] = []
         self.asked: list[str] = []
         self.says = "no"
+        self.is_open = False
+        self.told_others: list[str | None] = []
 
     def write(self, name: str, folder: Path) -> Path:
         """Write a repository's files to a folder, as a clone of it has them."""
@@ -78,8 +80,16 @@ class StandIn:
             return 404, {"error": "no such repository"}
         return 200, {"id": name.partition("/")[2], "sha": repo.head, "private": repo.private}
 
-    def tree(self, _: bytes, name: str) -> tuple[int, object]:
-        return 200, [self.described(*item) for item in self.repos[name].files.items()]
+    def at_revision(self, content: bytes, name: str, revision: str) -> tuple[int, object]:
+        if revision in ("main", self.repos[name].head):
+            return self.info(content, name)
+        return 404, {"error": "Invalid rev id", "code": "RevisionNotFound"}
+
+    def tree(self, _: bytes, name: str, folder: str | None) -> tuple[int, object]:
+        above = "" if folder is None else unquote(folder) + "/"
+        files = self.repos[name].files.items()
+        found = [self.described(*item) for item in files if item[0].startswith(above)]
+        return (200, found) if found else (404, {"error": "no folder", "code": "EntryNotFound"})
 
     def described(self, path: str, content: bytes) -> dict:
         found = {"type": "file", "path": path, "size": len(content), "oid": git_hash(content)}
@@ -136,7 +146,17 @@ class StandIn:
 
     def resolve(self, _: bytes, kind: str | None, name: str, path: str) -> tuple[int, object]:
         content = self.repos[f"{kind or 'models'}/{name}"].files.get(unquote(path))
-        return (404, {"error": "no such file"}) if content is None else (200, content)
+        if content is None:
+            return 404, {"error": "no such file"}
+        if not path.endswith(LARGE):
+            return 200, content
+        sha256 = hashlib.sha256(content).hexdigest()
+        self.large[sha256] = content
+        elsewhere = self.url.replace("127.0.0.1", "localhost")
+        return 302, {"error": "elsewhere", "location": f"{elsewhere}/lfs/{sha256}"}
+
+    def get(self, _: bytes, sha256: str) -> tuple[int, object]:
+        return 200, self.large[sha256]
 
 
 KEYS = ("header", "file", "lfsFile", "deletedFile")
@@ -145,11 +165,13 @@ ROUTES = {
     "POST /api/repos/create": StandIn.create,
     "POST /api/validate-yaml": StandIn.check_card,
     f"GET /api/{NAME}": StandIn.info,
-    f"GET /api/{NAME}/tree/[0-9a-f]+": StandIn.tree,
+    f"GET /api/{NAME}/revision/(.+)": StandIn.at_revision,
+    f"GET /api/{NAME}/tree/[0-9a-f]+(?:/(.+))?": StandIn.tree,
     f"POST /api/{NAME}/preupload/main": StandIn.preupload,
     f"POST /api/{NAME}/commit/main": StandIn.commit,
     r"POST /(.+)\.git/info/lfs/objects/batch": StandIn.batch,
     "PUT /lfs/([0-9a-f]+)": StandIn.put,
+    "GET /lfs/([0-9a-f]+)": StandIn.get,
     r"(?:GET|HEAD) /(?:(datasets)/)?([^/]+/[^/]+)/resolve/[0-9a-f]+/(.+)": StandIn.resolve,
 }
 
@@ -168,7 +190,9 @@ class Handler(http.server.BaseHTTPRequestHandler):
         path = urlsplit(self.path).path
         status, said = hub.answer(self.command, path, content)
         is_known = self.headers["Authorization"] == f"Bearer {TOKEN}"
-        if not is_known and not path.startswith(OPEN):
+        if self.headers["Host"].startswith("localhost"):
+            hub.told_others.append(self.headers["Authorization"])
+        if not (is_known or hub.is_open or path.startswith(OPEN)):
             status, said = 401, {"error": f"who is {self.headers['Authorization']}?"}
         self.send(status, said)
 
@@ -176,13 +200,21 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
     def send(self, status: int, said: object) -> None:
         body = said if isinstance(said, bytes) else json.dumps(said).encode()
+        wanted = re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers["Range"] or "")
+        if isinstance(said, bytes) and status == 200 and wanted:
+            first, last, whole = int(wanted[1]), int(wanted[2]), len(body)
+            status, body = 206, body[first : last + 1]
         self.send_response(status)
+        if status == 206:
+            self.send_header("Content-Range", f"bytes {first}-{first + len(body) - 1}/{whole}")
         self.send_header("Content-Length", str(len(body)))
         if isinstance(said, bytes):
             self.send_header("ETag", f'"{git_hash(said)}"')
             self.send_header("X-Repo-Commit", "0" * 40)
-        elif status >= 400:
+        elif status >= 300:
             self.send_header("X-Error-Message", str(said["error"]))  # type: ignore[index]
+            self.send_header("X-Error-Code", str(said.get("code", "")))  # type: ignore[attr-defined]
+            self.send_header("Location", str(said.get("location", "")))  # type: ignore[attr-defined]
         self.end_headers()
         if self.command != "HEAD":
             self.wfile.write(body)

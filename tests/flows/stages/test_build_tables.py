@@ -270,23 +270,29 @@ def with_labels(label: object, **more: object) -> dict:
     return {"image": pictures(some_drawings(4)), "label": label} | more
 
 
-STROKES = [[{"x": [1, 2], "y": [3, 4]}]] * 4
 REFUSED = {
-    "bool": (with_labels([True, False] * 2), "'label' holds bool, expected names of classes"),
+    "bool": (with_labels([True, False] * 2), "nothing names the numbers in the column 'label'"),
     "decimal": (with_labels([Decimal(1)] * 4), "'label' holds decimal128"),
     "numbers": (with_labels([0, 1, 2, 3]), "nothing names the numbers in the column 'label'"),
     "numbers twice": (
         with_labels([0, 1, 0, 1], word=["bee", "sun", "owl", "sun"]),
         "0 stands beside 'bee' and 'owl' in the columns 'label' and 'word'",
     ),
-    "strokes": ({"word": ["bee"] * 4, "drawing": STROKES}, "'drawing' holds list<"),
-    "strokes as text": (
-        {"word": ["bee"] * 4, "drawing": ["[[[0, 1], [2, 3]]]"] * 4},
-        "'drawing' holds string, expected encoded pictures .* strokes are read from .ndjson",
+    "text that is no strokes": (
+        {"label": ["bee"] * 4, "image": ["iVBORw0KGgo="] * 4},
+        "'image' holds string, expected encoded pictures .*, lists of 28x28 whole numbers, or",
     ),
-    "lists of pixels": (
-        {"label": ["bee"] * 4, "image": pa.array([[0] * 784] * 4, pa.list_(pa.uint8(), 784))},
-        "'image' holds fixed_size_list<.* pixels from .npy",
+    "no strokes in the text": (
+        {"word": ["bee"] * 4, "drawing": ["bee.png"] * 4},
+        "'drawing' has no drawing in the first 4 rows: the drawing is the text 'bee.png'",
+    ),
+    "floats": (
+        {"label": ["bee"] * 4, "image": [[[0.5] * 28] * 28] * 4},
+        r"'image' holds float64 values of 0.5 to 0.5, .*: save \(255 \* x\)",
+    ),
+    "colors": (
+        {"label": ["bee"] * 4, "image": [[[[0, 1, 2]] * 28] * 28] * 4},
+        r"'image' has the shape \(1, 28, 28, 3\), expected square drawings",
     ),
     "paths": (
         {"label": ["bee"] * 4, "image": [{"path": "x.png"}] * 4},

@@ -79,7 +79,7 @@ def no_picture(path: Path) -> None:
 def test_a_damaged_parquet_file_is_refused_or_left_out_and_named(tmp_path, damage):
     write_parquet(tmp_path / "source" / "good.parquet", [0, 1] * 50)
     damage(tmp_path / "source" / "bad.parquet")
-    why = r"cannot be read as Parquet of pictures|row 1: the picture cannot be decoded: unknown format"
+    why = r"cannot be read as Parquet of drawings|row 1: the picture cannot be decoded: unknown format"
     with pytest.raises(BadFileError, match=rf"bad\.parquet.*({why})"):
         build(tmp_path / "source", tmp_path, ("shoe", "dress"))
     manifest = build(tmp_path / "source", tmp_path, ("shoe", "dress"), on_bad_file="skip")
