@@ -331,12 +331,13 @@ def _started_from(params: ChainParams, model: Manifest) -> dict[str, str]:
     return {"init": found} if params.init == "auto" else {}
 
 
-def _result(store: Store, found: Inputs) -> dict[str, Any]:
+def _result(store: HeldStore, found: Inputs) -> dict[str, Any]:
     """Return what `sketchmill run` prints: digests, the report's path, the numbers."""
     dataset, model, samples, report = (
         found[made] for made in ("dataset", "model", "samples", "report")
     )
     first = {"first": where(store, found["first"])} if "first" in found else {}
+    trained = train.STAGE.result(train.TrainParams(), model, store)
     return {
         "dataset": dataset.digest,
         "model": model.digest,
@@ -345,7 +346,7 @@ def _result(store: Store, found: Inputs) -> dict[str, Any]:
         "model_path": where(store, model),
         "samples_path": where(store, samples),
         "report": f"{where(store, report)}/{report.summary['page']}",
-        "bits_per_dim": model.summary["test_bits_per_dim"],
+        **{name: trained[name] for name in ("bits_per_dim", "bits_per_dim_stderr")},
         "drawings": sum(drawings_by_split(dataset).values()),
         "generated": sum(drawings_by_split(samples).values()),
         **first,

@@ -5,7 +5,7 @@ import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter
 
@@ -259,13 +259,14 @@ def _work(params: TrainParams, inputs: Inputs, store: HeldStore) -> Manifest:
     )
 
 
-def _result(_params: TrainParams, made: Manifest, _store: HeldStore) -> Result:
-    return {
-        "model": made.digest,
-        "name": made.name,
-        "bits_per_dim": made.summary["test_bits_per_dim"],
-        "validation_bits_per_dim": made.summary["validation_bits_per_dim"],
-    }
+def _result(_params: TrainParams, made: Manifest, store: HeldStore) -> Result:
+    """Return the digest, and likelihoods with their standard errors."""
+    result: dict[str, Any] = {"model": made.digest, "name": made.name}
+    evaluation = json.loads(store.read(made, "evaluation.json"))
+    for split, prefix in {"test": "", "validation": "validation_"}.items():
+        for figure in ("bits_per_dim", "bits_per_dim_stderr"):
+            result[f"{prefix}{figure}"] = evaluation[split][figure]
+    return result | {"test_drawings": evaluation["test"]["num_drawings"]}
 
 
 STAGE = Stage(
