@@ -14,7 +14,6 @@ index of 50 million rows takes 400 MB a rank.
 import functools
 import hashlib
 import math
-import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -28,7 +27,7 @@ import torch
 from jaxtyping import Int64, UInt8
 from torch import Tensor
 
-from model.disk import lacking_room, map_size
+from model.disk import drop_scratch, lacking_room, map_size, scratch_folder
 from model.ranks import Ranks
 from pipelines.drawings.reading import read_shard, split_shards
 from pipelines.drawings.stored_png import copy_pixels
@@ -120,7 +119,13 @@ def map_bytes(manifest: Manifest, splits: Sequence[str], cache_dir: Path) -> int
 
 
 def check_map_room(manifest: Manifest, splits: Sequence[str], cache_dir: Path) -> None:
-    """Raise FullError unless the disk of `cache_dir` has room for what `map_bytes` says."""
+    """Raise FullError unless the disk of `cache_dir` has room for what `map_bytes` says.
+
+    Deletes first what killed processes left of these maps.
+    """
+    for split in splits:
+        if split_shards(manifest, split):
+            drop_scratch(_map_folder(manifest, split, cache_dir))
     if problem := lacking_room(cache_dir, map_bytes(manifest, splits, cache_dir)):
         raise FullError(problem)
 
@@ -305,8 +310,8 @@ def _write_cache(
     """Write both arrays under temporary names, then rename them, the labels last."""
     count = count_rows(manifest, split)
     height, width = manifest.summary["image_shape"][:2]
-    with tempfile.TemporaryDirectory(dir=images_path.parent) as scratch:
-        images_scratch, labels_scratch = Path(scratch, "images.npy"), Path(scratch, "labels.npy")
+    with scratch_folder(images_path.parent) as scratch:
+        images_scratch, labels_scratch = scratch / "images.npy", scratch / "labels.npy"
         with images_scratch.open("wb") as images_file, labels_scratch.open("wb") as labels_file:
             _write_header(images_file, "|u1", (count, height, width))
             _write_header(labels_file, "<i8", (count,))
