@@ -14,13 +14,12 @@ index of 50 million rows takes 400 MB a rank.
 import functools
 import hashlib
 import math
-import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
@@ -28,11 +27,13 @@ import torch
 from jaxtyping import Int64, UInt8
 from torch import Tensor
 
+from model.disk import drop_scratch, lacking_room, map_size, scratch_folder
 from model.ranks import Ranks
 from pipelines.drawings.reading import read_shard, split_shards
 from pipelines.drawings.stored_png import copy_pixels
 from pipelines.processes.progress import doing
 from pipelines.store.artifacts import Store, StoreError
+from pipelines.store.errors import FullError
 from pipelines.store.local_files import fsync, naming_full
 from pipelines.store.manifest import FileEntry, Manifest
 
@@ -88,11 +89,13 @@ def open_split(store: Store, manifest: Manifest, *, split: str, cache_dir: Path)
     A cache belongs to the manifest and the hashes of its shards, and is complete or absent: it is
     written under a temporary name. It holds h * w + 8 bytes a drawing.
 
-    Raises ValueError if the dataset has no such split and StoreError if a shard is damaged.
+    Raises ValueError if the dataset has no such split, FullError if the disk has no room for it,
+    and StoreError if a shard is damaged.
     """
-    folder = cache_dir / _cache_key(manifest, split)
+    folder = _map_folder(manifest, split, cache_dir)
     images_path, labels_path = folder / f"{split}-images.npy", folder / f"{split}-labels.npy"
     if not labels_path.exists():
+        check_map_room(manifest, [split], cache_dir)
         total = sum(entry.bytes for entry in split_files(manifest, split))
         what = f"unpacking the {split} drawings of {manifest.name}"
         with naming_full(folder), doing("open", what, total=total):
@@ -103,6 +106,28 @@ def open_split(store: Store, manifest: Manifest, *, split: str, cache_dir: Path)
         np.load(labels_path, mmap_mode="r", allow_pickle=False),
         tuple(manifest.summary["class_names"]),
     )
+
+
+def map_bytes(manifest: Manifest, splits: Sequence[str], cache_dir: Path) -> int:
+    """Return the size of the memory maps of these splits that are not in `cache_dir` yet."""
+    total = 0
+    for split in splits:
+        rows = sum(entry.rows or 0 for entry in split_shards(manifest, split))
+        if rows and not (_map_folder(manifest, split, cache_dir) / f"{split}-labels.npy").exists():
+            total += map_size(rows, *manifest.summary["image_shape"][:2])
+    return total
+
+
+def check_map_room(manifest: Manifest, splits: Sequence[str], cache_dir: Path) -> None:
+    """Raise FullError unless the disk of `cache_dir` has room for what `map_bytes` says.
+
+    Deletes first what killed processes left of these maps.
+    """
+    for split in splits:
+        if split_shards(manifest, split):
+            drop_scratch(_map_folder(manifest, split, cache_dir))
+    if problem := lacking_room(cache_dir, map_bytes(manifest, splits, cache_dir)):
+        raise FullError(problem)
 
 
 def open_split_on_ranks(
@@ -270,13 +295,13 @@ def _mix(values: npt.NDArray[np.uint64], round_index: int) -> npt.NDArray[np.uin
     return mixed ^ (mixed >> np.uint64(31))
 
 
-def _cache_key(manifest: Manifest, split: str) -> str:
-    """Return a name for the labels and pixels of a split.
+def _map_folder(manifest: Manifest, split: str, cache_dir: Path) -> Path:
+    """Return the folder of the labels and pixels of a split.
 
     The address alone is not enough: a machine of another kind may have drawn other samples there.
     """
     hashes = [entry.sha256 for entry in split_files(manifest, split)]
-    return hashlib.sha256("\n".join([manifest.digest, *hashes]).encode()).hexdigest()
+    return cache_dir / hashlib.sha256("\n".join([manifest.digest, *hashes]).encode()).hexdigest()
 
 
 def _write_cache(
@@ -285,28 +310,30 @@ def _write_cache(
     """Write both arrays under temporary names, then rename them, the labels last."""
     count = count_rows(manifest, split)
     height, width = manifest.summary["image_shape"][:2]
-    parts = []
-    with tempfile.TemporaryDirectory(dir=images_path.parent) as scratch:
-        images_scratch, labels_scratch = Path(scratch, "images.npy"), Path(scratch, "labels.npy")
-        with images_scratch.open("wb") as file:
-            header = {"descr": "|u1", "fortran_order": False, "shape": (count, height, width)}
-            np.lib.format.write_array_header_1_0(file, header)
+    with scratch_folder(images_path.parent) as scratch:
+        images_scratch, labels_scratch = scratch / "images.npy", scratch / "labels.npy"
+        with images_scratch.open("wb") as images_file, labels_scratch.open("wb") as labels_file:
+            _write_header(images_file, "|u1", (count, height, width))
+            _write_header(labels_file, "<i8", (count,))
             for images, labels in read_split(store, manifest, split=split):
                 if images.shape[1:] != (height, width):
                     raise StoreError(
                         f"a shard of {manifest.prefix} has drawings of {images.shape[1:]}, the "
                         f"manifest says {height}x{width}"
                     )
-                file.write(copy_pixels(images).data)
-                parts.append(labels)
-        all_labels = np.concatenate(parts)
-        _check_labels(all_labels, manifest)
-        np.save(labels_scratch, all_labels)
+                _check_labels(labels, manifest)
+                images_file.write(copy_pixels(images).data)
+                labels_file.write(labels.astype("<i8").data)
         for scratch_path in (images_scratch, labels_scratch):
             fsync(scratch_path)
         images_scratch.replace(images_path)
         fsync(images_path.parent)
         labels_scratch.replace(labels_path)
+
+
+def _write_header(file: BinaryIO, kind: str, shape: tuple[int, ...]) -> None:
+    header = {"descr": kind, "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(file, header)
 
 
 def _check_labels(labels: npt.NDArray[np.int64], manifest: Manifest) -> None:

@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
@@ -36,7 +36,7 @@ from flows.stages.train import TrainParams
 from flows.terminal import check_prefect_home
 from model.shipped import PREFIX, shipped_manifest, shipped_names
 from pipelines.catalogue import SEED_CLASSES
-from pipelines.dataset.spec import InputOptions
+from pipelines.dataset.spec import DatasetSpec, InputOptions
 from pipelines.drawings.limits import Limits
 from pipelines.processes.guard import check_system
 from pipelines.processes.progress import doing
@@ -44,6 +44,9 @@ from pipelines.store.artifacts import Store
 from pipelines.store.errors import LackError, missing_extras
 from pipelines.store.held import HeldStore
 from pipelines.store.manifest import Kind, Manifest, check_slug, drawings_by_split, slug
+
+if TYPE_CHECKING:  # which imports numpy
+    from pipelines.sources.base import Source
 
 Look = Callable[[Kind, str, str], Manifest | None]
 # Stages by what they make, and what returns their parameters from the digests made before.
@@ -268,12 +271,27 @@ def find_chain(params: ChainParams, dataset: str, store: Store, look: Look) -> d
     return found
 
 
-def _dataset_digest(params: ChainParams, *, plan_only: bool) -> str:
-    """Return the digest; for a plan nothing is fetched or drawn, so it may be unknown then."""
+def _dataset_digest(spec: DatasetSpec, source: "Source") -> str:
+    """Return the digest; empty if it is unknown, for a plan fetches and draws nothing."""
     from pipelines.dataset.build import dataset_digest
 
-    spec, source = dataset_work(params.build(), plan_only=plan_only)
     return dataset_digest(spec, source) if source.is_known else ""
+
+
+def _map_plan(params: ChainParams, work: "tuple[DatasetSpec, Source]", store: Store) -> Result:
+    """Return the disk that training on a dataset needs that is to be made; warn of too little.
+
+    A bound: what a selection leaves out of the source is unknown before it is read.
+    """
+    from model.disk import map_size
+    from model.options import drawings_folder
+
+    spec, source = work
+    rows, by_class = source.rows, source.rows_by_class()
+    if spec.max_per_class is not None and sum(by_class.values()) == rows:
+        rows = sum(min(count, spec.max_per_class) for count in by_class.values())
+    folder = drawings_folder(train.run_options(params.train("")), store)
+    return train.map_plan(folder, map_size(rows, spec.image_size, spec.image_size), is_bound=True)
 
 
 def _check(params: ChainParams) -> None:
@@ -299,20 +317,25 @@ def check_chain(params: ChainParams) -> None:
 
 def _plan(params: ChainParams, _inputs: Inputs, store: Store) -> Result:
     """Return the resolved parameters and what the store already has."""
-    found = find_chain(params, _dataset_digest(params, plan_only=True), store, store.find)
-    state = {
-        made: f"there: {found[made].digest}" if made in found else "to be made"
-        for made in stages_of(params)
-    }
-    return {"params": dataclasses.asdict(params)} | state
+    work = dataset_work(params.build(), plan_only=True)
+    found = find_chain(params, _dataset_digest(*work), store, store.find)
+    plan: dict[str, Any] = {"params": dataclasses.asdict(params)}
+    for made in stages_of(params):
+        plan[made] = f"there: {found[made].digest}" if made in found else "to be made"
+    if "dataset" not in found:
+        return plan | {"memory_map": _map_plan(params, work, store)}
+    training = train.STAGE.planned(params.train(found["dataset"].digest))
+    return plan | {"memory_map": training["memory_map"]}
 
 
 def _work(params: ChainParams, _inputs: Inputs, store: HeldStore) -> Result:
     """Run the chain unless the store has all of it; return digests, paths and numbers."""
     check_prefect_home()
     seconds: Mapping[str, float] = {}
-    dataset = _dataset_digest(params, plan_only=False)
-    found = find_chain(params, dataset, store, store.reuse)
+    work = dataset_work(params.build())
+    found = find_chain(params, _dataset_digest(*work), store, store.reuse)
+    if "dataset" not in found:
+        _map_plan(params, work, store)
     if "report" not in found:
         with doing("run", "waiting for Prefect"):
             from flows.stages.prefect_flow import run_chain  # starts Prefect, which takes seconds
@@ -333,12 +356,13 @@ def _started_from(params: ChainParams, model: Manifest) -> dict[str, str]:
     return {"init": found} if params.init == "auto" else {}
 
 
-def _result(store: Store, found: Inputs) -> dict[str, Any]:
+def _result(store: HeldStore, found: Inputs) -> dict[str, Any]:
     """Return what `sketchmill run` prints: digests, the report's path, the numbers."""
     dataset, model, samples, report = (
         found[made] for made in ("dataset", "model", "samples", "report")
     )
     first = {"first": where(store, found["first"])} if "first" in found else {}
+    trained = train.STAGE.result(train.TrainParams(), model, store)
     return {
         "dataset": dataset.digest,
         "model": model.digest,
@@ -347,7 +371,7 @@ def _result(store: Store, found: Inputs) -> dict[str, Any]:
         "model_path": where(store, model),
         "samples_path": where(store, samples),
         "report": f"{where(store, report)}/{report.summary['page']}",
-        "bits_per_dim": model.summary["test_bits_per_dim"],
+        **{name: trained[name] for name in ("bits_per_dim", "bits_per_dim_stderr")},
         "drawings": sum(drawings_by_split(dataset).values()),
         "generated": sum(drawings_by_split(samples).values()),
         **first,

@@ -11,7 +11,15 @@ from typing import Annotated, Literal
 from cyclopts import Parameter
 
 from flows.options import DEFAULT_STORE, RUNNING, NotNegative, StoreUrl
-from flows.stages.base import Inputs, Result, Stage, model_and_dataset, writable_cache
+from flows.stages.base import (
+    Inputs,
+    Result,
+    Stage,
+    cache_folder,
+    model_and_dataset,
+    writable_cache,
+)
+from flows.stages.train import map_plan
 from flows.terminal import current
 from pipelines.store.artifacts import Store
 from pipelines.store.held import HeldStore
@@ -67,15 +75,26 @@ class EvaluateParams(SplitParams):
 
 
 def _plan(params: EvaluateParams, inputs: Inputs, _store: Store) -> Result:
+    from model.data import map_bytes
+
     drawings = drawings_by_split(inputs["dataset"]).get(params.split, 0)
     drawings = min(params.limit or drawings, drawings)
     digests = {role: found.digest for role, found in inputs.items()}
-    return digests | {"split": params.split, "drawings": drawings}
+    folder = cache_folder() / "drawings"
+    size = map_bytes(inputs["dataset"], _splits(params), folder)
+    plan = {"split": params.split, "drawings": drawings, "memory_map": map_plan(folder, size)}
+    return digests | plan
+
+
+def _splits(params: EvaluateParams) -> list[str]:
+    """Return the splits that are read."""
+    return list(dict.fromkeys([params.split, *["train"] * params.baseline]))
 
 
 def _work(params: EvaluateParams, inputs: Inputs, store: HeldStore) -> Result:
     import torch
 
+    from model.data import check_map_room
     from model.evaluation.evaluate import Evaluation, check_evaluation, evaluate_model
     from model.ranks import join_ranks
 
@@ -89,6 +108,7 @@ def _work(params: EvaluateParams, inputs: Inputs, store: HeldStore) -> Result:
     check_evaluation(model, dataset, store, wanted)
     num_ranks = params.nproc_per_node or max(1, torch.cuda.device_count())
     cache = writable_cache() / "drawings"
+    check_map_room(dataset, _splits(params), cache)
     if num_ranks > 1:
         return _evaluate_on_ranks(params, inputs, str(cache), num_ranks)
     with join_ranks() as ranks:

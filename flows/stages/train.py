@@ -5,7 +5,7 @@ import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter
 
@@ -21,10 +21,10 @@ from flows.options import (
     grouped,
 )
 from flows.stages.base import Address, Inputs, Result, Stage, find_model, parent
-from flows.terminal import current
+from flows.terminal import current, warn
 from pipelines.store.artifacts import Store
 from pipelines.store.held import HeldStore
-from pipelines.store.manifest import Manifest, slug
+from pipelines.store.manifest import Manifest, drawings_by_split, slug
 
 MACHINES = Parameter(group=TORCHRUN)
 
@@ -223,22 +223,39 @@ def _address(params: TrainParams, inputs: Inputs) -> Address:
 
 
 def _plan(params: TrainParams, inputs: Inputs, store: Store) -> Result:
-    """Return the resolved spec and whether the store has the model."""
-    from model.options import options_to_json
+    """Return the resolved spec, the disk it needs, and whether the store has the model."""
+    from model.data import map_bytes
+    from model.options import drawings_folder, options_to_json
     from model.training.spec import spec_to_json
 
     kind, name, digest = _address(params, inputs)
-    init = inputs.get("init")
+    init, options = inputs.get("init"), run_options(params)
+    is_trained = store.find(kind, name, digest) is not None
+    folder, dataset = drawings_folder(options, store), inputs["dataset"]
+    size = 0 if is_trained else map_bytes(dataset, [*drawings_by_split(dataset)], folder)
     return {
-        "spec": spec_to_json(train_spec(params, inputs["dataset"], init)),
-        "dataset": inputs["dataset"].digest,
+        "spec": spec_to_json(train_spec(params, dataset, init)),
+        "dataset": dataset.digest,
         "init": init and init.digest,
         "model": digest,
         "name": name,
-        "options": json.loads(options_to_json(run_options(params))),
+        "options": json.loads(options_to_json(options)),
         "torchrun": rendezvous_options(params),
-        "is_trained": store.find(kind, name, digest) is not None,
+        "memory_map": map_plan(folder, size),
+        "is_trained": is_trained,
     }
+
+
+def map_plan(folder: Path, num_bytes: int, *, is_bound: bool = False) -> Result:
+    """Return where memory maps of drawings go, the bytes to be written and those free there.
+
+    Warns if they are too few. is_bound: at most num_bytes will be written.
+    """
+    from model.disk import free_bytes, lacking_room
+
+    warn(lacking_room(folder, num_bytes, is_bound=is_bound))
+    size = "max_bytes" if is_bound else "bytes"
+    return {"folder": str(folder), size: num_bytes, "free_bytes": free_bytes(folder)}
 
 
 def _work(params: TrainParams, inputs: Inputs, store: HeldStore) -> Manifest:
@@ -259,13 +276,14 @@ def _work(params: TrainParams, inputs: Inputs, store: HeldStore) -> Manifest:
     )
 
 
-def _result(_params: TrainParams, made: Manifest, _store: HeldStore) -> Result:
-    return {
-        "model": made.digest,
-        "name": made.name,
-        "bits_per_dim": made.summary["test_bits_per_dim"],
-        "validation_bits_per_dim": made.summary["validation_bits_per_dim"],
-    }
+def _result(_params: TrainParams, made: Manifest, store: HeldStore) -> Result:
+    """Return the digest, and likelihoods with their standard errors."""
+    result: dict[str, Any] = {"model": made.digest, "name": made.name}
+    evaluation = json.loads(store.read(made, "evaluation.json"))
+    for split, prefix in {"test": "", "validation": "validation_"}.items():
+        for figure in ("bits_per_dim", "bits_per_dim_stderr"):
+            result[f"{prefix}{figure}"] = evaluation[split][figure]
+    return result | {"test_drawings": evaluation["test"]["num_drawings"]}
 
 
 STAGE = Stage(

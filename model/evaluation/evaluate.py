@@ -309,13 +309,16 @@ def _log_probs(
     num_pixels = int(np.prod(train.images.shape[1:]))
     size = num_pixels * NUM_LEVELS
     counts = np.zeros(size)
-    offsets = np.arange(num_pixels) * NUM_LEVELS
     for start in range(0, len(rows), _CHUNK_ROWS):
-        images = train.images[rows[start : start + _CHUNK_ROWS]]
-        places = images.reshape(len(images), -1) + offsets
-        counts += np.bincount(places.ravel(), minlength=size)
-    smoothed = (counts + alpha) / (len(rows) + alpha * NUM_LEVELS)
-    return np.log(smoothed).reshape(num_pixels, NUM_LEVELS)
+        levels = train.images[rows[start : start + _CHUNK_ROWS]].ravel()
+        inked = np.flatnonzero(
+            levels
+        )  # most pixels are paper, which need not be counted one by one
+        places = inked % num_pixels * NUM_LEVELS + levels[inked]
+        counts += np.bincount(places, minlength=size)
+    counts = counts.reshape(num_pixels, NUM_LEVELS)
+    counts[:, 0] = len(rows) - counts.sum(1)
+    return np.log((counts + alpha) / (len(rows) + alpha * NUM_LEVELS))
 
 
 if __name__ == "__main__":

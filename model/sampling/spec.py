@@ -29,7 +29,7 @@ Dtype = Literal["float32", "bfloat16", "float64"]
 Arithmetic = Literal["torch", "portable"]
 # Of portable arithmetic, as in model/network/kernels/portable.c: how many drawings it computes
 # together, and what it has room for.
-PORTABLE_BLOCK, MOST_MIXTURES, MOST_TAPS = 64, 64, 64
+PORTABLE_BLOCK, MOST_MIXTURES, MOST_TAPS = 32, 64, 64
 
 # Incremented when equal specs give different drawings.
 SAMPLER_VERSION = 1

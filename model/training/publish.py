@@ -18,24 +18,25 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
-from model.data import Drawings, batch_rows
+from model.data import Drawings, batch_rows, order_key
 from model.evaluation.evaluate import ALPHA as HISTOGRAM_ALPHA
 from model.evaluation.evaluate import fitted_rows, histogram_nats, split_nats, summarize
 from model.network.config import ConditionConfig
 from model.network.weights import library_versions, model_files
 from model.training.run import Run
-from model.training.spec import run_digest, run_inputs, spec_to_json
+from model.training.spec import TrainSpec, run_digest, run_inputs, spec_to_json
 from model.training.telemetry import CURVE_NAME
 from model.training.warm_start import matched_classes, split_rule
 from pipelines.drawings.credit import Credit, both, credit_of
-from pipelines.processes.progress import doing
+from pipelines.processes.progress import Progress, doing, no_progress
 from pipelines.store.artifacts import Store
 from pipelines.store.manifest import Manifest, artifact_entries, artifact_label
 from pipelines.store.versions import DISTRIBUTION, own_version
 
-# Rows evaluated of train and validation, which show overfitting; the test split is evaluated whole.
+# Rows evaluated of train and validation, which show overfitting.
 GUIDE_ROWS = 2_048
 
 
@@ -76,16 +77,19 @@ def publish_model(
     init: Manifest | None = None,
     folder: Path,
     splits: Mapping[str, Drawings],
+    progress: Progress = no_progress,
 ) -> Manifest:
     """Evaluate and publish the averaged weights, then delete the checkpoints.
 
     All ranks call this function; the first one writes. Returns the published manifest.
     """
-    guides = ("train", "validation")
-    evaluation = {split: _evaluate(run, splits[split], at_most=GUIDE_ROWS) for split in guides}
-    evaluation["test"] = _evaluate(run, splits["test"])
+    rows = {
+        split: evaluated_rows(run.spec, dataset, split, len(splits[split]))
+        for split in ("train", "validation", "test")
+    }
+    evaluation = _evaluate(run, splits, rows, progress)
     if run.ranks.is_first:
-        evaluation["test_histogram"] = _evaluate_histogram(run, splits)
+        evaluation["test_histogram"] = _evaluate_histogram(run, splits, rows["test"])
         origin = Origin(dataset, init)
         files = _artifact_files(run, origin, evaluation, folder)
         store.publish_files(_manifest(run, origin, name, files, evaluation), files)
@@ -96,17 +100,59 @@ def publish_model(
     return found
 
 
-def _evaluate(run: Run, drawings: Drawings, *, at_most: int | None = None) -> dict[str, Any]:
-    rows = np.arange(len(drawings))
-    if at_most is not None and at_most < len(rows):
-        rows = np.sort(batch_rows(len(rows), at_most, key="validation", step=0))
-    nats = split_nats(run.average.network, drawings, ranks=run.ranks, rows=rows)
-    labels = drawings.labels[rows]
-    return summarize(nats, labels, class_names=drawings.class_names, num_dims=run.num_dims)
+def evaluated_rows(
+    spec: TrainSpec, dataset: Manifest, split: str, num_rows: int
+) -> npt.NDArray[np.int64]:
+    """Return the rows of a split that are evaluated, in order, the same for every seed."""
+    at_most = spec.max_eval_drawings or num_rows
+    key = order_key(dataset.digest, split=split, seed=0)
+    if split != "test":
+        at_most, key = min(at_most, GUIDE_ROWS), "validation"
+    if at_most >= num_rows:
+        return np.arange(num_rows)
+    return np.sort(batch_rows(num_rows, at_most, key=key, step=0))
 
 
-def _evaluate_histogram(run: Run, splits: Mapping[str, Drawings]) -> dict[str, Any]:
+def _evaluate(
+    run: Run,
+    splits: Mapping[str, Drawings],
+    rows: Mapping[str, npt.NDArray[np.int64]],
+    progress: Progress,
+) -> dict[str, dict[str, Any]]:
+    """Return the likelihood of rows of each split; progress counts those of all splits."""
+    evaluation, before = {}, 0
+    total = sum(map(len, rows.values()))
+    for split, chosen in rows.items():
+        drawings = splits[split]
+        message = f"{len(chosen):,} of {len(drawings):,} {split} drawings"
+        show = _part_of(progress, before, len(chosen), total, message)
+        show("evaluate", 0, 1, "")
+        nats = split_nats(
+            run.average.network, drawings, ranks=run.ranks, rows=chosen, progress=show
+        )
+        labels, names = drawings.labels[chosen], drawings.class_names
+        evaluation[split] = summarize(nats, labels, class_names=names, num_dims=run.num_dims)
+        before += len(chosen)
+    if len(rows["test"]) < len(splits["test"]):
+        evaluation["test"]["split_drawings"] = len(splits["test"])
+    return evaluation
+
+
+def _part_of(progress: Progress, before: int, count: int, total: int, message: str) -> Progress:
+    """Return a callback that shows a rank's share of `count` drawings as part of all."""
+
+    def show(stage: str, done: int, of: int, _message: str) -> None:
+        progress(stage, before + count * done // of, total, message)
+
+    return show
+
+
+def _evaluate_histogram(
+    run: Run, splits: Mapping[str, Drawings], rows: npt.NDArray[np.int64]
+) -> dict[str, Any]:
     train, test = splits["train"], splits["test"]
+    if len(rows) < len(test):
+        test = Drawings(test.images[rows], test.labels[rows], test.class_names)
     nats = histogram_nats(train, test)
     names = test.class_names
     found = summarize(nats, test.labels, class_names=names, num_dims=run.num_dims)
@@ -174,8 +220,15 @@ def model_card(run: Run, origin: Origin, evaluation: Mapping[str, Any]) -> str:
     histogram = evaluation["test_histogram"]
     network = run.spec.network
     is_conditional = network.condition.kind != "none"
+    # Of a split that was evaluated whole, the card is what it was before there were samples.
+    of_all = f" of {test['split_drawings']}" if "split_drawings" in test else ""
+
+    def bits(found: Mapping[str, Any]) -> str:
+        error = f" +- {found['bits_per_dim_stderr']:.4f}" if of_all else ""
+        return f"{found['bits_per_dim']:.4f}{error}"
+
     classes = "\n".join(
-        f"| {name} | {found['num_drawings']} | {found['bits_per_dim']:.4f} |"
+        f"| {name} | {found['num_drawings']} | {bits(found)} |"
         for name, found in test["classes"].items()
     )
     return f"""---
@@ -186,10 +239,11 @@ tags: [pixelcnn, autoregressive, sketches, unconditional-image-generation]
 {len(dataset.summary["class_names"])} classes
 
 Test likelihood: **{test["bits_per_dim"]:.4f} bits/dim** (standard error
-{test["bits_per_dim_stderr"]:.4f}, {test["nats"]:.2f} nats a drawing) on {test["num_drawings"]}
+{test["bits_per_dim_stderr"]:.4f}, {test["nats"]:.2f} nats a drawing) on {test["num_drawings"]}\
+{of_all}
 drawings that training never saw. On {train["num_drawings"]} drawings of the training split:
-{train["bits_per_dim"]:.4f}. A model without a network (histogram of gray levels by pixel and class)
-has {histogram["bits_per_dim"]:.4f} on the test drawings.
+{bits(train)}. A model without a network (histogram of gray levels by pixel and class)
+has {bits(histogram)} on the test drawings.
 
 | | |
 | --- | --- |

@@ -21,7 +21,9 @@ Decay = Literal["constant", "cosine"]
 Precision = Literal["float32", "float64", "bfloat16"]
 
 # Fields that the spec did not begin with (pipelines.store.manifest.spec_fields).
-_LATER_FIELDS = frozenset({"guidance", "table_learning_rate", "new_class_weight"})
+_LATER_FIELDS = frozenset(
+    {"guidance", "table_learning_rate", "new_class_weight", "max_eval_drawings"}
+)
 _CONDITION_FIELDS = ["condition.kind", "condition.embedding_dim", "condition.dropout_p"]
 # torch's limit for a seed.
 _MAX_SEED = 2**63
@@ -50,6 +52,8 @@ class TrainSpec:
     new_class_weight  in a start from a model: how much more often drawings of a class are seen that
                       is new to it
     guidance          default of the model's drawings; None: that of model.network.config
+    max_eval_drawings  drawings of the test split that training itself evaluates at its end, a fixed
+                      random subset; 0: all
     """
 
     network: PixelCNNConfig
@@ -73,6 +77,7 @@ class TrainSpec:
     table_learning_rate: float = 0.0
     new_class_weight: float = 1.0
     guidance: float | None = None
+    max_eval_drawings: int = 20_000
 
     def __post_init__(self) -> None:
         """Raise ValueError if a field is out of range."""
@@ -288,6 +293,7 @@ def _check_spec(spec: TrainSpec) -> None:
         "ema_rampup_ratio",
         "seed",
         "guidance",
+        "max_eval_drawings",
     )
     for name in nonnegative:
         if not (getattr(spec, name) or 0) >= 0:

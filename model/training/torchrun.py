@@ -18,8 +18,15 @@ from typing import Any
 
 import torch
 
-from model.data import SPLITS, count_rows
-from model.options import Device, RunOptions, options_to_json, run_folder, threads_per_rank
+from model.data import SPLITS, check_map_room, count_rows
+from model.options import (
+    Device,
+    RunOptions,
+    drawings_folder,
+    options_to_json,
+    run_folder,
+    threads_per_rank,
+)
 from model.ranks import Interrupted, device_kind, read_failure
 from model.training.spec import TrainSpec, check_fit, check_splits, run_digest, spec_to_json
 from pipelines.processes.parent import BAD_INPUT
@@ -60,8 +67,9 @@ def train_in_processes(
     `default_processes` says. torchrun_options replace --standalone for several machines (--nnodes,
     --rdzv-endpoint, ...). Raises Interrupted if this process or the ranks were told to stop,
     ValueError if the spec does not fit the dataset, a split is missing or a file is damaged,
-    FinalError if training diverges, LaunchError if the ranks failed of anything else. A memory://
-    store cannot be shared with other processes and is refused.
+    FullError if the disk has no room for the memory map of the drawings, FinalError if training
+    diverges, LaunchError if the ranks failed of anything else. A memory:// store cannot be shared
+    with other processes and is refused.
     """
     if store.url.startswith("memory://"):
         raise ValueError("a memory:// store cannot be shared with other processes")
@@ -72,6 +80,7 @@ def train_in_processes(
     num_processes = num_processes or default_processes(spec, device=options.device)
     # With several machines only the ranks know how many they are.
     _check(spec, dataset, num_ranks=1 if torchrun_options else num_processes)
+    check_map_room(dataset, SPLITS, drawings_folder(options, store))
     # Of a local store: what the ranks keep between runs, however old.
     kept = [f"attempts/{run_folder(options, store, digest).name}", "attempts/drawings"]
     with (

@@ -117,7 +117,16 @@ def train_model(
             )
             session = Session(run, digest=digest, folder=folder, signal=signal, progress=progress)
         session.train(splits["validation"])
-        return publish_model(run, dataset, store, name, init=init, folder=folder, splits=splits)
+        return publish_model(
+            run,
+            dataset,
+            store,
+            name,
+            init=init,
+            folder=folder,
+            splits=splits,
+            progress=progress,
+        )
 
 
 @record

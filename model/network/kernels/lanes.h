@@ -10,7 +10,7 @@ library, whose last bits differ. The polynomials are Taylor's, but for the logar
 #if defined(__AVX512F__)
 #include <immintrin.h>
 #define WIDTH 16
-#define STRIP 4 /* vectors of drawings in registers */
+#define STRIP 2 /* vectors of drawings in registers */
 #elif defined(__AVX2__) && defined(__FMA__)
 #include <immintrin.h>
 #define WIDTH 8

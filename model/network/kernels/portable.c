@@ -8,7 +8,7 @@ bits do not depend on the processor, on the other drawings or on the instruction
 
 #include "lanes.h"
 
-#define BLOCK 64
+#define BLOCK 32 /* half as many would leave registers unused, twice as many the cache */
 #define MOST_OUTPUTS 6 /* of a product that stays in registers */
 #define MOST_TAPS 64
 #define MOST_MIXTURES 64

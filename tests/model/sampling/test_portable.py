@@ -128,7 +128,7 @@ DIGESTS = {
 @pytest.mark.parametrize(("name", "guidance"), DIGESTS)
 def test_bits_are_those_of_other_machines(name, guidance):
     network = shipped() if name.startswith("shipped") else even(name)
-    labels, uniforms = inputs(network.config, BLOCK)
+    labels, uniforms = inputs(network.config, 64)
     drawn = PortableSampler(network, guidance=guidance).draw(labels, uniforms.numpy())
     content = b"".join(part.tobytes() for part in drawn)
     assert hashlib.sha256(content).hexdigest() == DIGESTS[name, guidance]

@@ -1,6 +1,7 @@
 """The reader and the order of batches."""
 
 import dataclasses
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from model.data import batch_rows, count_rows, open_split, order_key, permute, rank_rows, read_split
+from model.disk import scratch_folder
 from pipelines.store.artifacts import StoreError
 
 
@@ -117,6 +119,22 @@ def test_other_pixels_under_the_same_address_are_not_taken_from_the_cache(
     )
     with pytest.raises(StoreError, match="does not match its SHA-256"):
         open_split(store, other, split="test", cache_dir=tmp_path)
+
+
+def test_what_a_killed_process_left_of_a_map_goes_and_that_of_a_living_one_stays(
+    store, make_dataset, tmp_path: Path
+) -> None:
+    manifest, cache = make_dataset(store), tmp_path / "cache"
+    open_split(store, manifest, split="test", cache_dir=cache)
+    (folder,) = cache.iterdir()
+    with scratch_folder(folder) as alive:
+        left = folder / "scratch-left"
+        shutil.copytree(alive, left)
+        (left / "images.npy").write_bytes(bytes(1_000))
+        (folder / "test-labels.npy").unlink()  # as if the map were not complete
+        open_split(store, manifest, split="test", cache_dir=cache)
+        assert (alive.exists(), left.exists()) == (True, False)
+    assert sorted(path.name for path in folder.iterdir()) == ["test-images.npy", "test-labels.npy"]
 
 
 def test_tensors_are_what_the_network_takes(store, make_dataset, tmp_path: Path) -> None:

@@ -120,7 +120,7 @@ def test_two_trainers_whose_bytes_differ_publish_one_model_whole(
     first = []
 
     def publish_another(stage: str, done: int, total: int, message: str) -> None:
-        if done == total:
+        if (stage, done) == ("train", total):
             first.append(train_model(spec, dataset, store, "m", options=OPTIONS))
 
     second = train_model(spec, dataset, store, "m", options=elsewhere, progress=publish_another)
