@@ -27,7 +27,7 @@ from pipelines.dataset.spec import DatasetSpec
 from pipelines.dataset.tfds_slice import check_slice
 from pipelines.processes.progress import Progress
 from pipelines.sources.base import BadFileError, Source
-from pipelines.sources.cairo import cairo_version
+from pipelines.sources.strokes.cairo import cairo_version
 from pipelines.store.artifacts import Store
 from pipelines.store.errors import BusyError
 from pipelines.store.leases import holding

@@ -30,10 +30,10 @@ from pipelines.dataset.attributes import (
 from pipelines.drawings.batch import Drawings
 from pipelines.drawings.hashing import pixel_hashes
 from pipelines.sources.base import BadFileError, Source, SourceFile
-from pipelines.sources.cairo import cairo_version
 from pipelines.sources.files import file_version
 from pipelines.sources.kinds import file_format
 from pipelines.sources.registry import open_reader
+from pipelines.sources.strokes.cairo import cairo_version
 from pipelines.store.artifacts import Store
 from pipelines.store.manifest import digest_of
 from pipelines.store.scratch import SEAL_BYTES, damaged, is_seal, sealed

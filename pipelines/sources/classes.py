@@ -8,7 +8,7 @@ Each class is read from the first of these that has it. A directory that has `nu
 `simplified`, `raw` or `binary` below it, as Google's bucket has, is entered: bitmaps first, strokes
 where another size than 28 is asked for. Over http(s), where nothing can be listed, the first class
 is requested under each ending. One file of lines or CSV that is the source may be of several
-classes (stroke_words.py). The splits of sketch-rnn's files are kept apart.
+classes (strokes/words.py). The splits of sketch-rnn's files are kept apart.
 
 JoinedReader adds the metadata of the simplified drawings to bitmaps: line i describes row i. This
 holds for Google's files and may not hold for others, so some drawings of every batch, the first and
@@ -41,7 +41,6 @@ from pipelines.sources.base import (
     check_side,
 )
 from pipelines.sources.bitmaps import inspect_npy, open_bitmaps
-from pipelines.sources.cairo import render_drawings
 from pipelines.sources.class_files import (
     ARCHIVES,
     PACKED,
@@ -63,10 +62,11 @@ from pipelines.sources.files import (
     list_files,
     why_absent,
 )
-from pipelines.sources.stroke_files import holds_drawings, open_stroke_files, words_of
-from pipelines.sources.stroke_formats import StrokeDrawing, columns_of
-from pipelines.sources.strokes import StrokeReader, open_strokes
-from pipelines.sources.tfds import is_prepared
+from pipelines.sources.strokes.cairo import render_drawings
+from pipelines.sources.strokes.files import holds_drawings, open_stroke_files, words_of
+from pipelines.sources.strokes.formats import StrokeDrawing, columns_of
+from pipelines.sources.strokes.reader import StrokeReader, open_strokes
+from pipelines.sources.tfds.kind import is_prepared
 from pipelines.store.errors import reading
 from pipelines.store.manifest import digest_of
 

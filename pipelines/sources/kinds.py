@@ -55,46 +55,46 @@ FOUND: dict[str, Known] = {
         checked="header and size, each line or record, the class that it names",
     ),
     "parquet": Known(
-        made="parquet:Tables",
+        made="tables.kind:Tables",
         what="Parquet with drawings and labels",
         say="a folder of .parquet or one file, of pictures, lists of pixels or strokes; --label-names "
         "for numbered labels without names",
         checked="row groups, each picture or drawing, its size and label",
     ),
     "hub": Known(
-        made="hub_tables:HubTables",
+        made="tables.hub:HubTables",
         what="hf://datasets/OWNER/NAME on the Hugging Face Hub",
         say="hf://datasets/OWNER/NAME, also @REVISION and /FOLDER (extra hub)",
         checked="the commit that the name means, then as parquet",
     ),
     "tfds": Known(
-        made="tfds:Prepared",
+        made="tfds.kind:Prepared",
         what="a dataset that TFDS has prepared",
         say="the folder of dataset_info.json",
         checked="all shards are there, each record's checksum, size and label",
     ),
     "idx": Known(
-        made="idx:IdxFolder",
+        made="idx.kind:IdxFolder",
         what="a folder of IDX files as MNIST's",
         say="a folder of train-images-idx3-ubyte and train-labels-idx1-ubyte, also .gz; --label-names "
         "where no label_map.csv names the labels; --transpose for EMNIST",
         checked="magic number, sizes, gzip's checksum, as many labels as pictures",
     ),
     "examples": Known(
-        made="examples:Examples",
+        made="records.kind:Examples",
         what="TFRecord or ArrayRecord of pictures and labels",
         say="a folder of .tfrecord or .array_record, or one file; --label-names for numbered labels",
         checked="each record's checksums, its features, size and label",
     ),
     "webdataset": Known(
-        made="webdataset:WebDatasetTars",
+        made="tars.kind:WebDatasetTars",
         what="tars of WebDataset",
         say="a folder of .tar or one file; --label-names for numbered labels",
         checked="headers, the end of the tar, a picture and a class in each sample, dataset.json",
     ),
     # The last: pictures beside files of other kinds may be of their README.
     "folders": Known(
-        made="folders:Folders",
+        made="folders.kind:Folders",
         what="a folder of pictures by class",
         say="a folder of bee/1.png or train/bee/1.png: PNG, JPEG, WebP, GIF, BMP",
         checked="each picture's SHA-256, the way of a class's ink, metadata.csv",

@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from pipelines.sources.simplify import describe_value
+from pipelines.store.printable import describe_value
 
 # A column's names, ours before Google's.
 COLUMN_NAMES: Mapping[str, tuple[str, ...]] = {

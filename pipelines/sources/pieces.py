@@ -1,7 +1,7 @@
 """Read one file from its beginning on, in pieces, for parsers that ask for a few bytes at a time."""
 
 from pipelines.sources.base import BadFileError
-from pipelines.sources.table_files import RangeFile
+from pipelines.sources.tables.files import RangeFile
 
 # Read at once, and the most that a parser may ask for, whatever a header says.
 PIECE_BYTES = 1 << 20

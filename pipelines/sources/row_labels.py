@@ -13,7 +13,7 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 from pipelines.sources.base import BadFileError
-from pipelines.sources.simplify import describe_value
+from pipelines.store.printable import describe_value
 
 # A label has two bytes.
 MAX_CLASSES = 1 << 15

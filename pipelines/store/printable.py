@@ -6,6 +6,7 @@ Printed text ends up in logs, manifests and reports. `printable` cleans one addr
 URLs inside a text. `shown` also escapes control characters, since names are untrusted input.
 """
 
+import json
 import re
 import traceback
 from collections.abc import Mapping
@@ -73,6 +74,15 @@ def shown_value(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [shown_value(item) for item in value]
     return value
+
+
+def describe_value(value: Any) -> str:
+    """Return the beginning of a value as JSON has it."""
+    try:
+        text = json.dumps(value, default=repr)
+    except RecursionError:
+        text = "lists within lists without end"
+    return text if len(text) <= 40 else f"{text[:40]}..."
 
 
 def shown_trace(error: BaseException) -> str:

@@ -3,7 +3,7 @@
 Coverage of a pixel is clip(radius + 1/2 - distance to the line, 0, 1), on the page of Google's
 bitmaps: a line 16 wide, on 256 units and 24 of margin on both sides, shrunk to the bitmap, the
 drawing in the middle by its largest coordinates. It looks like the official bitmaps and is not
-equal to them: pipelines/sources/cairo.py is. Only additions, products and roots: the same
+equal to them: pipelines/sources/strokes/cairo.py is. Only additions, products and roots: the same
 everywhere.
 """
 

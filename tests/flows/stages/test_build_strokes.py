@@ -11,8 +11,8 @@ import pytest
 
 from flows.cli import run_command_line
 from pipelines.drawings.parquet import open_shard, read_images
-from pipelines.sources.cairo import render_drawings
-from pipelines.sources.simplify import simplify
+from pipelines.sources.strokes.cairo import render_drawings
+from pipelines.sources.strokes.simplify import simplify
 from pipelines.store.artifacts import open_store
 
 NUM = 24

@@ -10,10 +10,10 @@ import pytest
 
 from pipelines.catalogue import SEED_CLASSES
 from pipelines.sources.base import SourceOptions
-from pipelines.sources.cairo import render_drawings
 from pipelines.sources.doodles.make import SHAPES, draw, google_npy, render, write_doodles
 from pipelines.sources.doodles.rasterize import rasterize
 from pipelines.sources.registry import open_source
+from pipelines.sources.strokes.cairo import render_drawings
 
 
 def test_every_class_of_the_seed_can_be_drawn():

@@ -13,7 +13,7 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "flows"))
 
 from built import Builder, fill_with, named, some_drawings
 
-from pipelines.sources.example_proto import parse_feature, parse_features
+from pipelines.sources.records.proto import parse_feature, parse_features
 
 tf = pytest.importorskip("tensorflow")
 

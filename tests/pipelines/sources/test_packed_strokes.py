@@ -79,7 +79,7 @@ def test_damage_within_gzip_is_found(tmp_path):
 
 
 def test_what_unpacks_beyond_measure_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr("pipelines.sources.packed_strokes._GROWTH_BYTES", 1 << 10)
+    monkeypatch.setattr("pipelines.sources.strokes.packed._GROWTH_BYTES", 1 << 10)
     with pytest.raises(BadFileError, match=r"unpacks to more than .* bytes, over 100 times"):
         opened(tmp_path, "bee.ndjson.gz", gzip.compress(LINES + b" " * 50_000_000))
 

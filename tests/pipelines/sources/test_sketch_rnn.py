@@ -267,12 +267,12 @@ def test_what_is_no_file_of_sketch_rnn_is_refused_and_described(tmp_path, conten
 
 
 def test_an_archive_that_unpacks_beyond_measure_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr("pipelines.sources.packed_strokes._GROWTH_BYTES", 1 << 10)
+    monkeypatch.setattr("pipelines.sources.strokes.packed._GROWTH_BYTES", 1 << 10)
     big = np.zeros((3_000, 200, 5), np.int8)
     big[:, :, 2] = 1
     with pytest.raises(BadFileError, match=r"unpacks to more than .* bytes, over 100 times"):
         rows_of(saved(train=big), tmp_path)
-    monkeypatch.setattr("pipelines.sources.sketch_rnn._MOST_BYTES", 1 << 10)
+    monkeypatch.setattr("pipelines.sources.strokes.sketch_rnn._MOST_BYTES", 1 << 10)
     rows = objects([stroke_3(drawing) for drawing in DRAWINGS])
     with pytest.raises(BadFileError, match="bytes of pickled arrays, more than 1024"):
         rows_of(saved(train=rows), tmp_path / "other")

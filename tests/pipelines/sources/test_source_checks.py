@@ -140,7 +140,7 @@ def test_metadata_are_not_joined_unchecked_without_cairo(tmp_path, monkeypatch, 
     def no_cairo():
         raise ValueError("install libcairo2")
 
-    monkeypatch.setattr("pipelines.sources.cairo._cairo", no_cairo)
+    monkeypatch.setattr("pipelines.sources.strokes.cairo._cairo", no_cairo)
     with pytest.raises(ValueError, match="install libcairo2"):
         open_reader(source.files[0], 28).read(0, 1)
 

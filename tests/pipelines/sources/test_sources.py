@@ -18,9 +18,9 @@ from pipelines.drawings.stored_png import encode_pngs
 from pipelines.sources.base import BadFileError, Source, SourceFile, SourceOptions
 from pipelines.sources.doodles.make import google_npy, write_doodles
 from pipelines.sources.registry import open_reader, open_source
-from pipelines.sources.simplify import simplify
-from pipelines.sources.stroke_formats import StrokeDrawing
-from pipelines.sources.strokes import StrokeReader
+from pipelines.sources.strokes.formats import StrokeDrawing
+from pipelines.sources.strokes.reader import StrokeReader
+from pipelines.sources.strokes.simplify import simplify
 from pipelines.store.artifacts import open_store
 
 SAMPLE = os.environ.get("QUICKDRAW_SAMPLE")

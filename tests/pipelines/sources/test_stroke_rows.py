@@ -12,10 +12,11 @@ from hypothesis import strategies as st
 
 from pipelines.drawings.batch import METADATA_COLUMNS, Drawings
 from pipelines.sources.base import BadFileError, SourceFile, SourceOptions
-from pipelines.sources.cairo import render_drawings
 from pipelines.sources.doodles.make import google_npy
 from pipelines.sources.registry import open_reader, open_source
-from pipelines.sources.simplify import (
+from pipelines.sources.strokes.cairo import render_drawings
+from pipelines.sources.strokes.formats import parse_line
+from pipelines.sources.strokes.simplify import (
     CANVAS,
     LISTS,
     PAGE,
@@ -25,7 +26,6 @@ from pipelines.sources.simplify import (
     read_strokes,
     simplify,
 )
-from pipelines.sources.stroke_formats import parse_line
 
 # As Google writes it, as large as the page.
 SQUARE = [[[0, 255, 255, 0], [0, 0, 255, 255]], [[0, 0], [255, 0]]]
