@@ -2,9 +2,7 @@
 
     doodles               drawn by the program itself, in Google's formats, kept in the cache
     quickdraw             Google's bucket, downloaded into the cache, checked by size and SHA-256
-    PATH or URL           a directory of files, or one file: .npy bitmaps, .ndjson or .bin strokes,
-                          Parquet; a prepared TFDS directory; a folder of pictures by class
-    hf://datasets/O/N     Parquet on the Hugging Face Hub
+    PATH or URL           a directory of files, or one file, of one of the other kinds
 
 kinds.py lists the kinds of sources; each finds its files by their names, and an address that could
 be read in two ways is refused. What often lies under such names and is something else:
