@@ -1,5 +1,6 @@
 """`--splits source` keeps the splits that a source has; a dataset comes out as it went in."""
 
+import os
 import sys
 from pathlib import Path
 
@@ -13,12 +14,15 @@ from built import Builder, fill_with, named, parquet_of, some_drawings
 
 from flows.cli import run_command_line
 from pipelines.drawings.parquet import read_images
-from pipelines.sources.doodles.make import google_npy
+from pipelines.sources.doodles.make import google_npy, write_doodles
 
 # In no order that a program would choose, and names that paths and tables must escape.
 NAMES = ("zebra", "a, b", "100% sure", "s\u00e9same", "ant")
 FORMATS = ("hf", "tfds", "webdataset", "numpy_bitmap", "idx", "png")
-READ = FORMATS
+# Whose readers know Google's four columns too.
+WITH_METADATA = ("hf", "webdataset", "idx", "png")
+# SKETCHMILL_TEST_ROWS=1000000 reads back a million rows.
+ROWS = int(os.environ.get("SKETCHMILL_TEST_ROWS", "500"))
 
 
 @pytest.fixture
@@ -107,7 +111,7 @@ def drawings() -> dict[str, np.ndarray]:
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of TensorFlow
-@pytest.mark.parametrize("kind", READ)
+@pytest.mark.parametrize("kind", FORMATS)
 @pytest.mark.parametrize("splits", ["train=0.7,test=0.3", "train=0.5,extra=0.5"])
 def test_an_export_read_back_is_the_dataset(build, tmp_path, drawings, kind, splits):
     files = {f"{n}.npy": google_npy(images) for n, images in enumerate(drawings.values())}
@@ -124,3 +128,53 @@ def test_an_export_read_back_is_the_dataset(build, tmp_path, drawings, kind, spl
     assert back["drawings"] == made["drawings"]
     assert build.manifest(back).summary["class_names"] == list(NAMES)
     assert members(build, back) == members(build, made)
+
+
+@pytest.fixture(scope="module")
+def strokes(tmp_path_factory) -> Path:
+    """Lines with all of Google's columns, of two classes."""
+    return write_doodles(tmp_path_factory.mktemp("doodles"), ("bee", "sun"), per_class=25)
+
+
+def columns_of(build: Builder, answer: dict) -> list[tuple]:
+    manifest, found = build.manifest(answer), []
+    for entry in manifest.files:
+        if entry.path.endswith(".parquet"):
+            table = pq.read_table(build.store / manifest.prefix / entry.path)
+            names = ("key_id", "country_code", "recognized", "timestamp", "label")
+            found += zip(*(table[name].to_pylist() for name in names), strict=True)
+    return sorted(found)
+
+
+@pytest.mark.parametrize("kind", WITH_METADATA)
+def test_an_export_keeps_the_columns_of_its_drawings(build, tmp_path, strokes, kind):
+    code, made = build(strokes / "simplified", "--with-metadata", "--name", "one")
+    assert code == 0, made
+    folder = exported(build, "one", kind, tmp_path / "out")
+    code, back = build(folder, "--splits", "source", "--with-metadata", "--name", "back")
+    assert code == 0, back
+    assert columns_of(build, back) == columns_of(build, made)
+    assert members(build, back) == members(build, made)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of TensorFlow
+@pytest.mark.parametrize("kind", FORMATS)
+def test_an_export_of_many_rows_read_back_has_the_content(build, tmp_path, kind):
+    """The content digest is a sum over all drawings as members of their class and split."""
+    numbers = np.arange(ROWS, dtype="<u4").view(np.uint8).reshape(ROWS, 4)
+    images = np.zeros((ROWS, 28, 28), np.uint8)
+    images[:, 9, :4], images[:, 0, 0], images[:, 1] = numbers, 255, 200
+    half = ROWS // 2
+    files = {"sun.npy": google_npy(images[:half]), "bee.npy": google_npy(images[half:])}
+    source = fill_with(tmp_path / "in", files)
+    code, made = build(source, "--classes", "sun,bee", "--name", "one")
+    assert code == 0, made
+    folder = exported(build, "one", kind, tmp_path / "out")
+    code, back = build(folder, "--splits", "source", "--name", "back")
+    assert code == 0, back
+    one, other = (build.manifest(each).summary for each in (made, back))
+    assert other["class_names"] == one["class_names"] == ["sun", "bee"]
+    assert other["counts"] == one["counts"]
+    assert other["content_sum"] == one["content_sum"]
+    assert other["num_drawings"] == ROWS
