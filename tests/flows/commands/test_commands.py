@@ -198,10 +198,12 @@ def test_push_copies_to_another_store(published, capsys, tmp_path):
 def test_every_field_of_a_dataset_spec_can_be_said_on_the_command_line(capsys):
     fields = {field.name for field in dataclasses.fields(DatasetSpec)}
     told = {field.name for field in dataclasses.fields(BuildParams)}
-    assert fields - told == {"format_version", "class_names"}
+    # --splits source says that the splits are the source's.
+    assert fields - told == {"format_version", "class_names", "split_by"}
     assert run_command_line(["build", "--help"]) == 0
     text = capsys.readouterr().out
-    options = {f"--{name.replace('_', '-')}" for name in fields - {"formats", "class_names"}}
+    named = fields - {"formats", "class_names", "split_by"}
+    options = {f"--{name.replace('_', '-')}" for name in named}
     assert {each for each in options if each not in text} == {"--format-version"}
 
 
