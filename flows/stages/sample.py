@@ -299,7 +299,8 @@ def _work_range(params: SampleParams, inputs: Inputs, store: HeldStore) -> Resul
     Machines that share nothing but the store take ranges of their own. Raises ValueError if there
     are no such shards.
     """
-    from model.sampling.shards import make_shards, missing_shards, publish_samples, samples_prefix
+    from model.sampling.shards import make_shards, missing_shards, publish_samples
+    from model.sampling.units import samples_prefix
 
     first, last = parse_range(params.shards)
     model = inputs["model"]

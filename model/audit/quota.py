@@ -30,8 +30,9 @@ from model.audit.quota_rows import (
 )
 from model.audit.run import AuditSpec, audit_samples, kept_rows, measure_samples, read_audit
 from model.sampling.card import manner
-from model.sampling.shards import SPLIT, sample_dataset
+from model.sampling.shards import sample_dataset
 from model.sampling.spec import Arithmetic, SampleSpec
+from model.sampling.units import SPLIT, Engine
 from pipelines.drawings.reading import split_shards
 from pipelines.processes.progress import Progress, doing, no_progress
 from pipelines.store.artifacts import Store
@@ -102,6 +103,7 @@ def fill_quotas(
     *,
     gate: Sequence[Limit] = (),
     processes: int = 0,
+    engine: Engine | None = None,
     progress: Progress = no_progress,
 ) -> Manifest:
     """Return a samples dataset with exactly the accepted drawings that are wanted.
@@ -125,6 +127,7 @@ def fill_quotas(
             store,
             f"{name[:52]}-round-{number}",
             processes=processes,
+            engine=engine,
             progress=progress,
         )
         with doing("quota", f"auditing round {number}"):

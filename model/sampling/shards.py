@@ -27,14 +27,18 @@ import pyarrow as pa
 from model.network.weights import library_versions
 from model.sampling.card import (
     CARD_NAME,
-    COLUMNS,
     SHEET_NAME,
     contact_sheet,
     dataset_card,
     manner,
     summarize,
 )
-from model.sampling.drawer import Drawn, check_model, one_thread, open_drawer, shard_rows
+from model.sampling.drawer import (
+    Drawn,
+    check_model,
+    one_thread,
+    open_drawer,
+)
 from model.sampling.spec import (
     SampleSpec,
     samples_digest,
@@ -42,8 +46,16 @@ from model.sampling.spec import (
     shard_size,
     spec_to_json,
 )
+from model.sampling.units import (
+    SPLIT,
+    Engine,
+    ShardWork,
+    samples_prefix,
+    shard_bytes,
+    shard_path,
+)
 from model.sampling.workers import drawing_processes, visible_gpus
-from pipelines.drawings.parquet import open_shard, shard_name, shard_schema, write_shard
+from pipelines.drawings.parquet import open_shard, shard_name
 from pipelines.processes.progress import Progress, doing, no_progress
 from pipelines.store.artifacts import Store
 from pipelines.store.leases import holding
@@ -56,8 +68,6 @@ from pipelines.store.manifest import (
     file_entry,
 )
 from pipelines.store.scratch import missing_paths
-
-SPLIT = "train"
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,18 +141,19 @@ def sample_dataset(
     name: str,
     *,
     processes: int = 0,
+    engine: Engine | None = None,
     progress: Progress = no_progress,
 ) -> Manifest:
     """Return the drawings that `spec` makes with `model`, sampled unless the store has them.
 
-    processes: 0 is one a GPU, or without GPUs one a core. Shards that an interrupted run has
-    put are kept. Raises ValueError if the model cannot draw the spec, WorkerError if a process
-    fails.
+    processes: 0 is one a GPU, or without GPUs one a core; of no meaning with an engine. Shards that
+    an interrupted run has put are kept. Raises ValueError if the model cannot draw the spec,
+    WorkerError if a process fails.
     """
     if found := store.reuse("samples", name, samples_digest(spec, model)):
         return found
     with holding(store, [samples_prefix(spec, model, name)], "sample"):
-        make_shards(spec, model, store, name, processes=processes, progress=progress)
+        make_shards(spec, model, store, name, processes=processes, engine=engine, progress=progress)
         return publish_samples(spec, model, store, name)
 
 
@@ -154,6 +165,7 @@ def make_shards(
     *,
     shards: Sequence[int] | None = None,
     processes: int = 0,
+    engine: Engine | None = None,
     progress: Progress = no_progress,
 ) -> None:
     """Draw those of `shards` (None: of all) that the store lacks; nothing is published.
@@ -165,6 +177,10 @@ def make_shards(
     if not missing:
         return
     check_model(store, model, spec)
+    if engine is not None:
+        pending = {shard_path(spec, prefix, shard): shard_size(spec, shard) for shard in missing}
+        engine(missing, ShardWork(spec=spec, model=model, name=name), pending=pending)
+        return
     meter = _Meter(progress, sum(shard_size(spec, shard) for shard in missing))
     batches = [batch for shard in missing for batch in shard_batches(spec, shard)]
     with _drawing(spec, model, store, batches, processes=processes) as drawn:
@@ -211,30 +227,6 @@ def publish_samples(spec: SampleSpec, model: Manifest, store: Store, name: str) 
     return store.publish(manifest)
 
 
-def shard_bytes(spec: SampleSpec, model: Manifest, shard: int, parts: Sequence[Drawn]) -> bytes:
-    """Return a shard's Parquet file from the drawings of its batches."""
-    rows = shard_rows(spec, shard)
-    images = np.concatenate([part.images for part in parts])
-    nats = np.concatenate([part.nats for part in parts])
-    num_dims = images.shape[1] * images.shape[2]
-    columns = {
-        "label": rows.labels,
-        "class_name": np.array(spec.class_names, object)[rows.labels],
-        "sample_index": rows.indices,
-        "seed": np.full(len(rows), spec.seed),
-        "bits_per_dim": nats / (-np.log(2) * num_dims),
-        "model": pa.repeat(model.digest, len(rows)),
-        "dataset": pa.repeat(_dataset_digest(model), len(rows)),
-    }
-    return write_shard(images, columns, shard_schema(spec.class_names, images.shape[1:], COLUMNS))
-
-
-def _dataset_digest(model: Manifest) -> str:
-    """Return the dataset that a model learned from; empty for a model that was imported."""
-    ref = model.input("dataset")
-    return ref.digest if ref else ""
-
-
 def _read_record(spec: SampleSpec, store: Store, prefix: str, shard: int) -> ShardRecord:
     content = store.get(shard_path(spec, prefix, shard))
     table = open_shard(content).read(["label", "bits_per_dim"])
@@ -251,16 +243,6 @@ def describe_shard(path: str, content: bytes, table: pa.Table, num_classes: int)
         counts=np.bincount(labels, minlength=num_classes),
         bits_per_dim=np.bincount(labels, weights, minlength=num_classes).astype(np.float64),
     )
-
-
-def samples_prefix(spec: SampleSpec, model: Manifest, name: str) -> str:
-    """Return the artifact's directory in its store."""
-    return artifact_prefix("samples", name, samples_digest(spec, model))
-
-
-def shard_path(spec: SampleSpec, prefix: str, shard: int) -> str:
-    """Return a shard's path in the store."""
-    return f"{prefix}/{shard_name(SPLIT, shard, spec.num_shards)}"
 
 
 @contextlib.contextmanager

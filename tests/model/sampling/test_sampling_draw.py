@@ -8,8 +8,8 @@ import torch
 
 from model.network.pixelcnn import PixelCNN
 from model.sampling.drawer import Drawer, Drawn
-from model.sampling.shards import shard_bytes
 from model.sampling.spec import SampleSpec
+from model.sampling.units import shard_bytes
 from pipelines.drawings.parquet import open_shard
 from pipelines.store.artifacts import Store
 from pipelines.store.manifest import Manifest
