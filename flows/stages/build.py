@@ -44,8 +44,8 @@ UNNAMED_SOURCE = "source"
 # Number of a source's classes that an error lists.
 SHOWN_NAMES = 25
 _FILES = (
-    *("seed", "image_size", "splits", "formats", "layout", "rows_per_shard"),
-    *("compression_level", "tfrecord_images", "with_metadata"),
+    *("seed", "image_size", "splits", "validation_part", "formats", "layout"),
+    *("rows_per_shard", "compression_level", "tfrecord_images", "with_metadata"),
 )
 PANELS = {
     FILES: _FILES,

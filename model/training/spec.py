@@ -151,7 +151,8 @@ def check_splits(dataset: Manifest) -> None:
         raise ValueError(
             f"dataset {dataset.name}@{dataset.digest[:12]} has no drawings in "
             f"{' and '.join(missing)}, and training needs train, validation and test: build it "
-            "with --splits train=0.9,validation=0.05,test=0.05, or with more drawings"
+            "with --splits train=0.9,validation=0.05,test=0.05, with --splits source and "
+            "--validation-part 0.05, or with more drawings"
         )
 
 

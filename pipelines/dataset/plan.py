@@ -45,7 +45,7 @@ from pipelines.dataset.selection import (
     metadata_columns,
 )
 from pipelines.dataset.spec import DatasetSpec, split_name
-from pipelines.drawings.hashing import add_sums, sum_rows
+from pipelines.drawings.hashing import add_sums, choose_splits, sum_rows
 from pipelines.sources.base import BadFileError, Source
 from pipelines.sources.kinds import file_format
 
@@ -109,7 +109,7 @@ def make_plan(
     for class_name, members in _rows_by_class(source, spec, units, read_object, tally):
         parts = [part for _, _, part in members]
         table = pa.concat_tables(parts, promote_options="default").combine_chunks()
-        found = selection.codes(class_name, table, _own_splits(spec, units, members))
+        found = selection.codes(class_name, table, _own_splits(spec, units, members, table))
         _note_bad_rows(tally, spec, units, members, found)
         _count(tally, spec, class_name, table, found)
         content = add_sums(content, _content(spec, class_name, table, found))
@@ -136,13 +136,24 @@ def _own_splits(
     spec: DatasetSpec,
     units: Sequence[ScanUnit],
     members: Sequence[tuple[int, npt.NDArray[np.int64], pa.Table]],
+    table: pa.Table,
 ) -> npt.NDArray[np.uint8] | None:
-    """Return the position of each row's split in the source, None where pixels decide it."""
+    """Return the position of each row's split in the source, None where pixels decide it.
+
+    table: the attributes of all rows, of which a part of train becomes validation
+    """
     if spec.split_by == "pixels":
         return None
     splits = [split_name(units[unit_index].file.layout["split"]) for unit_index, _, _ in members]
     rows = [part.num_rows for _, _, part in members]
-    return np.repeat(np.array([spec.split_names.index(s) for s in splits], np.uint8), rows)
+    found = np.repeat(np.array([spec.split_names.index(s) for s in splits], np.uint8), rows)
+    if spec.validation_part:
+        parts = (("validation", spec.validation_part), ("train", 1 - spec.validation_part))
+        is_chosen = choose_splits(hashes_of(table), parts, spec.seed) == 0
+        found[is_chosen & (found == spec.split_names.index("train"))] = spec.split_names.index(
+            "validation"
+        )
+    return found
 
 
 def _content(

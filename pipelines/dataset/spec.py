@@ -26,6 +26,7 @@ _LIMITS = tuple(f.name for f in dataclasses.fields(Limits))
 _LATER_FIELDS = frozenset(
     {
         *("on_bad_row", "max_bad_rows", "license", "attribution", "split_by"),
+        "validation_part",
         *("fit", "label_names", "transpose", *_LIMITS),
     }
 )
@@ -90,6 +91,9 @@ class DatasetOptions(SizeOptions):
         Names of splits, and fractions that add up to 1; a drawing's pixels decide its split. Or
         source: each drawing stays in the split that the source has it in, and nothing is cleaned
         unless asked for.
+    validation_part
+        Part of the train drawings, 0 to 1, that becomes validation, chosen by their pixels: for
+        --splits source where the source has none.
     formats
         Format of the shards: parquet, tfrecord or both, "parquet,tfrecord".
     layout
@@ -131,6 +135,7 @@ class DatasetOptions(SizeOptions):
 
     seed: int = 0
     splits: tuple[tuple[str, float], ...] = DEFAULT_SPLITS
+    validation_part: float = 0.0
     formats: tuple[str, ...] = ("parquet",)
     layout: Literal["packed", "linked"] = "packed"
     rows_per_shard: int | None = None
@@ -222,8 +227,11 @@ class DatasetSpec(Limits, InputOptions, DatasetOptions):
                 raise ValueError(f"country {country!r} is not two capital letters")
 
     def _check_splits(self) -> None:
+        _check_range("validation_part", self.validation_part, 0.0, 0.9)
         if self.split_by == "pixels":
             _check_splits(self.splits)
+            if self.validation_part:
+                raise ValueError("--validation-part is of --splits source")
         elif self.layout == "linked":
             raise ValueError("the linked layout splits by pixels: --splits source is of packed")
 
@@ -331,6 +339,14 @@ def with_source_splits(spec: DatasetSpec, rows: Mapping[str, int]) -> DatasetSpe
     counts: dict[str, int] = {}
     for text, number in rows.items():
         counts[split_name(text)] = counts.get(split_name(text), 0) + number
+    if spec.validation_part:
+        if "validation" in counts or "train" not in counts:
+            raise ValueError(
+                f"--validation-part is of a source with train and without validation; it has "
+                f"{', '.join(counts)}"
+            )
+        counts["validation"] = round(spec.validation_part * counts["train"])
+        counts["train"] -= counts["validation"]
     order = dict.fromkeys(_SPLIT_NAMES.values())
     names = [name for name in order if name in counts] + sorted(set(counts) - set(order))
     total = max(1, sum(counts.values()))

@@ -90,6 +90,24 @@ def test_splits_are_part_of_the_address(build, tmp_path):
     assert again["dataset"] == one["dataset"]
 
 
+def test_a_part_of_train_becomes_validation(build, tmp_path):
+    source = in_two_parts(tmp_path / "in")
+    code, plain = build(source, "--splits", "source")
+    part = ["--splits", "source", "--validation-part", "0.3"]
+    code, answer = build(source, *part)
+    assert code == 0, answer
+    counts = answer["drawings"]
+    assert counts["train"] + counts["validation"] == 40
+    assert (counts["test"], counts["validation"] > 4) == (20, True)
+    moved = {split: "train" if split == "validation" else split for split in counts}
+    found = {(moved[split], *rest) for split, *rest in members(build, answer)}
+    assert found == members(build, plain)
+    assert "without validation" in build.refused(
+        in_two_parts(tmp_path / "two", "validation-0.parquet"), *part
+    )
+    assert "--splits source" in build.refused(source, "--validation-part", "0.3")
+
+
 def test_what_has_no_splits_is_refused(build, tmp_path):
     source = fill_with(tmp_path / "in", {"bee.npy": google_npy(some_drawings(9))})
     assert "has none of its own to keep" in build.refused(source, "--splits", "source")

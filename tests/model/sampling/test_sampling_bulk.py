@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import pickle
 import re
 import subprocess
 import sys
@@ -15,7 +16,7 @@ from families import TINY
 from model.data import open_split
 from model.network.config import ConditionConfig
 from model.sampling.shards import make_shards, publish_samples, sample_dataset
-from model.sampling.spec import SampleSpec, spec_to_json
+from model.sampling.spec import Arithmetic, SampleSpec, spec_to_json
 from model.sampling.workers import Worker, WorkerError
 from pipelines.drawings.grids import grid, to_png
 from pipelines.drawings.parquet import open_shard, read_images
@@ -145,6 +146,26 @@ def test_only_missing_shards_are_made_and_in_any_order(store: Store, model: Mani
     assert seen == [(0, 3), (2, 3), (3, 3)]
     del expected["README.md"]  # it has the artifact's name
     assert {path: digests(made)[path] for path in expected} == expected
+
+
+@pytest.mark.parametrize("arithmetic", ["torch", "portable"])
+def test_an_engine_draws_the_same_in_any_order_twice_and_after_a_pickle(
+    store: Store, model: Manifest, arithmetic: Arithmetic
+) -> None:
+    spec = dataclasses.replace(SPEC, arithmetic=arithmetic)
+    seen: list[tuple[int, dict[str, int]]] = []
+
+    def engine(units, work, *, pending) -> None:
+        sent = pickle.loads(pickle.dumps(work))
+        seen.extend((unit, sent(unit, store)) for unit in [*reversed(units), units[0]])
+        assert sum(pending.values()) == 8
+        assert all(store.size(path) for path in pending)
+
+    expected = digests(sample_dataset(spec, model, store, "here", processes=1))
+    found = digests(sample_dataset(spec, model, store, "there", engine=engine))
+    del expected["README.md"], found["README.md"]  # which have the artifact's name
+    assert found == expected
+    assert seen == [(n, {"drawings": (3, 3, 2)[n]}) for n in (2, 1, 0, 0)]
 
 
 def test_a_missing_shard_cannot_be_published(store: Store, model: Manifest) -> None:
