@@ -130,7 +130,9 @@ def drawings() -> dict[str, np.ndarray]:
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of TensorFlow
 @pytest.mark.parametrize("kind", FORMATS)
-@pytest.mark.parametrize("splits", ["train=0.7,test=0.3", "train=0.5,extra=0.5"])
+@pytest.mark.parametrize(
+    "splits", ["train=0.7,test=0.3", pytest.param("train=0.5,extra=0.5", marks=pytest.mark.slow)]
+)
 def test_an_export_read_back_is_the_dataset(build, tmp_path, drawings, kind, splits):
     files = {f"{n}.npy": google_npy(images) for n, images in enumerate(drawings.values())}
     source = fill_with(tmp_path / "in" / "numpy_bitmap", files)
@@ -164,6 +166,7 @@ def columns_of(build: Builder, answer: dict) -> list[tuple]:
     return sorted(found)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", WITH_METADATA)
 def test_an_export_keeps_the_columns_of_its_drawings(build, tmp_path, strokes, kind):
     code, made = build(strokes / "simplified", "--with-metadata", "--name", "one")

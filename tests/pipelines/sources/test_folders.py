@@ -22,6 +22,8 @@ from pipelines.sources.base import BadFileError
 from pipelines.sources.doodles.make import google_npy
 from pipelines.sources.registry import open_reader, open_source
 
+pytestmark = pytest.mark.slow
+
 
 def ink(count: int, seed: int = 0, size: tuple[int, int] = (28, 28)) -> np.ndarray:
     """Return drawings (n, h, w) of random strokes that leave the edge free."""

@@ -15,6 +15,8 @@ sys.path.insert(0, str(Path(__file__).parent))
 import tars
 from built import Builder, fill_with, named, some_drawings
 
+pytestmark = pytest.mark.slow
+
 DIGITS = ["zero", "one", "two"]
 GIVEN = ("--label-names", "zero,one,two")
 

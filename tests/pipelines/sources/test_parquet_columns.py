@@ -24,6 +24,8 @@ from built import Builder, named, parquet_of, some_drawings
 from pipelines.sources.base import SourceOptions
 from pipelines.sources.registry import open_source
 
+pytestmark = pytest.mark.slow
+
 LABELS = ["bee", "sun"] * 10
 
 

@@ -22,6 +22,8 @@ from built import Builder
 
 from pipelines.store.artifacts import open_store
 
+pytestmark = pytest.mark.slow
+
 NAMES = ("bee", "sea turtle")
 SAMPLE = os.environ.get("QUICKDRAW_SAMPLE")
 Record = dict[str, Any]

@@ -16,6 +16,8 @@ import tars
 from built import Builder, fill_with, named, some_drawings
 from tars import add_member, picture, samples_of, write_tar
 
+pytestmark = pytest.mark.slow
+
 NAMES = ["bee", "sun", "sea turtle"]
 
 
