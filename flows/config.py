@@ -35,7 +35,7 @@ from pipelines.store.printable import printable
 
 PREFIX = "SKETCHMILL_"
 # Options whose variable needs no command.
-SHARED = ("--store", "--json", "--quiet", "--debug")
+SHARED = ("--store", "--cluster", "--json", "--quiet", "--debug")
 # Of a config beside a manifest, after the name of its command.
 SUFFIX = ".toml"
 # Options that name a local file or folder; a URL and the name of a source stay as they are.

@@ -61,8 +61,12 @@ COMMANDS = {
         group=START,
         summary="Check that this machine and this store can do the work.",
         details="It checks versions, libraries, the cache and the operations of the store that "
-        "publishing needs. The check of the store writes to it and cleans up; --dry-run skips it.",
-        examples=("doctor", "doctor --store s3://bucket/drawings"),
+        "publishing needs. The check of the store writes to it and cleans up; --dry-run skips it. With "
+        "--cluster each worker is asked for its versions and the store too.",
+        examples=(
+            "doctor",
+            "doctor --store s3://bucket/drawings --cluster tcp://scheduler:8786",
+        ),
     ),
     "build": Command(
         group=DATA,

@@ -127,6 +127,11 @@ LabelNames = Annotated[
 Repeated = Annotated[
     tuple[str, ...], Parameter(allow_leading_hyphen=True, negative=(), metavar="FLAG")
 ]
+CLUSTER_HELP = (
+    "Address of a Dask scheduler, e.g. tcp://scheduler:8786, whose workers do the work; all of them "
+    "reach the store and the source. Whoever reaches the cluster can run code on it."
+)
+Cluster = Annotated[str, Parameter(help=CLUSTER_HELP, group=WORK)]
 Settings = Annotated[tuple[str, ...], Parameter(name="--set", negative=(), metavar="FIELD=VALUE")]
 
 

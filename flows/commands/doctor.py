@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib import metadata
 
-from flows.options import Common
+from flows.options import Cluster, Common
 from flows.stages.base import writable_cache
 from flows.terminal import print_result
 from pipelines.processes.guard import check_system
@@ -51,23 +51,43 @@ class Finding:
     is_required: bool = True
 
 
-def examine(url: str | None) -> Iterator[Finding]:
+def examine(url: str | None, cluster: str = "") -> Iterator[Finding]:
     """Yield the findings one by one; a check that fails does not stop the others.
 
-    url: of the store; None asks none.
+    url      of the store; None asks none
+    cluster  address of a Dask scheduler whose workers are asked too; "" for none
     """
     for name, check in _machine_checks():
         try:
             yield check()
         except Exception as error:
             yield Finding(name, False, one_line(error) or type(error).__name__)
-    if url is None:
-        return
-    try:
-        for answer in probe(open_store(url)):
-            yield Finding(f"store: {answer.question}", answer.is_ok, answer.message)
-    except Exception as error:
-        yield Finding("store", False, one_line(error) or type(error).__name__)
+    if url is not None:
+        try:
+            for answer in probe(open_store(url)):
+                yield Finding(f"store: {answer.question}", answer.is_ok, answer.message)
+        except Exception as error:
+            yield Finding("store", False, one_line(error) or type(error).__name__)
+    if cluster:
+        try:
+            yield from _workers(cluster, url)
+        except Exception as error:
+            yield Finding("cluster", False, one_line(error) or type(error).__name__)
+
+
+def _workers(address: str, url: str | None) -> Iterator[Finding]:
+    """Yield a finding for each worker: versions, and whether it reaches the store."""
+    from pipelines.engines.dask import ask_workers
+    from pipelines.engines.flags import check_engine
+
+    check_engine((), 1, address)
+    reports = ask_workers(address, [], None if url is None else open_store(url), [])
+    if not reports:
+        yield Finding("cluster", False, f"no worker is at {address}: dask worker {address}")
+    for each in reports:
+        has = each.has if url is None else f"{each.has}, reaches the store"
+        message = f"{each.has}, {'; '.join(each.lacks)}" if each.lacks else has
+        yield Finding(f"worker {each.address}", not each.lacks, message)
 
 
 def _machine_checks() -> list[tuple[str, Callable[[], Finding]]]:
@@ -155,13 +175,13 @@ def _cache() -> Finding:
     return Finding("cache", True, str(writable_cache()))
 
 
-def doctor(*, common: Common = Common()) -> None:
+def doctor(*, cluster: Cluster = "", common: Common = Common()) -> None:
     """Check versions, libraries, disk space, and the store operations that publishing needs.
 
     The check of the store writes to it; --dry-run skips it.
     """
     with doing("doctor", "asking the machine and the store"):
-        findings = list(examine(None if common.dry_run else common.store))
+        findings = list(examine(None if common.dry_run else common.store, cluster))
     if common.json:
         rows = [dataclasses.asdict(finding) for finding in findings]
         print_result({"findings": rows}, as_json=True)

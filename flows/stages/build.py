@@ -18,6 +18,7 @@ from flows.options import (
     LIMITS,
     RUNNING,
     Classes,
+    Cluster,
     LabelNames,
     Listed,
     Repeated,
@@ -70,7 +71,7 @@ class BuildParams(Limits, InputOptions, DatasetOptions):
         Name in the store. By default that of the source: two directories of one name share it,
         their datasets have different digests, and the name alone means the one built last.
     workers
-        Number of processes on this machine; ignored if --beam names a runner.
+        Number of processes on this machine; ignored with --cluster or if --beam names a runner.
     beam_args
         Flag passed to Beam unchanged, e.g. --beam=--runner=FlinkRunner; may be repeated.
     """
@@ -80,6 +81,7 @@ class BuildParams(Limits, InputOptions, DatasetOptions):
     name: str = ""
     store: StoreUrl = DEFAULT_STORE
     workers: Annotated[int, RUNNING] = 1
+    cluster: Cluster = ""
     beam_args: Annotated[Repeated, RUNNING, Parameter(name="--beam")] = ()
     splits: Splits = DEFAULT_SPLITS
     formats: Annotated[Listed, Parameter(name="--format")] = ("parquet",)
@@ -111,10 +113,10 @@ def source_name(source: str) -> str:
 
 def check_runner(params: BuildParams) -> None:
     """Raise ValueError for an invalid name, runner or number of workers."""
-    from pipelines.beam import runner_flags
+    from pipelines.engines.flags import check_engine
 
     check_slug(params.name)
-    runner_flags(params.beam_args, params.workers)
+    check_engine(params.beam_args, params.workers, params.cluster)
 
 
 def dataset_work(params: BuildParams, *, plan_only: bool = False):
@@ -217,6 +219,7 @@ def _work(params: BuildParams, _inputs: Inputs, store: HeldStore) -> Manifest:
         params.name,
         beam_args=params.beam_args,
         workers=params.workers,
+        cluster=params.cluster,
         progress=current(),
     )
 

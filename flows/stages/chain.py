@@ -17,6 +17,7 @@ from flows.options import (
     SAMPLING,
     TRAINING,
     Classes,
+    Cluster,
     LabelNames,
     NotNegative,
     Positive,
@@ -96,7 +97,7 @@ class ChainParams(Limits, InputOptions):
         Name in the store. By default that of the source, and of source and preset from the model
         on.
     workers
-        Number of processes on this machine that build the dataset.
+        Number of processes on this machine that build the dataset; ignored with --cluster.
     processes
         Number of processes that sample; 0 means one per GPU, or one per core without GPUs.
     """
@@ -115,6 +116,7 @@ class ChainParams(Limits, InputOptions):
     name: str = ""
     store: StoreUrl = DEFAULT_STORE
     workers: Annotated[int, RUNNING] = 1
+    cluster: Cluster = ""
     processes: Annotated[NotNegative, RUNNING] = 0
 
     @property

@@ -10,7 +10,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from flows.options import DEFAULT_STORE, RUNNING, Listed, Repeated, StoreUrl
+from flows.options import DEFAULT_STORE, RUNNING, Cluster, Listed, Repeated, StoreUrl
 from flows.stages.audit import (
     AuditOptions,
     AuditParams,
@@ -56,7 +56,7 @@ class ExportOptions(AuditOptions):
     out
         Directory or URL to write to. By default the store.
     workers
-        Number of processes on this machine; ignored if --beam names a runner.
+        Number of processes on this machine; ignored with --cluster or if --beam names a runner.
     beam_args
         Flag passed to Beam unchanged, e.g. --beam=--runner=FlinkRunner; may be repeated.
     """
@@ -66,6 +66,7 @@ class ExportOptions(AuditOptions):
     rows_per_file: Annotated[int | None, Parameter(name="--rows-per-shard")] = None
     out: str = ""
     workers: Annotated[int, RUNNING] = 1
+    cluster: Cluster = ""
     beam_args: Annotated[Repeated, RUNNING, Parameter(name="--beam")] = ()
 
 
@@ -132,7 +133,11 @@ def _extras(params: ExportParams, dataset: Manifest, audit: Manifest | None, sto
         REPORT_NAME: store.read(report, REPORT_NAME),
     }
     kept = kept_rows(audit, dataset) if params.filters else None
-    if kept and store.home(audit) is not store and (params.workers > 1 or params.beam_args):
+    if (
+        kept
+        and store.home(audit) is not store
+        and (params.workers > 1 or params.cluster or params.beam_args)
+    ):
         raise ValueError(
             f"{store.url} may only be read, so other processes do not find there what the filters "
             "accept: export with --workers 1, or from a store of your own (sketchmill pull)"
@@ -154,6 +159,9 @@ def parse_part(text: str) -> tuple[int, int]:
 
 
 def _check(params: ExportParams) -> None:
+    from pipelines.engines.flags import check_engine
+
+    check_engine(params.beam_args, params.workers, params.cluster)
     if params.part and params.shards:
         raise ValueError("--part and --shards are two ways to share the work: use one")
     if params.part:
@@ -216,6 +224,7 @@ def _begun(params: ExportParams, dataset: Manifest, store: HeldStore):
         out=params.out or None,
         beam_args=params.beam_args,
         workers=params.workers,
+        cluster=params.cluster,
         progress=current(),
     )
     return begin(

@@ -87,15 +87,16 @@ def build_dataset(
     *,
     beam_args: Sequence[str] = (),
     workers: int = 1,
+    cluster: str = "",
     progress: Progress | None = None,
 ) -> Manifest:
     """Build the dataset unless the store has it, and return its manifest.
 
-    beam_args, workers, progress: as in RunOptions. Raises ValueError for what the source cannot
+    beam_args, workers, cluster, progress: as in RunOptions. Raises ValueError for what the source cannot
     give, BadFileError for a file that is not what it should be, under on_bad_file="fail".
     """
     _check(spec, source)
-    run = Run(store=store, beam_args=beam_args, workers=workers, progress=progress)
+    run = Run(store=store, beam_args=beam_args, workers=workers, cluster=cluster, progress=progress)
     runner = run.runner
     job = Job(spec=spec, source=source, name=name)
     if manifest := store.reuse("datasets", name, job.digest):

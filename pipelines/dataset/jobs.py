@@ -31,6 +31,7 @@ from pipelines.dataset.spec import DatasetSpec
 from pipelines.dataset.tfds_slice import slice_rule
 from pipelines.processes.progress import doing
 from pipelines.sources.base import BadFileError, Source
+from pipelines.sources.files import is_remote
 from pipelines.store.artifacts import Store
 from pipelines.store.manifest import InputRef, artifact_digest, artifact_prefix
 from pipelines.store.scratch import (
@@ -105,6 +106,19 @@ def source_inputs(source: Source) -> tuple[InputRef, ...]:
     return (ref,)
 
 
+def source_paths(units: Sequence[ScanUnit]) -> list[str]:
+    """Return the local files that units read, and one of each kind of remote ones."""
+    local: dict[str, None] = {}
+    remote: dict[str, str] = {}
+    for file in (unit.file for unit in units):
+        for each in (file, file.metadata):
+            if each is not None and not is_remote(each.url):
+                local[each.url] = None
+            elif each is not None and not any(each.secrets):
+                remote.setdefault(each.format, each.url)
+    return [*local, *remote.values()]
+
+
 def places(jobs: Sequence[Job]) -> list[str]:
     """Return what a lease on the building of jobs names: the datasets, and all their scratch."""
     found: dict[str, None] = {}
@@ -173,7 +187,16 @@ def _scan(jobs: Sequence[Job], run: Run) -> list[tuple[ScanUnit, ...]]:
     todo = missing_units([unit for found in units for unit in found], run.store)
     pending = {unit.path: unit.rows for unit in todo}
     done = sum(job.source.rows for job in jobs) - sum(pending.values())
-    counters = run_watched(todo, work, run.store, run, stage="scan", pending=pending, done=done)
+    counters = run_watched(
+        todo,
+        work,
+        run.store,
+        run,
+        stage="scan",
+        pending=pending,
+        done=done,
+        files=source_paths(todo),
+    )
     _LOGGER.info("scan: %s", counters)
     forget_changed([unit for found in units for unit in found], todo, run.store)
     return units
@@ -208,6 +231,7 @@ def _build(jobs: Sequence[Job], plans: Sequence[BuildPlan], run: Run) -> None:
         run,
         stage="build",
         pending=pending,
+        files=source_paths([unit for plan in plans for unit in plan.units if unit.file.is_direct]),
     )
     _check_counters(counters, sum(pending.values()), dropped)
     content = sealed(json.dumps(counters, sort_keys=True).encode("ascii"))

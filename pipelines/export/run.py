@@ -35,6 +35,7 @@ from pipelines.export.spec import ExportSpec
 from pipelines.export.target import Target
 from pipelines.processes.progress import doing
 from pipelines.store.artifacts import Store, StoreError, open_store
+from pipelines.store.errors import EngineError
 from pipelines.store.leases import holding
 from pipelines.store.lineage import PROVENANCE_NAME, provenance_json
 from pipelines.store.manifest import FileEntry, Manifest, artifact_label, artifact_prefix
@@ -160,10 +161,13 @@ def make_share(export: Export, files: slice) -> tuple[int, int]:
     if export.found():
         return 0, 0
     with export.making():
-        run_stage(export, 0, chosen)
+        try:
+            run_stage(export, 0, chosen)
+        except EngineError:
+            if not export.found():  # who published meanwhile has swept the records
+                raise
     paths = [record_path(job, unit) for unit in units]
     missing = missing_paths(target.store, f"{job.scratch}/records", paths)
-    # Who published meanwhile has swept the records.
     return len(chosen), 0 if export.found() else len(missing)
 
 
@@ -188,7 +192,8 @@ def finish(export: Export) -> Manifest:
     with export.making():
         try:
             records = _make_files(export)
-        except FileNotFoundError:  # who published first has swept what both worked from
+        # Who published first has swept what both worked from.
+        except (FileNotFoundError, EngineError):
             if (found := export.found()) is not None:
                 return found
             raise
@@ -259,7 +264,7 @@ def run_stage(export: Export, stage: int, units: Sequence[Unit]) -> None:
     job, target, options = export.job, export.target, export.options
     run_watched(
         units,
-        ExportWork(job, options.out or "", target.prefix),
+        ExportWork(job, target.store.url if options.out else "", target.prefix),
         export.store,
         options,
         stage="export" if stage == 0 else "join",

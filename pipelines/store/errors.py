@@ -22,6 +22,10 @@ class BusyError(RuntimeError):
     """Another process works on the same object; a later retry may succeed."""
 
 
+class EngineError(RuntimeError):
+    """An engine did not do the work, or lost some of it; the same command makes what is missing."""
+
+
 class FullError(OSError):
     """A disk is full; a retry succeeds once space is free."""
 
@@ -38,6 +42,7 @@ EXTRA_OF = {
     **dict.fromkeys(("matplotlib", "jinja2"), "report"),
     **dict.fromkeys(("prefect", "fastapi", "sqlalchemy", "asyncpg", "cronsim"), "flows"),
     **dict.fromkeys(("httpx", "yaml"), "flows"),
+    **dict.fromkeys(("dask", "distributed"), "dask"),
     **dict.fromkeys(("tensorflow", "tensorflow_datasets"), "tfds"),
     "huggingface_hub": "hub",
 }

@@ -2,12 +2,14 @@
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
 import time
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -19,6 +21,7 @@ from pipelines.dataset.spec import DatasetSpec
 from pipelines.sources.base import BadFileError
 from pipelines.sources.registry import open_source
 from pipelines.store.artifacts import open_store
+from pipelines.store.errors import EngineError
 from pipelines.store.manifest import Manifest
 
 CLASSES = ("bee", "sun")
@@ -140,10 +143,41 @@ def test_several_workers_are_processes():
     assert flags[-1] == "--project=p"
 
 
-@pytest.mark.parametrize("flags", [["--runner=DaskRunner"], ["--runner", "a.b.DaskRunner"]])
-def test_dask_runner_is_refused_with_the_reason(flags):
-    with pytest.raises(ValueError, match="computes only the last branch"):
-        runner_flags(flags, 1)
+DASK = "--runner=apache_beam.runners.dask.dask_runner.DaskRunner"
+ADDRESS = "--dask_client_address=tcp://host:8786"
+
+
+@pytest.mark.parametrize(
+    ("flags", "cluster", "expected"),
+    [
+        ([], "tcp://host:8786", [DASK, ADDRESS, "--dask_partition_size=1"]),
+        (["--runner=DaskRunner", ADDRESS], "", [DASK, ADDRESS, "--dask_partition_size=1"]),
+        (["--dask_npartitions=4"], "tcp://host:8786", [DASK, ADDRESS, "--dask_npartitions=4"]),
+        (
+            ["--runner", "a.b.DaskRunner", "--dask_client_address", "tcp://[::1]:8786"],
+            "",
+            [DASK, "--dask_client_address", "tcp://[::1]:8786", "--dask_partition_size=1"],
+        ),
+    ],
+)
+def test_a_cluster_is_said_in_two_ways(flags, cluster, expected):
+    assert runner_flags(flags, 1, cluster) == expected
+
+
+@pytest.mark.parametrize(
+    ("flags", "cluster", "message"),
+    [
+        (["--runner=DaskRunner"], "", "needs the address of a Dask scheduler"),
+        (["--runner", "DaskRunner"], "tcp://host:8786", "name two engines"),
+        (["--runner=FlinkRunner"], "tcp://host:8786", "name two engines"),
+        ([], "host", "such as --cluster tcp://scheduler:8786, found 'host'"),
+        ([], "tcp://host", "found 'tcp://host'"),
+        ([], "tcp://me:secret@host:1", "needs the address"),
+    ],
+)
+def test_a_cluster_that_cannot_be_used_is_refused(flags, cluster, message):
+    with pytest.raises(ValueError, match=message):
+        runner_flags(flags, 1, cluster)
 
 
 @pytest.mark.slow
@@ -206,26 +240,42 @@ def wait_for(port: int) -> None:
     raise TimeoutError(f"nothing listens on port {port}")
 
 
-@pytest.fixture(scope="module")
-def job_service(tmp_path_factory):
-    """Beam's real job service and a worker pool: (job port, pool port)."""
-    jobs, pool = free_port(), free_port()
-    modules = {
-        "apache_beam.runners.portability.local_job_service_main": f"--job_port={jobs}",
-        "apache_beam.runners.worker.worker_pool_main": f"--service_port={pool}",
+def prism() -> str:
+    """Return Beam's runner in Go; skip without it."""
+    found = os.environ.get("PRISM") or shutil.which("prism")
+    if found is None:
+        version = metadata.version("apache-beam")
+        pytest.skip(
+            "no prism in PATH or PRISM: go install "
+            f"github.com/apache/beam/sdks/v2/go/cmd/prism@v{version}"
+        )
+    return found
+
+
+@pytest.fixture(scope="module", params=["beam", "prism"])
+def job_service(request, tmp_path_factory):
+    """A real job service, Beam's own or Prism, and a worker pool: (job port, pool port)."""
+    jobs, pool, web = free_port(), free_port(), free_port()
+    python = [sys.executable, "-m"]
+    services = {
+        "beam": lambda: [*python, "apache_beam.runners.portability.local_job_service_main"],
+        "prism": lambda: [prism(), f"--web_port={web}"],
     }
+    commands = [
+        [*services[request.param](), f"--job_port={jobs}"],
+        [*python, "apache_beam.runners.worker.worker_pool_main", f"--service_port={pool}"],
+    ]
     root = str(Path(__file__).parents[2])
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     environment = os.environ | {"PATH": path, "PYTHONPATH": root}
     processes = []
     with (tmp_path_factory.mktemp("beam") / "services.log").open("wb") as log:
-        for module, flag in modules.items():
-            command = [sys.executable, "-m", module, flag]
-            processes.append(
-                subprocess.Popen(
-                    command, stdout=log, stderr=log, env=environment, start_new_session=True
-                )
+        processes += [
+            subprocess.Popen(
+                command, stdout=log, stderr=log, env=environment, start_new_session=True
             )
+            for command in commands
+        ]
     try:
         wait_for(jobs)
         wait_for(pool)
@@ -289,3 +339,21 @@ def test_a_failure_comes_through_the_job_api_in_its_own_words(source_dir, job_se
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240)
     assert done.stdout == "WorkError 'str' object has no attribute 'file'\n"
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.slow
+def test_a_worker_pool_that_is_not_there_is_named(source_dir, job_service):
+    jobs, _ = job_service
+    pool = f"localhost:{free_port()}"
+    flags = [
+        "--runner=PortableRunner",
+        f"--job_endpoint=localhost:{jobs}",
+        "--environment_type=EXTERNAL",
+        f"--environment_config={pool}",
+    ]
+    store = open_store(str(source_dir.parent / "store"))
+    with pytest.raises(EngineError) as caught:
+        run_units([1], Count(), store, label="Count", beam_args=flags)
+    said = f"the job at localhost:{jobs} failed (its worker pool is to be at {pool}): "
+    assert str(caught.value).startswith(said)
+    assert "Traceback" not in str(caught.value)

@@ -22,7 +22,7 @@ from pipelines.store.errors import EXTRA_OF
 
 pytestmark = pytest.mark.slow
 
-EXTRAS = ("", "build", "train", "flows", "hub", "build,tfds")
+EXTRAS = ("", "build", "train", "flows", "hub", "build,tfds", "build,dask")
 IMPORT = "import importlib.util as u, sys; print([n for n in sys.argv[1:] if u.find_spec(n)])"
 FLOWS = "import flows.deployments.flows, flows.deployments.housekeeping, flows.deployments.serve"
 BUILD = ["build", "--classes", "bee", "--max-per-class", "20"]
@@ -137,3 +137,15 @@ def test_tfds_reads_what_tfds_prepared_and_build_alone_says_what_is_missing(envi
     needs = "this needs tensorflow_datasets: pip install 'sketchmill[tfds]'"
     assert done.stderr == f"sketchmill: mine cannot be read: {needs}\n"
     answer(environment("build,tfds").run(*command, "--json", folder=tmp_path))
+
+
+def test_dask_finds_no_scheduler_and_build_alone_says_what_is_missing(environment, tmp_path):
+    command = ["sketchmill", *BUILD, "--cluster", "tcp://127.0.0.1:1", "--dry-run", "--quiet"]
+    done = environment("build").run(*command, folder=tmp_path)
+    needs = "this needs dask, distributed: pip install 'sketchmill[dask]'"
+    assert (done.returncode, done.stderr) == (2, f"sketchmill: {needs}\n")
+    assert environment("build,dask").run(*command, folder=tmp_path).returncode == 0
+    asked = ["sketchmill", "doctor", "--cluster", "tcp://127.0.0.1:1", "--store", "store"]
+    done = environment("build,dask").run(*asked, folder=tmp_path)
+    assert done.returncode == 1
+    assert "no Dask scheduler answers at tcp://127.0.0.1:1 within 20 s" in done.stdout

@@ -27,7 +27,7 @@ def compose() -> dict:
     return load(*FILES)
 
 
-@pytest.mark.parametrize("file", FILES)
+@pytest.mark.parametrize("file", [*FILES, "compose.dask.yaml"])
 def test_compose_file_follows_the_specification(file):
     specification = pytest.importorskip("compose_spec", reason="pip install compose-spec")
     model = specification.ComposeSpecification.model_validate(load(file))
@@ -38,6 +38,13 @@ def test_compose_publishes_on_loopback_alone(compose):
     ports = [port for service in compose["services"].values() for port in service.get("ports", ())]
     assert ports
     assert [port for port in ports if not port.startswith("127.0.0.1:")] == []
+
+
+def test_compose_publishes_nothing_of_a_dask_cluster():
+    services = load("compose.dask.yaml")["services"]
+    assert set(services) == {"scheduler", "worker", "build"}
+    assert not any("ports" in service for service in services.values())
+    assert {service["image"] for service in services.values()} == {"sketchmill-pipelines:0.1.0"}
 
 
 def test_compose_pins_every_image(compose):

@@ -116,6 +116,7 @@ OURS = [
 def test_every_kind_of_file_has_a_command_of_ours():
     places = {parameter.id.partition(":")[0] for parameter in OURS}
     files = {"compose.yaml", "compose.s3.yaml", "torchrun.yaml", "beam-flink.yaml", "README.md"}
+    files |= {"compose.dask.yaml", "dask.yaml"}
     assert files | {file.name for file in DOCKERFILES} <= places
 
 
@@ -126,7 +127,9 @@ def test_command_exists(command):
         if command[1:] != ["--help"]:
             make_app().parse_args(command[1:], exit_on_error=False, print_error=False)
     elif "-m" in command:
-        names = takewhile(lambda text: "-" not in text, command[command.index("-m") + 1 :])
+        names = takewhile(
+            lambda text: not set("-:") & set(text), command[command.index("-m") + 1 :]
+        )
         assert all(importlib.util.find_spec(module) for module in names)
     else:
         compile(command[command.index("-c") + 1], "-c", "exec")

@@ -288,7 +288,7 @@ def test_missing_classes_and_empty_selections_are_refused(tmp_path):
         build(tmp_path, source_dir, min_ink=785)
 
 
-def test_dask_runner_is_refused(tmp_path):
+def test_dask_runner_without_an_address_is_refused(tmp_path):
     source_dir = write_bitmaps(tmp_path / "source")
-    with pytest.raises(ValueError, match="DaskRunner is refused"):
+    with pytest.raises(ValueError, match="DaskRunner needs the address"):
         build(tmp_path, source_dir, beam_args=["--runner=apache_beam.runners.dask.DaskRunner"])
