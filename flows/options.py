@@ -132,6 +132,22 @@ CLUSTER_HELP = (
     "reach the store and the source. Whoever reaches the cluster can run code on it."
 )
 Cluster = Annotated[str, Parameter(help=CLUSTER_HELP, group=WORK)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineOptions:
+    """Where units of work are done.
+
+    Parameters
+    ----------
+    beam_args
+        Flag passed to Beam unchanged, e.g. --beam=--runner=FlinkRunner; may be repeated.
+    """
+
+    cluster: Cluster = ""
+    beam_args: Annotated[Repeated, RUNNING, Parameter(name="--beam")] = ()
+
+
 Settings = Annotated[tuple[str, ...], Parameter(name="--set", negative=(), metavar="FIELD=VALUE")]
 
 

@@ -18,10 +18,9 @@ from flows.options import (
     LIMITS,
     RUNNING,
     Classes,
-    Cluster,
+    EngineOptions,
     LabelNames,
     Listed,
-    Repeated,
     SourceText,
     Splits,
     StoreUrl,
@@ -59,7 +58,7 @@ PANELS = {
 @grouped(PANELS)
 @Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
-class BuildParams(Limits, InputOptions, DatasetOptions):
+class BuildParams(EngineOptions, Limits, InputOptions, DatasetOptions):
     """Make a dataset of the chosen classes: shards and a manifest.
 
     source is one of the kinds of pipelines.sources.kinds: doodles, quickdraw, or a path or URL.
@@ -72,8 +71,6 @@ class BuildParams(Limits, InputOptions, DatasetOptions):
         their datasets have different digests, and the name alone means the one built last.
     workers
         Number of processes on this machine; ignored with --cluster or if --beam names a runner.
-    beam_args
-        Flag passed to Beam unchanged, e.g. --beam=--runner=FlinkRunner; may be repeated.
     """
 
     source: SourceText = "doodles"
@@ -81,8 +78,6 @@ class BuildParams(Limits, InputOptions, DatasetOptions):
     name: str = ""
     store: StoreUrl = DEFAULT_STORE
     workers: Annotated[int, RUNNING] = 1
-    cluster: Cluster = ""
-    beam_args: Annotated[Repeated, RUNNING, Parameter(name="--beam")] = ()
     splits: Splits = DEFAULT_SPLITS
     formats: Annotated[Listed, Parameter(name="--format")] = ("parquet",)
     countries: Listed = ()

@@ -10,7 +10,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from flows.options import DEFAULT_STORE, RUNNING, Cluster, Listed, Repeated, StoreUrl
+from flows.options import DEFAULT_STORE, RUNNING, EngineOptions, Listed, StoreUrl
 from flows.stages.audit import (
     AuditOptions,
     AuditParams,
@@ -42,7 +42,7 @@ from pipelines.store.printable import printable
 
 
 @dataclass(frozen=True, kw_only=True)
-class ExportOptions(AuditOptions):
+class ExportOptions(EngineOptions, AuditOptions):
     """Options of an export, independent of the drawings.
 
     Parameters
@@ -57,8 +57,6 @@ class ExportOptions(AuditOptions):
         Directory or URL to write to. By default the store.
     workers
         Number of processes on this machine; ignored with --cluster or if --beam names a runner.
-    beam_args
-        Flag passed to Beam unchanged, e.g. --beam=--runner=FlinkRunner; may be repeated.
     """
 
     formats: Annotated[Listed, Parameter(name="--format")] = ("hf",)
@@ -66,8 +64,6 @@ class ExportOptions(AuditOptions):
     rows_per_file: Annotated[int | None, Parameter(name="--rows-per-shard")] = None
     out: str = ""
     workers: Annotated[int, RUNNING] = 1
-    cluster: Cluster = ""
-    beam_args: Annotated[Repeated, RUNNING, Parameter(name="--beam")] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,13 +6,24 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from flows.options import AUDIT, DEFAULT_STORE, RUNNING, SAMPLING, NotNegative, StoreUrl, grouped
+from flows.options import (
+    AUDIT,
+    DEFAULT_STORE,
+    RUNNING,
+    SAMPLING,
+    EngineOptions,
+    NotNegative,
+    StoreUrl,
+    grouped,
+)
 from flows.stages.audit import filters_of, limits_of
 from flows.stages.base import Inputs, Result, Stage, find_model, parent
 from flows.stages.sample import (
     SHARED_SAMPLING,
     AskedArithmetic,
     arithmetic,
+    check_drawing_engine,
+    engine_of,
     guidance,
     read_counts,
 )
@@ -25,7 +36,7 @@ from pipelines.store.manifest import Manifest
 
 @grouped({AUDIT: ("filters", "gate", "judge"), SAMPLING: SHARED_SAMPLING})
 @dataclass(frozen=True, kw_only=True)
-class QuotaParams:
+class QuotaParams(EngineOptions):
     """Draw, audit and draw again until each class has exactly its accepted drawings.
 
     Parameters
@@ -58,7 +69,8 @@ class QuotaParams:
     name
         Name in the store. By default that of the model.
     processes
-        Number of processes; 0 means one per GPU, or one per core without GPUs.
+        Number of processes; 0 means one per GPU, or one per core without GPUs. Ignored with
+        --cluster or --beam, where each worker draws shards one at a time.
     """
 
     model: Annotated[str, Parameter(required=True)] = ""
@@ -91,6 +103,7 @@ def wanted_counts(params: QuotaParams, model: Manifest) -> dict[str, int]:
 
 
 def _check(params: QuotaParams) -> None:
+    check_drawing_engine(params)
     filters_of(params.filters)
     limits_of(params.gate)
 
@@ -143,6 +156,7 @@ def _work(params: QuotaParams, inputs: Inputs, store: HeldStore) -> Manifest:
         params.name or model.name,
         gate=limits_of(params.gate),
         processes=params.processes,
+        engine=engine_of(params, store),
         progress=current(),
     )
 

@@ -1,6 +1,7 @@
 """The sample stage: labelled drawings from a model, all of them or a range of shards."""
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ from flows.options import (
     HIDDEN,
     RUNNING,
     SAMPLING,
+    EngineOptions,
     ModelClasses,
     NotNegative,
     StoreUrl,
@@ -48,7 +50,7 @@ _SAMPLING = (*SHARED_SAMPLING, "batch_size", "dtype", "rows_per_shard")
 
 @grouped({SAMPLING: _SAMPLING})
 @dataclass(frozen=True, kw_only=True)
-class SampleParams:
+class SampleParams(EngineOptions):
     """Draw new labelled drawings into a dataset of the standard layout.
 
     The default is all classes of the model. A run resumes after an interruption: only missing
@@ -85,7 +87,8 @@ class SampleParams:
     name
         Name in the store. By default that of the model.
     processes
-        Number of processes; 0 means one per GPU, or one per core without GPUs.
+        Number of processes; 0 means one per GPU, or one per core without GPUs. Ignored with
+        --cluster or --beam, where each worker draws shards one at a time.
     shards
         Draw only these shards, such as 0-99, as one of several machines that share the store; the
         last one publishes.
@@ -237,7 +240,26 @@ def parse_range(text: str) -> tuple[int, int]:
         raise ValueError(f"--shards {text}: expected first-last, such as 0-99") from error
 
 
+def engine_of(params: EngineOptions, store: Store):
+    """Return what draws shards elsewhere, None where this machine's processes do."""
+    if not params.cluster and not params.beam_args:
+        return None
+    from pipelines.beam import RunOptions, run_watched
+
+    options = RunOptions(beam_args=params.beam_args, cluster=params.cluster, progress=current())
+    return functools.partial(run_watched, store=store, options=options, stage="sample")
+
+
+def check_drawing_engine(params: EngineOptions) -> None:
+    """Raise ValueError for flags of an engine that cannot be used."""
+    from pipelines.engines.flags import check_engine
+
+    if params.cluster or params.beam_args:
+        check_engine(params.beam_args, 1, params.cluster)
+
+
 def _check(params: SampleParams) -> None:
+    check_drawing_engine(params)
     if params.shards:
         parse_range(params.shards)
 
@@ -286,6 +308,7 @@ def _work(params: SampleParams, inputs: Inputs, store: HeldStore) -> Manifest | 
         store,
         params.name or model.name,
         processes=params.processes,
+        engine=engine_of(params, store),
         progress=current(),
     )
     if not is_drawn:
@@ -319,6 +342,7 @@ def _work_range(params: SampleParams, inputs: Inputs, store: HeldStore) -> Resul
                 name,
                 shards=range(first, last + 1),
                 processes=params.processes,
+                engine=engine_of(params, store),
                 progress=current(),
             )
         missing = len(missing_shards(spec, model, store, name))

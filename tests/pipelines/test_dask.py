@@ -284,3 +284,24 @@ def test_store_on_s3_and_a_worker_without_its_credentials(s3_server, source, cap
     assert run(capsys, *BUILD, "--store", "local")[0] == 0
     assert built(store) == built("local")
     assert json.loads(out)["dataset"] == built("local")[0]
+
+
+def test_samples_and_quotas_have_the_local_bytes(fast, source, capsys):
+    """Portable arithmetic: the same on every CPU, so on every worker."""
+    shipped = ["--model", "shipped:tiny-20", "--store", "store", "--json"]
+    draw = ["sample", *shipped, "--classes", "bee,sun", "--samples-per-class", "5"]
+    draw += ["--rows-per-shard", "3", "--arithmetic", "portable"]
+    assert run(capsys, *draw, "--name", "here")[0] == 0
+    code, out, err = run(capsys, *draw, "--name", "there", "--cluster", fast.address)
+    assert code == 0, err
+    here, there = (open_store("store").latest("samples", name) for name in ("here", "there"))
+    assert here.digest == there.digest == json.loads(out)["samples"]
+    shards = [
+        {e.path: e.sha256 for e in made.files if e.path.endswith(".parquet")}
+        for made in (here, there)
+    ]
+    assert len(shards[0]) == 4
+    assert shards[0] == shards[1]
+    code, _, err = run(capsys, *draw[:-1], "torch", "--cluster", fast.address, "--name", "torch")
+    assert code == 0, err
+    assert open_store("store").latest("samples", "torch").summary["num_drawings"] == 10
