@@ -147,7 +147,7 @@ def test_a_name_that_is_not_utf8_stops_only_who_wants_it(build, tmp_path):
 def test_memory_that_runs_out_is_said_in_a_sentence(tmp_path):
     (tmp_path / "source").mkdir()
     KINDS["npy"].write(tmp_path / "source")
-    done = run_limited(tmp_path, 300)
+    done = run_limited(tmp_path, 260)
     assert done.returncode == 2, done.stderr
     assert done.stderr.startswith("sketchmill: memory ran out: give this process more")
     assert done.stderr.count("\n") == 1

@@ -189,6 +189,8 @@ ARGUMENTS = {
     "run": "--classes bee",
     "build": "--classes bee",
     "classes": "",
+    "sources": "",
+    "inspect": "{url}",
     "serve": "--class-list birds=missing.txt",
     "deploy": "--class-list birds=missing.txt",
 }

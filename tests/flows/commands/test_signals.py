@@ -56,10 +56,11 @@ HANGING = {
     "pull": ["d", "--origin", "s3://bucket/other"],
     "push": ["d", "--to", "other"],
     "doctor": [],
+    "inspect": ["s3://bucket/source"],
     "deploy": ["--pool-type", "process"],
 }
-# `classes` prints what is in the package; `serve` is in test_serve.
-ELSEWHERE = {"classes", "serve"}
+# `classes` and `sources` print what is in the package; `serve` is in test_serve.
+ELSEWHERE = {"classes", "sources", "serve"}
 
 
 class Command:
@@ -158,7 +159,8 @@ def stop_hanging(folder: Path, name: str, number: signal.Signals) -> None:
             "AWS_SECRET_ACCESS_KEY": "secret",
             "PREFECT_API_URL": f"{url}/api" if verb == "deploy" else "",
         }
-        arguments = [verb, *flags, *HANGING[name], "--store", "s3://bucket/store"]
+        store = [] if verb == "inspect" else ["--store", "s3://bucket/store"]
+        arguments = [verb, *flags, *HANGING[name], *store]
         with started(folder, *arguments, env=env) as command:
             connection, _ = server.accept()
             with connection:

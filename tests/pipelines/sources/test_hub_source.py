@@ -150,7 +150,8 @@ def test_a_hub_that_fails_or_is_not_asked_says_so_in_one_line(build, hub, monkey
 
 def test_without_huggingface_hub_the_extra_is_named(build, monkeypatch):
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
-    monkeypatch.setattr(errors, "find_spec", lambda name: None)
+    find = errors.find_spec
+    monkeypatch.setattr(errors, "find_spec", lambda name: name != "huggingface_hub" and find(name))
     error = build.refused(SOURCE)
     assert f"{SOURCE} cannot be read: this needs huggingface_hub" in error
     assert "pip install 'sketchmill[hub]'" in error
