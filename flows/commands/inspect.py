@@ -88,6 +88,8 @@ def inspect(
         raise ValueError(found.first_problem or f"{source} has no drawing")
     if params.sheet is not None:
         params.sheet.write_bytes(_sheet(found))
+    if opened.image_size != params.image_size:  # Parquet and TFDS have their own
+        params = dataclasses.replace(params, image_size=opened.image_size)
     report = _report(what, opened, found)
     report["build"] = _build_command(source, names, params, report) if found.usable else ""
     print_result(report if output.json else _in_words(report), as_json=output.json)
@@ -104,6 +106,7 @@ def _report(what: str, source: "Source", found: "Inspection") -> dict[str, Any]:
         "files": len(source.files),
         "bytes": source.bytes,
         "drawings": source.rows,
+        "image_size": source.image_size,
         "splits": source.split_rows(),
         # Of files that mix classes the numbers are known if all rows were read.
         "classes": {name: counts.get(name) for name in source.class_names},
@@ -131,7 +134,7 @@ def _in_words(report: Mapping[str, Any]) -> dict[str, str]:
     lines = {
         "source": report["source"],
         "files": f"{report['files']:,}, {report['bytes']:,} bytes ({', '.join(report['formats'])})",
-        "drawings": f"{report['drawings']:,}",
+        "drawings": f"{report['drawings']:,} of {report['image_size']}x{report['image_size']} pixels",
         "splits": _counted(report["splits"]),
         "classes": f"{len(report['classes'])}: {', '.join(names)}",
         "pixels": f"{report['values'][0]} to {report['values'][1]}, 0 = paper",

@@ -172,7 +172,8 @@ def _check(spec: DatasetSpec, source: Source) -> None:
     if source.image_size != spec.image_size:
         raise ValueError(
             f"the source gives {source.image_size}x{source.image_size} pixels, the dataset wants "
-            f"{spec.image_size}x{spec.image_size}"
+            f"{spec.image_size}x{spec.image_size}: give --image-size {source.image_size}, or --fit pad "
+            "or crop"
         )
     missing = [name for name in spec.class_names if name not in source.class_names]
     if missing and not source.bad_files:

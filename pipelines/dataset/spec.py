@@ -62,8 +62,8 @@ class ReadOptions:
     ----------
     fit
         How pictures of other sizes become --image-size pixels a side: pad them with paper to a
-        square, or crop them to one, then Pillow's bilinear filter. Without it folders and archives
-        of pictures are padded, and elsewhere another size is an error.
+        square, or crop them to one, then Pillow's bilinear filter. Without it pictures of folders
+        and archives are padded, and another size is an error elsewhere.
     label_names
         Names of numbered labels in their order, "cat,dog", or @FILE of one name a line, for
         sources that do not name them.

@@ -202,7 +202,8 @@ def check_side(url: str, side: int, image_size: int) -> None:
     """Raise BadFileError if a file has pictures of another size than the one asked for."""
     if side != image_size:
         raise BadFileError(
-            f"{url} holds bitmaps of {side}x{side}; only strokes can be drawn at {image_size}"
+            f"{url} holds bitmaps of {side}x{side}; only strokes can be drawn at {image_size}: give "
+            f"--image-size {side}, or fit them with --fit pad or crop"
         )
 
 

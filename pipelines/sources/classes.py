@@ -38,7 +38,6 @@ from pipelines.sources.base import (
     SourceFile,
     SourceKind,
     SourceOptions,
-    check_side,
 )
 from pipelines.sources.bitmaps import inspect_npy, open_bitmaps
 from pipelines.sources.class_files import (
@@ -62,6 +61,7 @@ from pipelines.sources.files import (
     list_files,
     why_absent,
 )
+from pipelines.sources.fitted import FittedReader, fitted_layout, native_side
 from pipelines.sources.strokes.cairo import render_drawings
 from pipelines.sources.strokes.files import holds_drawings, open_stroke_files, words_of
 from pipelines.sources.strokes.formats import StrokeDrawing, columns_of
@@ -155,10 +155,11 @@ class JoinedReader(Reader):
 
 
 def _read_bitmaps(file: SourceFile, image_size: int) -> Reader:
-    bitmaps = open_bitmaps(file, image_size)
-    if file.metadata is None:
-        return bitmaps
-    return JoinedReader(bitmaps, StrokeReader(file.metadata, image_size))
+    side = native_side(file, image_size)
+    reader: Reader = open_bitmaps(file, side)
+    if file.metadata is not None:
+        reader = JoinedReader(reader, StrokeReader(file.metadata, side))
+    return FittedReader(reader, image_size, file.layout) if "fit" in file.layout else reader
 
 
 class ClassFiles(SourceKind):
@@ -296,9 +297,11 @@ def _open_bitmaps(url: str, size: int, class_name: str, request: Request) -> Sou
     version = file_version(url)
     with reading(url):
         layout = inspect_npy(url, size)
-    check_side(url, layout["side"], options.image_size)
+    fitted = fitted_layout(url, layout["side"], options)
     digest, rows = content_digest(url, cache_dir), layout["rows"]
     file = _bitmaps(url, class_name, rows, size, digest, version=version, layout=layout)
+    if fitted:
+        file = dataclasses.replace(file, is_direct=False, layout={**layout, **fitted})
     return _join_strokes(file, cache_dir, options.limits) if options.columns else file
 
 

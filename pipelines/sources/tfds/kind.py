@@ -22,6 +22,7 @@ from pipelines.sources.base import (
     FileFormat,
     Names,
     Place,
+    Reader,
     Request,
     Source,
     SourceFile,
@@ -40,6 +41,7 @@ from pipelines.sources.files import (
     local_path,
     why_absent,
 )
+from pipelines.sources.fitted import FittedReader, fitted_layout, native_side
 from pipelines.sources.tfds.reader import PREPARED, PreparedReader, open_builder
 from pipelines.store.errors import reading
 from pipelines.store.local_files import write_atomically
@@ -54,11 +56,16 @@ _PREPARED_BELOW = tuple(f"{'*/' * depth}{_PREPARED[0]}" for depth in (1, 2, 3))
 _LOCAL_ONLY = "what TFDS prepared is read from a local copy of it"
 
 
+def _read(file: SourceFile, image_size: int) -> Reader:
+    reader = PreparedReader(file, native_side(file, image_size))
+    return FittedReader(reader, image_size, file.layout) if "fit" in file.layout else reader
+
+
 class Prepared(SourceKind):
     """A dataset that TFDS has prepared, such as `quickdraw_bitmap/3.0.0`, all its splits."""
 
     title = "TFDS dataset"
-    formats: Mapping[str, FileFormat] = {"tfds": FileFormat(read=PreparedReader, per_sec=3_000)}
+    formats: Mapping[str, FileFormat] = {"tfds": FileFormat(read=_read, per_sec=3_000)}
 
     def owns(self, names: Sequence[str]) -> bool:
         """Return whether TFDS made these files."""
@@ -121,6 +128,8 @@ class Prepared(SourceKind):
         for name, digest in digests.items() if info.file_format.value == "tfrecord" else ():
             if ".tfrecord" in name:
                 _check_records(root / name, digest, request)
+        options = request.options
+        fitted = fitted_layout(directory, side, options) if options.fit else {}
         files = [
             SourceFile(
                 url=str(root),
@@ -129,12 +138,15 @@ class Prepared(SourceKind):
                 rows=split.num_examples,
                 bytes=split.num_bytes,
                 digest=f"sha256:{digest_of([split_name, digests])}",
-                layout={"labels": list(names), "split": split_name, "side": side},
+                layout={"labels": list(names), "split": split_name, "side": side} | fitted,
             )
             for split_name, split in info.splits.items()
         ]
         return Source(
-            name="/".join(root.parts[-2:]), class_names=names, files=tuple(files), image_size=side
+            name="/".join(root.parts[-2:]),
+            class_names=names,
+            files=tuple(files),
+            image_size=options.image_size if fitted else side,
         )
 
 

@@ -39,13 +39,15 @@ def report_of(capsys, *arguments) -> dict:
     return json.loads(out)
 
 
+def png(image: np.ndarray) -> bytes:
+    sink = io.BytesIO()
+    Image.fromarray(image).save(sink, "PNG")
+    return sink.getvalue()
+
+
 def parquet(rows: int, split_seed: int) -> bytes:
     """Pictures with class names as `datasets` writes them, by PyArrow and Pillow."""
-    pictures = []
-    for image in some_drawings(rows, split_seed):
-        sink = io.BytesIO()
-        Image.fromarray(image.reshape(28, 28)).save(sink, "PNG")
-        pictures.append({"bytes": sink.getvalue(), "path": None})
+    pictures = [{"bytes": png(each), "path": None} for each in some_drawings(rows, split_seed)]
     features = {"image": {"_type": "Image"}, "label": {"_type": "ClassLabel", "names": ["b", "a"]}}
     table = pa.table({"image": pictures, "label": [i % 2 for i in range(rows)]})
     metadata = {"huggingface": json.dumps({"info": {"features": features}})}
@@ -139,3 +141,17 @@ def test_address_without_a_source(tmp_path, capsys):
     code, _, err = run(capsys, "inspect", fill_with(tmp_path / "in", {"notes.txt": b"hello"}))
     assert code == 2
     assert "has no .npy" in err
+
+
+def test_size_of_the_pictures_is_in_the_command(tmp_path, capsys):
+    images = np.zeros((20, 56, 56), np.uint8)
+    for row, image in enumerate(images):
+        image[8 + 2 * row : 12 + 2 * row, 4:50] = 255
+    pictures = [{"bytes": png(image)} for image in images]
+    (tmp_path / "in").mkdir()
+    table = pa.table({"image": pictures, "label": ["bee"] * len(pictures)})
+    pq.write_table(table, tmp_path / "in" / "train.parquet")
+    found = report_of(capsys, tmp_path / "in")
+    assert found["image_size"] == 56
+    assert found["build"].endswith("--classes all --image-size 56")
+    assert report_of(capsys, tmp_path / "in", "--fit", "pad")["build"].endswith("--fit pad")

@@ -11,9 +11,10 @@ from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from built import Builder
+from built import Builder, named
 
 from pipelines.dataset.verify import verify_dataset
+from pipelines.drawings.fitting import REPAIRS
 from pipelines.store.artifacts import open_store
 
 
@@ -220,3 +221,19 @@ def test_the_defaults_of_bad_rows_are_not_part_of_an_address(build, tmp_path):
     assert plain["digest"] == said["digest"]
     assert "on_bad_row" not in plain["spec"]
     assert skipping["digest"] != plain["digest"]
+
+
+@pytest.mark.parametrize("fit", ["pad", "crop"])
+def test_bitmaps_of_another_size_are_fitted_where_that_is_said(build, tmp_path, fit):
+    """Squares: both ways are Pillow's bilinear filter alone."""
+    images = np.kron(drawings(30), np.ones((2, 2), np.uint8))
+    source = write_npy(tmp_path / "in", bee=images)
+    assert "only strokes can be drawn at 28: give --image-size 56, or fit" in build.refused(source)
+    code, result = build(source, "--fit", fit)
+    assert code == 0, result
+    assert summary_of(result, tmp_path)["repaired"] == {REPAIRS[fit]: {"bee": 30}}
+    expected = [
+        np.asarray(Image.fromarray(each).resize((28, 28), Image.Resampling.BILINEAR))
+        for each in images
+    ]
+    assert build.drawings(source, "--fit", fit) == named(np.array(expected), ["bee"] * 30)
