@@ -13,10 +13,11 @@ from cyclopts import Parameter
 
 from flows.options import LIMITS, LabelNames, Output, SourceClasses, grouped, names_of
 from flows.stages.base import naming_cache, writable_cache
+from flows.stages.build import source_options
 from flows.terminal import check_folder, current, displaying, print_result
 from pipelines.catalogue import ALL, resolve_names
 from pipelines.dataset.spec import SOURCE_SPLITS, ReadOptions, SizeOptions
-from pipelines.drawings.limits import Limits, limits_of
+from pipelines.drawings.limits import Limits
 
 if TYPE_CHECKING:  # which import NumPy: --help needs this module
     from pipelines.dataset.inspect import Inspection
@@ -62,22 +63,13 @@ def inspect(
         A path or URL, or doodles or quickdraw.
     """
     from pipelines.dataset.inspect import inspect_source
-    from pipelines.sources.base import SourceOptions
     from pipelines.sources.files import without_secrets
     from pipelines.sources.registry import describe_source, open_source, source_classes
 
     if params.sheet is not None:
         check_folder(params.sheet)
     source, parts = without_secrets(source), chosen.written(())
-    options = SourceOptions(
-        image_size=params.image_size,
-        limits=limits_of(params),
-        fit=params.fit,
-        label_names=params.label_names,
-        transpose=params.transpose,
-        skip_bad_files=True,
-        every_class=not parts,
-    )
+    options = source_options(params, skip_bad_files=True, every_class=not parts)
     with displaying("inspect", quiet=output.quiet), naming_cache():
         what = describe_source(source, params.image_size)
         known = source_classes(source, options) if parts else None

@@ -6,19 +6,20 @@ there are leased until it ends (pipelines.store.held). Each stage imports its ow
 """
 
 import contextlib
+import functools
 import inspect
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Generic, Literal, TypeVar, cast
+from typing import TYPE_CHECKING, Annotated, Any, Generic, Literal, TypeVar, cast
 
 from cyclopts import Parameter
 
 from flows.config import SUFFIX, config_text
 from flows.help import COMMANDS
-from flows.options import Classes, Output
-from flows.terminal import print_result, session
+from flows.options import Classes, EngineOptions, Output
+from flows.terminal import current, print_result, session
 from model.shipped import PREFIX, publish_shipped, shipped_manifest
 from pipelines.store.artifacts import Store, StoreError, existing_store, open_store
 from pipelines.store.errors import AbsentError, FullError, ReadOnlyError
@@ -26,6 +27,9 @@ from pipelines.store.held import HeldStore
 from pipelines.store.leases import check_writable
 from pipelines.store.local_files import NO_ROOM, check_room
 from pipelines.store.manifest import KINDS, Kind, Manifest, digest_of
+
+if TYPE_CHECKING:  # which imports torch
+    from model.sampling.units import Engine
 
 P = TypeVar("P")
 Inputs = Mapping[str, Manifest]
@@ -197,6 +201,24 @@ def pinned(params: Any, inputs: Inputs) -> dict[str, str]:
 
 # Less than any source needs; a cache without this much room counts as full.
 MIN_CACHE_BYTES = 1 << 16
+
+
+def engine_of(params: EngineOptions, store: Store) -> "Engine | None":
+    """Return the engine that draws shards, None where this machine's processes do."""
+    if not params.cluster and not params.beam_args:
+        return None
+    from pipelines.beam import RunOptions, run_watched
+
+    options = RunOptions(beam_args=params.beam_args, cluster=params.cluster, progress=current())
+    return functools.partial(run_watched, store=store, options=options, stage="sample")
+
+
+def check_drawing_engine(params: EngineOptions) -> None:
+    """Raise ValueError for flags of an engine that cannot be used."""
+    from pipelines.engines.flags import check_engine
+
+    if params.cluster or params.beam_args:
+        check_engine(params.beam_args, 1, params.cluster)
 
 
 def cache_folder() -> Path:

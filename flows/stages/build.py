@@ -5,7 +5,7 @@ import math
 import re
 from dataclasses import dataclass
 from pathlib import Path, PurePath
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
@@ -30,12 +30,21 @@ from flows.options import (
 from flows.stages.base import Inputs, Result, Stage, cache_folder, naming_cache, writable_cache
 from flows.terminal import current
 from pipelines.catalogue import ALL, SEED_CLASSES, resolve_names
-from pipelines.dataset.spec import DEFAULT_SPLITS, DatasetOptions, InputOptions
-from pipelines.drawings.limits import Limits
+from pipelines.dataset.spec import (
+    DEFAULT_SPLITS,
+    DatasetOptions,
+    InputOptions,
+    ReadOptions,
+    SizeOptions,
+)
+from pipelines.drawings.limits import Limits, limits_of
 from pipelines.store.artifacts import Store
 from pipelines.store.held import HeldStore
 from pipelines.store.manifest import Manifest, check_slug, drawings_by_split, slug
 from pipelines.store.printable import printable
+
+if TYPE_CHECKING:  # which imports NumPy
+    from pipelines.sources.base import SourceOptions
 
 # For "/" and names without a letter.
 UNNAMED_SOURCE = "source"
@@ -121,23 +130,18 @@ def dataset_work(params: BuildParams, *, plan_only: bool = False):
     """
     from pipelines.dataset.selection import metadata_columns
     from pipelines.dataset.spec import DatasetSpec, with_source_splits
-    from pipelines.sources.base import SourceOptions
     from pipelines.sources.registry import open_source, plan_source
 
     names = source_names(params)
     shared = {f.name for f in dataclasses.fields(DatasetSpec)}
     shared &= {f.name for f in dataclasses.fields(BuildParams)}
     spec = DatasetSpec(class_names=names, **{name: getattr(params, name) for name in shared})
-    options = SourceOptions(
-        image_size=spec.image_size,
+    options = source_options(
+        params,
         columns=metadata_columns(spec),
         seed=params.seed,
         skip_bad_files=params.on_bad_file == "skip",
-        limits=spec.limits,
         every_class=[text.strip().lower() for text in params.classes] == [ALL],
-        fit=spec.fit,
-        label_names=spec.label_names,
-        transpose=spec.transpose,
         keeps_splits=spec.split_by == "source",
     )
     if plan_only:
@@ -152,23 +156,27 @@ def dataset_work(params: BuildParams, *, plan_only: bool = False):
     return spec, source
 
 
+def source_options(params: Limits, **more: Any) -> "SourceOptions":
+    """Return how to open a source; `more` is what parameters do not say."""
+    from pipelines.sources.base import SourceOptions
+
+    names = {
+        field.name for kind in (SizeOptions, ReadOptions) for field in dataclasses.fields(kind)
+    }
+    said = {name: getattr(params, name) for name in names}
+    return SourceOptions(limits=limits_of(params), **said, **more)
+
+
 def source_names(params: BuildParams) -> tuple[str, ...]:
     """Return the names of the chosen classes as the source has them.
 
     Raises ValueError for a class that is unknown or that the source lacks.
     """
     from pipelines.dataset.spec import check_names
-    from pipelines.drawings.limits import limits_of
-    from pipelines.sources.base import SourceOptions
     from pipelines.sources.registry import source_classes
     from pipelines.store.printable import printable
 
-    options = SourceOptions(
-        image_size=params.image_size,
-        limits=limits_of(params),
-        label_names=params.label_names,
-        keeps_splits=not params.splits,
-    )
+    options = source_options(params, keeps_splits=not params.splits)
     known = source_classes(params.source, options)
     names = resolve_names(params.classes, known or None)
     if known and (missing := [name for name in names if name not in known]):

@@ -17,13 +17,19 @@ from flows.options import (
     grouped,
 )
 from flows.stages.audit import filters_of, limits_of
-from flows.stages.base import Inputs, Result, Stage, find_model, parent
+from flows.stages.base import (
+    Inputs,
+    Result,
+    Stage,
+    check_drawing_engine,
+    engine_of,
+    find_model,
+    parent,
+)
 from flows.stages.sample import (
     SHARED_SAMPLING,
     AskedArithmetic,
     arithmetic,
-    check_drawing_engine,
-    engine_of,
     guidance,
     read_counts,
 )

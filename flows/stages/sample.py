@@ -1,7 +1,6 @@
 """The sample stage: labelled drawings from a model, all of them or a range of shards."""
 
 import dataclasses
-import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +24,8 @@ from flows.stages.base import (
     Inputs,
     Result,
     Stage,
+    check_drawing_engine,
+    engine_of,
     find_model,
     pinned,
     where,
@@ -238,24 +239,6 @@ def parse_range(text: str) -> tuple[int, int]:
         return int(first), int(last or first)
     except ValueError as error:
         raise ValueError(f"--shards {text}: expected first-last, such as 0-99") from error
-
-
-def engine_of(params: EngineOptions, store: Store):
-    """Return what draws shards elsewhere, None where this machine's processes do."""
-    if not params.cluster and not params.beam_args:
-        return None
-    from pipelines.beam import RunOptions, run_watched
-
-    options = RunOptions(beam_args=params.beam_args, cluster=params.cluster, progress=current())
-    return functools.partial(run_watched, store=store, options=options, stage="sample")
-
-
-def check_drawing_engine(params: EngineOptions) -> None:
-    """Raise ValueError for flags of an engine that cannot be used."""
-    from pipelines.engines.flags import check_engine
-
-    if params.cluster or params.beam_args:
-        check_engine(params.beam_args, 1, params.cluster)
 
 
 def _check(params: SampleParams) -> None:

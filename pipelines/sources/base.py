@@ -33,7 +33,7 @@ DOODLES_PER_CLASS = 1_200
 class SourceOptions:
     """How to open a source.
 
-    image_size      pixels a side; other than 28 needs strokes
+    image_size      pixels a side of the drawings
     seed, doodles_per_class  of the doodles
     columns         metadata to read; bitmaps get them from the simplified drawings beside them
     skip_bad_files  leave out files that are not what their name says, and list them in `bad_files`

@@ -1,10 +1,41 @@
-"""Read one file from its beginning on, in pieces, for parsers that ask for a few bytes at a time."""
+"""One file, local or remote, as a Python file: for Arrow, and for parsers that ask for few bytes."""
+
+import io
 
 from pipelines.sources.base import BadFileError
-from pipelines.sources.tables.files import RangeFile
+from pipelines.sources.files import FileRanges
 
 # Read at once, and the most that a parser may ask for, whatever a header says.
 PIECE_BYTES = 1 << 20
+
+
+class RangeFile(io.RawIOBase):
+    """One file with the interface of Python's files, for Arrow."""
+
+    def __init__(self, url: str, size: int) -> None:
+        """Open a file of this size in bytes."""
+        self.ranges, self.size, self.place = FileRanges(url), size, 0
+
+    def readable(self) -> bool:
+        """Return True."""
+        return True
+
+    def seekable(self) -> bool:
+        """Return True."""
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        """Move to a place counted from the start, from here or from the end."""
+        base = {io.SEEK_SET: 0, io.SEEK_CUR: self.place, io.SEEK_END: self.size}[whence]
+        self.place = base + offset
+        return self.place
+
+    def read(self, size: int = -1) -> bytes:
+        """Return the bytes from here on, at most `size`; none at the end."""
+        left = max(0, self.size - self.place)
+        content = self.ranges.read(self.place, left if size < 0 else min(size, left))
+        self.place += len(content)
+        return content
 
 
 class PieceFile(RangeFile):

@@ -17,7 +17,7 @@ from pipelines.processes.progress import doing
 from pipelines.sources.base import BadFileError, SourceFile
 from pipelines.sources.files import content_digest, file_version
 from pipelines.sources.metadata import COLUMN_NAMES
-from pipelines.sources.tables.files import RangeFile
+from pipelines.sources.pieces import RangeFile
 from pipelines.store.errors import reading
 
 _WHAT = "a table of rows"

@@ -22,6 +22,7 @@ from pipelines.processes.progress import advance, doing
 from pipelines.sources.base import BadFileError, Reader, SourceFile
 from pipelines.sources.bitmaps import describe_content
 from pipelines.sources.files import FileRanges, content_digest, file_version
+from pipelines.sources.row_index import INDEX_ROWS
 from pipelines.sources.strokes.cairo import render_drawings
 from pipelines.sources.strokes.formats import (
     StrokeDrawing,
@@ -53,7 +54,6 @@ from pipelines.store.local_files import write_json
 from pipelines.store.manifest import digest_of
 from pipelines.store.printable import describe_value
 
-INDEX_ROWS = 256
 # Part of the name of a kept index: bumped when its meaning changes.
 _INDEX_VERSION = 3
 _CHUNK_BYTES = 1 << 22

@@ -4,7 +4,6 @@ A footer of a few megabytes may announce a hundred thousand row groups, a page o
 unpack to gigabytes, and one value of a dictionary may stand for a million rows.
 """
 
-import io
 import os
 import struct
 from collections.abc import Iterator, Sequence
@@ -16,6 +15,7 @@ import pyarrow.parquet as pq
 from pipelines.drawings.limits import Limits
 from pipelines.sources.base import BadFileError
 from pipelines.sources.files import FileRanges, is_remote, local_path
+from pipelines.sources.pieces import RangeFile
 from pipelines.sources.tables.labels import Labels, is_text
 
 # What a row group may hold: so much a row, and this many of the largest pictures.
@@ -144,32 +144,3 @@ def _page_bytes(ranges: FileRanges, offset: int) -> int:
         if byte < 0x80:
             break
     return number >> 1
-
-
-class RangeFile(io.RawIOBase):
-    """One file with the interface of Python's files, for Arrow."""
-
-    def __init__(self, url: str, size: int) -> None:
-        """Open a file of this size in bytes."""
-        self.ranges, self.size, self.place = FileRanges(url), size, 0
-
-    def readable(self) -> bool:
-        """Return True."""
-        return True
-
-    def seekable(self) -> bool:
-        """Return True."""
-        return True
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        """Move to a place counted from the start, from here or from the end."""
-        base = {io.SEEK_SET: 0, io.SEEK_CUR: self.place, io.SEEK_END: self.size}[whence]
-        self.place = base + offset
-        return self.place
-
-    def read(self, size: int = -1) -> bytes:
-        """Return the bytes from here on, at most `size`; none at the end."""
-        left = max(0, self.size - self.place)
-        content = self.ranges.read(self.place, left if size < 0 else min(size, left))
-        self.place += len(content)
-        return content
